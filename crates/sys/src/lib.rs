@@ -1,0 +1,20 @@
+//! The only room of raw system calls.
+//!
+//! Each module is a man-page chapter: thin, typed functions with the kernel's own names, no policy. What rustix offers
+//! safely is used from there; what it lacks is called here, and only here, with `unsafe`. Every failure is a
+//! [`SysError`]: the call's name and the errno, so that a chain of causes ends in the kernel's own words.
+//!
+//! Neighbours: everything above uses this crate; it uses nothing of ours.
+
+pub mod bpf;
+pub mod error;
+pub mod job;
+pub mod listen_fds;
+pub mod loopdev;
+pub mod mount;
+pub mod netns;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
+
+pub use error::{Result, SysError};

@@ -1,0 +1,255 @@
+//! Making and changing processes: clone3(2), fork(2), execve(2), unshare(2), setns(2), close_range(2), signal masks.
+
+#![expect(unsafe_code, reason = "forking and executing have no safe face; namespace calls touch the whole process")]
+
+use crate::{Result, SysError};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::io::Errno;
+use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
+
+bitflags::bitflags! {
+    /// Namespaces, `CLONE_NEW*`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Namespaces: u64 {
+        /// Clocks.
+        const TIME = 0x80;
+        /// Mounts.
+        const MOUNT = 0x0002_0000;
+        /// Control groups.
+        const CGROUP = 0x0200_0000;
+        /// Host and domain name.
+        const UTS = 0x0400_0000;
+        /// System V and POSIX message queues.
+        const IPC = 0x0800_0000;
+        /// Users.
+        const USER = 0x1000_0000;
+        /// Processes.
+        const PID = 0x2000_0000;
+        /// Network.
+        const NET = 0x4000_0000;
+    }
+}
+
+/// Proof that the process has one thread, which forking and unsharing need to be sound. It cannot leave its thread.
+#[derive(Debug, Clone, Copy)]
+pub struct SingleThread(PhantomData<*const ()>);
+
+impl SingleThread {
+    /// Looks how many threads there are.
+    ///
+    /// # Errors
+    /// `EBUSY` where there is more than one, what `stat` says where /proc is missing.
+    pub fn check() -> Result<Self> {
+        let stat = rustix::fs::stat("/proc/self/task").map_err(SysError::of("stat"))?;
+        // `.`, `..` and a folder for each thread
+        if stat.st_nlink == 3 { Ok(Self(PhantomData)) } else { Err(SysError::new("clone3", Errno::BUSY)) }
+    }
+}
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one.
+    Parent {
+        /// The child's process id, seen from here.
+        pid: i32,
+        /// The child itself, close-on-exec.
+        pidfd: OwnedFd,
+    },
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks into new namespaces and, on version 2, straight into a control group (given its folder). The child's end is
+/// told by `SIGCHLD` and the descriptor.
+///
+/// # Errors
+/// `EPERM` without the right to make namespaces, `ENOSPC` at a limit of namespaces, `EAGAIN` at a limit of processes.
+pub fn clone3(_proof: SingleThread, namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
+    const PIDFD: u64 = 0x1000;
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: libc::c_int = -1;
+    let args = CloneArgs {
+        flags: PIDFD | namespaces.bits() | cgroup.map_or(0, |_| INTO_CGROUP),
+        pidfd: (&raw mut pidfd).addr() as u64,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        cgroup: cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
+        ..CloneArgs::default()
+    };
+    // SAFETY: one thread only, so the child's copy of memory is consistent; no stack is given, so both return here.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(SysError::last("clone3")),
+        0 => Ok(Forked::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Forked::Parent { pid: i32::try_from(pid).unwrap_or(0), pidfd })
+        }
+    }
+}
+
+/// Forks plainly, for a process that a seccomp program may keep from clone3. `None` in the child, its id in the parent.
+///
+/// # Errors
+/// `EAGAIN` at a limit of processes.
+pub fn fork(_proof: SingleThread) -> Result<Option<i32>> {
+    // SAFETY: one thread only, so the child's copy of memory is consistent.
+    match unsafe { libc::fork() } {
+        -1 => Err(SysError::last("fork")),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Leaves namespaces for new ones; a new pid or time namespace is for children only.
+///
+/// # Errors
+/// `EPERM` without the right, `ENOSPC` at a limit.
+pub fn unshare(_proof: SingleThread, namespaces: Namespaces) -> Result<()> {
+    let flags = libc::c_int::try_from(namespaces.bits()).unwrap_or(0);
+    // SAFETY: one thread only; descriptors and memory stay as they are.
+    if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(SysError::last("unshare")) }
+}
+
+/// Enters the namespaces of the process behind a pidfd, or the one namespace of a namespace file.
+///
+/// # Errors
+/// `EINVAL` where the descriptor is none of these or the namespace is already ours (users), `EPERM` without the right, `ESRCH` for a
+/// process that has ended.
+pub fn setns(_proof: SingleThread, target: BorrowedFd<'_>, namespaces: Namespaces) -> Result<()> {
+    let flags = libc::c_int::try_from(namespaces.bits()).unwrap_or(0);
+    // SAFETY: one thread only; the descriptor is open.
+    if unsafe { libc::setns(target.as_raw_fd(), flags) } == 0 { Ok(()) } else { Err(SysError::last("setns")) }
+}
+
+/// Replaces the program. Returns only the failure.
+#[must_use]
+pub fn execve(path: &CStr, arguments: &[CString], environment: &[CString]) -> SysError {
+    let list = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (arguments, environment) = (list(arguments), list(environment));
+    // SAFETY: both lists end with a null pointer, and their texts live through the call.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    SysError::last("execve")
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// `ENOSYS` on kernels before 5.9, `EINVAL` before 5.11.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    const CLOEXEC: libc::c_uint = 4;
+    // SAFETY: only a flag of descriptors changes.
+    let outcome = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOEXEC) };
+    if outcome == 0 { Ok(()) } else { Err(SysError::last("close_range")) }
+}
+
+/// Closes every descriptor from `first` on. For a process that will touch none of them again.
+pub fn close_from(first: u32) {
+    // SAFETY: the caller's process only waits from here on; a later use of such a descriptor fails with EBADF.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+}
+
+/// Makes `to` another name of what `from` is open on; what it was is closed. It stays close-on-exec.
+pub fn replace_fd(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    // SAFETY: both are open; the owner of `to` goes on owning a descriptor of that number.
+    unsafe { libc::dup3(from.as_raw_fd(), to.as_raw_fd(), libc::O_CLOEXEC) };
+}
+
+/// Leaves this process at once, without running any exit handler.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Lets all signals through again.
+pub fn unblock_signals() {
+    set_mask(libc::SIG_SETMASK, Fill::Empty);
+}
+
+/// Holds all signals back.
+pub fn block_signals() {
+    set_mask(libc::SIG_SETMASK, Fill::Full);
+}
+
+enum Fill {
+    Empty,
+    Full,
+}
+
+fn set_of(fill: &Fill) -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    match fill {
+        // SAFETY: the pointer is to storage of the right size.
+        Fill::Empty => unsafe { libc::sigemptyset(set.as_mut_ptr()) },
+        // SAFETY: the pointer is to storage of the right size.
+        Fill::Full => unsafe { libc::sigfillset(set.as_mut_ptr()) },
+    };
+    // SAFETY: initialised above; neither call can fail.
+    unsafe { set.assume_init() }
+}
+
+fn set_mask(how: libc::c_int, fill: Fill) {
+    let set = set_of(&fill);
+    // SAFETY: the set is initialised; the old mask is not asked for.
+    unsafe { libc::sigprocmask(how, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Waits for the next blocked signal and takes it: `init` programs live on this.
+///
+/// # Errors
+/// `EINTR` where an unblocked signal's handler ran.
+pub fn wait_for_signal() -> Result<i32> {
+    let set = set_of(&Fill::Full);
+    // SAFETY: the set is initialised; no details are asked for.
+    match unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) } {
+        -1 => Err(SysError::last("sigwaitinfo")),
+        signal => Ok(signal),
+    }
+}
+
+/// Gives the signals that the runtime changes (`SIGPIPE`) their default action again.
+pub fn reset_sigpipe() {
+    // SAFETY: no handler of ours is installed that anything relies on.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Sets the execution domain, personality(2).
+///
+/// # Errors
+/// `EINVAL` where the kernel does not know it.
+pub fn personality(domain: u64) -> Result<()> {
+    // SAFETY: plain number.
+    if unsafe { libc::personality(domain) } == -1 { Err(SysError::last("personality")) } else { Ok(()) }
+}
+
+/// Gives memory that is not needed now back: freed heap, and the pages of the program's own file, which come back
+/// from the page cache when they are touched.
+pub fn trim_memory(program: &[std::ops::Range<usize>]) {
+    // SAFETY: only gives free heap pages back.
+    unsafe { libc::malloc_trim(0) };
+    for range in program {
+        let start = std::ptr::without_provenance_mut::<libc::c_void>(range.start);
+        // SAFETY: MADV_PAGEOUT changes no content, whatever the range is.
+        unsafe { libc::madvise(start, range.len(), libc::MADV_PAGEOUT) };
+    }
+}
