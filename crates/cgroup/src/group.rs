@@ -1,0 +1,632 @@
+//! One group: a directory of the same name in every hierarchy.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sys::SysError;
+
+use crate::device::{self, Rule, Verdict};
+use crate::hierarchy::{Hierarchy, Kind, write_all};
+use crate::host::Shared;
+use crate::plan::{Missing, NO_CONTROLLER, Setting, Step};
+use crate::usage::{self, Usage};
+use crate::{CgroupError, Result, plan_v1, plan_v2};
+
+/// How often a parent group may vanish under a create before that gives up.
+const RACES: usize = 64;
+/// How long a freeze or thaw may take.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long removal waits for processes that are already dying.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What limiting a group did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Each file that was written, with the value that the kernel shows in it afterwards.
+    pub values: Vec<(PathBuf, String)>,
+    /// What this host can't do and a container can live without, in words for the user.
+    pub warnings: Vec<String>,
+}
+
+/// A group of processes with limits.
+///
+/// Dropping a `Group` leaves the kernel's group as it is; [`Group::remove`] removes it.
+#[derive(Debug, Clone)]
+pub struct Group {
+    shared: Arc<Shared>,
+    /// The path inside each hierarchy, without the leading slash.
+    path: String,
+}
+
+/// Whether a group was made just now, and so has the kernel's defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Old,
+}
+
+impl Group {
+    pub(crate) fn create(shared: &Arc<Shared>, path: &str, resources: &LinuxResources) -> Result<(Self, Applied)> {
+        let group = Self { shared: Arc::clone(shared), path: plain(path)? };
+        let mut made = Vec::with_capacity(shared.hierarchies.len());
+        let outcome = group.make_dirs(&mut made).and_then(|()| group.limit(resources, Age::Fresh));
+        match outcome {
+            Ok(applied) => Ok((group, applied)),
+            Err(error) => {
+                for hierarchy in made {
+                    // The first failure is the one to report; a directory that stays is empty and replaced next time.
+                    let _ = group.remove_from(hierarchy);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn open(shared: &Arc<Shared>, path: &str) -> Result<Self> {
+        let group = Self { shared: Arc::clone(shared), path: plain(path)? };
+        if shared.hierarchies.iter().any(|hierarchy| hierarchy.exists(&group.path)) {
+            Ok(group)
+        } else {
+            Err(CgroupError::NotFound { path: path.to_owned() })
+        }
+    }
+
+    /// The group's path inside every hierarchy, such as `/insula/ID`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}", self.path)
+    }
+
+    /// The group's directory in each hierarchy.
+    #[must_use]
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        self.shared.hierarchies.iter().map(|hierarchy| hierarchy.path(&self.path)).collect()
+    }
+
+    /// Opens the group's `cgroup.procs` in each hierarchy: a process that writes `0` to each of them has joined.
+    ///
+    /// # Errors
+    /// When a file can't be opened.
+    pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
+        let file = self.file("cgroup.procs");
+        let open = |hierarchy: &Hierarchy| {
+            hierarchy.open_file(&file, OFlags::WRONLY).map_err(|errno| CgroupError::Read {
+                file: hierarchy.path(&file),
+                source: SysError::new("openat", errno),
+            })
+        };
+        self.shared.hierarchies.iter().map(open).collect()
+    }
+
+    /// The group's directory for `CLONE_INTO_CGROUP`, on a host where that one directory is the whole group.
+    #[must_use]
+    pub fn v2_fd(&self) -> Option<OwnedFd> {
+        match self.shared.hierarchies.as_slice() {
+            [only] if only.kind == Kind::V2 => only.open_dir(&self.path).ok(),
+            _ => None,
+        }
+    }
+
+    /// Moves a process into the group.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for instance because the process is gone.
+    pub fn place(&self, pid: i32) -> Result<()> {
+        let file = self.file("cgroup.procs");
+        for hierarchy in &self.shared.hierarchies {
+            let value = pid.to_string();
+            hierarchy.write(&file, &value).map_err(|source| refused(hierarchy, &file, value, source))?;
+        }
+        Ok(())
+    }
+
+    /// Changes the group's limits; what `resources` does not name stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value or the host has no controller for it. Values before that one stay written.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<Applied> {
+        self.limit(resources, Age::Old)
+    }
+
+    /// Stops every process of the group where it is, and returns when all of them stand still.
+    ///
+    /// # Errors
+    /// When the host can't freeze groups, or the group is not frozen after ten seconds.
+    pub fn freeze(&self) -> Result<()> {
+        self.set_frozen("frozen")
+    }
+
+    /// Lets the processes of a frozen group go on.
+    ///
+    /// # Errors
+    /// When the host can't freeze groups, or the group is not thawed after ten seconds.
+    pub fn thaw(&self) -> Result<()> {
+        self.set_frozen("thawed")
+    }
+
+    /// The processes of the group and of the groups below it, sorted.
+    ///
+    /// # Errors
+    /// When a file can't be read or has no numbers in it. A group that is gone has no processes.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let shared = &self.shared;
+        let best = shared.v2().filter(|_| shared.hierarchies.len() == 1).or_else(|| shared.v1("pids"));
+        let Some(hierarchy) = best.or_else(|| shared.v1("freezer")).or(shared.hierarchies.first()) else {
+            return Ok(Vec::new());
+        };
+        let mut pids = BTreeSet::new();
+        collect_pids(hierarchy, &self.path, &mut pids)?;
+        Ok(pids.into_iter().collect())
+    }
+
+    /// Sends a signal to every process of the group and of the groups below it, and says to how many.
+    ///
+    /// # Errors
+    /// When a process can't be signalled for another reason than that it is gone.
+    pub fn signal_all(&self, signal: i32) -> Result<usize> {
+        let mut reached = 0;
+        for pid in self.pids()? {
+            match sys::signal::kill(pid, signal) {
+                Ok(()) => reached += 1,
+                Err(error) if error.errno == Errno::SRCH => {}
+                Err(source) => return Err(CgroupError::Signal { pid, signal, source }),
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Kills every process of the group and of the groups below it, also when they fork meanwhile or are frozen.
+    ///
+    /// # Errors
+    /// When a process can't be signalled.
+    pub fn kill(&self) -> Result<()> {
+        const SIGKILL: i32 = 9;
+        let at_once = self.shared.v2().is_some_and(|own| own.write(&self.file("cgroup.kill"), "1").is_ok());
+        // Each round reaches what was forked before it; only a process killed twice has not been reaped yet.
+        let mut killed = BTreeSet::new();
+        let rounds = if at_once { 0 } else { RACES };
+        for _ in 0..rounds {
+            let before = killed.len();
+            for pid in self.pids()? {
+                match sys::signal::kill(pid, SIGKILL) {
+                    Ok(()) => killed.insert(pid),
+                    Err(error) if error.errno == Errno::SRCH => false,
+                    Err(source) => return Err(CgroupError::Signal { pid, signal: SIGKILL, source }),
+                };
+            }
+            if killed.len() == before {
+                break;
+            }
+        }
+        if let Some(freezer) = self.shared.v1("freezer") {
+            // A frozen process of version 1 dies only after it is thawed; groups that were never frozen don't mind.
+            let _ = freezer.write(&self.file("freezer.state"), "THAWED");
+        }
+        Ok(())
+    }
+
+    /// What the group uses now.
+    ///
+    /// # Errors
+    /// When a file can't be read or understood. What the host does not count is left out.
+    pub fn usage(&self) -> Result<Usage> {
+        usage::read(&self.shared, &self.path)
+    }
+
+    /// How many processes of the group the kernel killed because memory ran out.
+    ///
+    /// # Errors
+    /// When the counter can't be read or understood.
+    pub fn oom_kills(&self) -> Result<u64> {
+        usage::oom_kills(&self.shared, &self.path)
+    }
+
+    /// Removes the group and the groups below it, and the parent when nothing else is in it.
+    ///
+    /// Kills nothing; waits up to two seconds for processes that are already dying. A group that is gone is removed.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] with `EBUSY` while it has processes.
+    pub fn remove(&self) -> Result<()> {
+        let mut outcome = Ok(());
+        for hierarchy in &self.shared.hierarchies {
+            // Go on after a failure: every directory removed is one less left behind.
+            outcome = outcome.and(self.remove_from(hierarchy));
+        }
+        outcome
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+
+    /// Makes the directory in every hierarchy, noting each in `made` so that the caller can undo it.
+    fn make_dirs<'a>(&'a self, made: &mut Vec<&'a Hierarchy>) -> Result<()> {
+        for hierarchy in &self.shared.hierarchies {
+            self.make_dir(hierarchy)?;
+            made.push(hierarchy);
+            if hierarchy.kind == Kind::V1 && hierarchy.has("cpuset") {
+                inherit_cpuset(hierarchy, &self.path)?;
+            }
+            if hierarchy.kind == Kind::V2 {
+                self.delegate(hierarchy);
+            }
+        }
+        Ok(())
+    }
+
+    fn make_dir(&self, hierarchy: &Hierarchy) -> Result<()> {
+        let fail =
+            |call, errno| CgroupError::Make { dir: hierarchy.path(&self.path), source: SysError::new(call, errno) };
+        for _ in 0..RACES {
+            match hierarchy.make_dir(&self.path) {
+                Ok(()) => return Ok(()),
+                // The parent is not there yet, or was removed with its last group a moment ago.
+                Err(Errno::NOENT) => make_parents(hierarchy, &self.path)?,
+                Err(Errno::EXIST) => {
+                    let mut pids = BTreeSet::new();
+                    collect_pids(hierarchy, &self.path, &mut pids)?;
+                    if let Some(&pid) = pids.first() {
+                        return Err(CgroupError::InUse { dir: hierarchy.path(&self.path), pid });
+                    }
+                    match remove_tree(hierarchy, &self.path) {
+                        Ok(()) => {}
+                        // Only a directory that is no control group file system holds plain files.
+                        Err(Errno::NOTEMPTY) => return Ok(()),
+                        Err(errno) => return Err(fail("rmdir", errno)),
+                    }
+                }
+                Err(errno) => return Err(fail("mkdirat", errno)),
+            }
+        }
+        Err(fail("mkdirat", Errno::NOENT))
+    }
+
+    /// Has the parents of a version 2 group hand their controllers down.
+    fn delegate(&self, hierarchy: &Hierarchy) {
+        let have = hierarchy.read_optional(&self.file("cgroup.controllers")).ok().flatten().unwrap_or_default();
+        let missing: Vec<&String> =
+            hierarchy.controllers.iter().filter(|name| !have.split_whitespace().any(|have| have == *name)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let ends = self.path.match_indices('/').map(|(at, _)| at);
+        for end in std::iter::once(0).chain(ends) {
+            let parent = &self.path[..end];
+            let file = if parent.is_empty() {
+                "cgroup.subtree_control".to_owned()
+            } else {
+                format!("{parent}/cgroup.subtree_control")
+            };
+            let all: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
+            if hierarchy.write(&file, &all.join(" ")).is_err() {
+                for one in all {
+                    // A controller that can't be handed down matters only to a limit that needs it, which then says so.
+                    let _ = hierarchy.write(&file, &one);
+                }
+            }
+        }
+    }
+
+    fn limit(&self, resources: &LinuxResources, age: Age) -> Result<Applied> {
+        let mut applied = Applied::default();
+        let has_v1 = self.shared.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::V1);
+        if has_v1 {
+            for step in plan_v1::plan(resources)? {
+                self.carry_out(Kind::V1, step, age, &mut applied)?;
+            }
+        }
+        if self.shared.v2().is_some() {
+            for step in plan_v2::plan(resources)? {
+                if !has_v1 || self.belongs_to_v2(&step) {
+                    self.carry_out(Kind::V2, step, age, &mut applied)?;
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    /// On a hybrid host, whether a step of the version 2 plan is this generation's to do.
+    fn belongs_to_v2(&self, step: &Step) -> bool {
+        match step {
+            Step::One(setting) | Step::Pair(setting, _) => {
+                self.shared.v2().is_some_and(|own| own.has(setting.controller))
+            }
+            Step::Devices(_) => self.shared.v1("devices").is_none(),
+            Step::Warn(_) => false,
+        }
+    }
+
+    fn carry_out(&self, kind: Kind, step: Step, age: Age, applied: &mut Applied) -> Result<()> {
+        match step {
+            Step::One(setting) => self.set(kind, &setting, applied),
+            Step::Pair(first, second) => match self.set(kind, &first, applied) {
+                Err(CgroupError::Write { source, .. }) if source.errno == Errno::INVAL => {
+                    self.set(kind, &second, applied)?;
+                    self.set(kind, &first, applied)
+                }
+                outcome => outcome.and_then(|()| self.set(kind, &second, applied)),
+            },
+            Step::Devices(rules) if kind == Kind::V1 => self.set_devices_v1(&rules, age, applied),
+            Step::Devices(rules) => self.set_devices_v2(&rules, age, applied),
+            Step::Warn(text) => {
+                applied.warnings.push(text);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes one setting to the first of its files that the kernel has.
+    fn set(&self, kind: Kind, setting: &Setting, applied: &mut Applied) -> Result<()> {
+        let hierarchy = match kind {
+            Kind::V1 => self.shared.v1(setting.controller),
+            Kind::V2 => self.shared.v2(),
+        };
+        if let Some(hierarchy) = hierarchy {
+            for (name, value) in &setting.candidates {
+                let file = self.file(name);
+                match hierarchy.write_and_read(&file, value) {
+                    Ok(shown) => {
+                        applied.values.push((hierarchy.path(&file), shown));
+                        return Ok(());
+                    }
+                    Err(error) if matches!(error.errno, Errno::NOENT | Errno::OPNOTSUPP) => {}
+                    Err(source) => return Err(refused(hierarchy, &file, value.clone(), source)),
+                }
+            }
+        } else if kind == Kind::V1 && self.v2_has(setting.controller) {
+            return Ok(());
+        }
+        match setting.missing {
+            Missing::Fail { what, advice } => {
+                Err(CgroupError::Unsupported { what, controller: setting.controller, advice })
+            }
+            Missing::Warn(text) => {
+                if !applied.warnings.iter().any(|known| known == text) {
+                    applied.warnings.push(text.to_owned());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the version 2 hierarchy of a hybrid host has what version 1 calls `controller`.
+    fn v2_has(&self, controller: &str) -> bool {
+        let name = if controller == "blkio" { "io" } else { controller };
+        self.shared.v2().is_some_and(|own| own.has(name))
+    }
+
+    fn set_devices_v1(&self, rules: &[Rule], age: Age, applied: &mut Applied) -> Result<()> {
+        if age == Age::Fresh && device::allow_everything(rules) {
+            return Ok(());
+        }
+        let Some(hierarchy) = self.shared.v1("devices") else {
+            if self.shared.v2().is_some() {
+                return Ok(());
+            }
+            return Err(CgroupError::Unsupported {
+                what: "device nodes",
+                controller: "devices",
+                advice: NO_CONTROLLER,
+            });
+        };
+        let open = |name: &str| {
+            let file = self.file(name);
+            let opened = hierarchy.open_file(&file, OFlags::WRONLY);
+            opened.map_err(|errno| refused(hierarchy, &file, String::new(), SysError::new("openat", errno)))
+        };
+        // Every container has some twenty of these rules, so the files are opened once.
+        let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
+        for rule in rules {
+            let (file, name) = match rule.verdict {
+                Verdict::Allow => (&allow, "devices.allow"),
+                Verdict::Deny => (&deny, "devices.deny"),
+            };
+            write_all(file, &rule.line())
+                .map_err(|errno| refused(hierarchy, &self.file(name), rule.line(), SysError::new("write", errno)))?;
+        }
+        let list = self.file("devices.list");
+        if let Some(shown) = hierarchy.read_optional(&list)? {
+            applied.values.push((hierarchy.path(&list), shown.trim_end().to_owned()));
+        }
+        Ok(())
+    }
+
+    fn set_devices_v2(&self, rules: &[Rule], age: Age, applied: &mut Applied) -> Result<()> {
+        let Some(hierarchy) = self.shared.v2() else { return Ok(()) };
+        let dir = hierarchy.path(&self.path);
+        let fail = |source| CgroupError::DeviceFilter { dir: dir.clone(), source };
+        if age == Age::Fresh && device::allow_everything(rules) {
+            return Ok(());
+        }
+        let group = hierarchy.open_dir(&self.path)?;
+        let old = match age {
+            Age::Fresh => Vec::new(),
+            Age::Old => sys::bpf::device_filters(group.as_fd()).map_err(fail)?,
+        };
+        if !device::allow_everything(rules) {
+            sys::bpf::attach_device_filter(group.as_fd(), &device::program(rules)).map_err(fail)?;
+        }
+        // The new filter stands before the old ones go: at no moment is the group open.
+        for id in old {
+            sys::bpf::detach_device_filter(group.as_fd(), id).map_err(fail)?;
+        }
+        let lines: Vec<String> = rules
+            .iter()
+            .map(|rule| format!("{} {}", if rule.verdict == Verdict::Allow { "allow" } else { "deny" }, rule.line()))
+            .collect();
+        applied.values.push((dir.join("(device filter)"), lines.join("\n")));
+        Ok(())
+    }
+
+    fn set_frozen(&self, state: &'static str) -> Result<()> {
+        let freeze = state == "frozen";
+        let unsupported =
+            || CgroupError::Unsupported { what: "running processes", controller: "freezer", advice: NO_CONTROLLER };
+        let (hierarchy, write, value, read, done) = if let Some(own) = self.shared.v1("freezer") {
+            let word = if freeze { "FROZEN" } else { "THAWED" };
+            (own, self.file("freezer.state"), word, self.file("freezer.state"), word)
+        } else {
+            let own = self.shared.v2().ok_or_else(unsupported)?;
+            let (value, done) = if freeze { ("1", "frozen 1") } else { ("0", "frozen 0") };
+            (own, self.file("cgroup.freeze"), value, self.file("cgroup.events"), done)
+        };
+        let deadline = Instant::now() + FREEZE_TIMEOUT;
+        let mut pause = Duration::from_micros(50);
+        loop {
+            // Version 1 can lose the race with a process that forks; writing again freezes what it left.
+            hierarchy.write(&write, value).map_err(|source| refused(hierarchy, &write, value.to_owned(), source))?;
+            if hierarchy.read(&read)?.lines().any(|line| line.trim() == done) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                if freeze {
+                    // Half frozen is worse than not frozen.
+                    let _ = self.thaw();
+                }
+                let timeout_ms = u64::try_from(FREEZE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+                return Err(CgroupError::StateTimeout { dir: hierarchy.path(&self.path), state, timeout_ms });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+
+    fn remove_from(&self, hierarchy: &Hierarchy) -> Result<()> {
+        let deadline = Instant::now() + REMOVE_TIMEOUT;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match remove_tree(hierarchy, &self.path) {
+                Ok(()) => break,
+                Err(Errno::BUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(20));
+                }
+                Err(errno) => {
+                    let dir = hierarchy.path(&self.path);
+                    return Err(CgroupError::Remove { dir, source: SysError::new("rmdir", errno) });
+                }
+            }
+        }
+        let mut path = self.path.as_str();
+        while let Some((parent, _)) = path.rsplit_once('/') {
+            // A parent with other groups in it refuses, and that is right.
+            if hierarchy.remove_dir(parent).is_err() {
+                break;
+            }
+            path = parent;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a group path and takes off its leading slash.
+fn plain(path: &str) -> Result<String> {
+    let bad = || CgroupError::BadPath { path: path.to_owned() };
+    let relative = path.strip_prefix('/').ok_or_else(bad)?;
+    let fits = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']) && part.len() < 256;
+    if relative.split('/').all(fits) { Ok(relative.to_owned()) } else { Err(bad()) }
+}
+
+/// Makes the groups above `path`; those that are there stay as they are.
+fn make_parents(hierarchy: &Hierarchy, path: &str) -> Result<()> {
+    for (end, _) in path.match_indices('/') {
+        let parent = &path[..end];
+        match hierarchy.make_dir(parent) {
+            Ok(()) if hierarchy.kind == Kind::V1 && hierarchy.has("cpuset") => {
+                inherit_cpuset(hierarchy, parent)?;
+                // From now on the kernel copies the sets into each new child. Where it can't, each child copies itself.
+                let _ = hierarchy.write(&format!("{parent}/cgroup.clone_children"), "1");
+            }
+            // ENOENT: a racing remove took the grandparent; the caller tries again.
+            Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
+            Err(errno) => {
+                return Err(CgroupError::Make { dir: hierarchy.path(parent), source: SysError::new("mkdirat", errno) });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a version 1 cpuset group its parent's processors and memory nodes when it has none: an empty group takes no
+/// process.
+fn inherit_cpuset(hierarchy: &Hierarchy, path: &str) -> Result<()> {
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let below = |dir: &str, name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+    // The kernel fills both at once, so that the second tells for both.
+    for name in ["cpuset.mems", "cpuset.cpus"] {
+        let own = below(path, name);
+        if hierarchy.read_optional(&own)?.is_none_or(|value| !value.trim().is_empty()) {
+            continue;
+        }
+        let mut value = hierarchy.read_optional(&below(parent, name))?.unwrap_or_default();
+        if value.trim().is_empty() && !parent.is_empty() {
+            inherit_cpuset(hierarchy, parent)?;
+            value = hierarchy.read_optional(&below(parent, name))?.unwrap_or_default();
+        }
+        let value = value.trim();
+        if !value.is_empty() {
+            hierarchy.write(&own, value).map_err(|source| refused(hierarchy, &own, value.to_owned(), source))?;
+        }
+    }
+    Ok(())
+}
+
+fn collect_pids(hierarchy: &Hierarchy, path: &str, pids: &mut BTreeSet<i32>) -> Result<()> {
+    let file = format!("{path}/cgroup.procs");
+    for line in hierarchy.read_optional(&file)?.unwrap_or_default().lines() {
+        let pid: i32 = line
+            .trim()
+            .parse()
+            .map_err(|_| CgroupError::Parse { file: hierarchy.path(&file), text: line.to_owned() })?;
+        // 0 is a process of another pid namespace, and as a target of kill it would be our own process group.
+        if pid > 0 {
+            pids.insert(pid);
+        }
+    }
+    for child in hierarchy.children(path) {
+        collect_pids(hierarchy, &format!("{path}/{child}"), pids)?;
+    }
+    Ok(())
+}
+
+/// Removes a directory and the groups below it; what is gone counts as removed.
+fn remove_tree(hierarchy: &Hierarchy, path: &str) -> std::result::Result<(), Errno> {
+    match hierarchy.remove_dir(path) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+        Err(errno) => return Err(errno),
+    }
+    for child in hierarchy.children(path) {
+        remove_tree(hierarchy, &format!("{path}/{child}"))?;
+    }
+    match hierarchy.remove_dir(path) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The error of a refused write, with what the errno usually means for control files.
+fn refused(hierarchy: &Hierarchy, file: &str, value: String, source: SysError) -> CgroupError {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let hint = match (name, source.errno) {
+        (_, Errno::BUSY) if name.starts_with("memory.") => "; the group already uses more than that",
+        ("devices.allow", Errno::PERM) => "; the group above does not allow that device",
+        ("cgroup.procs", Errno::NOSPC) => "; the group has no processors or memory nodes",
+        ("cgroup.procs", Errno::SRCH) => "; the process is gone",
+        (_, Errno::INVAL | Errno::RANGE) => {
+            "; the value is out of range here or contradicts another limit of the group"
+        }
+        (_, Errno::NODEV | Errno::NXIO) => "; there is no such device",
+        (_, Errno::ACCESS | Errno::PERM | Errno::ROFS) => "; the control group file system does not let us write",
+        _ => "",
+    };
+    CgroupError::Write { file: hierarchy.path(file), value, hint, source }
+}

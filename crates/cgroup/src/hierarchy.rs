@@ -1,0 +1,239 @@
+//! One mounted hierarchy: its controllers, its directory, and the few file operations that groups need.
+//!
+//! Every operation is relative to one directory descriptor, so the mount table is read once and no path is walked from
+//! the root again.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use sys::SysError;
+
+use crate::{CgroupError, Result};
+
+/// Which interface a hierarchy speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Version 1: some controllers, or only a name.
+    V1,
+    /// The one version 2 hierarchy.
+    V2,
+}
+
+/// One mounted hierarchy.
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    pub(crate) kind: Kind,
+    /// The controllers' names; a named hierarchy without controllers has `name=NAME`.
+    pub(crate) controllers: Vec<String>,
+    pub(crate) mount_point: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Hierarchy {
+    /// Opens the hierarchy mounted at `mount_point`.
+    pub(crate) fn open(kind: Kind, controllers: Vec<String>, mount_point: PathBuf) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&mount_point, flags, Mode::empty())
+            .map_err(|errno| CgroupError::Read { file: mount_point.clone(), source: SysError::new("open", errno) })?;
+        Ok(Self { kind, controllers, mount_point, dir })
+    }
+
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|own| own == controller)
+    }
+
+    /// The absolute path of `relative`, for messages and for [`crate::Applied`].
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.mount_point.join(relative)
+    }
+
+    pub(crate) fn open_file(&self, relative: &str, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
+        rustix::fs::openat(&self.dir, relative, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    pub(crate) fn open_dir(&self, relative: &str) -> Result<OwnedFd> {
+        self.open_file(relative, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|errno| CgroupError::Read { file: self.path(relative), source: SysError::new("openat", errno) })
+    }
+
+    /// The text of a file, or `None` where there is no such file.
+    pub(crate) fn read_optional(&self, relative: &str) -> Result<Option<String>> {
+        let wrap = |call: &'static str, errno| CgroupError::Read {
+            file: self.path(relative),
+            source: SysError::new(call, errno),
+        };
+        let file = match self.open_file(relative, OFlags::RDONLY) {
+            Ok(file) => file,
+            // ENODEV: the directory was removed while we held its path.
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
+            Err(errno) => return Err(wrap("openat", errno)),
+        };
+        match read_all(&file) {
+            Ok(text) => Ok(Some(text)),
+            Err(Errno::NODEV | Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(wrap("read", errno)),
+        }
+    }
+
+    /// The text of a file that must be there.
+    pub(crate) fn read(&self, relative: &str) -> Result<String> {
+        self.read_optional(relative)?.ok_or_else(|| CgroupError::Read {
+            file: self.path(relative),
+            source: SysError::new("openat", Errno::NOENT),
+        })
+    }
+
+    /// Writes one value to a write-only or a readable file, without reading it back.
+    pub(crate) fn write(&self, relative: &str, value: &str) -> std::result::Result<(), SysError> {
+        let file = self.open_file(relative, OFlags::WRONLY).map_err(SysError::of("openat"))?;
+        write_all(&file, value).map_err(SysError::of("write"))
+    }
+
+    /// Writes one value and gives back what the kernel made of it, in one open.
+    pub(crate) fn write_and_read(&self, relative: &str, value: &str) -> std::result::Result<String, SysError> {
+        let file = self.open_file(relative, OFlags::RDWR).map_err(SysError::of("openat"))?;
+        write_all(&file, value).map_err(SysError::of("write"))?;
+        // Some kernels refuse to read what they accept; the write is what counts then.
+        let text = read_all(&file).unwrap_or_else(|_| value.to_owned());
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// Makes one directory; its parent must exist.
+    pub(crate) fn make_dir(&self, relative: &str) -> std::result::Result<(), Errno> {
+        rustix::fs::mkdirat(&self.dir, relative, Mode::from_raw_mode(0o755))
+    }
+
+    pub(crate) fn remove_dir(&self, relative: &str) -> std::result::Result<(), Errno> {
+        rustix::fs::unlinkat(&self.dir, relative, AtFlags::REMOVEDIR)
+    }
+
+    pub(crate) fn exists(&self, relative: &str) -> bool {
+        rustix::fs::accessat(&self.dir, relative, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
+    /// The names of the groups directly below `relative`.
+    pub(crate) fn children(&self, relative: &str) -> Vec<String> {
+        let Ok(dir) = self.open_file(relative, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
+        let Ok(entries) = rustix::fs::Dir::read_from(dir) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter(|entry| entry.file_type() == rustix::fs::FileType::Directory)
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+            .filter(|name| name != "." && name != "..")
+            .collect()
+    }
+}
+
+/// Reads a whole kernel file from its start.
+fn read_all(file: &OwnedFd) -> std::result::Result<String, Errno> {
+    let mut bytes = vec![0_u8; 4096];
+    let mut filled = 0;
+    loop {
+        if filled == bytes.len() {
+            bytes.resize(bytes.len() * 2, 0);
+        }
+        let offset = u64::try_from(filled).unwrap_or(u64::MAX);
+        match rustix::io::pread(file.as_fd(), &mut bytes[filled..], offset) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Writes a value and a line end in one call, as control files want it.
+pub(crate) fn write_all(file: &OwnedFd, value: &str) -> std::result::Result<(), Errno> {
+    let line = format!("{value}\n");
+    loop {
+        match rustix::io::write(file.as_fd(), line.as_bytes()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// One mount of a control group file system, as the mount table has it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CgroupMount {
+    pub(crate) kind: Kind,
+    pub(crate) controllers: Vec<String>,
+    pub(crate) mount_point: PathBuf,
+}
+
+/// The control group mounts in the text of a `mountinfo` file; of a hierarchy mounted twice, the first.
+///
+/// # Source
+/// proc_pid_mountinfo(5).
+pub(crate) fn parse_mounts(mountinfo: &str, root: &Path) -> Vec<CgroupMount> {
+    let mut mounts: Vec<CgroupMount> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(point) = left.split(' ').nth(4) else { continue };
+        let mut right = right.split(' ');
+        let (kind, options) = match (right.next(), right.nth(1)) {
+            (Some("cgroup"), Some(options)) => (Kind::V1, options),
+            (Some("cgroup2"), _) => (Kind::V2, ""),
+            _ => continue,
+        };
+        let controllers: Vec<String> =
+            options.split(',').filter(|name| is_controller(name)).map(str::to_owned).collect();
+        if kind == Kind::V1 && controllers.is_empty() {
+            continue;
+        }
+        if mounts.iter().any(|mount| mount.kind == kind && mount.controllers == controllers) {
+            continue;
+        }
+        let point = unescape(point);
+        let mount_point = root.join(point.strip_prefix('/').unwrap_or(&point));
+        mounts.push(CgroupMount { kind, controllers, mount_point });
+    }
+    mounts
+}
+
+/// Whether a super-block option of a version 1 mount names a controller or a hierarchy.
+fn is_controller(option: &str) -> bool {
+    const KNOWN: [&str; 14] = [
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "blkio",
+        "devices",
+        "freezer",
+        "pids",
+        "net_cls",
+        "net_prio",
+        "hugetlb",
+        "perf_event",
+        "rdma",
+        "misc",
+    ];
+    KNOWN.contains(&option) || option.starts_with("name=")
+}
+
+/// Undoes the octal escapes of `mountinfo` (`\040` is a space).
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escape = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
+        match escape.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) if byte == b'\\' => {
+                plain.push(code);
+                at += 4;
+            }
+            _ => {
+                plain.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}

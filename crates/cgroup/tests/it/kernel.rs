@@ -1,0 +1,274 @@
+//! Needs root and mounted control groups; each test says why when it can't run.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use cgroup::{CgroupError, Group, Host};
+use oci_spec::runtime::{
+    LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources,
+    LinuxResourcesBuilder,
+};
+
+/// The host, or `None` with a printed reason.
+fn host() -> Option<Host> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return None;
+    }
+    match Host::detect() {
+        Ok(host) if host.supports().memory && host.supports().pids && host.supports().freeze => Some(host),
+        Ok(_) => {
+            println!("skipped: the host's control groups lack memory, pids or freezer");
+            None
+        }
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// A group that is killed and removed at the end of its test, also when that fails.
+struct Scoped {
+    group: Group,
+    children: Vec<Child>,
+}
+
+impl Scoped {
+    fn new(host: &Host, name: &str, resources: &LinuxResources) -> Self {
+        let (group, _) = host.create(&path(name), resources).unwrap();
+        Self { group, children: Vec::new() }
+    }
+
+    /// Runs a shell line inside the group.
+    fn run(&mut self, line: &str) -> &mut Child {
+        let child = Command::new("/bin/sh").args(["-c", line]).stdin(Stdio::piped()).process_group(0).spawn().unwrap();
+        self.group.place(i32::try_from(child.id()).unwrap()).unwrap();
+        self.children.push(child);
+        self.children.last_mut().unwrap()
+    }
+}
+
+impl Drop for Scoped {
+    fn drop(&mut self) {
+        let _ = self.group.kill();
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+        let _ = self.group.remove();
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("/insula-test-{}/{name}", std::process::id())
+}
+
+fn nothing_left(group: &Group) -> bool {
+    group.dirs().iter().all(|dir| !dir.exists() && !dir.parent().unwrap().exists())
+}
+
+fn limits() -> LinuxResources {
+    let device = |allow, numbers: Option<(i64, i64)>| {
+        let typ = if numbers.is_some() { LinuxDeviceType::C } else { LinuxDeviceType::A };
+        let builder = LinuxDeviceCgroupBuilder::default().allow(allow).typ(typ).access("rwm");
+        match numbers {
+            Some((major, minor)) => builder.major(major).minor(minor).build().unwrap(),
+            None => builder.build().unwrap(),
+        }
+    };
+    LinuxResourcesBuilder::default()
+        .memory(LinuxMemoryBuilder::default().limit(64 << 20).swap(64 << 20).build().unwrap())
+        .cpu(LinuxCpuBuilder::default().shares(512_u64).quota(50_000).period(100_000_u64).cpus("0").build().unwrap())
+        .pids(LinuxPidsBuilder::default().limit(20).build().unwrap())
+        .devices(vec![device(false, None), device(true, Some((1, 3)))])
+        .build()
+        .unwrap()
+}
+
+/// No limits at all; the default of the structure denies every device.
+fn open() -> LinuxResources {
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    resources
+}
+
+#[test]
+fn limits_are_written_and_nothing_is_left() {
+    let Some(host) = host() else { return };
+    let (group, applied) = host.create(&path("limits"), &limits()).unwrap();
+    let shown = |names: &[&str]| {
+        let found = applied.values.iter().find(|(file, _)| names.iter().any(|name| file.ends_with(name)));
+        found.unwrap_or_else(|| panic!("none of {names:?} in {:?}", applied.values)).1.clone()
+    };
+    assert_eq!(shown(&["memory.limit_in_bytes", "memory.max"]), "67108864");
+    assert_eq!(shown(&["pids.max"]), "20");
+    assert_eq!(shown(&["cpuset.cpus"]), "0");
+    for (file, value) in applied.values.iter().filter(|(file, _)| file.exists()) {
+        assert_eq!(fs::read_to_string(file).unwrap().trim_end(), value, "{}", file.display());
+    }
+    group.remove().unwrap();
+    assert!(nothing_left(&group));
+    group.remove().unwrap();
+}
+
+#[test]
+fn memory_limits_go_up_and_down() {
+    let Some(host) = host() else { return };
+    let scoped = Scoped::new(&host, "update", &limits());
+    for mib in [256, 32, 512] {
+        let memory = LinuxMemoryBuilder::default().limit(mib << 20).swap(mib << 20).build().unwrap();
+        let resources = LinuxResourcesBuilder::default().memory(memory).devices(Vec::new()).build().unwrap();
+        scoped.group.apply(&resources).unwrap();
+        assert_eq!(scoped.group.usage().unwrap().memory.limit, Some(u64::try_from(mib << 20).unwrap()));
+    }
+}
+
+#[test]
+fn a_failed_create_leaves_nothing() {
+    let Some(host) = host() else { return };
+    let cpus = LinuxCpuBuilder::default().cpus("4000").build().unwrap();
+    let resources = LinuxResourcesBuilder::default().cpu(cpus).devices(Vec::new()).build().unwrap();
+    let error = host.create(&path("failed"), &resources).unwrap_err();
+    assert!(matches!(error, CgroupError::Write { .. }), "{error}");
+    assert!(error.to_string().contains("4000"), "{error}");
+    assert!(matches!(host.open(&path("failed")), Err(CgroupError::NotFound { .. })));
+}
+
+#[test]
+fn processes_join_freeze_and_die() {
+    let Some(host) = host() else { return };
+    let mut scoped = Scoped::new(&host, "life", &open());
+    let pid = i32::try_from(scoped.run("read go; sleep 60 & sleep 60").id()).unwrap();
+    std::io::Write::write_all(scoped.children[0].stdin.as_mut().unwrap(), b"go\n").unwrap();
+    let start = std::time::Instant::now();
+    while scoped.group.pids().unwrap().len() < 3 {
+        assert!(start.elapsed().as_secs() < 10, "{:?}", scoped.group.pids());
+        std::thread::yield_now();
+    }
+    let pids = scoped.group.pids().unwrap();
+    assert!(pids.contains(&pid), "{pids:?}");
+    let busy = host.create(&path("life"), &open()).unwrap_err();
+    assert!(matches!(busy, CgroupError::InUse { .. }), "{busy}");
+    scoped.group.freeze().unwrap();
+    scoped.group.thaw().unwrap();
+    scoped.group.freeze().unwrap();
+    scoped.group.kill().unwrap();
+    let status = scoped.children[0].wait().unwrap();
+    assert_eq!(status.signal(), Some(9));
+    scoped.group.remove().unwrap();
+    assert!(nothing_left(&scoped.group));
+}
+
+#[test]
+fn a_child_joins_by_itself_through_the_descriptors() {
+    let Some(host) = host() else { return };
+    let mut scoped = Scoped::new(&host, "join", &open());
+    let fds: Vec<OwnedFd> = scoped.group.join_fds().unwrap();
+    // The shell writes 0 for itself through the same files, reached by our descriptors.
+    let line: String = fds
+        .iter()
+        .map(|fd| {
+            format!("echo 0 > /proc/{}/fd/{}; ", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
+        })
+        .collect();
+    let child = Command::new("/bin/sh").args(["-c", &format!("{line} exec sleep 60")]).spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    scoped.children.push(child);
+    let membership = || fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let hierarchies = host.hierarchies().count();
+    let joined = || membership().lines().filter(|line| line.ends_with(&path("join"))).count();
+    let start = std::time::Instant::now();
+    while joined() < hierarchies {
+        assert!(start.elapsed().as_secs() < 10, "{}", membership());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn running_out_of_memory_is_counted() {
+    let Some(host) = host() else { return };
+    let mut scoped = Scoped::new(&host, "oom", limits().set_devices(None));
+    // Wait for a line, so that the shell is placed before it allocates.
+    let child = scoped.run("read go; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}");
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    let _ = child.wait().unwrap();
+    assert!(scoped.group.oom_kills().unwrap() > 0);
+    assert!(scoped.group.usage().unwrap().cpu.total_ns > 0);
+}
+
+#[test]
+fn devices_outside_the_list_are_refused() {
+    let Some(host) = host() else { return };
+    let mut scoped = Scoped::new(&host, "devices", &limits());
+    let child = scoped.run("read go; : < /dev/null || exit 1; (: < /dev/zero) 2>/dev/null && exit 2; exit 0");
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_version_2_device_filter_works_where_there_is_a_version_2_hierarchy() {
+    if host().is_none() {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let only: String =
+        mounts.lines().filter(|line| line.contains(" - cgroup2 ")).map(|line| format!("{line}\n")).collect();
+    let Ok(v2) = Host::from_mounts(&only, Path::new("/")) else {
+        println!("skipped: no version 2 hierarchy");
+        return;
+    };
+    let mut resources = limits();
+    resources.set_memory(None).set_cpu(None).set_pids(None);
+    let (group, _) = match v2.create(&path("filter"), &resources) {
+        Ok(made) => made,
+        Err(CgroupError::DeviceFilter { source, .. }) => {
+            println!("skipped: this kernel loads no device filters: {source}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let mut scoped = Scoped { group, children: Vec::new() };
+    let check = "read go; : < /dev/null || exit 1; (: < /dev/zero) 2>/dev/null && exit 2; exit 0";
+    let child = scoped.run(check);
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut rules = resources.devices().clone().unwrap();
+    rules.insert(0, rules[1].clone());
+    rules.push(
+        LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(LinuxDeviceType::C)
+            .major(1)
+            .minor(5)
+            .access("r")
+            .build()
+            .unwrap(),
+    );
+    resources.set_devices(Some(rules));
+    scoped.group.apply(&resources).unwrap();
+    let child = scoped.run(check);
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(2), "the new filter has replaced the old one");
+    let fd = scoped.group.v2_fd().expect("one version 2 hierarchy is the whole group");
+    drop(fd);
+}
+
+#[test]
+fn racing_creates_and_removes_share_a_parent() {
+    let Some(host) = host() else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let host = &host;
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let (group, _) = host.create(&path(&format!("race-{thread}-{round}")), &limits()).unwrap();
+                    group.remove().unwrap();
+                }
+            });
+        }
+    });
+    assert!(matches!(host.open(&path("")[..path("").len() - 1]), Err(CgroupError::NotFound { .. })));
+}

@@ -1,0 +1,3 @@
+//! Network namespaces on the running kernel; they live in descriptors only, so nothing is left behind.
+
+mod kernel;
