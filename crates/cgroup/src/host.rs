@@ -1,6 +1,7 @@
 //! The host's hierarchies, found once.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use oci_spec::runtime::LinuxResources;
@@ -144,7 +145,10 @@ impl Host {
     #[must_use]
     pub fn supports(&self) -> Supports {
         *self.shared.supports.get_or_init(|| {
-            let name = format!("/insula-probe-{}", std::process::id());
+            // Two hosts of one process may look at the same moment.
+            static PROBES: AtomicU32 = AtomicU32::new(0);
+            let probe = PROBES.fetch_add(1, Ordering::Relaxed);
+            let name = format!("/insula-probe-{}-{probe}", std::process::id());
             let mut nothing = LinuxResources::default();
             // The default denies every device; the probe limits nothing.
             nothing.set_devices(None);

@@ -43,6 +43,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// The code with each instruction packed as `code | jt << 16 | jf << 24 | k << 32`, as loading takes it.
+    #[must_use]
+    pub fn packed(&self) -> Vec<u64> {
+        self.to_bytes().as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()
+    }
+
     /// The code as bytes, eight an instruction, for keeping it beside a container.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

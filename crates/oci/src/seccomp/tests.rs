@@ -239,6 +239,9 @@ fn dockers_conditions_are_decided() {
     assert_eq!(program.unknown, ["not_a_call"]);
     assert_eq!(Program::from_bytes(program.flags, &program.to_bytes()).unwrap().instructions, program.instructions);
     assert_eq!(Program::from_bytes(0, &[1, 2, 3]), None);
+    let Instruction { code, jt, jf, k } = program.instructions[0];
+    let packed = u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32;
+    assert_eq!((program.packed()[0], program.packed().len()), (packed, program.instructions.len()));
 }
 
 fn any_action() -> impl Strategy<Value = (Action, Option<u32>)> {

@@ -1,0 +1,483 @@
+//! What `run` and `create` have in common: the flags, and the request made of them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use docker_wire::models::{
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use serde_json::Value;
+
+use crate::client::{Client, Query};
+use crate::context::Context;
+use crate::failure::{During as _, Failure, Outcome};
+use crate::flags::{Action, Command, Flag, Order, Parsed};
+use crate::value::{device, mount, number, pair};
+use crate::{output, table, terminal};
+
+pub(crate) static COMMAND: Command = Command {
+    name: "create",
+    usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    about: "Make a container without starting it",
+    flags: &[FLAGS],
+    order: Order::FlagsFirst,
+    arguments: (1, Command::MANY),
+    action: Action::Run(create),
+    ..Command::BLANK
+};
+
+/// The flags that say what a container is.
+pub(crate) static FLAGS: &[Flag] = &[
+    Flag::list("add-host", "NAME:ADDRESS", "Add a line to the hosts file"),
+    Flag::list("annotation", "NAME=VALUE", "Add an annotation to the OCI configuration"),
+    Flag::list("attach", "STREAM", "Attach to stdin, stdout or stderr").short('a'),
+    Flag::value("blkio-weight", "WEIGHT", "Share of block I/O, 10 to 1000"),
+    Flag::list("cap-add", "CAP", "Add a capability"),
+    Flag::list("cap-drop", "CAP", "Drop a capability"),
+    Flag::value("cgroup-parent", "PATH", "Put the container below this control group"),
+    Flag::value("cgroupns", "MODE", "Control group namespace: private or host"),
+    Flag::value("cidfile", "FILE", "Write the container's id to a file"),
+    Flag::value("cpu-period", "MICROSECONDS", "Length of a processor quota's period"),
+    Flag::value("cpu-quota", "MICROSECONDS", "Processor time in a period"),
+    Flag::value("cpu-shares", "SHARES", "Share of processor time where it is scarce").short('c'),
+    Flag::value("cpus", "NUMBER", "Processors' worth of time, as in 1.5"),
+    Flag::value("cpuset-cpus", "LIST", "Processors to run on, as in 0-2,4"),
+    Flag::value("cpuset-mems", "LIST", "Memory nodes to use, as in 0,1"),
+    Flag::list("device", "HOST[:CONTAINER[:rwm]]", "Give a device of the host"),
+    Flag::list("device-cgroup-rule", "RULE", "Allow a device to the control group, as in 'c 10:229 rwm'"),
+    Flag::list("device-read-bps", "DEVICE:RATE", "Limit bytes read from a device a second"),
+    Flag::list("device-read-iops", "DEVICE:RATE", "Limit reads from a device a second"),
+    Flag::list("device-write-bps", "DEVICE:RATE", "Limit bytes written to a device a second"),
+    Flag::list("device-write-iops", "DEVICE:RATE", "Limit writes to a device a second"),
+    Flag::list("dns", "ADDRESS", "Use a name server"),
+    Flag::list("dns-option", "OPTION", "Set an option of the resolver"),
+    Flag::list("dns-search", "DOMAIN", "Search names in a domain"),
+    Flag::value("domainname", "NAME", "The container's NIS domain name"),
+    Flag::value("entrypoint", "PROGRAM", "Replace the image's entry point"),
+    Flag::list("env", "NAME[=VALUE]", "Set a variable, or hand on the user's own").short('e'),
+    Flag::list("env-file", "FILE", "Set variables from a file"),
+    Flag::list("group-add", "GROUP", "Join a further group"),
+    Flag::value("hostname", "NAME", "The container's host name").short('h'),
+    Flag::switch("init", "Run a small init that reaps and forwards signals"),
+    Flag::switch("interactive", "Keep standard input open").short('i'),
+    Flag::value("ipc", "MODE", "IPC namespace: none, private, shareable, host or container:NAME"),
+    Flag::value("isolation", "KIND", "Kind of isolation: container"),
+    Flag::list("label", "NAME[=VALUE]", "Set a label").short('l'),
+    Flag::list("label-file", "FILE", "Set labels from a file"),
+    Flag::value("log-driver", "DRIVER", "Where logs go: json-file or none"),
+    Flag::list("log-opt", "NAME=VALUE", "Set an option of the log, as in max-size=10m"),
+    Flag::value("memory", "BYTES", "Limit memory, as in 512m").short('m'),
+    Flag::value("memory-reservation", "BYTES", "Memory to keep under pressure"),
+    Flag::value("memory-swap", "BYTES", "Limit memory and swap together; -1 for no limit"),
+    Flag::value("memory-swappiness", "PERCENT", "How readily memory is swapped, 0 to 100"),
+    Flag::list("mount", "FIELDS", "Mount, as in type=bind,source=/a,target=/b,readonly"),
+    Flag::value("name", "NAME", "The container's name"),
+    Flag::value("net", "MODE", "The same as --network"),
+    Flag::value("network", "MODE", "Network: none or host"),
+    Flag::switch("oom-kill-disable", "Let the container wait in place of being killed at its memory limit"),
+    Flag::value("oom-score-adj", "NUMBER", "Make the kernel more or less ready to kill it, -1000 to 1000"),
+    Flag::value("pid", "MODE", "Process namespace: host or container:NAME"),
+    Flag::value("pids-limit", "NUMBER", "Limit processes and threads; -1 for no limit"),
+    Flag::value("platform", "OS/ARCH", "The platform of the image"),
+    Flag::switch("privileged", "Give every capability and device, and mask nothing"),
+    Flag::value("pull", "WHEN", "Get the image: missing or never"),
+    Flag::switch("quiet", "Say nothing while getting the image").short('q'),
+    Flag::switch("read-only", "Mount the root file system read-only"),
+    Flag::value("restart", "POLICY", "Start again: no, on-failure[:TIMES], always or unless-stopped"),
+    Flag::switch("rm", "Remove the container when it has ended"),
+    Flag::value("runtime", "NAME", "The OCI runtime"),
+    Flag::list("security-opt", "OPTION", "seccomp=FILE, seccomp=unconfined, no-new-privileges or apparmor=PROFILE"),
+    Flag::value("shm-size", "BYTES", "Size of /dev/shm (64m)"),
+    Flag::value("stop-signal", "SIGNAL", "The signal that stops the container"),
+    Flag::value("stop-timeout", "SECONDS", "How long stop waits before it kills"),
+    Flag::list("sysctl", "NAME=VALUE", "Set a kernel parameter of the container's namespaces"),
+    Flag::list("tmpfs", "PATH[:OPTIONS]", "Mount a tmpfs"),
+    Flag::switch("tty", "Give a terminal").short('t'),
+    Flag::list("ulimit", "NAME=SOFT[:HARD]", "Set a resource limit, as in nofile=1024:2048"),
+    Flag::value("user", "USER[:GROUP]", "Run as this user").short('u'),
+    Flag::value("userns", "MODE", "User namespace: host, or the daemon's default"),
+    Flag::value("uts", "MODE", "Host name namespace: host"),
+    Flag::list("volume", "SOURCE:TARGET[:OPTIONS]", "Mount a file or folder of the host").short('v'),
+    Flag::list("volumes-from", "CONTAINER", "Mount what another container mounts"),
+    Flag::value("workdir", "PATH", "Work in this folder").short('w'),
+];
+
+fn create(context: &Context, given: &Parsed) -> Outcome {
+    let request = Request::read(given)?;
+    let mut client = Client::new(context);
+    let id = request.send(&mut client)?;
+    output::line(&id);
+    Ok(0)
+}
+
+/// A container that is to be made.
+pub(crate) struct Request {
+    pub(crate) body: ContainerCreateBody,
+    query: Query,
+    cid_file: Option<String>,
+}
+
+impl Request {
+    /// Reads the flags; what Docker's client refuses is refused here.
+    ///
+    /// # Errors
+    /// Which flag is wrong, and why.
+    pub(crate) fn read(given: &Parsed) -> Result<Self, Failure> {
+        check_choices(given)?;
+        let (image, command) = match given.arguments.as_slice() {
+            [image, command @ ..] => (image.clone(), command.to_vec()),
+            [] => return Err(Failure::new("no image is named")),
+        };
+        if image.is_empty() {
+            return Err(Failure::new("bad image \"\": invalid reference format; give a name as in debian:bookworm"));
+        }
+        let (binds, volumes) = volumes(given)?;
+        let mut attached: Vec<String> = given.values("attach").map(str::to_ascii_lowercase).collect();
+        if let Some(bad) = attached.iter().find(|s| !["stdin", "stdout", "stderr"].contains(&s.as_str())) {
+            return Err(Failure::new(format!("bad value {bad:?} for --attach: give stdin, stdout or stderr")));
+        }
+        if attached.is_empty() {
+            attached = vec!["stdout".to_owned(), "stderr".to_owned()];
+            if given.on("interactive") {
+                attached.push("stdin".to_owned());
+            }
+        }
+        let attach = |stream: &str| Some(attached.iter().any(|name| name == stream));
+        let body = ContainerCreateBody {
+            hostname: given.value("hostname").map(str::to_owned),
+            domainname: given.value("domainname").map(str::to_owned),
+            user: given.value("user").map(str::to_owned),
+            attach_stdin: attach("stdin"),
+            attach_stdout: attach("stdout"),
+            attach_stderr: attach("stderr"),
+            tty: Some(given.on("tty")),
+            open_stdin: Some(given.on("interactive")),
+            stdin_once: Some(given.on("interactive") && attach("stdin") == Some(true)),
+            env: environment(given)?,
+            cmd: (!command.is_empty()).then_some(command),
+            image: Some(image),
+            volumes,
+            working_dir: given.value("workdir").map(str::to_owned),
+            // An empty text takes the image's entry point away.
+            entrypoint: given.value("entrypoint").map(|program| vec![program.to_owned()]),
+            labels: labels(given)?,
+            stop_signal: given.value("stop-signal").map(str::to_owned),
+            stop_timeout: given.read("stop-timeout", number::integer)?,
+            host_config: Some(host_config(given, binds)?),
+            ..ContainerCreateBody::default()
+        };
+        let query =
+            Query::default().with_some("name", given.value("name")).with_some("platform", given.value("platform"));
+        let cid_file = given.value("cidfile").map(str::to_owned);
+        if let Some(path) = &cid_file
+            && Path::new(path).exists()
+        {
+            let text = format!(
+                "the file {path:?} of --cidfile exists already; remove it, or make sure that no container uses it"
+            );
+            return Err(Failure::new(text));
+        }
+        Ok(Self { body, query, cid_file })
+    }
+
+    /// Makes the container; its id is returned.
+    ///
+    /// # Errors
+    /// What the daemon refuses.
+    pub(crate) fn send(&self, client: &mut Client) -> Result<String, Failure> {
+        let image = self.body.image.as_deref().unwrap_or_default();
+        let answer = client
+            .post_json(&self.query.behind("/containers/create"), &self.body)
+            .map_err(|failure| missing_image(failure, image))?;
+        for warning in table::elements(&answer, "/Warnings").iter().filter_map(Value::as_str) {
+            output::note(&format!("warning: {warning}"));
+        }
+        let id = table::text(&answer, "/Id").to_owned();
+        if let Some(path) = &self.cid_file {
+            fs::write(path, &id).during(|| format!("cannot write the id to {path:?}"))?;
+        }
+        Ok(id)
+    }
+}
+
+/// Says what to do about an image that is not there.
+fn missing_image(failure: Failure, image: &str) -> Failure {
+    if failure.status() != Some(404) || !failure.text().to_ascii_lowercase().contains("no such image") {
+        return failure;
+    }
+    let text = format!(
+        "no image {image:?} here; make one with: insula image bootstrap debian:bookworm -t {image}, or: insula image import TAR -t {image}"
+    );
+    Failure::daemon(404, text)
+}
+
+/// Checks the flags that name one of few things.
+fn check_choices(given: &Parsed) -> Result<(), Failure> {
+    let choice = |flag: &'static str, words: &'static [&'static str]| {
+        given.read(flag, |text| pair::namespace(text, words)).map(drop)
+    };
+    choice("ipc", &["", "none", "private", "shareable", "host", "container:"])?;
+    choice("pid", &["", "host", "private", "container:"])?;
+    choice("uts", &["", "host", "private"])?;
+    choice("userns", &["", "host", "private", "auto", "auto:", "keep-id", "remap", "remap:"])?;
+    choice("cgroupns", &["", "private", "host"])?;
+    choice("isolation", &["", "container", "default"])?;
+    choice("pull", &["missing", "never", "always"])?;
+    if given.value("pull") == Some("always") {
+        return Err(Failure::new(
+            "bad value \"always\" for --pull: there is no registry client in this version; make the image with: insula image bootstrap, or: insula image import",
+        ));
+    }
+    if given.value("cpus").is_some() && (given.value("cpu-quota").is_some() || given.value("cpu-period").is_some()) {
+        return Err(Failure::new("--cpus does not go with --cpu-quota and --cpu-period; give one or the other"));
+    }
+    if given.on("rm") && given.value("restart").is_some_and(|policy| !policy.is_empty() && policy != "no") {
+        return Err(Failure::new("--rm does not go with --restart; give one or the other"));
+    }
+    Ok(())
+}
+
+type Mounted = (Option<Vec<String>>, Option<Vec<String>>);
+
+fn volumes(given: &Parsed) -> Result<Mounted, Failure> {
+    let folder = std::env::current_dir().during(|| "cannot find the present folder".to_owned())?;
+    let (mut binds, mut anonymous) = (Vec::new(), Vec::new());
+    for volume in given.read_list("volume", |text| mount::volume(text, &folder))?.unwrap_or_default() {
+        match volume {
+            mount::Volume::Bind(bind) => binds.push(bind),
+            mount::Volume::Anonymous(path) => anonymous.push(path),
+        }
+    }
+    Ok(((!binds.is_empty()).then_some(binds), (!anonymous.is_empty()).then_some(anonymous)))
+}
+
+fn lookup(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The variables of `--env-file` and `-e`, in this order.
+pub(crate) fn environment(given: &Parsed) -> Result<Option<Vec<String>>, Failure> {
+    let mut variables = Vec::new();
+    for path in given.values("env-file") {
+        let text = fs::read_to_string(path).during(|| format!("cannot read the file {path:?} of --env-file"))?;
+        let read = pair::variables(&text, &lookup);
+        variables.extend(read.map_err(|why| Failure::new(format!("bad file {path:?} of --env-file: {why}")))?);
+    }
+    let direct = given.read_list("env", |text| pair::variable(text, &lookup))?;
+    variables.extend(direct.unwrap_or_default().into_iter().flatten());
+    Ok((!variables.is_empty()).then_some(variables))
+}
+
+fn labels(given: &Parsed) -> Result<Option<HashMap<String, String>>, Failure> {
+    let mut labels = HashMap::new();
+    for path in given.values("label-file") {
+        let text = fs::read_to_string(path).during(|| format!("cannot read the file {path:?} of --label-file"))?;
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let read = pair::label(line).map_err(|why| format!("bad label {line:?} in {path:?}: {why}"));
+            labels.extend([read.map_err(Failure::new)?]);
+        }
+    }
+    labels.extend(given.read_list("label", pair::label)?.unwrap_or_default());
+    Ok((!labels.is_empty()).then_some(labels))
+}
+
+fn host_config(given: &Parsed, binds: Option<Vec<String>>) -> Result<HostConfig, Failure> {
+    let folder = std::env::current_dir().during(|| "cannot find the present folder".to_owned())?;
+    let string = |flag: &str| given.value(flag).filter(|value| !value.is_empty()).map(str::to_owned);
+    let cgroupns = match given.value("cgroupns") {
+        Some("private") => Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        Some("host") => Some(HostConfigCgroupnsModeEnum::HOST),
+        _ => None,
+    };
+    let log_options = pair::map(given.read_list("log-opt", pair::option)?);
+    let log_config = (given.value("log-driver").is_some() || log_options.is_some())
+        .then(|| HostConfigLogConfig { typ: Some(string("log-driver").unwrap_or_default()), config: log_options });
+    let network = string("network").or_else(|| string("net"));
+    let host = HostConfig {
+        binds,
+        container_id_file: string("cidfile"),
+        log_config,
+        network_mode: Some(network.unwrap_or_else(|| "default".to_owned())),
+        restart_policy: given.read("restart", restart_policy)?,
+        auto_remove: Some(given.on("rm")),
+        volumes_from: given.list("volumes-from"),
+        mounts: given.read_list("mount", |text| mount::mount(text, &folder))?,
+        console_size: terminal::size()
+            .filter(|_| given.on("tty"))
+            .map(|(rows, columns)| vec![rows.into(), columns.into()]),
+        annotations: pair::map(given.read_list("annotation", pair::option)?),
+        cap_add: given.list("cap-add"),
+        cap_drop: given.list("cap-drop"),
+        cgroupns_mode: cgroupns,
+        dns: given.read_list("dns", pair::address)?,
+        dns_options: given.list("dns-option"),
+        dns_search: given.list("dns-search"),
+        extra_hosts: given.read_list("add-host", pair::host)?,
+        group_add: given.list("group-add"),
+        ipc_mode: string("ipc"),
+        oom_score_adj: given.read("oom-score-adj", number::oom_score)?,
+        pid_mode: string("pid"),
+        privileged: Some(given.on("privileged")),
+        readonly_rootfs: Some(given.on("read-only")),
+        security_opt: given.read_list("security-opt", security_option)?,
+        tmpfs: pair::map(given.read_list("tmpfs", pair::tmpfs)?),
+        uts_mode: string("uts"),
+        userns_mode: string("userns"),
+        shm_size: given.read("shm-size", number::bytes)?,
+        sysctls: pair::map(given.read_list("sysctl", pair::option)?),
+        runtime: string("runtime"),
+        ..HostConfig::default()
+    };
+    resources(given, host)
+}
+
+fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
+    let string = |flag: &str| given.value(flag).filter(|value| !value.is_empty()).map(str::to_owned);
+    Ok(HostConfig {
+        cpu_shares: given.read("cpu-shares", number::integer)?,
+        memory: given.read("memory", number::bytes)?,
+        cgroup_parent: string("cgroup-parent"),
+        blkio_weight: given.read("blkio-weight", number::blkio_weight)?,
+        blkio_device_read_bps: given.read_list("device-read-bps", device::byte_rate)?,
+        blkio_device_write_bps: given.read_list("device-write-bps", device::byte_rate)?,
+        blkio_device_read_iops: given.read_list("device-read-iops", device::operation_rate)?,
+        blkio_device_write_iops: given.read_list("device-write-iops", device::operation_rate)?,
+        cpu_period: given.read("cpu-period", number::integer)?,
+        cpu_quota: given.read("cpu-quota", number::integer)?,
+        cpuset_cpus: given.read("cpuset-cpus", number::cpu_list)?,
+        cpuset_mems: given.read("cpuset-mems", number::cpu_list)?,
+        devices: given.read_list("device", device::mapping)?,
+        device_cgroup_rules: given.list("device-cgroup-rule"),
+        memory_reservation: given.read("memory-reservation", number::bytes)?,
+        memory_swap: given.read("memory-swap", number::bytes_or_unlimited)?,
+        memory_swappiness: given.read("memory-swappiness", number::integer)?,
+        nano_cpus: given.read("cpus", number::nano_cpus)?,
+        oom_kill_disable: given.value("oom-kill-disable").map(|value| value == "true"),
+        init: given.value("init").map(|value| value == "true"),
+        pids_limit: given.read("pids-limit", number::integer)?,
+        ulimits: given.read_list("ulimit", device::ulimit)?,
+        ..host
+    })
+}
+
+/// Reads `no`, `always`, `unless-stopped`, `on-failure[:TIMES]`.
+pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
+    let (name, times) = match text.split_once(':') {
+        Some((name, times)) => (name, Some(times)),
+        None => (text, None),
+    };
+    let known = match name {
+        "" | "no" => RestartPolicyNameEnum::NO,
+        "always" => RestartPolicyNameEnum::ALWAYS,
+        "unless-stopped" => RestartPolicyNameEnum::UNLESS_STOPPED,
+        "on-failure" => RestartPolicyNameEnum::ON_FAILURE,
+        _ => return Err("give no, on-failure[:TIMES], always or unless-stopped".to_owned()),
+    };
+    let maximum_retry_count = match times {
+        Some(_) if name != "on-failure" => return Err("only on-failure takes a number of times".to_owned()),
+        Some(times) => match times.parse() {
+            Ok(times @ 0..) => Some(times),
+            _ => return Err(format!("{times:?} is not a number of times")),
+        },
+        None => None,
+    };
+    Ok(RestartPolicy { name: Some(known), maximum_retry_count })
+}
+
+/// Reads one `--security-opt`; a seccomp profile's file is sent as its content.
+fn security_option(text: &str) -> Result<String, String> {
+    let (name, value) = match text.split_once('=').or_else(|| text.split_once(':')) {
+        Some((name, value)) => (name, Some(value)),
+        None => (text, None),
+    };
+    match (name, value) {
+        ("no-new-privileges", None | Some("true" | "false")) => Ok(text.replace('=', ":")),
+        ("no-new-privileges", Some(_)) => Err("no-new-privileges is true or false".to_owned()),
+        ("seccomp", Some(profile @ ("unconfined" | "builtin"))) => Ok(format!("seccomp={profile}")),
+        ("seccomp", Some(path)) => {
+            let file = fs::read(path).map_err(|error| format!("cannot read the profile {path:?}: {error}"))?;
+            let profile: Value =
+                serde_json::from_slice(&file).map_err(|error| format!("the profile {path:?} is not JSON: {error}"))?;
+            Ok(format!("seccomp={profile}"))
+        }
+        ("apparmor" | "label" | "systempaths" | "writable-cgroups", Some(_)) => Ok(text.to_owned()),
+        (_, None) => Err("give NAME=VALUE, as in seccomp=unconfined".to_owned()),
+        _ => Err("unknown option; there are seccomp=, no-new-privileges and apparmor=".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Value, Failure> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let parsed = crate::flags::parse(&COMMAND, &words).map_err(Failure::new)?;
+        Ok(serde_json::to_value(Request::read(&parsed)?.body).unwrap())
+    }
+
+    #[test]
+    fn flags_become_the_request_that_dockers_client_sends() {
+        let check = |line: &str, path: &str, expect: Value| {
+            let body = read(line).unwrap();
+            assert_eq!(body.pointer(path), Some(&expect), "{line}");
+        };
+        check("web ls -l", "/Cmd", serde_json::json!(["ls", "-l"]));
+        check("-m 512m web", "/HostConfig/Memory", 536_870_912.into());
+        check("--memory-swap -1 web", "/HostConfig/MemorySwap", (-1).into());
+        check("--cpus 1.5 web", "/HostConfig/NanoCpus", 1_500_000_000.into());
+        check("--network none web", "/HostConfig/NetworkMode", "none".into());
+        check("--net host web", "/HostConfig/NetworkMode", "host".into());
+        check("--entrypoint= web", "/Entrypoint", serde_json::json!([""]));
+        check("-it web", "/AttachStdin", true.into());
+        check("-it web", "/StdinOnce", true.into());
+        check("-v /a:/b:ro web", "/HostConfig/Binds", serde_json::json!(["/a:/b:ro"]));
+        check("-v /b web", "/Volumes", serde_json::json!({"/b": {}}));
+        check("--restart on-failure:3 web", "/HostConfig/RestartPolicy/MaximumRetryCount", 3.into());
+        check(
+            "--security-opt no-new-privileges web",
+            "/HostConfig/SecurityOpt",
+            serde_json::json!(["no-new-privileges"]),
+        );
+        check("--ulimit nofile=5 web", "/HostConfig/Ulimits/0/Hard", 5.into());
+        check("--tmpfs /t:size=1m web", "/HostConfig/Tmpfs", serde_json::json!({"/t": "size=1m"}));
+        check("--device-write-iops /dev/sda:5 web", "/HostConfig/BlkioDeviceWriteIOps/0/Rate", 5.into());
+        check("--cap-add ALL --cap-drop NET_RAW web", "/HostConfig/CapDrop", serde_json::json!(["NET_RAW"]));
+        check("--init web", "/HostConfig/Init", true.into());
+        check("-l a=b web", "/Labels", serde_json::json!({"a": "b"}));
+    }
+
+    #[test]
+    fn wrong_values_name_their_flag() {
+        let check = |line: &str, part: &str| {
+            let failure = read(line).unwrap_err();
+            assert!(failure.text().contains(part), "{line}: {}", failure.text());
+        };
+        check("-m 12q web", "bad value \"12q\" for --memory");
+        check("--cpus x web", "--cpus");
+        check("--cpus 1 --cpu-quota 5 web", "--cpus does not go with --cpu-quota");
+        check("--ulimit nofile web", "--ulimit");
+        check("--device x web", "--device");
+        check("--mount type=bind,target=/x web", "needs a source");
+        check("-v a web", "--volume");
+        check("--ipc hots web", "--ipc");
+        check("--restart sometimes web", "--restart");
+        check("--rm --restart always web", "--rm does not go with --restart");
+        check("--security-opt seccomp=/nonexistent.json web", "cannot read the profile");
+        check("--security-opt colour=red web", "unknown option");
+        check("--env-file /nonexistent web", "/nonexistent");
+        check("--pull always web", "--pull");
+        check("--isolation vm web", "--isolation");
+        check("--blkio-weight 5 web", "--blkio-weight");
+        check("--attach stdfoo web", "--attach");
+    }
+
+    #[test]
+    fn a_missing_image_says_what_to_do() {
+        let failure = missing_image(Failure::daemon(404, "No such image: web:2"), "web:2");
+        assert!(failure.text().starts_with("no image \"web:2\" here; make one with: insula image bootstrap"));
+        assert_eq!(missing_image(Failure::daemon(409, "x"), "web:2").text(), "x");
+    }
+}

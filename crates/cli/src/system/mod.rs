@@ -1,0 +1,18 @@
+//! Commands about the daemon and the host.
+
+pub(crate) mod df;
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod explain;
+pub(crate) mod info;
+pub(crate) mod version;
+
+use crate::flags::{Action, Command};
+
+pub(crate) static GROUP: Command = Command {
+    name: "system",
+    usage: "COMMAND",
+    about: "Commands about the daemon and the host",
+    action: Action::Group(&[&df::COMMAND, &events::COMMAND, &info::COMMAND]),
+    ..Command::BLANK
+};

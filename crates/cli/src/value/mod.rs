@@ -1,0 +1,7 @@
+//! Values of flags: pure readers, each from the text to what the API wants, or to what is wrong with the text.
+
+pub(crate) mod device;
+pub(crate) mod mount;
+pub(crate) mod number;
+pub(crate) mod pair;
+pub(crate) mod time;

@@ -1,0 +1,108 @@
+//! One more process in a running container.
+
+use crate::create::{Doomed, await_exec, own, write_oom};
+use crate::error::{Doing, Result, SetupError};
+use crate::process::{Console, Job, become_root, die_with_parent};
+use crate::stdio::{self, Ends, Input, Streams};
+use crate::sync::{Line, Word};
+use control::{FailureKind, SeccompProgram};
+use oci_spec::runtime::Process;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::process::{Forked, Namespaces, SingleThread};
+
+/// What to run, and where.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Arguments, environment, user, rights, working folder, terminal.
+    pub process: &'a Process,
+    /// The compiled seccomp program.
+    pub seccomp: Option<&'a SeccompProgram>,
+    /// Whether an input is kept open.
+    pub input: Input,
+    /// The container's first process.
+    pub init: BorrowedFd<'a>,
+    /// The namespaces that the container does not share with us.
+    pub namespaces: Namespaces,
+    /// The container's control group.
+    pub group: &'a cgroup::Group,
+}
+
+/// A process that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub pidfd: OwnedFd,
+    /// Its process id on the host.
+    pub pid: i32,
+    /// Our ends of its streams.
+    pub streams: Streams,
+    /// What had to be left out or changed.
+    pub warnings: Vec<String>,
+}
+
+/// Starts a process in the container, and returns once its program runs.
+///
+/// # Errors
+/// [`FailureKind::CommandNotFound`] or [`FailureKind::CommandNotExecutable`] for a program that cannot be executed,
+/// [`FailureKind::Invalid`] for a configuration that is wrong, [`FailureKind::Internal`] for what the kernel refused. Nothing runs then.
+pub fn exec(proof: SingleThread, plan: &Plan<'_>) -> Result<Running> {
+    let terminal = plan.process.terminal().unwrap_or(false);
+    let (mut streams, ends) =
+        if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
+    let groups = plan.group.join_fds().doing(|| "cannot open the control group")?;
+    let (line, theirs) = Line::pair()?;
+    // children are born in the container's pid namespace, without a process in between; afterwards in ours again
+    let pids = plan.namespaces.contains(Namespaces::PID);
+    let back = if pids { Some(own(Namespaces::PID)?) } else { None };
+    if pids {
+        sys::process::setns(proof, plan.init, Namespaces::PID).doing(|| "cannot enter the pid namespace")?;
+    }
+    let forked = sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process");
+    if let Ok(Forked::Child) = forked {
+        drop(line);
+        let outcome = inside(proof, plan, &groups, &ends, &theirs);
+        if let Err(error) = outcome {
+            // nobody hears it only when the helper is gone
+            let _ = theirs.say(&Word::Failed(error), &[]);
+        }
+        sys::process::exit_now(1);
+    }
+    drop((theirs, ends, groups));
+    if let Some(back) = back {
+        sys::process::setns(proof, back.as_fd(), Namespaces::PID).doing(|| "cannot return to our pid namespace")?;
+    }
+    let Forked::Parent { pid, pidfd } = forked? else { sys::process::exit_now(1) };
+    let doomed = Doomed::new(pidfd);
+    let mut warnings = Vec::new();
+    if terminal {
+        match line.hear()? {
+            Some((Word::Ready, mut fds)) => streams.terminal = fds.pop(),
+            Some((Word::Failed(error), _)) => return Err(error),
+            Some((Word::Warning(text), _)) => warnings.push(text),
+            _ => return Err(SetupError::new(FailureKind::Internal, "the process was killed while it was being made")),
+        }
+    }
+    if let Some(wanted) = plan.process.oom_score_adj() {
+        warnings.extend(write_oom(pid, wanted));
+    }
+    warnings.extend(await_exec(&line)?);
+    Ok(Running { pidfd: doomed.release()?, pid, streams, warnings })
+}
+
+fn inside(proof: SingleThread, plan: &Plan<'_>, groups: &[OwnedFd], ends: &Ends, line: &Line) -> Result<()> {
+    die_with_parent()?;
+    for procs in groups {
+        rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
+    }
+    let namespaces = plan.namespaces - Namespaces::PID;
+    sys::process::setns(proof, plan.init, namespaces).doing(|| "cannot enter the container's namespaces")?;
+    if plan.namespaces.contains(Namespaces::USER) {
+        become_root()?;
+    }
+    let job = Job { process: plan.process, seccomp: plan.seccomp, line };
+    if let Some(master) = job.streams(ends, Console::None)? {
+        line.say(&Word::Ready, &[master.as_fd()])?;
+    }
+    job.privileges()?;
+    job.run()
+}

@@ -1,0 +1,149 @@
+//! The container's first process, from birth to the user's program.
+//!
+//! Runs in the new namespaces, still with the host's files in sight until [`root::enter`]. Every path of the container is
+//! resolved inside its root by openat2(2), so no symbolic link of an image leads outside; mounts are placed on descriptors.
+
+mod devices;
+pub(crate) mod mounts;
+mod options;
+pub(crate) mod root;
+mod tiny;
+
+use crate::create::First;
+use crate::error::{Doing, Result, SetupError};
+use crate::process::{self, Job};
+use crate::stdio::Ends;
+use crate::sync::{Line, Word};
+use control::{FailureKind, SeccompProgram};
+use oci_spec::runtime::Spec;
+use std::os::fd::{AsFd, OwnedFd};
+use sys::process::{Namespaces, SingleThread};
+
+/// What the first process takes with it.
+pub(crate) struct Inside<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) seccomp: Option<&'a SeccompProgram>,
+    pub(crate) first: First,
+    /// The root file system; comes over the line in a user namespace.
+    pub(crate) root: Option<OwnedFd>,
+    /// What could be opened for each mount of the configuration outside.
+    pub(crate) sources: Vec<mounts::Source>,
+    /// `cgroup.procs` of each hierarchy.
+    pub(crate) cgroups: Vec<OwnedFd>,
+    pub(crate) ends: Ends,
+    pub(crate) line: Line,
+    /// Namespaces that are the container's own.
+    pub(crate) own: Namespaces,
+}
+
+/// Becomes the container's first process.
+pub(crate) fn run(proof: SingleThread, inside: Inside<'_>) -> ! {
+    if let Err(error) = build(proof, &inside) {
+        // nobody hears it only when the helper is gone, and then this process ends anyway
+        let _ = inside.line.say(&Word::Failed(error), &[]);
+    }
+    sys::process::exit_now(1)
+}
+
+fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
+    process::die_with_parent()?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    for procs in &inside.cgroups {
+        rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
+    }
+    let mapped = inside.own.contains(Namespaces::USER);
+    let received = if mapped { Some(await_mapping(&inside.line)?) } else { None };
+    if inside.own.contains(Namespaces::CGROUP) {
+        sys::process::unshare(proof, Namespaces::CGROUP).doing(|| "cannot make a cgroup namespace")?;
+    }
+    let root = received.as_ref().or(inside.root.as_ref());
+    let root = root.ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system was given"))?;
+    names(inside)?;
+    sysctls(inside)?;
+    root::attach(root)?;
+    mounts::place(inside, root.as_fd())?;
+    devices::make(inside, root.as_fd(), mapped)?;
+    mounts::protect(inside.spec, root.as_fd())?;
+    root::enter(root.as_fd(), inside.spec)?;
+    finish(proof, inside)
+}
+
+/// Waits until the helper has mapped the ids, and becomes root there.
+fn await_mapping(line: &Line) -> Result<OwnedFd> {
+    match line.hear()? {
+        Some((Word::Mapped, mut fds)) => {
+            let root = fds.pop().ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system came"))?;
+            process::become_root()?;
+            process::die_with_parent()?;
+            Ok(root)
+        }
+        _ => sys::process::exit_now(1),
+    }
+}
+
+fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
+    let process = inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
+    process::make_cwd(process);
+    let job = Job { process, seccomp: inside.seccomp, line: &inside.line };
+    let terminal = job.streams(&inside.ends, process::Console::Mount)?;
+    if let Some(asked) = inside.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
+        process::personality(asked.domain())?;
+    }
+    job.privileges()?;
+    let master: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    inside.line.say(&Word::Ready, &master)?;
+    drop(terminal);
+    match inside.line.hear()? {
+        Some((Word::Go, _)) => {}
+        _ => sys::process::exit_now(1),
+    }
+    match inside.first {
+        First::Program => job.run(),
+        First::Init => tiny::run(proof, &job),
+    }
+}
+
+fn names(inside: &Inside<'_>) -> Result<()> {
+    let own = inside.own.contains(Namespaces::UTS);
+    if let Some(name) = inside.spec.hostname().as_ref().filter(|name| own && !name.is_empty()) {
+        rustix::system::sethostname(name.as_bytes()).doing(|| format!("hostname {name:?}"))?;
+    }
+    if let Some(name) = inside.spec.domainname().as_ref().filter(|name| own && !name.is_empty()) {
+        rustix::system::setdomainname(name.as_bytes()).doing(|| format!("domainname {name:?}"))?;
+    }
+    Ok(())
+}
+
+/// Kernel settings: only those that belong to a namespace of the container's own.
+fn sysctls(inside: &Inside<'_>) -> Result<()> {
+    let asked = inside.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    for (name, value) in asked.into_iter().flatten() {
+        let path = name.replace('.', "/");
+        let joined = inside.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let has = |kind: Namespaces, typ: oci_spec::runtime::LinuxNamespaceType| {
+            inside.own.contains(kind) || joined.is_some_and(|all| all.iter().any(|one| one.typ() == typ))
+        };
+        use oci_spec::runtime::LinuxNamespaceType::{Ipc, Network, Uts};
+        let ipc = ["kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax"];
+        let ipc_more = ["kernel/shmmni", "kernel/shm_rmid_forced"];
+        let allowed = if path.starts_with("net/") {
+            has(Namespaces::NET, Network)
+        } else if ipc.contains(&path.as_str()) || ipc_more.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
+            has(Namespaces::IPC, Ipc)
+        } else {
+            path == "kernel/domainname" && has(Namespaces::UTS, Uts)
+        };
+        if !allowed || path.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(SetupError::invalid(format!(
+                "sysctl {name:?} is not in a separate kernel namespace; it would change the host"
+            )));
+        }
+        let full = format!("/proc/sys/{path}");
+        let missing = !std::path::Path::new(&full).exists();
+        if missing {
+            return Err(SetupError::new(FailureKind::NotFound, format!("sysctl {name:?} does not exist on this kernel")));
+        }
+        std::fs::write(&full, value).doing(|| format!("sysctl {name}={value}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! The root file system: made outside as a detached mount, attached and entered inside.
+
+use crate::error::{Doing, Result, SetupError};
+use control::{FailureKind, Rootfs};
+use oci_spec::runtime::Spec;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use sys::mount::{
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr, move_mount,
+    open_tree, pivot_root_here, set_propagation,
+};
+
+/// Opens the root file system as a detached mount; with a user namespace, its owners are mapped by that.
+pub(crate) fn open(rootfs: &Rootfs, layers: &[OwnedFd], user: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    match rootfs {
+        Rootfs::Directory { path } => {
+            let tree = clone_tree(CWD, path).map_err(|error| {
+                let kind = if error.errno == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Internal };
+                SetupError::new(kind, format!("root file system {}: {error}", path.display()))
+            })?;
+            map(&tree, user).doing(|| format!("root file system {}", path.display()))?;
+            Ok(tree)
+        }
+        Rootfs::Overlay { layers: count, writable, volatile } => {
+            let layers = layers.get(..*count).ok_or_else(|| SetupError::invalid("fewer layers came than promised"))?;
+            let mapped = layers.iter().map(|layer| mapped_layer(layer, user)).collect::<Result<Vec<_>>>()?;
+            let layers: Vec<BorrowedFd<'_>> =
+                layers.iter().zip(&mapped).map(|(plain, own)| own.as_ref().map_or(plain.as_fd(), AsFd::as_fd)).collect();
+            match (writable, layers.as_slice()) {
+                (None, [only]) => {
+                    open_tree(*only, Path::new(""), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+                        .or_else(|_| only.try_clone_to_owned().map_err(|_| sys::SysError::new("dup", Errno::MFILE)))
+                        .doing(|| "the only layer")
+                }
+                (writable, layers) => overlay(layers, writable.as_deref(), *volatile, user),
+            }
+        }
+    }
+}
+
+fn clone_tree(at: BorrowedFd<'_>, path: &Path) -> sys::Result<OwnedFd> {
+    open_tree(at, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+}
+
+fn map(tree: &OwnedFd, user: Option<BorrowedFd<'_>>) -> sys::Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    let attrs = MountAttrs { set: MountAttr::IDMAP, user_namespace: Some(user), ..MountAttrs::default() };
+    mount_setattr(tree.as_fd(), Depth::One, &attrs)
+}
+
+fn mapped_layer(layer: &OwnedFd, user: Option<BorrowedFd<'_>>) -> Result<Option<OwnedFd>> {
+    if user.is_none() {
+        return Ok(None);
+    }
+    let tree = clone_tree(layer.as_fd(), Path::new("")).doing(|| "cannot clone a layer for another user namespace")?;
+    map(&tree, user).doing(|| "cannot map a layer's owners; its file system or this kernel lacks idmapped mounts")?;
+    Ok(Some(tree))
+}
+
+fn overlay(
+    layers: &[BorrowedFd<'_>],
+    writable: Option<&Path>,
+    volatile: bool,
+    user: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
+    let upper = writable.map(|folder| upper_dirs(folder, user)).transpose()?;
+    let assemble = |by: By| -> std::result::Result<OwnedFd, sys::mount::FsError> {
+        let context = FsContext::open("overlay")?;
+        context.set_string("source", "overlay")?;
+        for layer in layers {
+            by.set(&context, "lowerdir+", *layer)?;
+        }
+        if let Some(upper) = &upper {
+            by.set(&context, "upperdir", upper.upper.as_fd())?;
+            by.set(&context, "workdir", upper.work.as_fd())?;
+            if volatile {
+                context.set_flag("volatile")?;
+            }
+        }
+        context.set_string("metacopy", "off")?;
+        context.create()?;
+        context.mount(MountAttr::empty())
+    };
+    match assemble(By::Descriptor) {
+        // kernels before 6.13 take only paths here
+        Err(error) if error.errno() == Errno::INVAL => assemble(By::Path),
+        other => other,
+    }
+    .doing(|| "cannot mount the root file system")
+}
+
+#[derive(Clone, Copy)]
+enum By {
+    Descriptor,
+    Path,
+}
+
+impl By {
+    fn set(self, context: &FsContext, key: &str, fd: BorrowedFd<'_>) -> std::result::Result<(), sys::mount::FsError> {
+        match self {
+            Self::Descriptor => context.set_fd(key, fd),
+            Self::Path => context.set_string(key, &format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        }
+    }
+}
+
+struct Upper {
+    upper: OwnedFd,
+    work: OwnedFd,
+    /// A detached mount lasts as long as its own descriptor.
+    _base: OwnedFd,
+}
+
+fn upper_dirs(folder: &Path, user: Option<BorrowedFd<'_>>) -> Result<Upper> {
+    let what = || format!("writable folder {}", folder.display());
+    let base = match user {
+        None => rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).doing(what)?,
+        Some(_) => {
+            let tree = clone_tree(CWD, folder).doing(what)?;
+            map(&tree, user).doing(what)?;
+            tree
+        }
+    };
+    let open = |name: &str| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&base, name, flags, Mode::empty()).doing(|| format!("{}/{name}", folder.display()))
+    };
+    Ok(Upper { upper: open("upper")?, work: open("work")?, _base: base })
+}
+
+/// Puts the root file system over the current root, where [`enter`] then goes.
+pub(crate) fn attach(root: &OwnedFd) -> Result<()> {
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    set_propagation(Path::new("/"), slave).doing(|| "cannot part the mounts from the host's")?;
+    let private = MountAttrs { propagation: Some(MountPropagationFlags::PRIVATE), ..MountAttrs::default() };
+    mount_setattr(root.as_fd(), Depth::Recursive, &private).doing(|| "cannot make the root file system private")?;
+    move_mount(root.as_fd(), Path::new(""), CWD, Path::new("/"), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .doing(|| "cannot attach the root file system")
+}
+
+/// Makes the attached root file system the root; the host's files are out of sight afterwards.
+pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec) -> Result<()> {
+    let readonly = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
+    rustix::process::fchdir(root).doing(|| "cannot go to the root file system")?;
+    pivot_root_here().doing(|| "cannot make it the root")?;
+    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().clone());
+    let propagation = asked.as_deref().map(super::options::propagation);
+    let propagation = propagation.map(|found| found.ok_or_else(|| SetupError::invalid("linux.rootfsPropagation: no such type")));
+    if let Some((flags, depth)) = propagation.transpose()? {
+        let attrs = MountAttrs { propagation: Some(flags), ..MountAttrs::default() };
+        mount_setattr(root, depth, &attrs).doing(|| "linux.rootfsPropagation")?;
+    }
+    if readonly {
+        let attrs = MountAttrs { set: MountAttr::RDONLY, ..MountAttrs::default() };
+        mount_setattr(root, Depth::One, &attrs).doing(|| "cannot make the root file system read-only")?;
+    }
+    Ok(())
+}
+
+/// Opens a path of the container, as it looks from inside.
+pub(crate) fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let path = relative(path);
+    loop {
+        match rustix::fs::openat2(root, &path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
+            // a rename somewhere during a `..`
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
+
+fn relative(path: &Path) -> PathBuf {
+    let relative: PathBuf = path.components().filter(|part| !matches!(part, Component::RootDir)).collect();
+    if relative.as_os_str().is_empty() { PathBuf::from(".") } else { relative }
+}
+
+/// Opens a folder of the container, and makes what is missing of it.
+pub(crate) fn ensure_dir(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match resolve(root, path, flags) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let parent = path.parent().map_or_else(|| resolve(root, Path::new("/"), flags), |parent| ensure_dir(root, parent))?;
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    resolve(root, path, flags)
+}
+
+/// Opens a file of the container, and makes it, empty, if it is missing.
+pub(crate) fn ensure_file(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
+    match resolve(root, path, OFlags::PATH) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let parent = ensure_dir(root, path.parent().ok_or(Errno::INVAL)?)?;
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    resolve(root, path, OFlags::PATH)
+}

@@ -1,0 +1,24 @@
+//! The container runtime: one process from an OCI configuration, and the helper program that stays beside it.
+//!
+//! ```text
+//! create::create ── clone3 ──> init::run        root file system, mounts, devices, names        (new namespaces)
+//!      │                          │ ready           process::*    user, capabilities, seccomp, execve
+//!      │ <──────── sync ──────────┘ <- go
+//!      └─> Container { pidfd, group, streams }
+//! exec::exec    ── setns, clone3 ──> process::*     one more process in the same namespaces
+//! shim::Shim      the event loop around both: control protocol, terminal, log, attached clients, exit code
+//! ```
+//!
+//! Making a container knows nothing of the shim, so that another face (a runtime command line) can stand over the same
+//! code. Neighbours: `cgroup` and `sys` below, `control` for the words that the daemon uses.
+
+pub mod create;
+pub mod error;
+pub mod exec;
+mod init;
+mod process;
+pub mod shim;
+pub mod stdio;
+mod sync;
+
+pub use error::{Result, SetupError};

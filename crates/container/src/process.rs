@@ -1,0 +1,455 @@
+//! From a process of ours inside the container to the user's program: streams, user, rights, execve.
+//!
+//! The order matters: limits and user first, while capabilities last; then the program of seccomp(2) and the final
+//! capabilities with nothing in between but what they themselves need, so that a strict profile cannot break the start.
+
+use crate::error::{Doing, Result, SetupError};
+use crate::stdio::Ends;
+use crate::sync::{Line, Word};
+use control::{FailureKind, SeccompProgram};
+use oci_spec::runtime::{Capabilities, Capability, LinuxPersonalityDomain, PosixRlimit, PosixRlimitType, Process};
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::termios::Winsize;
+use rustix::thread as thread_calls;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEVPTS_MAGIC: u64 = 0x1cd1;
+const PROC_MAGIC: u64 = 0x9fa0;
+
+/// What a process of ours is to become.
+pub(crate) struct Job<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) seccomp: Option<&'a SeccompProgram>,
+    pub(crate) line: &'a Line,
+}
+
+/// Whether a terminal also becomes the container's console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Console {
+    /// Mounted on /dev/console.
+    Mount,
+    /// Not.
+    None,
+}
+
+/// Has the kernel kill this process when the helper dies. It forgets that when ids change.
+pub(crate) fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "prctl(PR_SET_PDEATHSIG)")
+}
+
+/// Becomes root in a user namespace.
+pub(crate) fn become_root() -> Result<()> {
+    let (user, group) = (Uid::ROOT, Gid::ROOT);
+    thread_calls::set_thread_res_gid(group, group, group).doing(|| "setresgid")?;
+    thread_calls::set_thread_res_uid(user, user, user).doing(|| "setresuid")?;
+    thread_calls::set_thread_groups(&[]).doing(|| "setgroups")
+}
+
+/// Makes the working folder if the image lacks it; whether it can be entered shows later.
+pub(crate) fn make_cwd(process: &Process) {
+    if process.cwd() != Path::new("/") && !process.cwd().exists() {
+        let _ = std::fs::create_dir_all(process.cwd());
+    }
+}
+
+impl Job<'_> {
+    /// Puts the standard streams in place; returns the master of a terminal.
+    pub(crate) fn streams(&self, ends: &Ends, console: Console) -> Result<Option<OwnedFd>> {
+        rustix::process::setsid().doing(|| "setsid").or_else(|error| {
+            // a leader of a session already is what we want
+            if rustix::process::getsid(None).is_ok_and(|id| id == rustix::process::getpid()) { Ok(rustix::process::getpid()) } else { Err(error) }
+        })?;
+        let user = self.process.user();
+        let owner = (Some(Uid::from_raw(user.uid())), Some(Gid::from_raw(user.gid())));
+        match ends {
+            Ends::Pipes { stdin, stdout, stderr } => {
+                if user.uid() != 0 || user.gid() != 0 {
+                    for pipe in [stdin, stdout, stderr] {
+                        // so that /dev/stdout can be opened again; /dev/null of the host is not ours to give
+                        let fifo = rustix::fs::fstat(pipe).is_ok_and(|stat| {
+                            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo
+                        });
+                        if fifo {
+                            let _ = rustix::fs::fchown(pipe, owner.0, owner.1);
+                        }
+                    }
+                }
+                place(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())?;
+                Ok(None)
+            }
+            Ends::Terminal => {
+                let (master, slave) = self.terminal()?;
+                let _ = rustix::fs::fchown(&slave, owner.0, None);
+                if console == Console::Mount {
+                    mount_console(&slave)?;
+                }
+                rustix::process::ioctl_tiocsctty(&slave).doing(|| "cannot take the terminal")?;
+                place(slave.as_fd(), slave.as_fd(), slave.as_fd())?;
+                Ok(Some(master))
+            }
+        }
+    }
+
+    /// A terminal of the container's own devpts, and of nothing that an image may have put in its place.
+    fn terminal(&self) -> Result<(OwnedFd, OwnedFd)> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let master = rustix::fs::openat2(CWD, "/dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+            .doing(|| "cannot open a terminal at /dev/pts/ptmx")?;
+        check_magic(&master, DEVPTS_MAGIC, "/dev/pts/ptmx")?;
+        rustix::pty::unlockpt(&master).doing(|| "cannot unlock the terminal")?;
+        let peer = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).doing(|| "cannot open the terminal")?;
+        if let Some(size) = self.process.console_size() {
+            let cut = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+            let size = Winsize { ws_row: cut(size.height()), ws_col: cut(size.width()), ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&master, size).doing(|| "cannot set the terminal's size")?;
+        }
+        Ok((master, slave))
+    }
+
+    /// Limits, user and groups; all capabilities that the process may need are still there afterwards.
+    pub(crate) fn privileges(&self) -> Result<()> {
+        let process = self.process;
+        for limit in process.rlimits().iter().flatten() {
+            self.limit(limit)?;
+        }
+        self.label()?;
+        self.schedule();
+        if process.no_new_privileges().unwrap_or(false) {
+            thread_calls::set_no_new_privs(true).doing(|| "prctl(PR_SET_NO_NEW_PRIVS)")?;
+        }
+        if let Some(sets) = process.capabilities() {
+            let keep = mask(sets.bounding().as_ref());
+            for number in (0..64).filter(|number| keep & (1 << number) == 0) {
+                let capability = thread_calls::CapabilitySet::from_bits_retain(1 << number);
+                match thread_calls::remove_capability_from_bounding_set(capability) {
+                    Ok(()) => {}
+                    // behind the last that this kernel knows
+                    Err(Errno::INVAL) => break,
+                    Err(errno) => return Err(errno).doing(|| "prctl(PR_CAPBSET_DROP)"),
+                }
+            }
+        }
+        self.user()?;
+        die_with_parent()?;
+        let mask = process.user().umask().unwrap_or(0o022);
+        rustix::process::umask(Mode::from_raw_mode(mask));
+        Ok(())
+    }
+
+    fn user(&self) -> Result<()> {
+        let user = self.process.user();
+        let groups: Vec<Gid> =
+            user.additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
+        let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+        thread_calls::set_keep_capabilities(true).doing(|| "prctl(PR_SET_KEEPCAPS)")?;
+        thread_calls::set_thread_groups(&groups).doing(|| "setgroups: a group is not mapped in the user namespace")?;
+        thread_calls::set_thread_res_gid(gid, gid, gid).doing(|| format!("setresgid {}", user.gid()))?;
+        thread_calls::set_thread_res_uid(uid, uid, uid).doing(|| format!("setresuid {}", user.uid()))?;
+        if user.uid() != 0 {
+            let mut sets = thread_calls::capabilities(None).doing(|| "capget")?;
+            sets.effective = sets.permitted;
+            thread_calls::set_capabilities(None, sets).doing(|| "capset")?;
+        }
+        Ok(())
+    }
+
+    fn limit(&self, limit: &PosixRlimit) -> Result<()> {
+        let (resource, name) = resource(limit.typ());
+        let number = |value: u64| (value != u64::MAX).then_some(value);
+        let wanted = Rlimit { current: number(limit.soft()), maximum: number(limit.hard()) };
+        match rustix::process::setrlimit(resource, wanted) {
+            Err(Errno::PERM) => {
+                let have = rustix::process::getrlimit(resource).maximum;
+                let most = |value: Option<u64>| match (value, have) {
+                    (Some(value), Some(have)) => Some(value.min(have)),
+                    (value, have) => value.or(have),
+                };
+                let clamped = Rlimit { current: most(wanted.current), maximum: most(wanted.maximum) };
+                rustix::process::setrlimit(resource, clamped).doing(|| format!("rlimit {name}"))?;
+                let shown = have.map_or_else(|| "unlimited".to_owned(), |have| have.to_string());
+                let text = format!("ulimit {name} cannot be raised above {shown} here and was lowered to it");
+                self.line.say(&Word::Warning(text), &[])
+            }
+            other => other.doing(|| format!("rlimit {name} {}:{}", limit.soft(), limit.hard())),
+        }
+    }
+
+    /// The security module's label for the program.
+    fn label(&self) -> Result<()> {
+        let process = self.process;
+        if let Some(profile) = process.apparmor_profile().as_deref().filter(|name| !name.is_empty()) {
+            attribute("/proc/self/attr/apparmor/exec", &format!("exec {profile}"))
+                .or_else(|_| attribute("/proc/self/attr/exec", &format!("exec {profile}")))
+                .map_err(|error| SetupError::unsupported(format!("AppArmor profile {profile:?}: {}", error.message)))?;
+        }
+        if let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) {
+            attribute("/proc/self/attr/exec", label)
+                .map_err(|error| SetupError::unsupported(format!("SELinux label {label:?}: {}", error.message)))?;
+        }
+        Ok(())
+    }
+
+    /// Niceness, where the configuration asks for one.
+    fn schedule(&self) {
+        if let Some(nice) = self.process.scheduler().as_ref().and_then(|scheduler| *scheduler.nice()) {
+            if let Err(errno) = rustix::process::setpriority_process(None, nice) {
+                let _ = self.line.say(&Word::Warning(format!("nice {nice} was not set: {errno}")), &[]);
+            }
+        }
+    }
+
+    /// The seccomp program and the final capabilities.
+    pub(crate) fn confine(&self) -> Result<()> {
+        let unprivileged = self.process.no_new_privileges().unwrap_or(false);
+        let load = || match self.seccomp {
+            Some(program) => {
+                sys::seccomp::load(program.flags, &program.instructions).doing(|| "cannot load the seccomp profile")
+            }
+            None => Ok(()),
+        };
+        if !unprivileged {
+            load()?;
+        }
+        self.capabilities()?;
+        if unprivileged { load() } else { Ok(()) }
+    }
+
+    fn capabilities(&self) -> Result<()> {
+        let Some(sets) = self.process.capabilities() else { return Ok(()) };
+        let set = |asked: &Option<Capabilities>| thread_calls::CapabilitySet::from_bits_retain(mask(asked.as_ref()));
+        let wanted = thread_calls::CapabilitySets {
+            effective: set(sets.effective()),
+            permitted: set(sets.permitted()),
+            inheritable: set(sets.inheritable()),
+        };
+        thread_calls::set_capabilities(None, wanted).doing(|| "capset: the daemon itself lacks one of the capabilities")?;
+        let ambient = mask(sets.ambient().as_ref());
+        for number in (0..64).filter(|number| ambient & (1 << number) != 0) {
+            let capability = thread_calls::CapabilitySet::from_bits_retain(1 << number);
+            thread_calls::configure_capability_in_ambient_set(capability, true)
+                .doing(|| "prctl(PR_CAP_AMBIENT): an ambient capability must be permitted and inheritable")?;
+        }
+        Ok(())
+    }
+
+    /// Becomes the program. Returns only a failure.
+    pub(crate) fn run(&self) -> Result<()> {
+        let program = Program::of(self.process)?;
+        let cwd = self.process.cwd();
+        rustix::process::chdir(cwd).map_err(|errno| {
+            SetupError::invalid(format!("cannot enter the working directory {}: {errno}", cwd.display()))
+        })?;
+        match rustix::process::getcwd(Vec::new()) {
+            Ok(path) if path.to_bytes().starts_with(b"/") => {}
+            _ => return Err(SetupError::invalid("the working directory is outside of the container")),
+        }
+        sys::process::close_on_exec_from(3).doing(|| "close_range")?;
+        sys::process::reset_sigpipe();
+        self.confine()?;
+        sys::process::unblock_signals();
+        Err(program.exec())
+    }
+}
+
+fn place(stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<()> {
+    rustix::stdio::dup2_stdin(stdin).doing(|| "dup2")?;
+    rustix::stdio::dup2_stdout(stdout).doing(|| "dup2")?;
+    rustix::stdio::dup2_stderr(stderr).doing(|| "dup2")
+}
+
+fn mount_console(slave: &OwnedFd) -> Result<()> {
+    use sys::mount::{OpenTreeFlags, move_mount_onto, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(slave.as_fd(), Path::new(""), flags).doing(|| "cannot bind the console")?;
+    let create = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let console = rustix::fs::openat2(CWD, "/dev/console", create, Mode::from_raw_mode(0o600), ResolveFlags::NO_SYMLINKS)
+        .doing(|| "cannot make /dev/console")?;
+    move_mount_onto(tree.as_fd(), console.as_fd()).doing(|| "cannot mount /dev/console")
+}
+
+fn check_magic(fd: &OwnedFd, magic: u64, what: &str) -> Result<()> {
+    let stat = rustix::fs::fstatfs(fd).doing(|| what.to_owned())?;
+    if u64::try_from(stat.f_type).is_ok_and(|have| have == magic) {
+        Ok(())
+    } else {
+        Err(SetupError::invalid(format!("{what} is not on the file system that belongs there")))
+    }
+}
+
+/// Writes to a file of the kernel's own in /proc, and to nothing that stands in its place.
+fn attribute(path: &str, value: &str) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).doing(|| path.to_owned())?;
+    check_magic(&file, PROC_MAGIC, path)?;
+    rustix::io::write(&file, value.as_bytes()).doing(|| path.to_owned())?;
+    Ok(())
+}
+
+/// A program, ready for execve.
+struct Program {
+    name: String,
+    candidates: Vec<CString>,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Program {
+    fn of(process: &Process) -> Result<Self> {
+        let arguments = process.args().as_deref().unwrap_or_default();
+        let name = arguments.first().filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| SetupError::invalid("no command is given"))?.clone();
+        let text = |text: &String| CString::new(text.as_str()).map_err(|_| SetupError::invalid("a NUL character in the command or its environment"));
+        let environment = process.env().as_deref().unwrap_or_default();
+        let search = environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let candidates: Vec<String> = if name.contains('/') {
+            vec![name.clone()]
+        } else {
+            let folder = |folder: &str| if folder.is_empty() { format!("./{name}") } else { format!("{folder}/{name}") };
+            search.split(':').map(folder).collect()
+        };
+        Ok(Self {
+            candidates: candidates.iter().map(text).collect::<Result<_>>()?,
+            arguments: arguments.iter().map(text).collect::<Result<_>>()?,
+            environment: environment.iter().map(text).collect::<Result<_>>()?,
+            name,
+        })
+    }
+
+    /// Tries each candidate; returns why none runs.
+    fn exec(self) -> SetupError {
+        let mut denied = None;
+        for path in &self.candidates {
+            let errno = sys::process::execve(path, &self.arguments, &self.environment).errno;
+            match errno {
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS if !self.name.contains('/') => denied = Some(errno),
+                other => {
+                    denied = Some(other);
+                    break;
+                }
+            }
+        }
+        let name = &self.name;
+        match denied {
+            None if name.contains('/') => SetupError::new(
+                FailureKind::CommandNotFound,
+                format!("exec: {name:?}: stat {name}: no such file or directory"),
+            ),
+            None => SetupError::new(
+                FailureKind::CommandNotFound,
+                format!("exec: {name:?}: executable file not found in $PATH"),
+            ),
+            Some(Errno::ACCESS) => {
+                SetupError::new(FailureKind::CommandNotExecutable, format!("exec: {name:?}: permission denied"))
+            }
+            Some(Errno::NOEXEC) => {
+                SetupError::new(FailureKind::CommandNotExecutable, format!("exec {name}: exec format error"))
+            }
+            Some(errno) => SetupError::new(FailureKind::CommandNotExecutable, format!("exec {name}: {errno}")),
+        }
+    }
+}
+
+fn resource(kind: PosixRlimitType) -> (Resource, &'static str) {
+    match kind {
+        PosixRlimitType::RlimitAs => (Resource::As, "as"),
+        PosixRlimitType::RlimitCore => (Resource::Core, "core"),
+        PosixRlimitType::RlimitCpu => (Resource::Cpu, "cpu"),
+        PosixRlimitType::RlimitData => (Resource::Data, "data"),
+        PosixRlimitType::RlimitFsize => (Resource::Fsize, "fsize"),
+        PosixRlimitType::RlimitLocks => (Resource::Locks, "locks"),
+        PosixRlimitType::RlimitMemlock => (Resource::Memlock, "memlock"),
+        PosixRlimitType::RlimitMsgqueue => (Resource::Msgqueue, "msgqueue"),
+        PosixRlimitType::RlimitNice => (Resource::Nice, "nice"),
+        PosixRlimitType::RlimitNofile => (Resource::Nofile, "nofile"),
+        PosixRlimitType::RlimitNproc => (Resource::Nproc, "nproc"),
+        PosixRlimitType::RlimitRss => (Resource::Rss, "rss"),
+        PosixRlimitType::RlimitRtprio => (Resource::Rtprio, "rtprio"),
+        PosixRlimitType::RlimitRttime => (Resource::Rttime, "rttime"),
+        PosixRlimitType::RlimitSigpending => (Resource::Sigpending, "sigpending"),
+        PosixRlimitType::RlimitStack => (Resource::Stack, "stack"),
+    }
+}
+
+/// Sets the execution domain that the configuration asks for.
+pub(crate) fn personality(domain: LinuxPersonalityDomain) -> Result<()> {
+    const LINUX32: u64 = 8;
+    let number = match domain {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => LINUX32,
+    };
+    sys::process::personality(number).doing(|| "linux.personality")
+}
+
+/// The kernel's number of each capability, as bits.
+fn mask(asked: Option<&Capabilities>) -> u64 {
+    asked.into_iter().flatten().fold(0, |mask, capability| mask | 1 << number(*capability))
+}
+
+fn number(capability: Capability) -> u32 {
+    ORDER.iter().position(|have| *have == capability).and_then(|at| u32::try_from(at).ok()).unwrap_or(63)
+}
+
+/// In the order of linux/capability.h.
+const ORDER: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_have_the_kernels_numbers() {
+        assert_eq!(number(Capability::Chown), 0);
+        assert_eq!(number(Capability::SysAdmin), 21);
+        assert_eq!(number(Capability::AuditRead), 37);
+        assert_eq!(number(Capability::CheckpointRestore), 40);
+    }
+}

@@ -1,0 +1,56 @@
+//! The standard streams of a process: its ends and ours.
+
+use crate::error::{Doing, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::os::fd::OwnedFd;
+
+/// Our ends.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// Writes to the process's input.
+    pub stdin: Option<OwnedFd>,
+    /// Reads its output.
+    pub stdout: Option<OwnedFd>,
+    /// Reads its errors.
+    pub stderr: Option<OwnedFd>,
+    /// A terminal's master, in place of the three.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// The process's ends.
+#[derive(Debug)]
+pub(crate) enum Ends {
+    /// It makes a terminal itself and sends the master.
+    Terminal,
+    /// Pipes; an input of `/dev/null` where none is kept open.
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+}
+
+/// Whether an input is kept open for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Clients may write.
+    Open,
+    /// The process reads end of file.
+    Null,
+}
+
+/// Makes both ends for a process without a terminal.
+pub(crate) fn pipes(input: Input) -> Result<(Streams, Ends)> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).doing(|| "cannot make a pipe");
+    let (stdin, ours) = match input {
+        Input::Open => {
+            let (read, write) = pipe()?;
+            (read, Some(write))
+        }
+        Input::Null => {
+            let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            (null.doing(|| "cannot open /dev/null")?, None)
+        }
+    };
+    let (out_read, stdout) = pipe()?;
+    let (err_read, stderr) = pipe()?;
+    let streams = Streams { stdin: ours, stdout: Some(out_read), stderr: Some(err_read), terminal: None };
+    Ok((streams, Ends::Pipes { stdin, stdout, stderr }))
+}

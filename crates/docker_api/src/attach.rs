@@ -1,0 +1,180 @@
+//! Connections that stop being HTTP and become a process's streams.
+//!
+//! The client's socket itself is handed to the engine, which hands it to the container's helper: the daemon is out of the data
+//! path. A client that does not ask for an upgrade gets the output as a chunked body, through a pair of sockets.
+
+use crate::error::ApiError;
+use crate::reply::{self, Body, Reply, Result};
+use bytes::Bytes;
+use docker_wire::{MULTIPLEXED_STREAM, RAW_STREAM};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper_util::rt::TokioIo;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+/// How long a start waits for attaching clients that were answered but not handed over yet.
+const HAND_OVER: Duration = Duration::from_secs(2);
+const PIECE: usize = 16 << 10;
+
+/// A client's connection, on its way to a process.
+pub(crate) enum Client {
+    /// It asked for an upgrade: its socket, once the answer is out.
+    Socket(OnUpgrade),
+    /// It did not: the far end of the pair whose near end is read into the answer's body.
+    Pair(OwnedFd),
+}
+
+impl Client {
+    /// The descriptor and the bytes that the client sent ahead.
+    pub(crate) async fn connection(self) -> io::Result<(OwnedFd, Vec<u8>)> {
+        match self {
+            Self::Pair(fd) => Ok((fd, Vec::new())),
+            Self::Socket(upgrade) => {
+                let upgraded: Upgraded = upgrade.await.map_err(io::Error::other)?;
+                let parts = upgraded
+                    .downcast::<TokioIo<UnixStream>>()
+                    .map_err(|_| io::Error::other("the connection is not a unix socket"))?;
+                Ok((parts.io.into_inner().into_std()?.into(), parts.read_buf.to_vec()))
+            }
+        }
+    }
+}
+
+/// Makes the answer that turns a connection into streams, and the client's end for the engine.
+pub(crate) fn hijack(request: &mut Request<Incoming>, media: &'static str) -> Result<(Client, Reply)> {
+    if request.headers().contains_key(UPGRADE) {
+        let client = Client::Socket(hyper::upgrade::on(request));
+        let mut reply = Response::new(Body::Full(None));
+        *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        reply.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
+        let headers = reply.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+        return Ok((client, reply));
+    }
+    let failed = |error: io::Error| ApiError::internal(format!("cannot make a pair of sockets: {error}"));
+    let (near, far) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+    near.set_nonblocking(true).map_err(failed)?;
+    let mut near = UnixStream::from_std(near).map_err(failed)?;
+    let (sender, reply) = reply::stream(media);
+    tokio::spawn(async move {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let bytes = tokio::select! {
+                got = near.read(&mut piece) => match got {
+                    Ok(0) => return,
+                    Ok(count) => Ok(Bytes::copy_from_slice(&piece[..count])),
+                    Err(error) => Err(error),
+                },
+                () = sender.closed() => return,
+            };
+            if sender.send(bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok((Client::Pair(far.into()), reply))
+}
+
+/// The media type of an attached connection. Before API 1.42 it was the same for both kinds.
+pub(crate) fn media(tty: bool, knows_multiplexed: bool) -> &'static str {
+    if tty || !knows_multiplexed { RAW_STREAM } else { MULTIPLEXED_STREAM }
+}
+
+/// Attachments that were promised to a client and not handed to the engine yet.
+///
+/// A client attaches, reads the answer and starts the container, over another connection. The hand-over happens after the answer
+/// went out, so a start has to wait for it, or the first output would miss the client.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    counts: Mutex<BTreeMap<String, usize>>,
+    changed: Notify,
+}
+
+/// One promised attachment; settled when dropped.
+pub(crate) struct Promise {
+    pending: Arc<Pending>,
+    id: String,
+}
+
+impl Pending {
+    pub(crate) fn promise(self: &Arc<Self>, id: &str) -> Promise {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default() += 1;
+        Promise { pending: Arc::clone(self), id: id.to_owned() }
+    }
+
+    fn is_settled(&self, id: &str) -> bool {
+        !self.counts.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// Returns when nothing is promised for the container, or after a while if a client is slow to take its answer.
+    pub(crate) async fn settled(&self, id: &str) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                let mut changed = std::pin::pin!(changed);
+                changed.as_mut().enable();
+                if self.is_settled(id) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // a client that does not take its answer misses output, which is then its own doing
+        let _ = tokio::time::timeout(HAND_OVER, wait).await;
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut counts = self.pending.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.id);
+            }
+        }
+        drop(counts);
+        self.pending.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_waits_for_promised_attachments() {
+        let pending: Arc<Pending> = Arc::default();
+        pending.settled("a").await;
+        let (first, second) = (pending.promise("a"), pending.promise("a"));
+        let waiting = tokio::spawn({
+            let pending = Arc::clone(&pending);
+            async move { pending.settled("a").await }
+        });
+        pending.settled("b").await;
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!pending.is_settled("a") && !waiting.is_finished());
+        drop(second);
+        waiting.await.unwrap();
+        assert!(pending.counts.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn old_clients_know_one_media_type() {
+        assert_eq!(media(false, true), MULTIPLEXED_STREAM);
+        assert_eq!(media(false, false), RAW_STREAM);
+        assert_eq!(media(true, true), RAW_STREAM);
+    }
+}

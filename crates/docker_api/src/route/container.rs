@@ -1,0 +1,286 @@
+//! Containers: their life, their looks, their terminals.
+
+use crate::attach::{hijack, media};
+use crate::error::ApiError;
+use crate::reply::{self, Result};
+use crate::route::Version;
+use crate::server::Call;
+use crate::translate::time::now_ns;
+use crate::translate::{Filled, create as translate, describe, list as listing, refuse, resources};
+use bytes::Bytes;
+use docker_wire::models::{
+    ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse, ContainerUpdateBody,
+    ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
+};
+use engine::{Attach, ErrorClass, Remove, Streams, WaitFor};
+use hyper::StatusCode;
+
+/// `POST /containers/create`
+pub(crate) async fn create(mut call: Call) -> Result {
+    let body: ContainerCreateBody = call.json().await?;
+    if let Some(platform) = call.query.text("platform") {
+        let os = platform.split('/').next().unwrap_or_default();
+        if os != "linux" {
+            return Err(ApiError::invalid(format!("platform {platform:?} cannot run here; this is a Linux engine")));
+        }
+    }
+    let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
+    let created = call.engine().create(translate::spec(name, body)?).await?;
+    let answer = ContainerCreateResponse { id: created.id.to_string(), warnings: created.warnings };
+    reply::json_with(StatusCode::CREATED, &answer)
+}
+
+/// `GET /containers/json`
+pub(crate) async fn list(call: Call) -> Result {
+    let filters = call.query.filters(listing::FILTERS)?;
+    let limit =
+        call.query.number::<i64>("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let all = call.query.flag("all") || limit.is_some();
+    let mut ancestors = Vec::new();
+    for name in filters.values("ancestor").unwrap_or_default() {
+        // a name without an image matches the containers that were made from it
+        if let Ok(image) = call.engine().image(name).await {
+            ancestors.push(image.id.to_string());
+        }
+    }
+    let find = |who: &str| Ok(call.engine().container(who)?.as_ref().clone());
+    let choice = listing::Choice::new(filters, all, ancestors, find)?;
+    let now = now_ns();
+    let containers = call.engine().containers();
+    let shown = containers.iter().filter(|container| choice.shows(container));
+    reply::json(
+        &shown.take(limit.unwrap_or(usize::MAX)).map(|container| listing::summary(container, now)).collect::<Vec<_>>(),
+    )
+}
+
+/// `GET /containers/{id}/json`
+pub(crate) async fn inspect(call: Call) -> Result {
+    let engine = call.engine();
+    let container = engine.container(call.who())?;
+    reply::json(&describe::container(&container, &engine.paths(&container), &engine.execs_of(&container.id)))
+}
+
+/// `POST /containers/{id}/start`
+pub(crate) async fn start(call: Call) -> Result {
+    let container = call.engine().container(call.who())?;
+    call.api.attaching.settled(container.id.as_str()).await;
+    call.engine().start(container.id.as_str()).await?;
+    reply::done()
+}
+
+fn grace(call: &Call) -> Result<Option<i64>> {
+    call.query.number("t")
+}
+
+/// `POST /containers/{id}/stop`
+pub(crate) async fn stop(call: Call) -> Result {
+    call.engine().stop(call.who(), grace(&call)?, call.query.text("signal")).await?;
+    reply::done()
+}
+
+/// `POST /containers/{id}/restart`
+pub(crate) async fn restart(call: Call) -> Result {
+    call.engine().restart(call.who(), grace(&call)?, call.query.text("signal")).await?;
+    reply::done()
+}
+
+/// `POST /containers/{id}/kill`
+pub(crate) async fn kill(call: Call) -> Result {
+    call.engine().kill(call.who(), call.query.text("signal").unwrap_or("SIGKILL")).await?;
+    reply::done()
+}
+
+/// `POST /containers/{id}/pause`
+pub(crate) async fn pause(call: Call) -> Result {
+    call.engine().pause(call.who()).await?;
+    reply::done()
+}
+
+/// `POST /containers/{id}/unpause`
+pub(crate) async fn unpause(call: Call) -> Result {
+    call.engine().unpause(call.who()).await?;
+    reply::done()
+}
+
+/// `POST /containers/{id}/rename`
+pub(crate) async fn rename(call: Call) -> Result {
+    let name =
+        call.query.text("name").ok_or_else(|| ApiError::invalid("the new name is missing: give it as ?name="))?;
+    call.engine().rename(call.who(), name.strip_prefix('/').unwrap_or(name)).await?;
+    reply::done()
+}
+
+/// `DELETE /containers/{id}`
+pub(crate) async fn remove(call: Call) -> Result {
+    if call.query.flag("link") {
+        return Err(ApiError::unsupported("links between containers are not supported; nothing was removed"));
+    }
+    let how = Remove { force: call.query.flag("force"), volumes: call.query.flag("v") };
+    call.engine().remove(call.who(), how).await?;
+    reply::done()
+}
+
+/// `POST /containers/prune`
+pub(crate) async fn prune(call: Call) -> Result {
+    let filters = call.query.filters(&["label", "label!", "until"])?;
+    for key in ["label", "label!", "until"] {
+        if filters.values(key).is_some() {
+            return Err(ApiError::unsupported(format!(
+                "the filter {key} is not supported for prune; nothing was removed"
+            )));
+        }
+    }
+    let (removed, bytes) = call.engine().prune_containers().await?;
+    reply::json(&ContainerPruneResponse {
+        containers_deleted: Some(removed.iter().map(ToString::to_string).collect()),
+        space_reclaimed: i64::try_from(bytes).ok(),
+    })
+}
+
+/// `POST /containers/{id}/resize`
+pub(crate) async fn resize(call: Call) -> Result {
+    let (rows, columns) = terminal_size(&call)?;
+    call.engine().resize(call.who(), rows, columns).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// `h` and `w` of a resize: rows and columns.
+pub(crate) fn terminal_size(call: &Call) -> Result<(u16, u16)> {
+    let size = |name: &str| {
+        call.query
+            .number(name)?
+            .ok_or_else(|| ApiError::invalid(format!("the terminal's size needs both h and w; {name} is missing")))
+    };
+    Ok((size("h")?, size("w")?))
+}
+
+/// `POST /containers/{id}/update`
+pub(crate) async fn update(mut call: Call) -> Result {
+    let body: ContainerUpdateBody = call.json().await?;
+    let container = call.engine().container(call.who())?;
+    // both have the same fields by the API's description
+    let value =
+        serde_json::to_value(&body).map_err(|error| ApiError::internal(format!("cannot read the change: {error}")))?;
+    let mut host: HostConfig = serde_json::from_value(value)
+        .map_err(|error| ApiError::internal(format!("cannot read the change: {error}")))?;
+    let policy = resources::restart(host.restart_policy.take())?;
+    if policy.is_some_and(|policy| policy != container.spec.restart) {
+        return Err(ApiError::unsupported(
+            "the restart policy of an existing container cannot be changed; create it anew",
+        ));
+    }
+    for (set, field) in [
+        (host.devices.filled(), "Devices"),
+        (host.device_cgroup_rules.filled(), "DeviceCgroupRules"),
+        (host.ulimits.filled(), "Ulimits"),
+        (host.init.is_some(), "Init"),
+    ] {
+        refuse(set, &format!("{field} in an update"), "create the container anew")?;
+    }
+    let change = resources::take(&mut host)?;
+    let warnings = call.engine().update(container.id.as_str(), &change).await?;
+    reply::json(&ContainerUpdateResponse { warnings: Some(warnings) })
+}
+
+/// `POST /containers/{id}/wait`: the head of the answer says that the wait is registered, the body how it ended.
+pub(crate) async fn wait(call: Call) -> Result {
+    let until = match call.query.text("condition").unwrap_or("not-running") {
+        "not-running" => WaitFor::NotRunning,
+        "next-exit" => WaitFor::NextExit,
+        "removed" => WaitFor::Removed,
+        other => {
+            return Err(ApiError::invalid(format!(
+                "invalid condition {other:?}; it is not-running, next-exit or removed"
+            )));
+        }
+    };
+    let wait = call.engine().wait(call.who(), until).await?;
+    Ok(reply::later(async move {
+        let answer = match wait.outcome().await {
+            Ok(end) => ContainerWaitResponse {
+                status_code: end.code.into(),
+                error: Some(end.error)
+                    .filter(|text| !text.is_empty())
+                    .map(|text| ContainerWaitExitError { message: Some(text) }),
+            },
+            Err(error) => ContainerWaitResponse {
+                status_code: -1,
+                error: Some(ContainerWaitExitError { message: Some(error.to_string()) }),
+            },
+        };
+        reply::json_line(&answer).unwrap_or_else(|_| Bytes::from_static(b"{\"StatusCode\":-1}\n"))
+    }))
+}
+
+/// `POST /containers/{id}/attach`
+pub(crate) async fn attach(mut call: Call) -> Result {
+    let container = call.engine().container(call.who())?;
+    if call.query.flag("logs") {
+        return Err(ApiError::unsupported("attach with logs=1 is not supported; read /logs first"));
+    }
+    let query = &call.query;
+    let (stdin, stdout, stderr) = (query.flag("stdin"), query.flag("stdout"), query.flag("stderr"));
+    if !query.flag("stream") || !(stdin || stdout || stderr) {
+        return Err(ApiError::invalid("there is nothing to attach; set stream=1 and any of stdin, stdout and stderr"));
+    }
+    if container.phase == engine::model::Phase::Paused {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("container {} is paused; unpause it before attaching", container.name),
+        ));
+    }
+    let how = Attach {
+        streams: Streams { stdin: stdin && container.spec.open_stdin, stdout, stderr },
+        detach_keys: query.text("detachKeys").map(str::to_owned),
+    };
+    let media = media(container.spec.tty, call.version >= Version::minor(42));
+    let (client, reply) = hijack(&mut call.request, media)?;
+    let promise = call.api.attaching.promise(container.id.as_str());
+    tokio::spawn(async move {
+        match client.connection().await {
+            Ok((connection, ahead)) => {
+                if let Err(error) = call.engine().attach(container.id.as_str(), how, connection, ahead).await {
+                    // the answer has been given; the client sees its connection end
+                    tracing::debug!(%error, container = container.name, "cannot attach");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a client went away while it was being attached"),
+        }
+        drop(promise);
+    });
+    Ok(reply)
+}
+
+/// `GET /containers/{id}/top`
+pub(crate) async fn top(call: Call) -> Result {
+    let top = call.engine().top(call.who(), call.query.text("ps_args").unwrap_or("-ef")).await?;
+    reply::json(&ContainerTopResponse { titles: Some(top.titles), processes: Some(top.rows) })
+}
+
+fn missing_feature(call: &Call, what: &str) -> Result {
+    // an unknown name is the better answer, where it is true
+    match call.engine().container(call.who()) {
+        Err(error) if error.class() == ErrorClass::NotFound => Err(error.into()),
+        _ => Err(ApiError::unsupported(format!("{what} is not supported"))),
+    }
+}
+
+/// `/containers/{id}/archive`
+pub(crate) async fn no_copy(call: Call) -> Result {
+    missing_feature(&call, "copying files into and out of containers; use a bind mount, or tar over exec: it")
+}
+
+/// `GET /containers/{id}/attach/ws`
+pub(crate) async fn no_websocket(call: Call) -> Result {
+    missing_feature(&call, "attaching over a WebSocket")
+}
+
+/// `GET /containers/{id}/changes`
+pub(crate) async fn no_changes(call: Call) -> Result {
+    missing_feature(&call, "listing a container's changes")
+}
+
+/// `GET /containers/{id}/export`
+pub(crate) async fn no_export(call: Call) -> Result {
+    missing_feature(&call, "exporting a container's file system")
+}

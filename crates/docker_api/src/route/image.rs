@@ -1,0 +1,329 @@
+//! Images: listing, importing, naming, removing.
+
+use crate::error::ApiError;
+use crate::reply::{self, Result};
+use crate::server::Call;
+use crate::translate::image as translate;
+use bytes::{Buf, Bytes};
+use docker_wire::models::{ImageDeleteResponseItem, ImagePruneResponse, ImageSummary};
+use engine::image::{ConfigChanges, Image, ImportOptions, PruneScope, Removed};
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use oci::reference::Reference;
+use std::io::{self, Read};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pieces of an archive that wait for the importer.
+const DEPTH: usize = 32;
+/// How long the rest of a refused archive is read, so that the client gets to reading the refusal.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// All images with their numbers of containers.
+pub(crate) async fn summaries(call: &Call) -> Result<Vec<ImageSummary>> {
+    let containers = call.engine().containers();
+    let images = call.engine().images().await?;
+    Ok(images.iter().map(|image| translate::summary(image, users(&containers, image))).collect())
+}
+
+fn users(containers: &[std::sync::Arc<engine::model::Container>], image: &Image) -> usize {
+    let id = image.id.to_string();
+    containers.iter().filter(|container| container.image_id == id).count()
+}
+
+/// `GET /images/json`
+pub(crate) async fn list(call: Call) -> Result {
+    let filters = call.query.filters(&["before", "dangling", "label", "reference", "since", "until"])?;
+    let dangling = filters.flag("dangling")?;
+    let created = async |key: &str| -> Result<Option<std::time::SystemTime>> {
+        let mut found = None;
+        for name in filters.values(key).unwrap_or_default() {
+            found = Some(call.engine().image(name).await?.created);
+        }
+        Ok(found)
+    };
+    let (before, since) = (created("before").await?, created("since").await?);
+    let containers = call.engine().containers();
+    let mut shown = Vec::new();
+    for mut image in call.engine().images().await? {
+        let labels = translate::labels(&image);
+        let keep = dangling.is_none_or(|dangling| dangling == image.references.is_empty())
+            && before.is_none_or(|before| image.created < before)
+            && since.is_none_or(|since| image.created > since)
+            && filters.match_labels(|key| labels.get(key).map(String::as_str));
+        if let Some(patterns) = filters.values("reference") {
+            image.references.retain(|name| patterns.iter().any(|pattern| named(pattern, name)));
+            if image.references.is_empty() {
+                continue;
+            }
+        }
+        if keep {
+            shown.push(translate::summary(&image, users(&containers, &image)));
+        }
+    }
+    reply::json(&shown)
+}
+
+/// True if a pattern fits a reference, with or without its tag.
+fn named(pattern: &str, reference: &Reference) -> bool {
+    glob(pattern.as_bytes(), reference.familiar().as_bytes())
+        || glob(pattern.as_bytes(), reference.familiar_name().as_bytes())
+        || reference.to_string() == pattern
+}
+
+/// `*` and `?`, neither of which takes a slash.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    // where to go on when what follows the last `*` does not fit: it takes one more letter
+    let (mut at, mut from, mut retry) = (0, 0, None);
+    while from < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                retry = Some((at, from));
+                at += 1;
+            }
+            Some(b'?') if text[from] != b'/' => (at, from) = (at + 1, from + 1),
+            Some(letter) if *letter == text[from] => (at, from) = (at + 1, from + 1),
+            _ => match retry {
+                Some((star, taken)) if text[taken] != b'/' => {
+                    retry = Some((star, taken + 1));
+                    (at, from) = (star + 1, taken + 1);
+                }
+                _ => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|letter| *letter == b'*')
+}
+
+/// `GET /images/{name}/json`
+pub(crate) async fn inspect(call: Call) -> Result {
+    reply::json(&translate::inspect(&call.engine().image(call.who()).await?))
+}
+
+/// `GET /images/{name}/history`
+pub(crate) async fn history(call: Call) -> Result {
+    reply::json(&translate::history(&call.engine().image(call.who()).await?))
+}
+
+/// `POST /images/{name}/tag`
+pub(crate) async fn tag(call: Call) -> Result {
+    let name =
+        target(&call)?.ok_or_else(|| ApiError::invalid("the new name is missing: give it as ?repo= and ?tag="))?;
+    call.engine().tag_image(call.who(), &name).await?;
+    Ok(reply::empty(StatusCode::CREATED))
+}
+
+/// `repo` and `tag` of a query as one name.
+fn target(call: &Call) -> Result<Option<String>> {
+    match (call.query.text("repo"), call.query.text("tag")) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(ApiError::invalid("a tag needs a repository: give ?repo= too")),
+        (Some(repo), None) => Ok(Some(repo.to_owned())),
+        (Some(repo), Some(tag)) => Ok(Some(format!("{repo}:{tag}"))),
+    }
+}
+
+fn removed_items(removed: &[Removed]) -> Vec<ImageDeleteResponseItem> {
+    let item = |one: &Removed| match one {
+        Removed::Untagged(name) => ImageDeleteResponseItem { untagged: Some(name.familiar()), deleted: None },
+        Removed::Deleted(id) => ImageDeleteResponseItem { untagged: None, deleted: Some(id.to_string()) },
+    };
+    removed.iter().map(item).collect()
+}
+
+/// `DELETE /images/{name}`
+pub(crate) async fn remove(call: Call) -> Result {
+    let removed = call.engine().remove_image(call.who(), call.query.flag("force")).await?;
+    reply::json(&removed_items(&removed))
+}
+
+/// `POST /images/prune`
+pub(crate) async fn prune(call: Call) -> Result {
+    let filters = call.query.filters(&["dangling", "label", "until"])?;
+    for key in ["label", "until"] {
+        if filters.values(key).is_some() {
+            return Err(ApiError::unsupported(format!(
+                "the filter {key} is not supported for prune; nothing was removed"
+            )));
+        }
+    }
+    let scope = if filters.flag("dangling")?.unwrap_or(true) { PruneScope::Dangling } else { PruneScope::Unused };
+    let pruned = call.engine().prune_images(scope).await?;
+    reply::json(&ImagePruneResponse {
+        images_deleted: Some(removed_items(&pruned.removed)),
+        space_reclaimed: i64::try_from(pruned.reclaimed_bytes).ok(),
+    })
+}
+
+/// `POST /images/create`: an import of an archive; pulling has no registry client to do it.
+pub(crate) async fn create(mut call: Call) -> Result {
+    if let Some(name) = call.query.text("fromImage") {
+        let tag = call.query.text("tag").map(|tag| format!(":{tag}")).unwrap_or_default();
+        return Err(ApiError::unsupported(format!(
+            "cannot pull {name}{tag}: Insula has no registry client; make a base image with `insula image bootstrap \
+             debian:bookworm` or import one with `insula image import FILE`"
+        )));
+    }
+    match call.query.text("fromSrc") {
+        Some("-") => {}
+        Some(source) => {
+            return Err(ApiError::unsupported(format!(
+                "cannot import from {source}: the archive comes with the request (fromSrc=-); fetch it first"
+            )));
+        }
+        None => return Err(ApiError::invalid("there is no source: set fromSrc=- and send an archive")),
+    }
+    let mut changes = ConfigChanges::default();
+    for line in call.query.all("changes").filter(|line| !line.trim().is_empty()) {
+        changes.apply(line).map_err(|error| ApiError::invalid(error.to_string()))?;
+    }
+    let reference = target(&call)?.map(|name| {
+        name.parse::<Reference>()
+            .map(Reference::tagged)
+            .map_err(|error| ApiError::invalid(format!("{name:?} cannot be the name of an image: {error}")))
+    });
+    let options = ImportOptions {
+        reference: reference.transpose()?,
+        changes,
+        message: call.query.text("message").map(str::to_owned),
+        ..ImportOptions::default()
+    };
+    let (pieces, archive) = Archive::new();
+    let import = call.api.engine.import_image(Box::new(archive), options);
+    let feed = feed(call.request.body_mut(), pieces);
+    let (image, fed) = tokio::join!(import, feed);
+    let image = match image {
+        Ok(image) => image,
+        Err(error) => {
+            if fed == Fed::Refused {
+                drain(call.request.body_mut()).await;
+            }
+            return Err(error.into());
+        }
+    };
+    Ok(reply::whole(
+        StatusCode::OK,
+        "application/json",
+        reply::json_line(&serde_json::json!({ "status": image.id.to_string() }))?,
+    ))
+}
+
+/// How a body came to its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Fed {
+    /// It was read whole, or the client went away.
+    Over,
+    /// The reader wanted no more.
+    Refused,
+}
+
+async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> Fed {
+    while let Some(frame) = body.frame().await {
+        let piece = match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(_)) => continue,
+            Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
+        };
+        if pieces.send(piece).await.is_err() {
+            return Fed::Refused;
+        }
+    }
+    Fed::Over
+}
+
+async fn drain(body: &mut Incoming) {
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    // a client that sends for ever is cut off
+    let _ = tokio::time::timeout(DRAIN, rest).await;
+}
+
+/// A request's body for a thread that reads.
+struct Archive {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Archive {
+    fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
+        let (sender, pieces) = mpsc::channel(DEPTH);
+        (sender, Self { pieces, piece: Bytes::new() })
+    }
+}
+
+impl Read for Archive {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// `POST /build`, `POST /session`
+pub(crate) async fn no_build(_: Call) -> Result {
+    Err(ApiError::unsupported("building images is not supported; import one, or bootstrap a base image"))
+}
+
+/// `POST /build/prune`: there is no build cache.
+pub(crate) async fn prune_builds(_: Call) -> Result {
+    reply::json(&serde_json::json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
+}
+
+/// `POST /commit`
+pub(crate) async fn no_commit(_: Call) -> Result {
+    Err(ApiError::unsupported("making an image of a container (commit) is not supported"))
+}
+
+/// `GET /images/get`, `GET /images/{name}/get`, `POST /images/load`
+pub(crate) async fn no_archive(_: Call) -> Result {
+    Err(ApiError::unsupported(
+        "saving and loading image archives is not supported; import a file system archive instead",
+    ))
+}
+
+/// What needs a registry.
+pub(crate) async fn no_registry(_: Call) -> Result {
+    Err(ApiError::unsupported("Insula has no registry client; import an image, or bootstrap a base image"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_stay_within_a_slash() {
+        let check = |pattern: &str, text: &str, expect| {
+            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expect, "{pattern} {text}")
+        };
+        check("debian", "debian", true);
+        check("deb*", "debian:12", true);
+        check("*:12", "debian:12", true);
+        check("*", "team/web", false);
+        check("*/*", "team/web", true);
+        check("*a*b*c", "xaybzbc", true);
+        check("d?bian", "debian", true);
+        check("debian", "debian:12", false);
+        check("", "", true);
+        check("**", "", true);
+    }
+
+    #[test]
+    fn an_archive_reads_pieces_and_errors() {
+        let (sender, mut archive) = Archive::new();
+        sender.try_send(Ok(Bytes::from_static(b"ab"))).unwrap();
+        sender.try_send(Ok(Bytes::new())).unwrap();
+        sender.try_send(Ok(Bytes::from_static(b"c"))).unwrap();
+        sender.try_send(Err(io::ErrorKind::UnexpectedEof.into())).unwrap();
+        let mut text = Vec::new();
+        assert!(archive.read_to_end(&mut text).is_err());
+        assert_eq!(text, b"abc");
+        drop(sender);
+        assert_eq!(archive.read(&mut [0; 4]).unwrap(), 0);
+    }
+}

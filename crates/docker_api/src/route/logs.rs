@@ -1,0 +1,101 @@
+//! `GET /containers/{id}/logs`
+
+use crate::attach::media;
+use crate::error::ApiError;
+use crate::reply::{self, Result};
+use crate::route::Version;
+use crate::server::Call;
+use crate::translate::time::rfc3339_fixed;
+use bytes::Bytes;
+use docker_wire::stdcopy::{self, HEADER, Stream};
+use engine::{LogLine, LogStream, Logs};
+use std::io;
+
+/// Pieces of up to this size are gathered from lines that are there already.
+const PIECE: usize = 32 << 10;
+
+pub(crate) async fn logs(call: Call) -> Result {
+    let query = &call.query;
+    let which = Logs {
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        follow: query.flag("follow"),
+        since_ns: query.time_ns("since")?,
+        until_ns: query.time_ns("until")?,
+        tail: match query.text("tail") {
+            None | Some("all") => None,
+            // below 0 means all, as every client may send it
+            Some(_) => query.number::<i64>("tail")?.and_then(|tail| u64::try_from(tail).ok()),
+        },
+    };
+    if query.flag("details") {
+        return Err(ApiError::unsupported("log details (details=1) are not supported"));
+    }
+    if !which.stdout && !which.stderr {
+        return Err(ApiError::invalid("you must choose at least one stream: set stdout=1 or stderr=1"));
+    }
+    let container = call.engine().container(call.who())?;
+    let timestamps = query.flag("timestamps");
+    let tty = container.spec.tty;
+    let mut lines = call.engine().logs(container.id.as_str(), which).await?;
+    let (sender, reply) = reply::stream(media(tty, call.version >= Version::minor(42)));
+    tokio::spawn(async move {
+        let mut piece = Vec::new();
+        loop {
+            let line = tokio::select! {
+                line = lines.recv() => line,
+                () = sender.closed() => return,
+            };
+            let mut next = match line {
+                Some(line) => Some(line),
+                None => return,
+            };
+            while let Some(line) = next {
+                match line {
+                    Ok(line) => append(&mut piece, &line, timestamps, tty),
+                    Err(error) => {
+                        let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
+                        return;
+                    }
+                }
+                next = if piece.len() < PIECE { lines.try_recv().ok() } else { None };
+            }
+            if sender.send(Ok(Bytes::from(std::mem::take(&mut piece)))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reply)
+}
+
+fn append(out: &mut Vec<u8>, line: &LogLine, timestamps: bool, tty: bool) {
+    let stamp = if timestamps { format!("{} ", rfc3339_fixed(line.at_ns)) } else { String::new() };
+    if !tty {
+        let stream = match line.stream {
+            LogStream::Stdout => Stream::Stdout,
+            LogStream::Stderr => Stream::Stderr,
+        };
+        // recorded lines are far below 4 GiB
+        let length = u32::try_from(stamp.len() + line.text.len()).unwrap_or(u32::MAX);
+        out.reserve(HEADER + stamp.len() + line.text.len());
+        out.extend_from_slice(&stdcopy::header(stream, length));
+    }
+    out.extend_from_slice(stamp.as_bytes());
+    out.extend_from_slice(&line.text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_framed_unless_they_are_a_terminals() {
+        let line = LogLine { stream: LogStream::Stderr, at_ns: 1_500_000_000, text: b"no\n".to_vec() };
+        let mut out = Vec::new();
+        append(&mut out, &line, false, false);
+        assert_eq!(out, b"\x02\0\0\0\0\0\0\x03no\n");
+        out.clear();
+        append(&mut out, &line, true, true);
+        assert_eq!(out, b"1970-01-01T00:00:01.500000000Z no\n");
+    }
+}

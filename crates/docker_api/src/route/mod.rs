@@ -1,0 +1,235 @@
+//! Which request is answered where: one sorted table.
+
+mod container;
+mod exec;
+mod image;
+mod insula;
+mod logs;
+pub(crate) mod network;
+mod stats;
+mod system;
+mod volume;
+
+use crate::query::percent_decode;
+use crate::reply::Reply;
+use crate::server::Call;
+use hyper::Method;
+use std::pin::Pin;
+
+/// A version of the API, `major << 16 | minor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub(crate) u32);
+
+impl Version {
+    /// Version 1.`minor`.
+    pub(crate) const fn minor(minor: u16) -> Self {
+        Self(1 << 16 | minor as u32)
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = crate::reply::Result<Reply>> + Send>>;
+pub(crate) type Handler = fn(Call) -> Answer;
+
+struct Route {
+    /// `{x}` stands for one part of a path, `{x*}` for one or more.
+    path: &'static str,
+    method: Method,
+    handler: Handler,
+}
+
+macro_rules! routes {
+    ($($path:literal $method:ident $handler:path;)*) => {
+        &[$(Route { path: $path, method: Method::$method, handler: |call| Box::pin($handler(call)) }),*]
+    };
+}
+
+/// Sorted by path, then method.
+static ROUTES: &[Route] = routes! {
+    "/_ping" GET system::ping;
+    "/_ping" HEAD system::ping;
+    "/auth" POST image::no_registry;
+    "/build" POST image::no_build;
+    "/build/prune" POST image::prune_builds;
+    "/commit" POST image::no_commit;
+    "/configs" GET system::no_swarm;
+    "/containers/create" POST container::create;
+    "/containers/json" GET container::list;
+    "/containers/prune" POST container::prune;
+    "/containers/{id}" DELETE container::remove;
+    "/containers/{id}/archive" GET container::no_copy;
+    "/containers/{id}/archive" HEAD container::no_copy;
+    "/containers/{id}/archive" PUT container::no_copy;
+    "/containers/{id}/attach" POST container::attach;
+    "/containers/{id}/attach/ws" GET container::no_websocket;
+    "/containers/{id}/changes" GET container::no_changes;
+    "/containers/{id}/exec" POST exec::create;
+    "/containers/{id}/export" GET container::no_export;
+    "/containers/{id}/json" GET container::inspect;
+    "/containers/{id}/kill" POST container::kill;
+    "/containers/{id}/logs" GET logs::logs;
+    "/containers/{id}/pause" POST container::pause;
+    "/containers/{id}/rename" POST container::rename;
+    "/containers/{id}/resize" POST container::resize;
+    "/containers/{id}/restart" POST container::restart;
+    "/containers/{id}/start" POST container::start;
+    "/containers/{id}/stats" GET stats::stats;
+    "/containers/{id}/stop" POST container::stop;
+    "/containers/{id}/top" GET container::top;
+    "/containers/{id}/unpause" POST container::unpause;
+    "/containers/{id}/update" POST container::update;
+    "/containers/{id}/wait" POST container::wait;
+    "/distribution/{name*}/json" GET image::no_registry;
+    "/events" GET system::events;
+    "/exec/{id}/json" GET exec::inspect;
+    "/exec/{id}/resize" POST exec::resize;
+    "/exec/{id}/start" POST exec::start;
+    "/images/create" POST image::create;
+    "/images/get" GET image::no_archive;
+    "/images/json" GET image::list;
+    "/images/load" POST image::no_archive;
+    "/images/prune" POST image::prune;
+    "/images/search" GET image::no_registry;
+    "/images/{name*}" DELETE image::remove;
+    "/images/{name*}/get" GET image::no_archive;
+    "/images/{name*}/history" GET image::history;
+    "/images/{name*}/json" GET image::inspect;
+    "/images/{name*}/push" POST image::no_registry;
+    "/images/{name*}/tag" POST image::tag;
+    "/info" GET system::info;
+    "/insula/doctor" GET insula::doctor;
+    "/insula/explain/{id}" GET insula::explain;
+    "/insula/images/bootstrap" POST insula::bootstrap;
+    "/networks" GET network::list;
+    "/networks/create" POST network::no_create;
+    "/networks/prune" POST network::prune;
+    "/networks/{id}" DELETE network::no_change;
+    "/networks/{id}" GET network::inspect;
+    "/networks/{id}/connect" POST network::no_change;
+    "/networks/{id}/disconnect" POST network::no_change;
+    "/nodes" GET system::no_swarm;
+    "/plugins" GET system::plugins;
+    "/secrets" GET system::no_swarm;
+    "/services" GET system::no_swarm;
+    "/session" POST image::no_build;
+    "/swarm" GET system::no_swarm;
+    "/swarm/init" POST system::no_swarm;
+    "/swarm/join" POST system::no_swarm;
+    "/swarm/leave" POST system::no_swarm;
+    "/system/df" GET system::disk_usage;
+    "/tasks" GET system::no_swarm;
+    "/version" GET system::version;
+    "/volumes" GET volume::list;
+    "/volumes/create" POST volume::create;
+    "/volumes/prune" POST volume::prune;
+    "/volumes/{name}" DELETE volume::remove;
+    "/volumes/{name}" GET volume::inspect;
+};
+
+/// The handler for a request, and what stands in its path for `{…}`, decoded. Literal paths go before patterns.
+pub(crate) fn find(method: &Method, path: &str) -> Option<(Handler, Vec<String>)> {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let mut best: Option<(&Route, Vec<&str>)> = None;
+    for route in ROUTES.iter().filter(|route| route.method == *method) {
+        if let Some(params) = match_path(route.path, &parts)
+            && best.as_ref().is_none_or(|(_, fewest)| params.len() < fewest.len())
+        {
+            best = Some((route, params));
+        }
+    }
+    let (route, params) = best?;
+    // what `{x*}` took is one parameter, whose parts are decoded one by one only for the sake of an escaped slash
+    Some((route.handler, join(route.path, &params)))
+}
+
+fn match_path<'p>(pattern: &str, parts: &[&'p str]) -> Option<Vec<&'p str>> {
+    let mut wanted = pattern.split('/').skip(1);
+    let count = wanted.clone().count();
+    let spare = parts.len().checked_sub(count)?;
+    let mut parts = parts.iter();
+    let mut params = Vec::new();
+    for want in wanted.by_ref() {
+        let part = *parts.next()?;
+        if want.ends_with("*}") {
+            params.push(part);
+            params.extend(parts.by_ref().take(spare));
+        } else if want.starts_with('{') {
+            if part.is_empty() {
+                return None;
+            }
+            params.push(part);
+        } else if want != part {
+            return None;
+        }
+    }
+    parts.next().is_none().then_some(params)
+}
+
+fn join(pattern: &str, params: &[&str]) -> Vec<String> {
+    if params.is_empty() {
+        return Vec::new();
+    }
+    if pattern.contains("*}") {
+        return vec![percent_decode(&params.join("/"), false)];
+    }
+    params.iter().map(|param| percent_decode(param, false)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_sorted_and_has_no_twins() {
+        let keys: Vec<_> = ROUTES.iter().map(|route| (route.path, route.method.as_str())).collect();
+        let mut sorted = keys.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(keys, sorted);
+    }
+
+    #[test]
+    fn paths_find_their_parameters() {
+        let check = |method: Method, path: &str, expect: Option<&[&str]>| {
+            let found = find(&method, path).map(|(_, params)| params);
+            assert_eq!(
+                found.as_deref(),
+                expect.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>()).as_deref(),
+                "{path}"
+            );
+        };
+        check(Method::GET, "/_ping", Some(&[]));
+        check(Method::GET, "/containers/json", Some(&[]));
+        check(Method::GET, "/containers/web/json", Some(&["web"]));
+        check(Method::GET, "/images/docker.io/library/debian:12/json", Some(&["docker.io/library/debian:12"]));
+        check(Method::GET, "/images/docker.io%2Flibrary%2Fdebian/json", Some(&["docker.io/library/debian"]));
+        check(Method::DELETE, "/images/a/b", Some(&["a/b"]));
+        check(Method::GET, "/images/json", Some(&[]));
+        check(Method::GET, "/images/json/json", Some(&["json"]));
+        check(Method::POST, "/containers/web/json", None);
+        check(Method::GET, "/containers//json", None);
+        check(Method::GET, "/", None);
+        check(Method::GET, "", None);
+        check(Method::GET, "/containers/a/b/json", None);
+    }
+
+    #[test]
+    fn versions_are_split_off_and_checked() {
+        let check = |path: &str, expect: Result<(u16, &str), &str>| {
+            let found = Version::split(path).map_err(|error| error.message);
+            match (found, expect) {
+                (Ok((version, rest)), Ok((minor, expected))) => {
+                    assert_eq!((version, rest), (Version::minor(minor), expected))
+                }
+                (Err(message), Err(part)) => assert!(message.contains(part), "{message}"),
+                (found, _) => panic!("{path}: {found:?}"),
+            }
+        };
+        check("/v1.41/info", Ok((41, "/info")));
+        check("/info", Ok((48, "/info")));
+        check("/volumes/x", Ok((48, "/volumes/x")));
+        check("/v1.23/info", Err("too old"));
+        check("/v1.99/info", Err("too new"));
+        check("/v9/info", Err("invalid API version"));
+        check("/v1.x/info", Err("invalid API version"));
+    }
+}

@@ -1,0 +1,269 @@
+//! The daemon itself: ping, version, info, events, disk usage.
+
+use crate::error::ApiError;
+use crate::query::Filters;
+use crate::reply::{self, Result};
+use crate::server::Call;
+use crate::translate::create::RUNTIME;
+use crate::translate::describe::STORAGE;
+use crate::translate::time::{now_ns, rfc3339, unix_seconds};
+use bytes::Bytes;
+use docker_wire::models::{self, EventActor, EventMessage, SystemInfo, SystemVersion, SystemVersionComponents};
+use docker_wire::{API_VERSION, MIN_API_VERSION};
+use engine::model::{Event, EventKind};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
+use std::time::Duration;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `GET` and `HEAD /_ping`
+pub(crate) async fn ping(_: Call) -> Result {
+    let mut reply = reply::whole(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"OK"));
+    let headers = reply.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(HeaderName::from_static("builder-version"), HeaderValue::from_static("1"));
+    headers.insert(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive"));
+    Ok(reply)
+}
+
+/// Go's name for a machine, which Docker's clients compare with.
+pub(crate) fn architecture(machine: &str) -> &str {
+    match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "armv7l" | "armv6l" => "arm",
+        "i686" => "386",
+        other => other,
+    }
+}
+
+/// `GET /version`
+pub(crate) async fn version(call: Call) -> Result {
+    let host = call.engine().info();
+    let details = [
+        ("ApiVersion", API_VERSION),
+        ("MinAPIVersion", MIN_API_VERSION),
+        ("Arch", architecture(&host.machine)),
+        ("Os", "linux"),
+        ("KernelVersion", &host.kernel),
+    ];
+    let details = details.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    reply::json(&SystemVersion {
+        platform: Some(models::SystemVersionPlatform { name: "Insula".to_owned() }),
+        components: Some(vec![SystemVersionComponents {
+            name: "Engine".to_owned(),
+            version: VERSION.to_owned(),
+            details: Some(details.into()),
+        }]),
+        version: Some(VERSION.to_owned()),
+        api_version: Some(API_VERSION.to_owned()),
+        min_api_version: Some(MIN_API_VERSION.to_owned()),
+        git_commit: Some(String::new()),
+        go_version: Some(String::new()),
+        os: Some("linux".to_owned()),
+        arch: Some(architecture(&host.machine).to_owned()),
+        kernel_version: Some(host.kernel),
+        experimental: Some(false),
+        build_time: Some(String::new()),
+    })
+}
+
+fn count(number: usize) -> Option<i64> {
+    i64::try_from(number).ok()
+}
+
+/// `GET /info`
+pub(crate) async fn info(call: Call) -> Result {
+    let host = call.engine().info();
+    let (running, paused, stopped) = host.containers;
+    let security = host.security.iter().map(|name| match *name {
+        "seccomp" => "name=seccomp,profile=builtin".to_owned(),
+        other => format!("name={other}"),
+    });
+    let runtime = models::Runtime { path: Some("insula-shim".to_owned()), ..Default::default() };
+    let info = SystemInfo {
+        id: Some(host.name.clone()),
+        containers: count(running + paused + stopped),
+        containers_running: count(running),
+        containers_paused: count(paused),
+        containers_stopped: count(stopped),
+        images: count(host.images),
+        driver: Some(STORAGE.to_owned()),
+        driver_status: Some(Vec::new()),
+        docker_root_dir: Some(host.root.to_string_lossy().into_owned()),
+        memory_limit: Some(true),
+        swap_limit: Some(true),
+        cpu_cfs_period: Some(true),
+        cpu_cfs_quota: Some(true),
+        cpu_shares: Some(true),
+        cpu_set: Some(true),
+        pids_limit: Some(true),
+        oom_kill_disable: Some(host.cgroup_version == "1"),
+        debug: Some(false),
+        system_time: Some(rfc3339(now_ns())),
+        logging_driver: Some("json-file".to_owned()),
+        cgroup_driver: Some(models::SystemInfoCgroupDriverEnum::CGROUPFS),
+        cgroup_version: host.cgroup_version.parse().ok(),
+        kernel_version: Some(host.kernel),
+        operating_system: Some(host.os),
+        os_type: Some("linux".to_owned()),
+        architecture: Some(host.machine),
+        ncpu: Some(host.cpus.into()),
+        mem_total: i64::try_from(host.memory_bytes).ok(),
+        name: Some(host.name),
+        labels: Some(Vec::new()),
+        experimental_build: Some(false),
+        server_version: Some(VERSION.to_owned()),
+        runtimes: Some([(RUNTIME.to_owned(), runtime)].into()),
+        default_runtime: Some(RUNTIME.to_owned()),
+        live_restore_enabled: Some(true),
+        init_binary: Some("insula-shim".to_owned()),
+        security_options: Some(security.collect()),
+        warnings: Some(Vec::new()),
+        ..Default::default()
+    };
+    // objects that clients look into without asking whether they are there
+    let mut value =
+        serde_json::to_value(info).map_err(|error| ApiError::internal(format!("cannot write info: {error}")))?;
+    if let Some(map) = value.as_object_mut() {
+        let swarm = serde_json::json!({
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
+            "RemoteManagers": null,
+        });
+        let plugins = serde_json::json!({
+            "Volume": ["local"], "Network": ["host", "none"], "Authorization": null, "Log": ["json-file", "none"],
+        });
+        map.insert("Swarm".to_owned(), swarm);
+        map.insert("Plugins".to_owned(), plugins);
+        map.insert("RegistryConfig".to_owned(), serde_json::json!({ "IndexConfigs": {}, "InsecureRegistryCIDRs": [] }));
+        for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            map.insert(commit.to_owned(), serde_json::json!({ "ID": "" }));
+        }
+    }
+    reply::json(&value)
+}
+
+const EVENT_FILTERS: &[&str] = &[
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "scope",
+    "type",
+    "volume",
+    "node",
+    "service",
+    "plugin",
+    "config",
+    "secret",
+];
+
+fn kind_word(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Container => "container",
+        EventKind::Image => "image",
+        EventKind::Volume => "volume",
+        EventKind::Network => "network",
+        EventKind::Daemon => "daemon",
+    }
+}
+
+fn shows(filters: &Filters, event: &Event) -> bool {
+    let of = |key: &str, kind: EventKind| {
+        filters.matches(key, |value| {
+            let named = |attribute: &str| event.attributes.get(attribute).is_some_and(|text| text == value);
+            let by_image = kind == EventKind::Image && named("image");
+            by_image || (event.kind == kind && ((!value.is_empty() && event.id.starts_with(value)) || named("name")))
+        })
+    };
+    filters.matches("type", |kind| kind == kind_word(event.kind))
+        && filters.matches("event", |action| {
+            // `exec_start: sh -c …` is found as `exec_start` too
+            event.action == action || event.action.split_once(": ").is_some_and(|(word, _)| word == action)
+        })
+        && filters.matches("scope", |scope| scope == "local")
+        && of("container", EventKind::Container)
+        && of("image", EventKind::Image)
+        && of("volume", EventKind::Volume)
+        && of("network", EventKind::Network)
+        && of("daemon", EventKind::Daemon)
+        && filters.match_labels(|key| event.attributes.get(key).map(String::as_str))
+}
+
+fn event_line(event: &Event) -> Result<Bytes> {
+    reply::json_line(&EventMessage {
+        typ: kind_word(event.kind).parse().ok(),
+        action: Some(event.action.clone()),
+        actor: Some(EventActor {
+            id: Some(event.id.clone()),
+            attributes: Some(event.attributes.clone().into_iter().collect()),
+        }),
+        scope: "local".parse().ok(),
+        time: Some(unix_seconds(event.at_ns)),
+        time_nano: i64::try_from(event.at_ns).ok(),
+    })
+}
+
+/// `GET /events`: past ones from `since`, then live ones until `until`.
+pub(crate) async fn events(call: Call) -> Result {
+    let filters = call.query.filters(EVENT_FILTERS)?;
+    let (since, until) = (call.query.time_ns("since")?, call.query.time_ns("until")?);
+    let mut events = call.engine().events(since);
+    let (sender, reply) = reply::stream("application/json");
+    tokio::spawn(async move {
+        let left_ns = until.map(|until| until.saturating_sub(now_ns()));
+        let over = async {
+            match left_ns {
+                Some(left) => tokio::time::sleep(Duration::from_nanos(left)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut over = std::pin::pin!(over);
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = events.next() => event,
+                () = &mut over => None,
+                () = sender.closed() => None,
+            };
+            let Some(event) = event.filter(|event| until.is_none_or(|until| event.at_ns <= until)) else { return };
+            if shows(&filters, &event) {
+                let line = event_line(&event).map_err(std::io::Error::other);
+                if sender.send(line).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    Ok(reply)
+}
+
+/// `GET /system/df`
+pub(crate) async fn disk_usage(call: Call) -> Result {
+    let now = now_ns();
+    let containers: Vec<_> =
+        call.engine().containers().iter().map(|container| crate::translate::list::summary(container, now)).collect();
+    let images = super::image::summaries(&call).await?;
+    let layers: i64 = images.iter().map(|image| image.size).sum();
+    let volumes = super::volume::volumes(&call).await?;
+    reply::json(&serde_json::json!({
+        "LayersSize": layers, "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": [],
+    }))
+}
+
+/// `GET /plugins`
+pub(crate) async fn plugins(_: Call) -> Result {
+    reply::json(&serde_json::json!([]))
+}
+
+/// Swarm's routes: 503, as an engine answers that is in no swarm.
+pub(crate) async fn no_swarm(_: Call) -> Result {
+    Err(ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "This node is not a swarm manager, and Insula has no swarm mode; for several nodes use Kubernetes",
+    ))
+}

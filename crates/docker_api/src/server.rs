@@ -1,0 +1,225 @@
+//! Connections, requests, and the way from one to the other.
+
+use crate::attach::Pending;
+use crate::error::ApiError;
+use crate::query::Query;
+use crate::reply::{self, Reply, Result};
+use crate::route::{self, Version};
+use bytes::Bytes;
+use docker_wire::{API_VERSION, MIN_API_VERSION};
+use engine::Engine;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue, SERVER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The longest JSON body that a request may have, in bytes.
+const MAX_JSON: usize = 4 << 20;
+/// The longest head of a request, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// How long requests may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The API's server over one engine.
+#[derive(Debug, Clone)]
+pub struct Server(Arc<Api>);
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) engine: Engine,
+    pub(crate) attaching: Arc<Pending>,
+}
+
+impl Server {
+    /// A server for `engine`'s objects.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        Self(Arc::new(Api { engine, attaching: Arc::default() }))
+    }
+
+    /// Serves a listening socket until `stop` becomes true, then lets running requests end for two seconds at most.
+    /// Connections that were handed over to containers are no longer the server's and go on.
+    ///
+    /// # Errors
+    /// If the socket cannot accept connections for another reason than a passing shortage.
+    pub async fn serve(&self, listener: UnixListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+        let mut connections = JoinSet::new();
+        let ended = loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(Arc::clone(&self.0), stream, stop.clone()));
+                    }
+                    // descriptors or memory are short: those who wait are served when there are some again
+                    Err(error) if is_shortage(&error) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => break Err(error),
+                },
+                Some(_) = connections.join_next() => {}
+                () = told(&mut stop) => break Ok(()),
+            }
+        };
+        let all = async { while connections.join_next().await.is_some() {} };
+        // what is still there then is a stream without an end
+        let _ = tokio::time::timeout(GRACE, all).await;
+        ended
+    }
+}
+
+/// Returns when the server is told to stop, or nobody is left to tell it.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .map(Errno::raw_os_error)
+        .map(Some)
+        .contains(&error.raw_os_error())
+}
+
+async fn connection(api: Arc<Api>, stream: UnixStream, mut stop: watch::Receiver<bool>) {
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(answer(api, request).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service).with_upgrades()
+    );
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended early");
+    }
+}
+
+/// One request.
+pub(crate) struct Call {
+    pub(crate) api: Arc<Api>,
+    pub(crate) version: Version,
+    /// What stands in the path for `{…}`, in order, decoded.
+    pub(crate) params: Vec<String>,
+    pub(crate) query: Query,
+    pub(crate) request: Request<Incoming>,
+}
+
+impl Call {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.api.engine
+    }
+
+    /// The first part of the path that stands for something: a name or an id, without the slash that old clients put before names.
+    pub(crate) fn who(&self) -> &str {
+        let name = self.params.first().map_or("", String::as_str);
+        name.strip_prefix('/').unwrap_or(name)
+    }
+
+    /// The body as JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Err(ApiError::invalid("the request has no body; a JSON object is expected"));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+    }
+
+    /// The body as JSON, or the default if there is none.
+    pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T> {
+        let bytes = self.bytes().await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) || bytes.as_ref() == b"null" {
+            return Ok(T::default());
+        }
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+    }
+
+    async fn bytes(&mut self) -> Result<Bytes> {
+        match Limited::new(self.request.body_mut(), MAX_JSON).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the request's body is longer than {MAX_JSON} bytes"),
+            )),
+            Err(error) => Err(ApiError::invalid(format!("the request's body cannot be read: {error}"))),
+        }
+    }
+}
+
+async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Reply {
+    let is_head = request.method() == Method::HEAD;
+    let mut reply = match dispatch(api, request).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            tracing::debug!(status = error.status.as_u16(), message = error.message, "refused");
+            reply::refusal(&error)
+        }
+    };
+    if is_head {
+        *reply.body_mut() = reply::Body::Full(None);
+    }
+    let headers = reply.headers_mut();
+    headers.insert(HeaderName::from_static("api-version"), HeaderValue::from_static(API_VERSION));
+    headers.insert(HeaderName::from_static("ostype"), HeaderValue::from_static("linux"));
+    headers.insert(HeaderName::from_static("docker-experimental"), HeaderValue::from_static("false"));
+    headers.insert(SERVER, HeaderValue::from_static(concat!("Insula/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    reply
+}
+
+async fn dispatch(api: Arc<Api>, request: Request<Incoming>) -> Result {
+    let (version, path) = Version::split(request.uri().path())?;
+    let Some((handler, params)) = route::find(request.method(), path) else {
+        return Err(ApiError::not_found(format!("page not found: {} {path}", request.method())));
+    };
+    let query = Query::parse(request.uri().query());
+    handler(Call { api, version, params, query, request }).await
+}
+
+impl Version {
+    /// Takes `/v1.48` off a path. Without it the newest version is meant.
+    pub(crate) fn split(path: &str) -> Result<(Self, &str)> {
+        let newest = Self::parse(API_VERSION).unwrap_or(Self(0));
+        let Some((text, _)) = path.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else {
+            return Ok((newest, path));
+        };
+        if !text.starts_with(|first: char| first.is_ascii_digit()) {
+            return Ok((newest, path));
+        }
+        let rest = &path[2 + text.len()..];
+        let oldest = Self::parse(MIN_API_VERSION).unwrap_or(Self(0));
+        match Self::parse(text) {
+            None => Err(ApiError::invalid(format!("invalid API version {text:?}"))),
+            Some(version) if version < oldest => Err(ApiError::invalid(format!(
+                "client version {text} is too old. Minimum supported API version is {MIN_API_VERSION}, please upgrade \
+                 your client to a newer version"
+            ))),
+            Some(version) if version > newest => Err(ApiError::invalid(format!(
+                "client version {text} is too new. Maximum supported API version is {API_VERSION}"
+            ))),
+            Some(version) => Ok((version, rest)),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        let (major, minor): (u32, u32) = (major.parse::<u16>().ok()?.into(), minor.parse::<u16>().ok()?.into());
+        Some(Self(major << 16 | minor))
+    }
+}

@@ -1,0 +1,332 @@
+//! `POST /containers/create`: Docker's configuration to a [`ContainerSpec`].
+
+use super::{Filled, mounts, parse_bytes, refuse, resources, text};
+use crate::error::ApiError;
+use docker_wire::models::{self, ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode};
+use engine::model::{
+    CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, NamespaceModes, NetworkMode, PidMode, RestartPolicy,
+    SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+};
+
+/// What `docker run` calls the runtime that everybody gets here.
+pub(crate) const RUNTIME: &str = "insula";
+
+/// Translates a request.
+pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<ContainerSpec, ApiError> {
+    let mut host = body.host_config.clone().unwrap_or_default();
+    refuse_config(&body)?;
+    refuse_host(&host)?;
+    let image = text(body.image).ok_or_else(|| ApiError::invalid("no image is named; set Image to a name or an id"))?;
+    let network = network(&host, body.network_disabled.unwrap_or(false), body.networking_config)?;
+    let resources = resources::take(&mut host)?;
+    let restart = resources::restart(host.restart_policy.take())?.unwrap_or_default();
+    let auto_remove = host.auto_remove.unwrap_or(false);
+    if auto_remove && restart != RestartPolicy::No {
+        return Err(ApiError::invalid(
+            "a container that is removed when it ends (AutoRemove) cannot have a restart policy",
+        ));
+    }
+    let env = body.env.unwrap_or_default();
+    if let Some(bad) = env.iter().find(|line| line.is_empty() || line.starts_with('=')) {
+        return Err(ApiError::invalid(format!("invalid environment variable: {bad}")));
+    }
+    let (security, bare_paths) = security(host.security_opt.take().unwrap_or_default())?;
+    let masked_paths = if bare_paths { Some(Vec::new()) } else { host.masked_paths.take() };
+    let readonly_paths = if bare_paths { Some(Vec::new()) } else { host.readonly_paths.take() };
+    Ok(ContainerSpec {
+        name,
+        image,
+        command: body.cmd.unwrap_or_default(),
+        // a list with one empty word is how clients say "none at all"
+        entrypoint: body.entrypoint.map(|list| if list == [""] { Vec::new() } else { list }),
+        env,
+        working_dir: text(body.working_dir),
+        user: text(body.user),
+        hostname: text(body.hostname),
+        domainname: text(body.domainname),
+        labels: body.labels.unwrap_or_default().into_iter().collect(),
+        exposed_ports: sorted(body.exposed_ports.unwrap_or_default()),
+        tty: body.tty.unwrap_or(false),
+        console_size: console_size(host.console_size.take())?,
+        open_stdin: body.open_stdin.unwrap_or(false),
+        stdin_once: body.stdin_once.unwrap_or(false),
+        attach_stdin: body.attach_stdin.unwrap_or(false),
+        attach_stdout: body.attach_stdout.unwrap_or(false),
+        attach_stderr: body.attach_stderr.unwrap_or(false),
+        stop_signal: text(body.stop_signal),
+        stop_timeout_s: body.stop_timeout,
+        mounts: mounts::take(&mut host, body.volumes.unwrap_or_default())?,
+        resources,
+        devices: devices(host.devices.take().unwrap_or_default())?,
+        device_cgroup_rules: host.device_cgroup_rules.take().unwrap_or_default(),
+        cap_add: host.cap_add.take().unwrap_or_default(),
+        cap_drop: host.cap_drop.take().unwrap_or_default(),
+        privileged: host.privileged.unwrap_or(false),
+        security,
+        namespaces: namespaces(&host)?,
+        network,
+        ulimits: ulimits(host.ulimits.take().unwrap_or_default())?,
+        sysctls: host.sysctls.take().unwrap_or_default().into_iter().collect(),
+        init: host.init.unwrap_or(false),
+        read_only_root: host.readonly_rootfs.unwrap_or(false),
+        auto_remove,
+        shm_bytes: shm_bytes(host.shm_size)?,
+        log: log(host.log_config.take())?,
+        restart,
+        group_add: host.group_add.take().unwrap_or_default(),
+        extra_hosts: extra_hosts(host.extra_hosts.take().unwrap_or_default())?,
+        dns: dns(host.dns.take().unwrap_or_default())?,
+        dns_search: host.dns_search.take().unwrap_or_default(),
+        dns_options: host.dns_options.take().unwrap_or_default(),
+        oom_score_adj: oom_score_adj(host.oom_score_adj)?,
+        masked_paths,
+        readonly_paths,
+        annotations: host.annotations.take().unwrap_or_default().into_iter().collect(),
+    })
+}
+
+fn sorted(mut list: Vec<String>) -> Vec<String> {
+    list.sort_unstable();
+    list
+}
+
+fn refuse_config(body: &ContainerCreateBody) -> Result<(), ApiError> {
+    let tested = body.healthcheck.as_ref().and_then(|check| check.test.as_ref());
+    refuse(tested.is_some_and(|test| !test.is_empty() && test != &["NONE"]), "Healthcheck", "")?;
+    refuse(body.on_build.filled(), "OnBuild", "")?;
+    refuse(body.args_escaped.unwrap_or(false), "ArgsEscaped", "it is for Windows containers")
+}
+
+fn refuse_host(host: &HostConfig) -> Result<(), ApiError> {
+    let ports = host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+    refuse(ports, "HostConfig.PortBindings (--publish)", "use --network host")?;
+    refuse(
+        host.publish_all_ports.unwrap_or(false),
+        "HostConfig.PublishAllPorts (--publish-all)",
+        "use --network host",
+    )?;
+    let driver = host.volume_driver.as_deref().unwrap_or_default();
+    refuse(!matches!(driver, "" | "local"), "HostConfig.VolumeDriver", "volumes are local")?;
+    refuse(host.volumes_from.filled(), "HostConfig.VolumesFrom", "name the volumes")?;
+    refuse(host.links.filled(), "HostConfig.Links", "")?;
+    refuse(host.cgroup.filled(), "HostConfig.Cgroup", "")?;
+    refuse(host.storage_opt.filled(), "HostConfig.StorageOpt", "")?;
+    let isolation = host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default();
+    refuse(!matches!(isolation.as_str(), "" | "default"), "HostConfig.Isolation", "it is for Windows containers")?;
+    match host.runtime.as_deref() {
+        None | Some("" | RUNTIME) => Ok(()),
+        Some(other) => {
+            Err(ApiError::invalid(format!("unknown or invalid runtime name: {other}; there is only {RUNTIME}")))
+        }
+    }
+}
+
+fn console_size(size: Option<Vec<usize>>) -> Result<Option<(u16, u16)>, ApiError> {
+    match size.as_deref() {
+        None | Some([] | [0, 0]) => Ok(None),
+        Some([rows, columns]) if u16::try_from(*rows).is_ok() && u16::try_from(*columns).is_ok() => {
+            Ok(u16::try_from(*rows).ok().zip(u16::try_from(*columns).ok()))
+        }
+        Some(other) => Err(ApiError::invalid(format!("invalid console size {other:?}; it is [rows, columns]"))),
+    }
+}
+
+/// As [`console_size`], for an exec's configuration.
+pub(crate) fn exec_console_size(size: Option<Vec<usize>>) -> Result<Option<(u16, u16)>, ApiError> {
+    console_size(size)
+}
+
+fn network(
+    host: &HostConfig,
+    disabled: bool,
+    config: Option<models::NetworkingConfig>,
+) -> Result<NetworkMode, ApiError> {
+    let asked = host.network_mode.as_deref().unwrap_or_default();
+    for (name, endpoint) in config.and_then(|config| config.endpoints_config).unwrap_or_default() {
+        if name != asked && !matches!((name.as_str(), asked), ("default" | "none", "" | "default" | "none")) {
+            return Err(ApiError::unsupported(format!("a second network ({name}) is not supported")));
+        }
+        let addressed =
+            endpoint.ipam_config.is_some_and(|ipam| ipam.ipv4_address.filled() || ipam.ipv6_address.filled());
+        refuse(addressed, "an address of its own (--ip, --ip6)", "")?;
+        refuse(endpoint.mac_address.filled(), "a MAC address (--mac-address)", "")?;
+        refuse(endpoint.aliases.filled(), "a network alias (--network-alias)", "")?;
+        refuse(endpoint.links.filled(), "a link (--link)", "")?;
+        refuse(endpoint.driver_opts.filled(), "DriverOpts of a network", "")?;
+    }
+    if disabled {
+        return Ok(NetworkMode::None);
+    }
+    match asked {
+        "" | "default" | "none" => Ok(NetworkMode::None),
+        "host" => Ok(NetworkMode::Host),
+        "bridge" => Err(ApiError::unsupported("there is no bridge network; use --network none or --network host")),
+        other => match other.strip_prefix("container:") {
+            Some("") => Err(ApiError::invalid("invalid network mode container: without a container's name")),
+            Some(name) => Ok(NetworkMode::Container(name.to_owned())),
+            None => {
+                Err(ApiError::not_found(format!("network {other} not found; there are none, host and container:NAME")))
+            }
+        },
+    }
+}
+
+fn namespaces(host: &HostConfig) -> Result<NamespaceModes, ApiError> {
+    let other = |text: &str| text.strip_prefix("container:").filter(|name| !name.is_empty()).map(str::to_owned);
+    let bad = |kind: &str, mode: &str| ApiError::invalid(format!("invalid {kind} mode: {mode}"));
+    let ipc = match host.ipc_mode.as_deref().unwrap_or_default() {
+        "" | "private" => IpcMode::Private,
+        "shareable" => IpcMode::Shareable,
+        "none" => IpcMode::None,
+        "host" => IpcMode::Host,
+        mode => IpcMode::Container(other(mode).ok_or_else(|| bad("IPC", mode))?),
+    };
+    let pid = match host.pid_mode.as_deref().unwrap_or_default() {
+        "" | "private" => PidMode::Private,
+        "host" => PidMode::Host,
+        mode => PidMode::Container(other(mode).ok_or_else(|| bad("PID", mode))?),
+    };
+    let uts = match host.uts_mode.as_deref().unwrap_or_default() {
+        "" | "private" => UtsMode::Private,
+        "host" => UtsMode::Host,
+        mode => return Err(bad("UTS", mode)),
+    };
+    let user = match host.userns_mode.as_deref().unwrap_or_default() {
+        "" => UserMode::Default,
+        "host" => UserMode::Host,
+        "auto" | "private" => UserMode::Auto,
+        mode => return Err(bad("USER", mode)),
+    };
+    let cgroup = match host.cgroupns_mode {
+        None | Some(CgroupnsMode::EMPTY | CgroupnsMode::PRIVATE) => CgroupMode::Private,
+        Some(CgroupnsMode::HOST) => CgroupMode::Host,
+    };
+    Ok(NamespaceModes { user, ipc, pid, uts, cgroup })
+}
+
+/// The security options; also whether all system paths shall be left as they are.
+fn security(options: Vec<String>) -> Result<(Security, bool), ApiError> {
+    let (mut security, mut bare_paths) = (Security::default(), false);
+    for option in options {
+        let bad = || ApiError::invalid(format!("invalid --security-opt: {option:?}"));
+        // the colon is the older way to write it
+        let cut = option.find(['=', ':']);
+        let (key, value) = cut.map_or((option.as_str(), None), |at| (&option[..at], Some(&option[at + 1..])));
+        match (key, value) {
+            ("no-new-privileges", None | Some("true")) => security.no_new_privileges = true,
+            ("no-new-privileges", Some("false")) => security.no_new_privileges = false,
+            ("seccomp", Some("unconfined")) => security.seccomp = SeccompChoice::Unconfined,
+            ("seccomp", Some("builtin" | "default")) => security.seccomp = SeccompChoice::Default,
+            ("seccomp", Some(profile)) if profile.trim_start().starts_with('{') => {
+                security.seccomp = SeccompChoice::Profile(profile.to_owned());
+            }
+            ("seccomp", Some(_)) => {
+                return Err(ApiError::invalid(format!(
+                    "invalid --security-opt: {option:?}; seccomp is unconfined, builtin, or a profile's JSON (the client reads the file)"
+                )));
+            }
+            ("apparmor", Some(profile)) if !profile.is_empty() => security.apparmor = Some(profile.to_owned()),
+            ("label", Some(label)) if !label.is_empty() => security.selinux.push(label.to_owned()),
+            ("systempaths", Some("unconfined")) => bare_paths = true,
+            ("writable-cgroups", Some("false")) => {}
+            ("writable-cgroups", _) => {
+                return Err(ApiError::unsupported("--security-opt writable-cgroups is not supported"));
+            }
+            _ => return Err(bad()),
+        }
+    }
+    Ok((security, bare_paths))
+}
+
+fn devices(list: Vec<models::DeviceMapping>) -> Result<Vec<DeviceRequest>, ApiError> {
+    let device = |mapping: models::DeviceMapping| {
+        let host = text(mapping.path_on_host).ok_or_else(|| ApiError::invalid("a device has no PathOnHost"))?;
+        let permissions = text(mapping.cgroup_permissions).unwrap_or_else(|| "rwm".to_owned());
+        if permissions.chars().any(|letter| !"rwm".contains(letter)) {
+            return Err(ApiError::invalid(format!(
+                "invalid permissions {permissions:?} for device {host}: any of r, w and m"
+            )));
+        }
+        let container = text(mapping.path_in_container).unwrap_or_else(|| host.clone());
+        Ok(DeviceRequest { host, container, permissions })
+    };
+    list.into_iter().map(device).collect()
+}
+
+fn ulimits(list: Vec<models::ResourcesUlimits>) -> Result<Vec<Ulimit>, ApiError> {
+    let ulimit = |limit: models::ResourcesUlimits| {
+        let name = text(limit.name).ok_or_else(|| ApiError::invalid("a ulimit has no Name"))?;
+        let soft = limit.soft.or(limit.hard).unwrap_or(0);
+        let hard = limit.hard.unwrap_or(soft);
+        if hard != -1 && (soft == -1 || soft > hard) {
+            return Err(ApiError::invalid(format!(
+                "invalid ulimit {name}: soft limit {soft} is above hard limit {hard}"
+            )));
+        }
+        Ok(Ulimit { name, soft, hard })
+    };
+    list.into_iter().map(ulimit).collect()
+}
+
+fn shm_bytes(size: Option<i64>) -> Result<Option<u64>, ApiError> {
+    let size = size.filter(|size| *size != 0);
+    size.map(u64::try_from)
+        .transpose()
+        .map_err(|_| ApiError::invalid("the size of /dev/shm (ShmSize) cannot be negative"))
+}
+
+fn oom_score_adj(value: Option<i64>) -> Result<Option<i32>, ApiError> {
+    match value {
+        None | Some(0) => Ok(None),
+        Some(number @ -1000..=1000) => Ok(i32::try_from(number).ok()),
+        Some(number) => Err(ApiError::invalid(format!("invalid OomScoreAdj {number}: it lies between -1000 and 1000"))),
+    }
+}
+
+fn dns(list: Vec<String>) -> Result<Vec<String>, ApiError> {
+    match list.iter().find(|address| address.parse::<std::net::IpAddr>().is_err()) {
+        Some(bad) => Err(ApiError::invalid(format!("{bad:?} is not an IP address of a name server"))),
+        None => Ok(list),
+    }
+}
+
+fn extra_hosts(list: Vec<String>) -> Result<Vec<String>, ApiError> {
+    for line in &list {
+        let parts = line.split_once([':', '=']).filter(|(name, _)| !name.is_empty());
+        let Some((_, address)) = parts else {
+            return Err(ApiError::invalid(format!("invalid extra host {line:?}; write it NAME:ADDRESS")));
+        };
+        refuse(address == "host-gateway", "host-gateway as an extra host's address", "there is no bridge network")?;
+        let bare = address.trim_start_matches('[').trim_end_matches(']');
+        if bare.parse::<std::net::IpAddr>().is_err() {
+            return Err(ApiError::invalid(format!("invalid IP address in extra host {line:?}")));
+        }
+    }
+    Ok(list)
+}
+
+fn log(config: Option<models::HostConfigLogConfig>) -> Result<LogDriver, ApiError> {
+    let config = config.unwrap_or_default();
+    match config.typ.as_deref().unwrap_or_default() {
+        "" | "json-file" => {}
+        "none" => return Ok(LogDriver::None),
+        other => {
+            return Err(ApiError::unsupported(format!("log driver {other:?} is not supported; use json-file or none")));
+        }
+    }
+    let LogDriver::JsonFile { mut max_bytes, mut max_files } = LogDriver::default() else { return Ok(LogDriver::None) };
+    for (key, value) in config.config.unwrap_or_default() {
+        let bad = || ApiError::invalid(format!("invalid value {value:?} for log option {key}"));
+        match key.as_str() {
+            "max-size" if value == "-1" => max_bytes = 0,
+            "max-size" => max_bytes = parse_bytes(&value).filter(|bytes| *bytes > 0).ok_or_else(bad)?,
+            "max-file" => max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(bad)?,
+            _ => {
+                return Err(ApiError::invalid(format!(
+                    "unknown log option {key:?} for the json-file driver; it has max-size and max-file"
+                )));
+            }
+        }
+    }
+    Ok(LogDriver::JsonFile { max_bytes, max_files })
+}

@@ -1,0 +1,299 @@
+//! `GET /containers/{id}/json`: a container as Docker shows it.
+
+use super::create::RUNTIME;
+use super::time::{NEVER, rfc3339};
+use super::{mounts, resources};
+use docker_wire::models::{
+    ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, DeviceMapping,
+    DriverData, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig,
+    MountPoint, NetworkSettings, ResourcesUlimits,
+};
+use engine::Paths;
+use engine::model::{
+    CgroupMode, Container, ContainerSpec, ExecId, IpcMode, LogDriver, MountKind, NetworkMode, Phase, PidMode,
+    SeccompChoice, UserMode, UtsMode,
+};
+use std::collections::HashMap;
+use std::path::Path;
+
+fn shown(path: &Path) -> Option<String> {
+    Some(path.to_string_lossy().into_owned())
+}
+
+/// The whole answer.
+pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) -> ContainerInspectResponse {
+    let spec = &container.spec;
+    let (path, args) = container.process.args.split_first().map_or((String::new(), &[][..]), |(p, a)| (p.clone(), a));
+    ContainerInspectResponse {
+        id: Some(container.id.to_string()),
+        created: Some(rfc3339(container.created_ns)),
+        path: Some(path),
+        args: Some(args.to_vec()),
+        state: Some(state(container)),
+        image: Some(container.image_id.clone()),
+        resolv_conf_path: shown(&paths.resolv_conf),
+        hostname_path: shown(&paths.hostname),
+        hosts_path: shown(&paths.hosts),
+        log_path: match spec.log {
+            LogDriver::None => Some(String::new()),
+            LogDriver::JsonFile { .. } => shown(&paths.log),
+        },
+        name: Some(format!("/{}", container.name)),
+        restart_count: Some(container.restart_count.into()),
+        driver: Some(STORAGE.to_owned()),
+        platform: Some("linux".to_owned()),
+        mount_label: Some(String::new()),
+        process_label: Some(String::new()),
+        app_armor_profile: Some(spec.security.apparmor.clone().unwrap_or_default()),
+        exec_ids: Some(execs.iter().map(ToString::to_string).collect::<Vec<_>>()).filter(|ids| !ids.is_empty()),
+        host_config: Some(host_config(spec)),
+        graph_driver: Some(graph_driver(container, paths)),
+        mounts: Some(mount_points(container)),
+        config: Some(config(container)),
+        network_settings: Some(network_settings(container)),
+        ..Default::default()
+    }
+}
+
+/// What Docker calls the storage driver.
+pub(crate) const STORAGE: &str = "erofs-overlay";
+
+fn graph_driver(container: &Container, paths: &Paths) -> DriverData {
+    let mut data = HashMap::new();
+    if !container.spec.read_only_root {
+        data.insert("UpperDir".to_owned(), paths.dir.join("upper").to_string_lossy().into_owned());
+        data.insert("WorkDir".to_owned(), paths.dir.join("work").to_string_lossy().into_owned());
+    }
+    DriverData { name: STORAGE.to_owned(), data }
+}
+
+/// The state, with Docker's names for the phases.
+pub(crate) fn state(container: &Container) -> ContainerState {
+    let finished = container.finished.as_ref();
+    // a container that runs again shows the end of its last run, but neither its code nor its error
+    let over = finished.filter(|_| !container.is_alive());
+    ContainerState {
+        status: Some(match container.phase {
+            Phase::Created | Phase::Starting => Status::CREATED,
+            Phase::Running => Status::RUNNING,
+            Phase::Paused => Status::PAUSED,
+            Phase::Exited => Status::EXITED,
+            Phase::Removing => Status::REMOVING,
+        }),
+        running: Some(matches!(container.phase, Phase::Running | Phase::Paused)),
+        paused: Some(container.phase == Phase::Paused),
+        restarting: Some(false),
+        oom_killed: Some(over.is_some_and(|end| end.oom_killed)),
+        dead: Some(false),
+        pid: Some(container.pid().into()),
+        exit_code: Some(over.map_or(0, |end| end.code.into())),
+        error: Some(over.map_or_else(String::new, |end| end.error.clone())),
+        started_at: Some(container.runtime.as_ref().map_or_else(|| NEVER.to_owned(), |run| rfc3339(run.started_ns))),
+        finished_at: Some(finished.map_or_else(|| NEVER.to_owned(), |end| rfc3339(end.at_ns))),
+        health: None,
+    }
+}
+
+fn config(container: &Container) -> ContainerConfig {
+    let spec = &container.spec;
+    let anonymous = spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Volume { name: None, .. }));
+    let volumes: Vec<String> = anonymous.map(|mount| mount.target.clone()).collect();
+    ContainerConfig {
+        hostname: Some(spec.hostname.clone().unwrap_or_else(|| container.id.short().to_owned())),
+        domainname: Some(spec.domainname.clone().unwrap_or_default()),
+        user: Some(container.process.user.clone()),
+        attach_stdin: Some(spec.attach_stdin),
+        attach_stdout: Some(spec.attach_stdout),
+        attach_stderr: Some(spec.attach_stderr),
+        exposed_ports: Some(spec.exposed_ports.clone()).filter(|ports| !ports.is_empty()),
+        tty: Some(spec.tty),
+        open_stdin: Some(spec.open_stdin),
+        stdin_once: Some(spec.stdin_once),
+        env: Some(container.process.env.clone()),
+        cmd: Some(spec.command.clone()),
+        image: Some(spec.image.clone()),
+        volumes: Some(volumes).filter(|volumes| !volumes.is_empty()),
+        working_dir: Some(container.process.cwd.clone()),
+        entrypoint: spec.entrypoint.clone(),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: spec.stop_timeout_s,
+        ..Default::default()
+    }
+}
+
+/// The network mode as Docker writes it.
+pub(crate) fn network_mode(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::Container(name) => format!("container:{name}"),
+    }
+}
+
+/// The request's host configuration, drawn again from what was understood of it.
+pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
+    let mut host = HostConfig::default();
+    resources::show(&spec.resources, &mut host);
+    mounts::show(&spec.mounts, &mut host);
+    show_isolation(spec, &mut host);
+    let device = |device: &engine::model::DeviceRequest| DeviceMapping {
+        path_on_host: Some(device.host.clone()),
+        path_in_container: Some(device.container.clone()),
+        cgroup_permissions: Some(device.permissions.clone()),
+    };
+    let ulimit = |limit: &engine::model::Ulimit| ResourcesUlimits {
+        name: Some(limit.name.clone()),
+        soft: Some(limit.soft),
+        hard: Some(limit.hard),
+    };
+    host.devices = Some(spec.devices.iter().map(device).collect());
+    host.device_cgroup_rules = Some(spec.device_cgroup_rules.clone()).filter(|rules| !rules.is_empty());
+    host.ulimits = Some(spec.ulimits.iter().map(ulimit).collect());
+    host.log_config = Some(log_config(&spec.log));
+    host.network_mode = Some(network_mode(&spec.network));
+    host.port_bindings = Some(HashMap::new());
+    host.publish_all_ports = Some(false);
+    host.restart_policy = Some(resources::show_restart(spec.restart));
+    host.auto_remove = Some(spec.auto_remove);
+    host.volume_driver = Some(String::new());
+    host.container_id_file = Some(String::new());
+    let (rows, columns) = spec.console_size.unwrap_or_default();
+    host.console_size = Some(vec![rows.into(), columns.into()]);
+    host.annotations =
+        Some(spec.annotations.clone().into_iter().collect()).filter(|map: &HashMap<_, _>| !map.is_empty());
+    host.dns = Some(spec.dns.clone());
+    host.dns_options = Some(spec.dns_options.clone());
+    host.dns_search = Some(spec.dns_search.clone());
+    host.extra_hosts = Some(spec.extra_hosts.clone()).filter(|hosts| !hosts.is_empty());
+    host.group_add = Some(spec.group_add.clone()).filter(|groups| !groups.is_empty());
+    host.oom_score_adj = Some(spec.oom_score_adj.unwrap_or(0).into());
+    host.init = Some(spec.init);
+    host.shm_size = Some(spec.shm_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(64 << 20));
+    host.sysctls = Some(spec.sysctls.clone().into_iter().collect()).filter(|map: &HashMap<_, _>| !map.is_empty());
+    host.runtime = Some(RUNTIME.to_owned());
+    host
+}
+
+fn log_config(log: &LogDriver) -> HostConfigLogConfig {
+    match log {
+        LogDriver::None => HostConfigLogConfig { typ: Some("none".to_owned()), config: Some(HashMap::new()) },
+        LogDriver::JsonFile { max_bytes, max_files } => {
+            let size = if *max_bytes == 0 { "-1".to_owned() } else { max_bytes.to_string() };
+            let options = [("max-size".to_owned(), size), ("max-file".to_owned(), max_files.to_string())];
+            HostConfigLogConfig { typ: Some("json-file".to_owned()), config: Some(options.into()) }
+        }
+    }
+}
+
+fn show_isolation(spec: &ContainerSpec, host: &mut HostConfig) {
+    let modes = &spec.namespaces;
+    host.ipc_mode = Some(match &modes.ipc {
+        IpcMode::Private => "private".to_owned(),
+        IpcMode::Shareable => "shareable".to_owned(),
+        IpcMode::None => "none".to_owned(),
+        IpcMode::Host => "host".to_owned(),
+        IpcMode::Container(name) => format!("container:{name}"),
+    });
+    host.pid_mode = Some(match &modes.pid {
+        PidMode::Private => String::new(),
+        PidMode::Host => "host".to_owned(),
+        PidMode::Container(name) => format!("container:{name}"),
+    });
+    host.uts_mode = Some(match modes.uts {
+        UtsMode::Private => String::new(),
+        UtsMode::Host => "host".to_owned(),
+    });
+    host.userns_mode = Some(match modes.user {
+        UserMode::Default => String::new(),
+        UserMode::Host => "host".to_owned(),
+        UserMode::Auto => "auto".to_owned(),
+    });
+    host.cgroupns_mode = Some(match modes.cgroup {
+        CgroupMode::Private => CgroupnsMode::PRIVATE,
+        CgroupMode::Host => CgroupnsMode::HOST,
+    });
+    let security = &spec.security;
+    let mut options = Vec::new();
+    options.extend(security.no_new_privileges.then(|| "no-new-privileges".to_owned()));
+    match &security.seccomp {
+        SeccompChoice::Default => {}
+        SeccompChoice::Unconfined => options.push("seccomp=unconfined".to_owned()),
+        SeccompChoice::Profile(json) => options.push(format!("seccomp={json}")),
+    }
+    options.extend(security.apparmor.iter().map(|profile| format!("apparmor={profile}")));
+    options.extend(security.selinux.iter().map(|label| format!("label={label}")));
+    host.security_opt = Some(options).filter(|options| !options.is_empty());
+    host.cap_add = Some(spec.cap_add.clone()).filter(|caps| !caps.is_empty());
+    host.cap_drop = Some(spec.cap_drop.clone()).filter(|caps| !caps.is_empty());
+    host.privileged = Some(spec.privileged);
+    host.readonly_rootfs = Some(spec.read_only_root);
+    host.masked_paths.clone_from(&spec.masked_paths);
+    host.readonly_paths.clone_from(&spec.readonly_paths);
+}
+
+/// The mounts with what they have become: names and folders of volumes.
+pub(crate) fn mount_points(container: &Container) -> Vec<MountPoint> {
+    let binds = container.spec.mounts.iter().filter_map(|mount| {
+        let (kind, source, propagation) = match &mount.kind {
+            MountKind::Bind { source, propagation, .. } => {
+                ("bind", source.clone(), mounts::propagation_word(*propagation))
+            }
+            MountKind::Tmpfs { .. } => ("tmpfs", String::new(), ""),
+            MountKind::Volume { .. } => return None,
+        };
+        Some(MountPoint {
+            typ: Some(kind.to_owned()),
+            source: Some(source),
+            destination: Some(mount.target.clone()),
+            mode: Some(String::new()),
+            rw: Some(!mount.read_only),
+            propagation: Some(propagation.to_owned()),
+            ..Default::default()
+        })
+    });
+    let volumes = container.volumes.iter().map(|volume| MountPoint {
+        typ: Some("volume".to_owned()),
+        name: Some(volume.name.clone()),
+        source: Some(volume.source.clone()),
+        destination: Some(volume.target.clone()),
+        driver: Some("local".to_owned()),
+        mode: Some("z".to_owned()),
+        rw: Some(!volume.read_only),
+        propagation: Some(String::new()),
+    });
+    binds.chain(volumes).collect()
+}
+
+/// The networks that a container is in.
+pub(crate) fn networks(container: &Container) -> HashMap<String, EndpointSettings> {
+    let name = match container.spec.network {
+        NetworkMode::None => "none",
+        NetworkMode::Host => "host",
+        NetworkMode::Container(_) => return HashMap::new(),
+    };
+    let endpoint = EndpointSettings {
+        mac_address: Some(String::new()),
+        network_id: Some(crate::route::network::id(name)),
+        endpoint_id: Some(String::new()),
+        gateway: Some(String::new()),
+        ip_address: Some(String::new()),
+        ip_prefix_len: Some(0),
+        ipv6_gateway: Some(String::new()),
+        global_ipv6_address: Some(String::new()),
+        global_ipv6_prefix_len: Some(0),
+        ..Default::default()
+    };
+    [(name.to_owned(), endpoint)].into()
+}
+
+fn network_settings(container: &Container) -> NetworkSettings {
+    let pid = container.pid();
+    let key = if pid > 0 { format!("/proc/{pid}/ns/net") } else { String::new() };
+    NetworkSettings {
+        sandbox_id: Some(String::new()),
+        sandbox_key: Some(key),
+        ports: Some(HashMap::new()),
+        networks: Some(networks(container)),
+    }
+}

@@ -1,0 +1,153 @@
+//! `GET /containers/json`: lines of `docker ps`, and the filters that choose them.
+
+use super::describe;
+use super::time::{human, unix_seconds};
+use crate::error::ApiError;
+use crate::query::Filters;
+use docker_wire::models::{
+    ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum as State,
+};
+use engine::model::{Container, NetworkMode, Phase};
+
+/// The filters that a listing knows.
+pub(crate) const FILTERS: &[&str] = &[
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish",
+    "since", "status", "volume",
+];
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Created | Phase::Starting => "created",
+        Phase::Running => "running",
+        Phase::Paused => "paused",
+        Phase::Exited => "exited",
+        Phase::Removing => "removing",
+    }
+}
+
+/// One line.
+pub(crate) fn summary(container: &Container, now_ns: u64) -> ContainerSummary {
+    ContainerSummary {
+        id: Some(container.id.to_string()),
+        names: Some(vec![format!("/{}", container.name)]),
+        image: Some(container.spec.image.clone()),
+        image_id: Some(container.image_id.clone()),
+        command: Some(container.process.args.join(" ")),
+        created: Some(unix_seconds(container.created_ns)),
+        ports: Some(Vec::new()),
+        labels: Some(container.spec.labels.clone().into_iter().collect()),
+        state: word(container.phase).parse::<State>().ok(),
+        status: Some(status(container, now_ns)),
+        host_config: Some(ContainerSummaryHostConfig {
+            network_mode: Some(describe::network_mode(&container.spec.network)),
+            annotations: None,
+        }),
+        network_settings: Some(ContainerSummaryNetworkSettings { networks: Some(describe::networks(container)) }),
+        mounts: Some(describe::mount_points(container)),
+        ..Default::default()
+    }
+}
+
+/// The state in words, with the time since it began: `Up 3 seconds`, `Exited (137) 1 second ago (OOM killed)`.
+pub(crate) fn status(container: &Container, now_ns: u64) -> String {
+    let ended = container.finished.as_ref();
+    let since = |at_ns: u64| human(now_ns.saturating_sub(at_ns));
+    let up = || container.runtime.as_ref().map_or_else(String::new, |run| since(run.started_ns));
+    match container.phase {
+        Phase::Created | Phase::Starting => "Created".to_owned(),
+        Phase::Running => format!("Up {}", up()),
+        Phase::Paused => format!("Up {} (Paused)", up()),
+        Phase::Removing => "Removal In Progress".to_owned(),
+        Phase::Exited => ended.map_or_else(
+            || "Exited".to_owned(),
+            |end| {
+                let why = if end.oom_killed { " (OOM killed)" } else { "" };
+                format!("Exited ({}) {} ago{why}", end.code, since(end.at_ns))
+            },
+        ),
+    }
+}
+
+/// Which containers a listing shows.
+pub(crate) struct Choice {
+    filters: Filters,
+    all: bool,
+    before_ns: Option<u64>,
+    since_ns: Option<u64>,
+    /// Ids that the `ancestor` filter's names stand for.
+    ancestors: Vec<String>,
+}
+
+impl Choice {
+    /// Checks the filters. `find` looks up the containers of `before` and `since`; `ancestors` are image ids.
+    pub(crate) fn new(
+        filters: Filters,
+        all: bool,
+        ancestors: Vec<String>,
+        find: impl Fn(&str) -> Result<Container, ApiError>,
+    ) -> Result<Self, ApiError> {
+        for status in filters.values("status").unwrap_or_default() {
+            if !["created", "restarting", "running", "removing", "paused", "exited", "dead"].contains(&status.as_str())
+            {
+                return Err(ApiError::invalid(format!("invalid filter 'status={status}'")));
+            }
+        }
+        for code in filters.values("exited").unwrap_or_default() {
+            if code.parse::<i32>().is_err() {
+                return Err(ApiError::invalid(format!("invalid filter 'exited={code}': it is an exit code")));
+            }
+        }
+        let time = |key: &str, pick: fn(u64, u64) -> u64| -> Result<Option<u64>, ApiError> {
+            let mut chosen: Option<u64> = None;
+            for who in filters.values(key).unwrap_or_default() {
+                let at = find(who)?.created_ns;
+                chosen = Some(chosen.map_or(at, |other| pick(other, at)));
+            }
+            Ok(chosen)
+        };
+        let (before_ns, since_ns) = (time("before", u64::min)?, time("since", u64::max)?);
+        let all = all || filters.values("status").is_some() || filters.values("exited").is_some();
+        Ok(Self { filters, all, before_ns, since_ns, ancestors })
+    }
+
+    /// True if the listing shows the container.
+    pub(crate) fn shows(&self, container: &Container) -> bool {
+        let spec = &container.spec;
+        let filters = &self.filters;
+        let exited = |code: &str| {
+            container.phase == Phase::Exited
+                && container.finished.as_ref().is_some_and(|end| Ok(end.code) == code.parse())
+        };
+        let network = match &spec.network {
+            NetworkMode::None => "none",
+            NetworkMode::Host => "host",
+            NetworkMode::Container(_) => "",
+        };
+        let volume = |wanted: &str| {
+            container.volumes.iter().any(|v| v.name == wanted || v.target == wanted)
+                || spec.mounts.iter().any(|mount| mount.target == wanted)
+        };
+        (self.all || container.is_alive())
+            && self.before_ns.is_none_or(|at| container.created_ns < at)
+            && self.since_ns.is_none_or(|at| container.created_ns > at)
+            && filters.matches("id", |id| container.id.as_str().starts_with(id))
+            && filters.matches("name", |name| {
+                container.name.contains(name.trim_start_matches(['/', '^']).trim_end_matches('$'))
+            })
+            && filters.matches("name", |name| {
+                !name.starts_with('^') || container.name.starts_with(name.trim_matches(['^', '$', '/']))
+            })
+            && filters.matches("status", |status| word(container.phase) == status)
+            && filters.matches("exited", exited)
+            && filters.matches("network", |name| name == network)
+            && filters.matches("volume", volume)
+            && filters.matches("health", |health| health == "none")
+            && filters.matches("is-task", |task| task == "false")
+            && filters.matches("expose", |port| {
+                spec.exposed_ports.iter().any(|p| p == port || p.split('/').next() == Some(port))
+            })
+            && filters.matches("publish", |_| false)
+            && filters.match_labels(|key| spec.labels.get(key).map(String::as_str))
+            && filters.matches("ancestor", |image| spec.image == image || self.ancestors.contains(&container.image_id))
+    }
+}

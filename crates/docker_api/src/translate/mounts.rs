@@ -1,0 +1,279 @@
+//! Binds, volumes and tmpfs: Docker has four places for them.
+
+use super::{Filled, parse_bytes, refuse, text};
+use crate::error::ApiError;
+use docker_wire::models::{self, HostConfig};
+use engine::model::{Mount, MountKind, Propagation};
+use std::collections::{BTreeMap, BTreeSet};
+
+fn target(path: &str, spec: &str) -> Result<String, ApiError> {
+    let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if !path.starts_with('/') || clean.contains(&"..") {
+        return Err(ApiError::invalid(format!(
+            "invalid mount {spec:?}: the path in the container must be absolute, without .."
+        )));
+    }
+    if clean.is_empty() {
+        return Err(ApiError::invalid(format!("invalid mount {spec:?}: the destination can't be '/'")));
+    }
+    Ok(format!("/{}", clean.join("/")))
+}
+
+fn propagation(word: &str) -> Option<Propagation> {
+    Some(match word {
+        "rprivate" => Propagation::Rprivate,
+        "private" => Propagation::Private,
+        "rshared" => Propagation::Rshared,
+        "shared" => Propagation::Shared,
+        "rslave" => Propagation::Rslave,
+        "slave" => Propagation::Slave,
+        _ => return None,
+    })
+}
+
+pub(crate) fn propagation_word(propagation: Propagation) -> &'static str {
+    match propagation {
+        Propagation::Rprivate => "rprivate",
+        Propagation::Private => "private",
+        Propagation::Rshared => "rshared",
+        Propagation::Shared => "shared",
+        Propagation::Rslave => "rslave",
+        Propagation::Slave => "slave",
+    }
+}
+
+fn check_volume_name(name: &str) -> Result<(), ApiError> {
+    let mut bytes = name.bytes();
+    let good = name.len() >= 2
+        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if good {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "{name:?} is no volume name: two or more letters, digits, '_', '.' and '-' make one; if you mean a folder of the host, \
+         use its absolute path"
+    )))
+}
+
+/// `SOURCE:TARGET[:OPTIONS]`, or `TARGET` alone for an anonymous volume.
+pub(crate) fn bind(spec: &str) -> Result<Mount, ApiError> {
+    let invalid = |why: &str| ApiError::invalid(format!("invalid volume specification {spec:?}: {why}"));
+    let parts: Vec<&str> = spec.split(':').collect();
+    let (source, path, options) = match *parts.as_slice() {
+        [path] => (None, path, ""),
+        [source, path] if !source.is_empty() => (Some(source), path, ""),
+        [source, path, options] if !source.is_empty() => (Some(source), path, options),
+        _ => return Err(invalid("write it SOURCE:TARGET[:OPTIONS]")),
+    };
+    let is_path = source.is_some_and(|source| source.starts_with('/'));
+    let (mut read_only, mut no_copy, mut travel) = (None, false, None);
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" | "rw" if read_only.is_none() => read_only = Some(option == "ro"),
+            "nocopy" if !is_path => no_copy = true,
+            // SELinux labels where there is no SELinux, and hints for other systems' file sharing: without effect here
+            "z" | "Z" | "consistent" | "cached" | "delegated" => {}
+            word if is_path && travel.is_none() && propagation(word).is_some() => travel = propagation(word),
+            _ => return Err(invalid(&format!("unknown or repeated option {option:?}"))),
+        }
+    }
+    let kind = match source {
+        Some(source) if is_path => MountKind::Bind {
+            source: source.to_owned(),
+            create_source: true,
+            propagation: travel.unwrap_or_default(),
+            non_recursive: false,
+        },
+        Some(name) => {
+            check_volume_name(name)?;
+            MountKind::Volume { name: Some(name.to_owned()), no_copy }
+        }
+        None => MountKind::Volume { name: None, no_copy },
+    };
+    Ok(Mount { target: target(path, spec)?, read_only: read_only.unwrap_or(false), kind })
+}
+
+/// `TARGET` with options as mount(8) has them.
+pub(crate) fn tmpfs(path: &str, options: &str) -> Result<Mount, ApiError> {
+    let invalid = |why: String| ApiError::invalid(format!("invalid tmpfs options {options:?} for {path}: {why}"));
+    let (mut bytes, mut mode, mut read_only, mut rest) = (None, None, false, Vec::new());
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("size", size)) => {
+                bytes = Some(parse_bytes(size).ok_or_else(|| invalid(format!("{size:?} is not a size")))?);
+            }
+            Some(("mode", octal)) => {
+                let bits = u32::from_str_radix(octal, 8).ok().filter(|bits| *bits <= 0o7777);
+                mode = Some(bits.ok_or_else(|| invalid(format!("{octal:?} is not a mode")))?);
+            }
+            None if option == "ro" || option == "rw" => read_only = option == "ro",
+            _ => rest.push(option.to_owned()),
+        }
+    }
+    Ok(Mount { target: target(path, path)?, read_only, kind: MountKind::Tmpfs { bytes, mode, options: rest } })
+}
+
+fn structured(mount: models::Mount) -> Result<Mount, ApiError> {
+    use models::MountType as Type;
+    let path =
+        text(mount.target).ok_or_else(|| ApiError::invalid("invalid mount config: field Target must not be empty"))?;
+    let invalid = |why: &str| ApiError::invalid(format!("invalid mount config for {path}: {why}"));
+    let source = text(mount.source);
+    let misplaced = |wrong: bool, options: &str| {
+        if wrong { Err(invalid(&format!("{options} do not go with this type"))) } else { Ok(()) }
+    };
+    misplaced(mount.bind_options.is_some() && mount.typ != Some(Type::BIND), "BindOptions")?;
+    misplaced(mount.volume_options.is_some() && mount.typ != Some(Type::VOLUME), "VolumeOptions")?;
+    misplaced(mount.tmpfs_options.is_some() && mount.typ != Some(Type::TMPFS), "TmpfsOptions")?;
+    let kind = match mount.typ {
+        Some(Type::BIND) => {
+            let source = source.ok_or_else(|| invalid("field Source must not be empty"))?;
+            if !source.starts_with('/') {
+                return Err(invalid(&format!("the source {source:?} must be an absolute path")));
+            }
+            bind_kind(source, mount.bind_options.unwrap_or_default())?
+        }
+        Some(Type::VOLUME) => {
+            let options = mount.volume_options.unwrap_or_default();
+            refuse(options.labels.filled(), "VolumeOptions.Labels", "create the volume with labels first")?;
+            refuse(
+                options.driver_config.is_some_and(|d| {
+                    d.name.as_ref().is_some_and(|name| !name.is_empty() && name != "local") || d.options.filled()
+                }),
+                "VolumeOptions.DriverConfig",
+                "",
+            )?;
+            refuse(options.subpath.filled(), "VolumeOptions.Subpath", "")?;
+            if let Some(name) = &source {
+                check_volume_name(name)?;
+            }
+            MountKind::Volume { name: source, no_copy: options.no_copy.unwrap_or(false) }
+        }
+        Some(Type::TMPFS) => {
+            if source.is_some() {
+                return Err(invalid("a tmpfs has no Source"));
+            }
+            tmpfs_kind(mount.tmpfs_options.unwrap_or_default(), &path)?
+        }
+        Some(other) => {
+            return Err(ApiError::unsupported(format!(
+                "mount type {other} is not supported; use bind, volume or tmpfs"
+            )));
+        }
+        None => return Err(invalid("field Type must be bind, volume or tmpfs")),
+    };
+    Ok(Mount { target: target(&path, &path)?, read_only: mount.read_only.unwrap_or(false), kind })
+}
+
+fn bind_kind(source: String, options: models::MountBindOptions) -> Result<MountKind, ApiError> {
+    refuse(options.read_only_non_recursive.unwrap_or(false), "BindOptions.ReadOnlyNonRecursive", "")?;
+    refuse(options.read_only_force_recursive.unwrap_or(false), "BindOptions.ReadOnlyForceRecursive", "")?;
+    let travel = options.propagation.map(|word| word.to_string()).filter(|word| !word.is_empty());
+    Ok(MountKind::Bind {
+        source,
+        create_source: options.create_mountpoint.unwrap_or(false),
+        propagation: travel.and_then(|word| propagation(&word)).unwrap_or_default(),
+        non_recursive: options.non_recursive.unwrap_or(false),
+    })
+}
+
+fn tmpfs_kind(options: models::MountTmpfsOptions, path: &str) -> Result<MountKind, ApiError> {
+    let bytes = options.size_bytes.filter(|size| *size != 0);
+    let bytes = bytes
+        .map(u64::try_from)
+        .transpose()
+        .map_err(|_| ApiError::invalid(format!("invalid tmpfs size for {path}")))?;
+    let mode = options.mode.filter(|mode| *mode != 0);
+    let mode = mode.map(u32::try_from).transpose().ok().filter(|mode| mode.is_none_or(|bits| bits <= 0o7777));
+    let mode = mode.ok_or_else(|| ApiError::invalid(format!("invalid tmpfs mode for {path}")))?;
+    let words = options.options.unwrap_or_default().iter().map(|words| words.join("=")).collect();
+    Ok(MountKind::Tmpfs { bytes, mode, options: words })
+}
+
+/// Takes all mounts out of a request: binds, structured mounts, tmpfs, and the anonymous volumes that nothing else covers.
+pub(crate) fn take(host: &mut HostConfig, volumes: Vec<String>) -> Result<Vec<Mount>, ApiError> {
+    let mut mounts = Vec::new();
+    for spec in host.binds.take().unwrap_or_default() {
+        mounts.push(bind(&spec)?);
+    }
+    for mount in host.mounts.take().unwrap_or_default() {
+        mounts.push(structured(mount)?);
+    }
+    let sorted: BTreeMap<_, _> = host.tmpfs.take().unwrap_or_default().into_iter().collect();
+    for (path, options) in sorted {
+        mounts.push(tmpfs(&path, &options)?);
+    }
+    let mut taken = BTreeSet::new();
+    if let Some(twice) = mounts.iter().find(|mount| !taken.insert(mount.target.clone())) {
+        return Err(ApiError::invalid(format!("duplicate mount point: {}", twice.target)));
+    }
+    let anonymous: BTreeSet<String> = volumes.iter().map(|path| target(path, path)).collect::<Result<_, _>>()?;
+    let fresh = anonymous.into_iter().filter(|path| !taken.contains(path));
+    mounts.extend(fresh.map(|target| Mount {
+        target,
+        read_only: false,
+        kind: MountKind::Volume { name: None, no_copy: false },
+    }));
+    Ok(mounts)
+}
+
+/// Shows mounts in a host configuration: those that the short form can say as `Binds` and `Tmpfs`, the rest as `Mounts`.
+pub(crate) fn show(mounts: &[Mount], host: &mut HostConfig) {
+    let (mut binds, mut tmpfs, mut structured) = (Vec::new(), std::collections::HashMap::new(), Vec::new());
+    for mount in mounts {
+        let access = if mount.read_only { "ro" } else { "rw" };
+        match &mount.kind {
+            MountKind::Bind { source, create_source: true, propagation, non_recursive: false } => {
+                let travel = match propagation {
+                    Propagation::Rprivate => String::new(),
+                    other => format!(",{}", propagation_word(*other)),
+                };
+                binds.push(format!("{source}:{}:{access}{travel}", mount.target));
+            }
+            MountKind::Volume { name: Some(name), no_copy } => {
+                let copy = if *no_copy { ",nocopy" } else { "" };
+                binds.push(format!("{name}:{}:{access}{copy}", mount.target));
+            }
+            // shown in Config.Volumes
+            MountKind::Volume { name: None, no_copy: false } if !mount.read_only => {}
+            MountKind::Tmpfs { bytes, mode, options } => {
+                let mut words = Vec::new();
+                words.extend(mount.read_only.then(|| "ro".to_owned()));
+                words.extend(bytes.map(|bytes| format!("size={bytes}")));
+                words.extend(mode.map(|mode| format!("mode={mode:o}")));
+                words.extend(options.iter().cloned());
+                tmpfs.insert(mount.target.clone(), words.join(","));
+            }
+            MountKind::Bind { .. } | MountKind::Volume { .. } => structured.push(structure(mount)),
+        }
+    }
+    host.binds = Some(binds);
+    host.tmpfs = Some(tmpfs).filter(|map| !map.is_empty());
+    host.mounts = Some(structured).filter(|list| !list.is_empty());
+}
+
+fn structure(mount: &Mount) -> models::Mount {
+    let base =
+        models::Mount { target: Some(mount.target.clone()), read_only: Some(mount.read_only), ..Default::default() };
+    match &mount.kind {
+        MountKind::Bind { source, create_source, propagation, non_recursive } => models::Mount {
+            typ: Some(models::MountType::BIND),
+            source: Some(source.clone()),
+            bind_options: Some(models::MountBindOptions {
+                propagation: propagation_word(*propagation).parse().ok(),
+                non_recursive: Some(*non_recursive),
+                create_mountpoint: Some(*create_source),
+                ..Default::default()
+            }),
+            ..base
+        },
+        MountKind::Volume { name, no_copy } => models::Mount {
+            typ: Some(models::MountType::VOLUME),
+            source: name.clone(),
+            volume_options: Some(models::MountVolumeOptions { no_copy: Some(*no_copy), ..Default::default() }),
+            ..base
+        },
+        MountKind::Tmpfs { .. } => models::Mount { typ: Some(models::MountType::TMPFS), ..base },
+    }
+}

@@ -1,0 +1,165 @@
+//! From a record to a running process: everything that the helper needs, in one burst of frames.
+
+use super::{Actor, Pending, effects};
+use crate::decide::Input;
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::helper::Helper;
+use crate::model::{IpcMode, LogDriver, NetworkMode, PidMode, Runtime};
+use crate::plan::{self, Surroundings, namespaces::Joins, user};
+use control::{Create, Created, Log, Request, Rootfs, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// What is known between the launch and the program's start.
+pub(super) struct Launching {
+    pub(super) created: Option<Created>,
+}
+
+impl Launching {
+    /// The run as it is recorded once the program runs.
+    pub(super) fn runtime(self, pid: i32) -> Runtime {
+        let started_ns = crate::clock::now_ns();
+        let (namespaces, cgroup, warnings) =
+            self.created.map(|created| (created.namespaces, created.cgroup, created.warnings)).unwrap_or_default();
+        Runtime { pid, started_ns, namespaces, cgroup, warnings }
+    }
+}
+
+/// A request with the descriptors that go along.
+struct Prepared {
+    create: Create,
+    netns: Option<OwnedFd>,
+}
+
+impl Actor {
+    pub(super) async fn launch(&mut self) {
+        self.restart_due = None;
+        self.launching = Some(Launching { created: None });
+        if let Err(error) = self.try_launch().await {
+            self.launching = None;
+            let input = Input::LaunchFailed { code: 128, error: error.to_string() };
+            self.feed_quietly(input).await;
+        }
+    }
+
+    async fn try_launch(&mut self) -> Result<()> {
+        let cannot = |error| EngineError::internal("cannot mount the image's layers", &error);
+        let image = self.inner.images.get(&self.container.image_id).map_err(cannot)?;
+        let layers = self.inner.images.mount_layers(&image).map_err(cannot)?;
+        let prepared = self.prepare(&layers)?;
+        let unreachable = |error| effects::unreachable_helper(&error);
+        let mut helper = Helper::launch(&self.inner.config.shim).map_err(unreachable)?;
+        let mut fds: Vec<BorrowedFd<'_>> = layers.fds.iter().map(|fd| fd.as_fd()).collect();
+        fds.extend(prepared.netns.iter().map(AsFd::as_fd));
+        let create = helper.send(&Request::Create(Box::new(prepared.create)), &fds).await.map_err(unreachable)?;
+        self.helper = Some(helper);
+        self.pending.insert(create, Pending::Create);
+        for attachment in std::mem::take(&mut self.attachments) {
+            self.send_attachment(attachment, Pending::Ignored).await;
+        }
+        // not waiting for the answer to the creation: one round trip less, and a failure answers both
+        self.request(&Request::Start, &[], Pending::Start).await;
+        self.layers = Some(layers);
+        Ok(())
+    }
+
+    fn prepare(&self, layers: &image::Layers) -> Result<Prepared> {
+        let container = &self.container;
+        let spec = &container.spec;
+        let paths = self.inner.config.paths(&container.id);
+        let cannot = |what: &str, error: &std::io::Error| {
+            EngineError::internal(format!("cannot {what} of container {}", container.id), error)
+        };
+        std::fs::create_dir_all(&paths.runtime).map_err(|error| cannot("make the runtime folder", &error))?;
+        match std::fs::remove_file(&paths.exit) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(cannot("remove the last exit", &error));
+            }
+            _ => {}
+        }
+        self.inner.refresh_volumes(container)?;
+        let pooled = spec.network == NetworkMode::None && container.ids.is_none();
+        let netns = match &self.inner.netns {
+            // an empty pool is no failure: the helper then makes the namespace itself
+            Some(pool) if pooled => pool.take().ok(),
+            _ => None,
+        };
+        let around = Surroundings {
+            host: &self.inner.host,
+            paths: &paths,
+            cgroup: self.inner.config.cgroup(&container.id),
+            user: user::resolve(&container.process.user, &spec.group_add, &self.accounts(layers))?,
+            joins: self.joins()?,
+            pooled_netns: netns.is_some(),
+        };
+        let oci = plan::oci(container, &around)?;
+        let json = serde_json::to_vec(&oci)
+            .map_err(|error| EngineError::internal("cannot write the configuration", &error))?;
+        std::fs::write(&paths.config, json).map_err(|error| cannot("write the configuration", &error))?;
+        let create = Create {
+            version: control::VERSION,
+            id: container.id.to_string(),
+            rootfs: Rootfs::Overlay {
+                layers: layers.fds.len(),
+                writable: (!spec.read_only_root).then(|| paths.dir.clone()),
+                volatile: spec.auto_remove,
+            },
+            seccomp: self.inner.seccomp(container)?,
+            netns: netns.is_some(),
+            stdio: Stdio { open_stdin: spec.open_stdin, stdin_once: spec.stdin_once },
+            log: match spec.log {
+                LogDriver::JsonFile { max_bytes, max_files } => {
+                    Some(Log { path: paths.log.clone(), max_bytes, max_files })
+                }
+                LogDriver::None => None,
+            },
+            exit_file: paths.exit.clone(),
+            runtime_dir: paths.runtime.clone(),
+            init: spec.init,
+            spec: oci,
+        };
+        Ok(Prepared { create, netns })
+    }
+
+    /// The container's own accounts: what an earlier run wrote, else the image's.
+    fn accounts(&self, layers: &image::Layers) -> user::Accounts {
+        use rustix::fs::{Mode, OFlags};
+        let upper = self.inner.config.paths(&self.container.id).dir.join("upper");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let upper = rustix::fs::open(&upper, flags, Mode::empty()).ok().map(Arc::new);
+        let roots: Vec<Arc<OwnedFd>> = upper.into_iter().chain(layers.fds.iter().cloned()).collect();
+        user::Accounts::read(&roots)
+    }
+
+    /// The processes whose namespaces are joined must run.
+    fn joins(&self) -> Result<Joins> {
+        let pid_of = |who: &str, flag: &str| {
+            let other = self.inner.container(who)?;
+            match other.pid() {
+                0 => Err(EngineError::conflict(format!("{flag} container:{who}: that container is not running"))),
+                pid => Ok(pid),
+            }
+        };
+        let spec = &self.container.spec;
+        let mut joins = Joins::default();
+        if let IpcMode::Container(who) = &spec.namespaces.ipc {
+            let other = self.inner.container(who)?;
+            if other.spec.namespaces.ipc != IpcMode::Shareable {
+                return Err(EngineError::new(
+                    ErrorClass::Invalid,
+                    format!(
+                        "cannot join IPC of container {who}: non-shareable IPC (hint: run it with --ipc shareable)"
+                    ),
+                ));
+            }
+            joins.ipc = Some(pid_of(who, "--ipc")?);
+        }
+        if let PidMode::Container(who) = &spec.namespaces.pid {
+            joins.pid = Some(pid_of(who, "--pid")?);
+        }
+        if let NetworkMode::Container(who) = &spec.network {
+            joins.network = Some(pid_of(who, "--network")?);
+        }
+        Ok(joins)
+    }
+}

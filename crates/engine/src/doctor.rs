@@ -1,0 +1,249 @@
+//! What this host can do for isolation: tried by doing where that is possible.
+
+use crate::engine::Engine;
+use std::path::Path;
+
+/// The findings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doctor {
+    /// One finding a check.
+    pub checks: Vec<Check>,
+}
+
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was tried.
+    pub name: &'static str,
+    /// How it went.
+    pub verdict: Verdict,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Works.
+    Good,
+    /// Works in a lesser way.
+    Fallback,
+    /// Does not work.
+    Missing,
+}
+
+impl Check {
+    fn good(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Good, detail: detail.into(), remedy: None }
+    }
+
+    fn lesser(name: &'static str, verdict: Verdict, detail: impl Into<String>, remedy: &str) -> Self {
+        Self { name, verdict, detail: detail.into(), remedy: Some(remedy.to_owned()) }
+    }
+}
+
+impl Engine {
+    /// Examines the host.
+    pub async fn doctor(&self) -> Doctor {
+        let engine = self.clone();
+        let examined = tokio::task::spawn_blocking(move || engine.examine()).await;
+        Doctor { checks: examined.unwrap_or_default() }
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        let mut checks = vec![kernel(), namespaces(), user_namespaces(), layers(), self.overlay(), self.groups()];
+        checks.extend([seccomp(), self.module("apparmor"), self.module("selinux"), self.shim(), self.state(), kvm()]);
+        checks
+    }
+
+    /// Mounts an overlay over two empty folders, out of everybody's sight.
+    fn overlay(&self) -> Check {
+        let name = "writable layers";
+        match try_overlay(&self.inner.config.run) {
+            Ok(()) => Check::good(name, "overlayfs by the new mount interface"),
+            Err(error) => Check::lesser(
+                name,
+                Verdict::Missing,
+                format!("overlayfs cannot be mounted: {error}"),
+                "load the module with: modprobe overlay; in a container, give it the right to mount",
+            ),
+        }
+    }
+
+    fn groups(&self) -> Check {
+        let name = "control groups";
+        let supports = self.inner.cgroups.supports();
+        let version = self.inner.cgroup_version();
+        let mut missing = Vec::new();
+        for (has, what) in [
+            (supports.block_weight, "block I/O weight"),
+            (supports.swap, "swap limit"),
+            (supports.pids, "process limit"),
+        ] {
+            if !has {
+                missing.push(what);
+            }
+        }
+        if missing.is_empty() {
+            return Check::good(name, format!("version {version}, every limit"));
+        }
+        Check::lesser(
+            name,
+            Verdict::Fallback,
+            format!("version {version}; not on this kernel: {}", missing.join(", ")),
+            "these limits are left out with a warning",
+        )
+    }
+
+    fn module(&self, which: &'static str) -> Check {
+        let on = if which == "apparmor" { self.inner.host.apparmor } else { self.inner.host.selinux };
+        if on {
+            return Check::good(which, "enabled");
+        }
+        Check::lesser(
+            which,
+            Verdict::Missing,
+            "not enabled on this host",
+            "containers run without it; enable it at boot to use it",
+        )
+    }
+
+    fn shim(&self) -> Check {
+        let path = &self.inner.config.shim;
+        match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
+            Ok(()) => Check::good("helper", path.display().to_string()),
+            Err(errno) => Check::lesser(
+                "helper",
+                Verdict::Missing,
+                format!("{}: {errno}", path.display()),
+                "install insula-shim beside insulad, or name it with insulad --shim",
+            ),
+        }
+    }
+
+    fn state(&self) -> Check {
+        let root = &self.inner.config.root;
+        match rustix::fs::statvfs(root) {
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+                let detail = format!("{} has {free} MiB free", root.display());
+                if free >= 1024 {
+                    Check::good("state folder", detail)
+                } else {
+                    Check::lesser("state folder", Verdict::Fallback, detail, "make room, or move the state with --root")
+                }
+            }
+            Err(errno) => {
+                Check::lesser("state folder", Verdict::Missing, errno.to_string(), "name another one with --root")
+            }
+        }
+    }
+}
+
+fn try_overlay(run: &Path) -> std::io::Result<()> {
+    let place = run.join(format!("doctor-{}", std::process::id()));
+    let tried = (|| {
+        for part in ["lower", "upper", "work"] {
+            std::fs::create_dir_all(place.join(part))?;
+        }
+        let overlay = || -> Result<(), sys::mount::FsError> {
+            let context = sys::mount::FsContext::open("overlay")?;
+            for (key, part) in [("lowerdir+", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
+                context.set_string(key, &place.join(part).to_string_lossy())?;
+            }
+            context.create()?;
+            context.mount(sys::mount::MountAttr::empty()).map(drop)
+        };
+        overlay().map_err(|error| std::io::Error::other(error.to_string()))
+    })();
+    let _ = std::fs::remove_dir_all(&place);
+    tried
+}
+
+/// EROFS is asked for by name, as a container's start would; what it can be mounted from depends on the kernel's age.
+fn layers() -> Check {
+    let name = "image layers";
+    if let Err(error) = sys::mount::FsContext::open("erofs") {
+        return Check::lesser(
+            name,
+            Verdict::Fallback,
+            format!("plain directories: EROFS cannot be mounted ({error})"),
+            "use a kernel with CONFIG_EROFS_FS: layers are then one file each, shared with virtual machines",
+        );
+    }
+    if release().1 >= (6, 12) {
+        return Check::good(name, "EROFS files, mounted as they are");
+    }
+    Check::lesser(
+        name,
+        Verdict::Fallback,
+        "EROFS files, mounted through loop devices",
+        "Linux 6.12 and later mount them without a loop device",
+    )
+}
+
+fn release() -> (String, (u32, u32)) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    drop(numbers);
+    (release, version)
+}
+
+fn kernel() -> Check {
+    let (release, version) = release();
+    if version >= (5, 14) {
+        return Check::good("kernel", release);
+    }
+    Check::lesser("kernel", Verdict::Missing, release, "Linux 5.14 or later is needed, 6.12 or later is best")
+}
+
+fn namespaces() -> Check {
+    let names = ["mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time"];
+    let missing: Vec<&str> = names.into_iter().filter(|name| !Path::new("/proc/self/ns").join(name).exists()).collect();
+    if missing.is_empty() {
+        return Check::good("namespaces", "all eight");
+    }
+    Check::lesser(
+        "namespaces",
+        Verdict::Fallback,
+        format!("missing: {}", missing.join(", ")),
+        "use a kernel that has them",
+    )
+}
+
+fn user_namespaces() -> Check {
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    match most.trim().parse::<u64>() {
+        Ok(0) | Err(_) => Check::lesser(
+            "user namespaces",
+            Verdict::Missing,
+            "none may be made",
+            "allow them with: sysctl user.max_user_namespaces=10000",
+        ),
+        Ok(most) => Check::good("user namespaces", format!("up to {most}")),
+    }
+}
+
+fn seccomp() -> Check {
+    match std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail") {
+        Ok(actions) => Check::good("seccomp", actions.trim().to_owned()),
+        Err(_) => Check::lesser(
+            "seccomp",
+            Verdict::Missing,
+            "no filters on this kernel",
+            "use a kernel with CONFIG_SECCOMP_FILTER",
+        ),
+    }
+}
+
+fn kvm() -> Check {
+    let open = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    match open {
+        Ok(_) => Check::good("kvm", "/dev/kvm can be opened"),
+        Err(error) => Check::lesser("kvm", Verdict::Missing, format!("/dev/kvm: {error}"), "not needed for containers"),
+    }
+}

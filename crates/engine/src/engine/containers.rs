@@ -1,0 +1,442 @@
+//! What can be done with containers.
+
+use super::Engine;
+use super::inner::lock;
+use crate::actor::{self, Ask, Attachment, Recovering, WaitFor};
+use crate::decide::Input;
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::model::{
+    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, IdRange, NetworkMode, PidMode, Resources,
+    UserMode,
+};
+use crate::{names, plan, signal};
+use control::{ProcessId, Streams};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// A container that was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its id.
+    pub id: ContainerId,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// How a client attaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    /// To which streams.
+    pub streams: Streams,
+    /// Keys that detach, as Docker writes them; `None` for `ctrl-p,ctrl-q`.
+    pub detach_keys: Option<String>,
+}
+
+/// How a container is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remove {
+    /// Kill it if it runs.
+    pub force: bool,
+    /// Its anonymous volumes too.
+    pub volumes: bool,
+}
+
+/// A wait that is registered: what happens from now on is not missed.
+#[derive(Debug)]
+pub struct Wait(oneshot::Receiver<Finished>);
+
+impl Wait {
+    /// How it ended.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Unavailable`] if the engine closes first.
+    pub async fn outcome(self) -> Result<Finished> {
+        self.0.await.map_err(|_| EngineError::new(ErrorClass::Unavailable, "the daemon is shutting down"))
+    }
+}
+
+/// Ids of a container with a user namespace of its own: 65,536 from here on, one range after the other, above what
+/// distributions give to people.
+const AUTO_FIRST: u32 = 0x4000_0000;
+const AUTO_COUNT: u32 = 65_536;
+const DEFAULT_GRACE_S: i64 = 10;
+
+impl Engine {
+    /// Makes a container: its record, folders and files. Nothing runs yet.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for a wrong value, [`ErrorClass::NotFound`] for an unknown image, [`ErrorClass::Conflict`]
+    /// for a name that is taken. Nothing is left then.
+    pub async fn create(&self, spec: ContainerSpec) -> Result<Created> {
+        let inner = &self.inner;
+        let mut warnings = plan::check(&spec, &inner.host)?;
+        warnings.extend(self.unsupported_limits(&spec.resources));
+        let image = inner.images.get(&spec.image).map_err(|error| {
+            EngineError::because(ErrorClass::NotFound, format!("No such image: {}", spec.image), &error)
+        })?;
+        let process = plan::process::merge(&spec, &image.config)?;
+        plan::devices::plan(&spec)?;
+        plan::resources::plan(&spec.resources, Vec::new())?;
+        let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let mut container = Container {
+            name: self.reserve_name(spec.name.as_deref(), &id)?,
+            image_id: image.id.to_string(),
+            process,
+            created_ns: crate::clock::now_ns(),
+            phase: crate::model::Phase::Created,
+            runtime: None,
+            finished: None,
+            restart_count: 0,
+            stopped_by_user: false,
+            anonymous_volumes: Vec::new(),
+            volumes: Vec::new(),
+            ids: self.ids(&spec),
+            spec,
+            id: id.clone(),
+        };
+        inherit(&mut container, &image);
+        let made = self.make_files(&mut container).and_then(|()| self.record(&container));
+        if let Err(error) = made {
+            self.release_name(&container.name);
+            let _ = crate::sweep::folder(&inner.config.paths(&id).dir);
+            for volume in &container.anonymous_volumes {
+                let _ = inner.remove_volume(volume);
+            }
+            return Err(error);
+        }
+        Ok(Created { id, warnings })
+    }
+
+    fn unsupported_limits(&self, asked: &Resources) -> Vec<String> {
+        let supports = self.inner.cgroups.supports();
+        let mut warnings = Vec::new();
+        let mut warn = |wanted: bool, has: bool, words: &str| {
+            if wanted && !has {
+                warnings.push(words.to_owned());
+            }
+        };
+        warn(
+            asked.blkio_weight.is_some_and(|weight| weight != 0) || !asked.blkio_weight_device.is_empty(),
+            supports.block_weight,
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
+        );
+        warn(
+            asked.memory_swap_bytes.is_some_and(|swap| swap != 0),
+            supports.swap,
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+        );
+        warn(
+            asked.pids_limit.is_some_and(|limit| limit > 0),
+            supports.pids,
+            "Your kernel does not support pids limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
+        );
+        warnings
+    }
+
+    /// Puts the name into the registry before the slow work, so that two creations cannot both get it.
+    fn reserve_name(&self, asked: Option<&str>, id: &ContainerId) -> Result<String> {
+        let mut registry = self.inner.registry.write().unwrap_or_else(PoisonError::into_inner);
+        let name = match asked {
+            Some(name) => {
+                let name = names::checked(name)?;
+                if let Some(other) = registry.names.get(name) {
+                    return Err(EngineError::conflict(format!(
+                        "Conflict. The container name \"/{name}\" is already in use by container \"{other}\". You have to remove (or rename) that container to be able to reuse that name."
+                    )));
+                }
+                name.to_owned()
+            }
+            None => free_name(|name| registry.names.contains_key(name))?,
+        };
+        registry.names.insert(name.clone(), id.clone());
+        Ok(name)
+    }
+
+    fn release_name(&self, name: &str) {
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).names.remove(name);
+    }
+
+    fn ids(&self, spec: &ContainerSpec) -> Option<IdRange> {
+        let shares = spec.network == NetworkMode::Host || spec.namespaces.pid == PidMode::Host || spec.privileged;
+        match spec.namespaces.user {
+            UserMode::Host => None,
+            UserMode::Default if shares => None,
+            UserMode::Default => self.inner.config.userns,
+            UserMode::Auto => {
+                let registry = self.inner.registry.read().unwrap_or_else(PoisonError::into_inner);
+                let taken: std::collections::BTreeSet<u32> =
+                    registry.by_id.values().filter_map(|slot| slot.container.ids).map(|ids| ids.first_uid).collect();
+                let first = (0..).map(|n: u32| AUTO_FIRST + n * AUTO_COUNT).find(|first| !taken.contains(first))?;
+                Some(IdRange { first_uid: first, first_gid: first, count: AUTO_COUNT })
+            }
+        }
+    }
+
+    fn make_files(&self, container: &mut Container) -> Result<()> {
+        self.inner.attach_volumes(container)?;
+        let paths = self.inner.config.paths(&container.id);
+        let made = crate::files::make(container, &paths);
+        made.map_err(|error| {
+            EngineError::internal(format!("cannot make the files of a container in {}", paths.dir.display()), &error)
+        })
+    }
+
+    fn record(&self, container: &Container) -> Result<()> {
+        let mut attributes: BTreeMap<String, String> = container.spec.labels.clone();
+        attributes.insert("image".into(), container.spec.image.clone());
+        attributes.insert("name".into(), container.name.clone());
+        let event = self.inner.events.event(EventKind::Container, "create", container.id.as_str(), attributes);
+        self.inner.store_container(container, std::slice::from_ref(&event))?;
+        let inbox = actor::spawn(&self.inner, container.clone(), Recovering::No);
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).insert(container.clone(), inbox);
+        self.inner.events.publish(event);
+        Ok(())
+    }
+
+    /// A container's record by id, unique beginning of an id, or name.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`], or [`ErrorClass::Invalid`] if the beginning fits more than one.
+    pub fn container(&self, who: &str) -> Result<Arc<Container>> {
+        self.inner.container(who)
+    }
+
+    /// All containers, the newest first.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        let registry = self.inner.registry.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = registry.by_id.values().map(|slot| Arc::clone(&slot.container)).collect();
+        drop(registry);
+        all.sort_by_key(|container| std::cmp::Reverse(container.created_ns));
+        all
+    }
+
+    /// Ids of the execs of a container, running or ended.
+    #[must_use]
+    pub fn execs_of(&self, id: &ContainerId) -> Vec<ExecId> {
+        lock(&self.inner.execs).values().filter(|exec| exec.container == *id).map(|exec| exec.id.clone()).collect()
+    }
+
+    /// Runs it; done when its program runs.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotModified`] if it runs already, [`ErrorClass::Invalid`] if its program cannot be run.
+    pub async fn start(&self, who: &str) -> Result<()> {
+        self.command(who, Input::Start).await
+    }
+
+    /// Asks it to end, kills it after the grace period; done when it has ended.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotModified`] if it does not run.
+    pub async fn stop(&self, who: &str, timeout_s: Option<i64>, signal: Option<&str>) -> Result<()> {
+        let container = self.container(who)?;
+        let signal = match signal.filter(|signal| !signal.is_empty()) {
+            Some(signal) => signal::number(signal)?,
+            None => container.process.stop_signal,
+        };
+        let grace_s = timeout_s.or(container.spec.stop_timeout_s).unwrap_or(DEFAULT_GRACE_S);
+        // below 0: for ever
+        let grace_ms = u64::try_from(grace_s).ok().map(|seconds| seconds.saturating_mul(1000));
+        self.command(who, Input::Stop { signal, grace_ms }).await
+    }
+
+    /// Stops and starts it.
+    ///
+    /// # Errors
+    /// As [`Self::stop`] and [`Self::start`].
+    pub async fn restart(&self, who: &str, timeout_s: Option<i64>, signal: Option<&str>) -> Result<()> {
+        match self.stop(who, timeout_s, signal).await {
+            Err(error) if error.class() != ErrorClass::NotModified => return Err(error),
+            _ => {}
+        }
+        self.start(who).await
+    }
+
+    /// Sends a signal by name or number, SIGKILL if empty.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] if it does not run.
+    pub async fn kill(&self, who: &str, signal: &str) -> Result<()> {
+        let number = if signal.is_empty() { signal::KILL } else { signal::number(signal)? };
+        self.command(who, Input::Kill(number)).await
+    }
+
+    /// Freezes all its processes.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] if it does not run.
+    pub async fn pause(&self, who: &str) -> Result<()> {
+        self.command(who, Input::Pause).await
+    }
+
+    /// Thaws all its processes.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] if it is not paused.
+    pub async fn unpause(&self, who: &str) -> Result<()> {
+        self.command(who, Input::Unpause).await
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] if it runs and `force` is not given.
+    pub async fn remove(&self, who: &str, how: Remove) -> Result<()> {
+        let container = self.container(who)?;
+        let volumes = if how.volumes { container.anonymous_volumes.clone() } else { Vec::new() };
+        self.command(container.id.as_str(), Input::Remove { force: how.force }).await?;
+        for volume in volumes {
+            self.inner.remove_volume(&volume)?;
+        }
+        Ok(())
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for a wrong name, [`ErrorClass::Conflict`] for one that is taken.
+    pub async fn rename(&self, who: &str, new_name: &str) -> Result<()> {
+        let container = self.container(who)?;
+        let name = self.reserve_name(Some(new_name), &container.id)?;
+        let renamed = self.ask(container.id.as_str(), |answer| Ask::Rename { name: name.clone(), answer }).await;
+        self.release_name(if renamed.is_ok() { &container.name } else { &name });
+        renamed
+    }
+
+    /// Changes its limits; fields that are not set stay.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for wrong values.
+    pub async fn update(&self, who: &str, change: &Resources) -> Result<Vec<String>> {
+        let container = self.container(who)?;
+        let merged = merged(&container.spec.resources, change);
+        let mut warnings = plan::resources::check(&merged, &self.inner.host)?;
+        warnings.extend(self.unsupported_limits(change));
+        let planned = plan::resources::plan(&merged, Vec::new())?;
+        let (resources, planned) = (Box::new(merged), Box::new(planned));
+        self.ask(container.id.as_str(), |answer| Ask::Update { resources, planned, answer }).await?;
+        Ok(warnings)
+    }
+
+    /// Registers a wait; nothing that happens after this returns is missed.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`].
+    pub async fn wait(&self, who: &str, until: WaitFor) -> Result<Wait> {
+        let (outcome, receiver) = oneshot::channel();
+        self.ask(who, |registered| Ask::Wait { until, outcome, registered }).await?;
+        Ok(Wait(receiver))
+    }
+
+    /// Gives a client's connection to the container's helper, which serves it from then on. Before the start it is kept.
+    /// `ahead` are bytes that were read from it already.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for detach keys that are none.
+    pub async fn attach(&self, who: &str, how: Attach, connection: OwnedFd, ahead: Vec<u8>) -> Result<()> {
+        let detach_keys = crate::keys::parse(how.detach_keys.as_deref())?;
+        let attach = Attachment { connection, streams: how.streams, ahead, detach_keys };
+        self.ask(who, |answer| Ask::Attach { attach, answer }).await
+    }
+
+    /// Sets the terminal's size.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] if it does not run.
+    pub async fn resize(&self, who: &str, rows: u16, cols: u16) -> Result<()> {
+        self.ask(who, |answer| Ask::Resize { process: ProcessId::Init, rows, cols, answer }).await
+    }
+
+    /// Removes all containers that do not run; their ids and the bytes that came free.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn prune_containers(&self) -> Result<(Vec<ContainerId>, u64)> {
+        let mut removed = Vec::new();
+        let mut bytes = 0;
+        for container in self.containers() {
+            if container.is_alive() {
+                continue;
+            }
+            bytes += crate::files::written_bytes(&self.paths(&container));
+            match self.remove(container.id.as_str(), Remove { force: false, volumes: true }).await {
+                Ok(()) => removed.push(container.id.clone()),
+                Err(error) if matches!(error.class(), ErrorClass::Conflict | ErrorClass::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((removed, bytes))
+    }
+
+    async fn command(&self, who: &str, input: Input) -> Result<()> {
+        self.ask(who, |answer| Ask::Command(input, answer)).await
+    }
+
+    pub(super) async fn ask(&self, who: &str, ask: impl FnOnce(oneshot::Sender<Result<()>>) -> Ask) -> Result<()> {
+        let (id, inbox): (ContainerId, mpsc::Sender<Ask>) = self.inner.owner(who)?;
+        let (answer, answered) = oneshot::channel();
+        let gone = || EngineError::not_found(format!("No such container: {id}"));
+        inbox.send(ask(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn free_name(taken: impl Fn(&str) -> bool) -> Result<String> {
+    for attempt in 0..64 {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| EngineError::internal("cannot make a name", &error))?;
+        let name = names::made_up(random, attempt);
+        if !taken(&name) {
+            return Ok(name);
+        }
+    }
+    Err(EngineError::conflict("cannot find a free name; give one with --name"))
+}
+
+/// Labels, ports and volumes of the image, below what was asked for.
+fn inherit(container: &mut Container, image: &image::Image) {
+    let Some(config) = image.config.config() else { return };
+    for (key, value) in config.labels().iter().flatten() {
+        container.spec.labels.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    for port in config.exposed_ports().iter().flatten() {
+        if !container.spec.exposed_ports.contains(port) {
+            container.spec.exposed_ports.push(port.clone());
+        }
+    }
+    for target in config.volumes().iter().flatten() {
+        if !container.spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target.trim_end_matches('/'))
+        {
+            container.spec.mounts.push(crate::model::Mount {
+                target: target.clone(),
+                read_only: false,
+                kind: crate::model::MountKind::Volume { name: None, no_copy: false },
+            });
+        }
+    }
+}
+
+fn merged(old: &Resources, change: &Resources) -> Resources {
+    macro_rules! either {
+        ($($field:ident),*) => { Resources { $($field: change.$field.clone().or_else(|| old.$field.clone()),)* ..old.clone() } };
+    }
+    either!(
+        memory_bytes,
+        memory_swap_bytes,
+        memory_reservation_bytes,
+        memory_swappiness,
+        nano_cpus,
+        cpu_shares,
+        cpu_period_us,
+        cpu_quota_us,
+        cpu_rt_period_us,
+        cpu_rt_runtime_us,
+        cpuset_cpus,
+        cpuset_mems,
+        pids_limit,
+        blkio_weight
+    )
+}

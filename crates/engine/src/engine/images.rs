@@ -1,0 +1,151 @@
+//! Images, and base images from a distribution's packages.
+
+use super::Engine;
+use super::inner::Inner;
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::model::EventKind;
+use image::{Image, ImageError, ImageId, ImportOptions, Removed};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use tokio::sync::mpsc;
+
+/// A base image to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Distribution and suite: `debian:bookworm`.
+    pub source: String,
+    /// Packages beyond the minimal set.
+    pub include: Vec<String>,
+    /// The name to give it; the source's if none.
+    pub tag: Option<String>,
+}
+
+impl Engine {
+    /// All images.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if the store cannot be read.
+    pub async fn images(&self) -> Result<Vec<Image>> {
+        self.inner.images.list().map_err(wrong)
+    }
+
+    /// An image by reference, id, or unique beginning of an id.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`].
+    pub async fn image(&self, who: &str) -> Result<Image> {
+        self.inner.images.get(who).map_err(wrong)
+    }
+
+    /// Makes an image of one layer from an archive. `body` is read on a thread of its own.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for an archive that is none; nothing of it is left.
+    pub async fn import_image(&self, body: Box<dyn std::io::Read + Send>, options: ImportOptions) -> Result<Image> {
+        let image = self.blocking(move |inner| inner.images.import(body, options).map_err(wrong)).await?;
+        self.tell(&image, "import");
+        Ok(image)
+    }
+
+    /// Gives an image one more name.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`], [`ErrorClass::Invalid`] for a name that is none.
+    pub async fn tag_image(&self, who: &str, reference: &str) -> Result<()> {
+        let image = self.image(who).await?;
+        let reference = parse(reference)?;
+        self.inner.images.tag(&image.id, reference).map_err(wrong)?;
+        self.tell(&image, "tag");
+        Ok(())
+    }
+
+    /// Removes a name, and the image with its last name.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] if a container has it.
+    pub async fn remove_image(&self, who: &str, force: bool) -> Result<Vec<Removed>> {
+        let who = who.to_owned();
+        let force = if force { image::Force::Yes } else { image::Force::No };
+        let removed =
+            self.blocking(move |inner| inner.images.remove(&who, &|id| inner.uses(id), force).map_err(wrong)).await?;
+        for one in &removed {
+            let (action, id) = match one {
+                Removed::Untagged(reference) => ("untag", reference.to_string()),
+                Removed::Deleted(id) => ("delete", id.to_string()),
+            };
+            let event =
+                self.inner.events.event(EventKind::Image, action, &id, BTreeMap::from([("name".into(), id.clone())]));
+            self.inner.store_event(event);
+        }
+        Ok(removed)
+    }
+
+    /// Removes images that no container has: those without a name, or all.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`].
+    pub async fn prune_images(&self, scope: image::PruneScope) -> Result<image::Pruned> {
+        self.blocking(move |inner| inner.images.prune(&|id| inner.uses(id), scope).map_err(wrong)).await
+    }
+
+    /// What the images take on disk.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`].
+    pub async fn image_usage(&self) -> Result<image::DiskUsage> {
+        self.blocking(|inner| inner.images.disk_usage().map_err(wrong)).await
+    }
+
+    /// Makes a base image from a distribution's packages: they are fetched and checked by the machine's own apt, unpacked,
+    /// configured in a container of their own, and packed. Each step's words go to `progress`.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for an unknown distribution or package; whatever apt or a package's scripts say.
+    pub async fn bootstrap(&self, asked: Bootstrap, progress: mpsc::Sender<String>) -> Result<Image> {
+        let image = crate::bootstrap::run(&self.inner, asked, progress).await?;
+        self.tell(&image, "import");
+        Ok(image)
+    }
+
+    fn tell(&self, image: &Image, action: &str) {
+        let id = image.id.to_string();
+        let name = image.references.first().map_or_else(|| id.clone(), oci::reference::Reference::familiar);
+        let event = self.inner.events.event(EventKind::Image, action, &id, BTreeMap::from([("name".into(), name)]));
+        self.inner.store_event(event);
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.map_err(|error| EngineError::internal("the work was cut short", &error))?
+    }
+}
+
+impl Inner {
+    /// Some container was made from it.
+    fn uses(&self, id: &ImageId) -> bool {
+        let id = id.to_string();
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.by_id.values().any(|slot| slot.container.image_id == id)
+    }
+}
+
+pub(crate) fn parse(reference: &str) -> Result<oci::reference::Reference> {
+    reference.parse().map_err(|error: oci::reference::ReferenceError| {
+        EngineError::because(ErrorClass::Invalid, format!("{reference:?} cannot be the name of an image"), &error)
+    })
+}
+
+/// The store's errors by class.
+pub(crate) fn wrong(error: ImageError) -> EngineError {
+    let class = match error.kind() {
+        image::ErrorKind::NotFound => ErrorClass::NotFound,
+        image::ErrorKind::Conflict => ErrorClass::Conflict,
+        image::ErrorKind::Invalid => ErrorClass::Invalid,
+        _ => ErrorClass::Internal,
+    };
+    EngineError::new(class, crate::error::chain(&error))
+}

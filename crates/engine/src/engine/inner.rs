@@ -1,0 +1,237 @@
+//! What all containers share.
+
+use crate::actor::Ask;
+use crate::config::Config;
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::event_log::EventLog;
+use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice};
+use crate::plan::{self, Host, capabilities};
+use control::SeccompProgram;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use store::{Durability, Store, Txn};
+use tokio::sync::mpsc;
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) host: Host,
+    pub(crate) store: Store,
+    pub(crate) images: image::Store,
+    pub(crate) cgroups: cgroup::Host,
+    pub(crate) netns: Option<net::NetnsPool>,
+    pub(crate) events: EventLog,
+    pub(super) registry: RwLock<Registry>,
+    pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
+    /// Compiled filters by what they were compiled from: a start does not compile.
+    seccomp: Mutex<HashMap<(SeccompChoice, Vec<&'static str>), SeccompProgram>>,
+    event_keys: Mutex<std::collections::VecDeque<String>>,
+}
+
+/// All containers by id and name.
+#[derive(Default)]
+pub(super) struct Registry {
+    pub(super) by_id: BTreeMap<ContainerId, Slot>,
+    pub(super) names: HashMap<String, ContainerId>,
+}
+
+pub(super) struct Slot {
+    pub(super) container: Arc<Container>,
+    pub(super) inbox: mpsc::Sender<Ask>,
+}
+
+/// Filters of so many different containers are kept.
+const SECCOMP_KEPT: usize = 64;
+
+pub(super) const CONTAINERS: &str = "container/";
+pub(super) const EVENTS: &str = "event/";
+pub(super) const VOLUMES: &str = "volume/";
+
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) host: Host,
+    pub(super) store: Store,
+    pub(super) images: image::Store,
+    pub(super) cgroups: cgroup::Host,
+    pub(super) netns: Option<net::NetnsPool>,
+}
+
+impl Inner {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { config, host, store, images, cgroups, netns } = parts;
+        let past = store.range(EVENTS);
+        let keys = past.iter().map(|entry| entry.key.clone()).collect();
+        let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        Self {
+            config,
+            host,
+            store,
+            images,
+            cgroups,
+            netns,
+            events: EventLog::new(events),
+            registry: RwLock::default(),
+            execs: Mutex::default(),
+            seccomp: Mutex::default(),
+            event_keys: Mutex::new(keys),
+        }
+    }
+
+    /// By id, unique beginning of an id, or name.
+    pub(crate) fn container(&self, who: &str) -> Result<Arc<Container>> {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.find(who).map(|slot| Arc::clone(&slot.container))
+    }
+
+    pub(super) fn owner(&self, who: &str) -> Result<(ContainerId, mpsc::Sender<Ask>)> {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.find(who).map(|slot| (slot.container.id.clone(), slot.inbox.clone()))
+    }
+
+    /// Shows the newest record to readers.
+    pub(crate) fn publish(&self, container: &Container) {
+        let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = registry.by_id.get_mut(&container.id) {
+            slot.container = Arc::new(container.clone());
+        }
+    }
+
+    /// Stores a record with the events that tell of it, in one transaction.
+    pub(crate) fn store_container(&self, container: &Container, events: &[Event]) -> Result<()> {
+        let json =
+            serde_json::to_vec(container).map_err(|error| EngineError::internal("cannot write the record", &error))?;
+        let txn = Txn::new().put(container_key(&container.id), json);
+        self.commit(self.with_events(txn, events)?)
+    }
+
+    /// Removes a record.
+    pub(crate) fn forget_container(&self, container: &Container, event: &Event) -> Result<()> {
+        let txn = Txn::new().delete(container_key(&container.id));
+        self.commit(self.with_events(txn, std::slice::from_ref(event))?)?;
+        let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
+        registry.by_id.remove(&container.id);
+        registry.names.retain(|_, id| *id != container.id);
+        Ok(())
+    }
+
+    /// An event that belongs to no container's record.
+    pub(crate) fn store_event(&self, event: Event) {
+        let stored = self.with_events(Txn::new(), std::slice::from_ref(&event)).and_then(|txn| self.commit(txn));
+        if let Err(error) = stored {
+            tracing::error!(%error, "cannot store an event");
+        }
+        self.events.publish(event);
+    }
+
+    fn with_events(&self, mut txn: Txn, events: &[Event]) -> Result<Txn> {
+        let mut keys = lock(&self.event_keys);
+        for event in events {
+            let json =
+                serde_json::to_vec(event).map_err(|error| EngineError::internal("cannot write an event", &error))?;
+            // unique: two events of one nanosecond differ in what happened or to whom
+            let key =
+                format!("{EVENTS}{:020}-{}-{}", event.at_ns, event.id.get(..12).unwrap_or(&event.id), event.action);
+            txn = txn.put(key.clone(), json);
+            keys.push_back(key);
+            if keys.len() > crate::event_log::KEPT
+                && let Some(oldest) = keys.pop_front()
+            {
+                txn = txn.delete(oldest);
+            }
+        }
+        Ok(txn)
+    }
+
+    /// What users were told survives a killed daemon at once and a power cut a moment later.
+    pub(super) fn commit(&self, txn: Txn) -> Result<()> {
+        self.store
+            .commit(txn.durability(Durability::Process))
+            .map(|_| ())
+            .map_err(|error| EngineError::internal("cannot store the new state", &error))
+    }
+
+    pub(super) fn flush(&self) -> Result<()> {
+        self.store.flush().map_err(|error| EngineError::internal("cannot bring the state to the disk", &error))
+    }
+
+    /// The compiled seccomp filter of a container.
+    pub(crate) fn seccomp(&self, container: &Container) -> Result<Option<SeccompProgram>> {
+        let spec = &container.spec;
+        let choice = &spec.security.seccomp;
+        if *choice == SeccompChoice::Unconfined || (spec.privileged && *choice == SeccompChoice::Default) {
+            return Ok(None);
+        }
+        let names = capabilities::effective(spec, &self.host)?;
+        let key = (choice.clone(), names.clone());
+        if let Some(program) = lock(&self.seccomp).get(&key) {
+            return Ok(Some(program.clone()));
+        }
+        let program = plan::security::compile(choice, &names)?;
+        let mut kept = lock(&self.seccomp);
+        if kept.len() >= SECCOMP_KEPT {
+            kept.clear();
+        }
+        kept.insert(key, program.clone());
+        Ok(Some(program))
+    }
+
+    pub(crate) fn cgroup_version(&self) -> &'static str {
+        match self.cgroups.version() {
+            cgroup::Version::V1 => "1",
+            cgroup::Version::V2 => "2",
+            cgroup::Version::Hybrid => "1",
+        }
+    }
+
+    pub(crate) fn set_exec(&self, id: &str, state: ExecState) {
+        if let Some(exec) = lock(&self.execs).get_mut(&ExecId::known(id)) {
+            exec.state = state;
+        }
+    }
+
+    /// Execs that still ran when their container ended were killed with it.
+    pub(crate) fn end_execs(&self, container: &ContainerId) {
+        for exec in lock(&self.execs).values_mut().filter(|exec| exec.container == *container) {
+            if let ExecState::Running { .. } = exec.state {
+                exec.state = ExecState::Exited { code: 137 };
+            }
+        }
+    }
+
+    pub(super) fn execs(&self) -> MutexGuard<'_, HashMap<ExecId, Exec>> {
+        lock(&self.execs)
+    }
+}
+
+impl Registry {
+    fn find(&self, who: &str) -> Result<&Slot> {
+        let bare = who.strip_prefix('/').unwrap_or(who);
+        if let Some(slot) = self.by_id.get(&ContainerId::known(bare)) {
+            return Ok(slot);
+        }
+        if let Some(slot) = self.names.get(bare).and_then(|id| self.by_id.get(id)) {
+            return Ok(slot);
+        }
+        let missing = || EngineError::not_found(format!("No such container: {who}"));
+        if bare.is_empty() || !bare.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(missing());
+        }
+        let mut matching =
+            self.by_id.range(ContainerId::known(bare)..).take_while(|(id, _)| id.as_str().starts_with(bare));
+        match (matching.next(), matching.next()) {
+            (Some((_, slot)), None) => Ok(slot),
+            (Some(_), Some(_)) => Err(EngineError::new(
+                ErrorClass::Invalid,
+                format!("Multiple IDs found with provided prefix: {who}; give more of the id"),
+            )),
+            _ => Err(missing()),
+        }
+    }
+}
+
+pub(super) fn container_key(id: &ContainerId) -> String {
+    format!("{CONTAINERS}{id}")
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,102 @@
+//! Opening: folders, state, and every container found again.
+
+use super::inner::{CONTAINERS, Inner, Parts, Registry, Slot};
+use crate::actor::{self, Recovering};
+use crate::config::{Config, absolute};
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::model::{Container, ContainerId};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use tokio::sync::mpsc;
+
+pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
+    config.root = absolute(&config.root);
+    config.run = absolute(&config.run);
+    for folder in [config.root.clone(), config.containers(), config.volumes(), config.run.clone(), config.shims()] {
+        private_folder(&folder)?;
+    }
+    let opened = tokio::task::spawn_blocking(move || parts(config)).await;
+    let parts = opened.map_err(|error| EngineError::internal("opening was cut short", &error))??;
+    let inner = Arc::new(Inner::new(parts));
+    recover(&inner).await;
+    Ok(inner)
+}
+
+/// Containers' files are nobody's business but root's.
+fn private_folder(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder);
+    made.and_then(|()| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).map_err(Into::into)).map_err(|error| {
+        EngineError::because(
+            ErrorClass::Denied,
+            format!(
+                "cannot write the folder {}; run as root, or give another one with --root and --run",
+                folder.display()
+            ),
+            &error,
+        )
+    })
+}
+
+fn parts(config: Config) -> Result<Parts> {
+    let broken =
+        |what: &str, error: &dyn std::error::Error| EngineError::internal(format!("cannot open {what}"), error);
+    let store = store::Store::open(&config.root.join("store")).map_err(|error| broken("the state", &error))?;
+    let images = image::Store::open(&config.root.join("images")).map_err(|error| broken("the image store", &error))?;
+    let cgroups = cgroup::Host::detect().map_err(|error| broken("the control groups", &error))?;
+    let netns = match config.netns_pool {
+        0 => None,
+        size => Some(net::NetnsPool::new(size).map_err(|error| broken("the pool of network namespaces", &error))?),
+    };
+    Ok(Parts { host: crate::host::facts(), config, store, images, cgroups, netns })
+}
+
+async fn recover(inner: &Arc<Inner>) {
+    let (done, mut all_done) = mpsc::channel(1);
+    let mut known = std::collections::BTreeSet::new();
+    for entry in inner.store.range(CONTAINERS) {
+        let container: Container = match serde_json::from_slice(&entry.value) {
+            Ok(container) => container,
+            Err(error) => {
+                tracing::error!(key = entry.key, %error, "a container's record cannot be read; it is left alone");
+                known.insert(entry.key.trim_start_matches(CONTAINERS).to_owned());
+                continue;
+            }
+        };
+        known.insert(container.id.to_string());
+        adopt(inner, container, Recovering::Yes(done.clone()));
+    }
+    drop(done);
+    // the last owner to know its container's state drops the last sender
+    let _ = all_done.recv().await;
+    orphans(inner, &known);
+}
+
+fn adopt(inner: &Arc<Inner>, container: Container, recovering: Recovering) {
+    // the registry first: an owner that recovers publishes into it
+    let mut registry = inner.registry.write().unwrap_or_else(PoisonError::into_inner);
+    registry.insert(container.clone(), actor::spawn(inner, container, recovering));
+}
+
+impl Registry {
+    pub(super) fn insert(&mut self, container: Container, inbox: mpsc::Sender<actor::Ask>) {
+        self.names.insert(container.name.clone(), container.id.clone());
+        self.by_id.insert(container.id.clone(), Slot { container: Arc::new(container), inbox });
+    }
+}
+
+/// Folders of containers whose creation was cut short before their record was stored.
+fn orphans(inner: &Arc<Inner>, known: &std::collections::BTreeSet<String>) {
+    for folder in [inner.config.containers(), inner.config.shims()] {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if known.contains(&name) {
+                continue;
+            }
+            tracing::info!(folder = %entry.path().display(), "removing what an interrupted creation left");
+            let _ = crate::sweep::cgroup(&inner.cgroups, &inner.config.cgroup(&ContainerId::known(&name)));
+            let _ = crate::sweep::folder(&entry.path());
+        }
+    }
+}

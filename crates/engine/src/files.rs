@@ -1,0 +1,72 @@
+//! The files of a container's folder: its writable layer, and the three that it sees below /etc.
+
+use crate::config::Paths;
+use crate::model::{Container, NetworkMode};
+use crate::plan::namespaces::shown_hostname;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Makes them.
+pub(crate) fn make(container: &Container, paths: &Paths) -> io::Result<()> {
+    let folder = |path: &Path, mode| DirBuilder::new().mode(mode).create(path);
+    // a container with ids of its own has to pass through to its layer
+    folder(&paths.dir, 0o711)?;
+    if !container.spec.read_only_root {
+        folder(&paths.dir.join("upper"), 0o755)?;
+        folder(&paths.dir.join("work"), 0o700)?;
+    }
+    make_below_etc(container, paths)
+}
+
+/// Makes only the three files that it sees below /etc.
+pub(crate) fn make_below_etc(container: &Container, paths: &Paths) -> io::Result<()> {
+    let hostname = shown_hostname(container);
+    fs::write(&paths.hostname, net::hostname_file(&hostname))?;
+    fs::write(&paths.hosts, hosts(container, &hostname))?;
+    fs::write(&paths.resolv_conf, resolv_conf(container))
+}
+
+fn hosts(container: &Container, hostname: &str) -> String {
+    let spec = &container.spec;
+    if spec.network == NetworkMode::Host
+        && let Ok(text) = fs::read_to_string("/etc/hosts")
+    {
+        return text;
+    }
+    let name = spec.domainname.as_deref().map_or_else(|| hostname.to_owned(), |domain| format!("{hostname}.{domain}"));
+    let extra: Vec<(String, IpAddr)> = spec.extra_hosts.iter().filter_map(|line| extra_host(line)).collect();
+    net::hosts_file(&name, None, &extra)
+}
+
+/// `name:address` or `name=address`; the address may have colons itself.
+pub(crate) fn extra_host(line: &str) -> Option<(String, IpAddr)> {
+    let (name, address) = line.split_once([':', '='])?;
+    let address = address.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+    (!name.is_empty()).then(|| (name.to_owned(), address))
+}
+
+fn resolv_conf(container: &Container) -> String {
+    let spec = &container.spec;
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    net::Resolver::parse(&host).with(&spec.dns, &spec.dns_search, &spec.dns_options).to_string()
+}
+
+/// Bytes on disk of the writable layer and the logs.
+pub(crate) fn written_bytes(paths: &Paths) -> u64 {
+    disk_bytes(&paths.dir)
+}
+
+/// Bytes on disk below a folder; links are not followed.
+pub(crate) fn disk_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let one = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(one).sum()
+}

@@ -1,0 +1,49 @@
+//! The model and its rules: containers, images, volumes, and what may happen to them when.
+//!
+//! ```text
+//!  facades --> Engine (handle) --> actor (one task a container) --> decide (pure) --> store, effects
+//!                                                                                       |
+//!                                            helper (control protocol) <----------------+
+//! ```
+//!
+//! Invariants: `decide` knows no clock, no driver and no async runtime; only a container's own actor changes its record;
+//! the engine links neither the container runtime nor a VMM, it talks to their processes; nothing here knows a word of
+//! Docker, Kubernetes or libvirt beyond the texts that users know errors by.
+
+mod actor;
+mod bootstrap;
+mod clock;
+mod config;
+mod decide;
+mod doctor;
+mod engine;
+mod error;
+mod event_log;
+mod explain;
+mod files;
+mod helper;
+mod host;
+mod keys;
+mod logs;
+pub mod model;
+mod names;
+mod plan;
+mod signal;
+mod sweep;
+mod top;
+mod usage;
+mod volume;
+
+pub use actor::WaitFor;
+pub use clock::now_ns;
+pub use config::{Config, Paths};
+pub use control::Streams;
+pub use doctor::{Check, Doctor, Verdict};
+pub use engine::{Attach, Bootstrap, Created, Engine, HostInfo, Remove, Volume, Wait};
+pub use error::{EngineError, ErrorClass, Result, chain};
+pub use event_log::Events;
+pub use explain::{Explanation, Row, Section};
+pub use image;
+pub use logs::{LogLine, LogStream, Logs};
+pub use top::Top;
+pub use usage::Usage;

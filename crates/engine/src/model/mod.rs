@@ -1,0 +1,18 @@
+//! One vocabulary below the facades: what a container is asked to be, what it is, and what happens to it.
+//!
+//! Everything here is plain data that is stored as JSON; nothing here touches the kernel.
+
+mod container;
+mod event;
+mod exec;
+mod ids;
+mod spec;
+
+pub use container::{Container, Finished, IdRange, Phase, Process, Runtime, VolumeMount};
+pub use event::{Event, EventKind};
+pub use exec::{Exec, ExecSpec, ExecState};
+pub use ids::{ContainerId, ExecId};
+pub use spec::{
+    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, Mount, MountKind, NamespaceModes,
+    NetworkMode, PidMode, Propagation, Resources, RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+};

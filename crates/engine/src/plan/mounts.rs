@@ -1,0 +1,170 @@
+//! The mounts of a container: the kernel's own file systems, its three files, and what the user asked for.
+
+use super::Surroundings;
+use crate::error::{EngineError, Result};
+use crate::model::{Container, ContainerSpec, IpcMode, Mount, MountKind, Propagation};
+use oci_spec::runtime::{Mount as OciMount, MountBuilder};
+use std::path::Path;
+
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Checks targets and sources.
+///
+/// # Errors
+/// [`crate::ErrorClass::Invalid`], naming the mount.
+pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    for mount in &spec.mounts {
+        let target = mount.target.as_str();
+        let bad = |why: &str| EngineError::invalid(format!("invalid mount config for {target:?}: {why}"));
+        if !target.starts_with('/') {
+            return Err(bad("the path in the container must be absolute"));
+        }
+        if target.trim_end_matches('/').is_empty() {
+            return Err(bad("the path in the container can't be '/'"));
+        }
+        if Path::new(target).components().any(|part| part == std::path::Component::ParentDir) {
+            return Err(bad("the path in the container must not have '..'"));
+        }
+        if !seen.insert(target.trim_end_matches('/')) {
+            return Err(EngineError::invalid(format!("Duplicate mount point: {target}")));
+        }
+        match &mount.kind {
+            MountKind::Bind { source, create_source, .. } => {
+                if !source.starts_with('/') {
+                    return Err(bad("the bind source must be an absolute path"));
+                }
+                if !create_source && !Path::new(source).exists() {
+                    return Err(EngineError::invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {source}"
+                    )));
+                }
+            }
+            MountKind::Volume { name: Some(name), .. } => crate::volume::check_name(name)?,
+            MountKind::Volume { name: None, .. } | MountKind::Tmpfs { .. } => {}
+        }
+    }
+    if spec.shm_bytes == Some(0) {
+        return Err(EngineError::invalid("SHM size can not be less than 0 or 0"));
+    }
+    Ok(())
+}
+
+/// `shared` or `slave` where a bind asks that mounts travel, else the runtime's private default.
+pub(crate) fn root_propagation(spec: &ContainerSpec) -> Option<String> {
+    let of = |wanted: &[Propagation]| {
+        spec.mounts
+            .iter()
+            .any(|mount| matches!(&mount.kind, MountKind::Bind { propagation, .. } if wanted.contains(propagation)))
+    };
+    if of(&[Propagation::Shared, Propagation::Rshared]) {
+        Some("shared".into())
+    } else if of(&[Propagation::Slave, Propagation::Rslave]) {
+        Some("rslave".into())
+    } else {
+        None
+    }
+}
+
+/// All mounts, in the order in which they are made: parents before children.
+pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Vec<OciMount> {
+    let spec = &container.spec;
+    let mut mounts = kernel(spec);
+    let own = |target: &str| spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target);
+    let files = [
+        ("/etc/resolv.conf", &around.paths.resolv_conf),
+        ("/etc/hostname", &around.paths.hostname),
+        ("/etc/hosts", &around.paths.hosts),
+    ];
+    mounts.retain(|mount| !mount.destination().to_str().is_some_and(own));
+    mounts.extend(
+        files
+            .iter()
+            .filter(|(target, _)| !own(target))
+            .map(|(target, source)| one(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])),
+    );
+    let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
+    asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    mounts.extend(asked.into_iter().map(|mount| requested(mount, container)));
+    mounts
+}
+
+fn one(target: &str, kind: &str, source: &str, options: &[&str]) -> OciMount {
+    MountBuilder::default()
+        .destination(target)
+        .typ(kind)
+        .source(source)
+        .options(options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
+        .build()
+        .unwrap_or_default()
+}
+
+/// The kernel's own file systems.
+fn kernel(spec: &ContainerSpec) -> Vec<OciMount> {
+    let sys_mode = if spec.privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        one("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        one("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        one(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        one("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
+        one("/sys/fs/cgroup", "cgroup", "cgroup", &[sys_mode, "nosuid", "noexec", "nodev"]),
+    ];
+    if spec.namespaces.ipc == IpcMode::Host {
+        mounts.push(one("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+        mounts.push(one("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
+        mounts.retain(|mount| {
+            mount.typ().as_deref() != Some("bind") || mount.source().as_deref().is_some_and(Path::exists)
+        });
+        return mounts;
+    }
+    mounts.push(one("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    if spec.namespaces.ipc != IpcMode::None {
+        let size = format!("size={}", spec.shm_bytes.unwrap_or(SHM_BYTES));
+        mounts.push(one("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+    }
+    mounts
+}
+
+fn requested(mount: &Mount, container: &Container) -> OciMount {
+    let access = if mount.read_only { "ro" } else { "rw" };
+    match &mount.kind {
+        MountKind::Bind { source, propagation, non_recursive, .. } => {
+            let bind = if *non_recursive { "bind" } else { "rbind" };
+            one(&mount.target, "bind", source, &[bind, access, propagation_word(*propagation)])
+        }
+        MountKind::Volume { .. } => {
+            let volume = container.volumes.iter().find(|volume| volume.target == mount.target);
+            let source = volume.map(|volume| volume.source.as_str()).unwrap_or_default();
+            one(&mount.target, "bind", source, &["rbind", access, "rprivate"])
+        }
+        MountKind::Tmpfs { bytes, mode, options } => {
+            let mut all = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned(), access.to_owned()];
+            all.extend(bytes.map(|bytes| format!("size={bytes}")));
+            all.extend(mode.map(|mode| format!("mode={mode:o}")));
+            // a later word wins over an earlier one: `exec` over the default `noexec`
+            for option in options {
+                let opposite = option.strip_prefix("no").map_or_else(|| format!("no{option}"), str::to_owned);
+                all.retain(|have| have != &opposite && have != option);
+                all.push(option.clone());
+            }
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            one(&mount.target, "tmpfs", "tmpfs", &all)
+        }
+    }
+}
+
+fn propagation_word(propagation: Propagation) -> &'static str {
+    match propagation {
+        Propagation::Rprivate => "rprivate",
+        Propagation::Private => "private",
+        Propagation::Rshared => "rshared",
+        Propagation::Shared => "shared",
+        Propagation::Rslave => "rslave",
+        Propagation::Slave => "slave",
+    }
+}

@@ -1,0 +1,130 @@
+//! Which namespaces a container gets, joins, or shares with the host.
+
+use super::Surroundings;
+use crate::error::{EngineError, Result};
+use crate::model::{CgroupMode, Container, ContainerSpec, IpcMode, NetworkMode, PidMode, UserMode, UtsMode};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType as Type,
+};
+use std::path::PathBuf;
+
+/// Process ids of the containers whose namespaces are joined.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Joins {
+    pub(crate) ipc: Option<i32>,
+    pub(crate) pid: Option<i32>,
+    pub(crate) network: Option<i32>,
+}
+
+/// Checks modes against each other.
+///
+/// # Errors
+/// [`crate::ErrorClass::Invalid`].
+pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
+    let modes = &spec.namespaces;
+    let shares_host = modes.pid == PidMode::Host || modes.ipc == IpcMode::Host || spec.network == NetworkMode::Host;
+    if modes.user == UserMode::Auto && (shares_host || spec.privileged) {
+        return Err(EngineError::invalid(
+            "--userns auto cannot be combined with --privileged or the host's pid, ipc or network namespace: its root has no rights there",
+        ));
+    }
+    if modes.uts == UtsMode::Host && (spec.hostname.is_some() || spec.domainname.is_some()) {
+        return Err(EngineError::invalid("conflicting options: --hostname and the UTS mode (--uts host)"));
+    }
+    if let Some(name) = spec.hostname.as_deref()
+        && (name.is_empty()
+            || name.len() > 63
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)))
+    {
+        return Err(EngineError::invalid(format!(
+            "invalid hostname {name:?}: letters, digits, dots and hyphens, at most 63"
+        )));
+    }
+    for (key, value) in &spec.sysctls {
+        sysctl(spec, key, value)?;
+    }
+    Ok(())
+}
+
+/// Only parameters that belong to a namespace of the container's own may be set.
+fn sysctl(spec: &ContainerSpec, key: &str, _value: &str) -> Result<()> {
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let host =
+        |what: &str| Err(EngineError::invalid(format!("sysctl '{key}' is not allowed in the host's {what} namespace")));
+    if IPC.contains(&key) || key.starts_with("fs.mqueue.") {
+        return if spec.namespaces.ipc == IpcMode::Host { host("ipc") } else { Ok(()) };
+    }
+    if key.starts_with("net.") {
+        return if spec.network == NetworkMode::Host { host("network") } else { Ok(()) };
+    }
+    if key == "kernel.domainname" || key == "kernel.hostname" {
+        return if spec.namespaces.uts == UtsMode::Host { host("uts") } else { Ok(()) };
+    }
+    Err(EngineError::invalid(format!(
+        "sysctl '{key}' is not in a separate kernel namespace: it would change the host; only net.*, fs.mqueue.* and the IPC ones of kernel.* can be set"
+    )))
+}
+
+/// The namespaces of the OCI configuration.
+pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Vec<LinuxNamespace> {
+    let modes = &container.spec.namespaces;
+    let new = |kind| LinuxNamespaceBuilder::default().typ(kind).build().unwrap_or_default();
+    let join = |kind, pid: Option<i32>, name: &str| {
+        let path = PathBuf::from(format!("/proc/{}/ns/{name}", pid.unwrap_or(0)));
+        LinuxNamespaceBuilder::default().typ(kind).path(path).build().unwrap_or_default()
+    };
+    let mut list = vec![new(Type::Mount), new(Type::Time)];
+    match modes.pid {
+        PidMode::Private => list.push(new(Type::Pid)),
+        PidMode::Container(_) => list.push(join(Type::Pid, around.joins.pid, "pid")),
+        PidMode::Host => {}
+    }
+    match modes.ipc {
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None => list.push(new(Type::Ipc)),
+        IpcMode::Container(_) => list.push(join(Type::Ipc, around.joins.ipc, "ipc")),
+        IpcMode::Host => {}
+    }
+    match container.spec.network {
+        NetworkMode::None if around.pooled_netns => {}
+        NetworkMode::None => list.push(new(Type::Network)),
+        NetworkMode::Container(_) => list.push(join(Type::Network, around.joins.network, "net")),
+        NetworkMode::Host => {}
+    }
+    if modes.uts == UtsMode::Private {
+        list.push(new(Type::Uts));
+    }
+    if modes.cgroup == CgroupMode::Private {
+        list.push(new(Type::Cgroup));
+    }
+    if container.ids.is_some() {
+        list.push(new(Type::User));
+    }
+    list
+}
+
+/// One range from 0 on.
+pub(crate) fn mapping(first: u32, count: u32) -> Vec<LinuxIdMapping> {
+    LinuxIdMappingBuilder::default().container_id(0_u32).host_id(first).size(count).build().into_iter().collect()
+}
+
+/// The host name to set, if the container has a UTS namespace of its own.
+pub(crate) fn hostname(container: &Container) -> Option<String> {
+    match container.spec.namespaces.uts {
+        UtsMode::Host => None,
+        UtsMode::Private => Some(shown_hostname(container)),
+    }
+}
+
+/// What the container's files call it.
+pub(crate) fn shown_hostname(container: &Container) -> String {
+    container.spec.hostname.clone().unwrap_or_else(|| container.id.short().to_owned())
+}

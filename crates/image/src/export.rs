@@ -1,0 +1,227 @@
+//! From a tree to an archive whose bytes depend on nothing but the tree: names in byte order, owners by number.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use sys::mount::{FsContext, MountAttr};
+
+use crate::error::ImageError;
+use crate::layer::is_kept_xattr;
+use crate::model::{Image, ImportOptions};
+use crate::store::Store;
+use crate::tar::{Kind, Writer};
+use crate::tree::{DeviceKind, Stat, Time};
+
+/// Why a tree did not become an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive cannot be written.
+    #[error("cannot write the archive")]
+    Write(#[source] io::Error),
+    /// The layers cannot be put over each other.
+    #[error("cannot put the image's layers over each other")]
+    Overlay(#[source] sys::mount::FsError),
+    /// The store has a complaint.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// Which times the entries of an archive get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// Their own.
+    Kept,
+    /// Their own, but none after this many seconds since 1970.
+    AtMost(u64),
+}
+
+impl Store {
+    /// Writes the image's whole tree as one archive, as `docker export` does for a container.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub fn export(&self, image: &Image, out: impl Write) -> Result<(), ExportError> {
+        let layers = self.mount_layers(image)?;
+        let merged: OwnedFd;
+        let fd = match &layers.fds[..] {
+            [only] => only.as_fd(),
+            several => {
+                let overlay = || {
+                    let context = FsContext::open("overlay")?;
+                    for layer in several {
+                        context.set_fd("lowerdir+", layer.as_fd())?;
+                    }
+                    context.create()?;
+                    context.mount(MountAttr::RDONLY)
+                };
+                merged = overlay().map_err(ExportError::Overlay)?;
+                merged.as_fd()
+            }
+        };
+        let root = PathBuf::from(format!("/proc/self/fd/{}/.", fd.as_raw_fd()));
+        write_tree(&root, Times::Kept, out)
+    }
+}
+
+/// Makes an image of one layer from the tree at `root`, with no time after `epoch`.
+pub(crate) fn import_tree(
+    store: &Store,
+    root: &Path,
+    epoch: u64,
+    options: ImportOptions,
+) -> Result<Image, ExportError> {
+    let (reader, writer) = io::pipe().map_err(ExportError::Write)?;
+    thread::scope(|scope| {
+        let walk = scope.spawn(move || write_tree(root, Times::AtMost(epoch), writer));
+        // A walk that fails leaves an archive without an end mark, which the import refuses.
+        let image = store.import(reader, options);
+        match (walk.join(), image) {
+            (Ok(Err(error @ ExportError::Read { .. })), Err(_)) => Err(error),
+            (_, image) => Ok(image?),
+        }
+    })
+}
+
+/// Writes the tree at `root`, which nobody changes meanwhile.
+///
+/// # Errors
+/// [`ExportError::Read`], [`ExportError::Write`].
+pub fn write_tree(root: &Path, times: Times, out: impl Write) -> Result<(), ExportError> {
+    let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| ExportError::Read { path: root.to_owned(), source: errno.into() })?;
+    let mut walk = Walk {
+        base: PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())),
+        folder,
+        shown: root.to_owned(),
+        times,
+        links: HashMap::new(),
+    };
+    let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
+    // Deepest last, in byte order: a stack whose top is the next name.
+    let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
+    while let Some(path) = pending.pop() {
+        pending.extend(walk.entry(&path, &mut writer)?);
+    }
+    writer.finish().map_err(ExportError::Write)?;
+    Ok(())
+}
+
+struct Walk {
+    base: PathBuf,
+    folder: OwnedFd,
+    shown: PathBuf,
+    times: Times,
+    /// The first name of every file that has several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl Walk {
+    /// Writes one entry and returns the names below it, last one first.
+    fn entry<W: Write>(&mut self, path: &[u8], writer: &mut Writer<W>) -> Result<Vec<Vec<u8>>, ExportError> {
+        let relative = std::ffi::OsStr::from_bytes(path);
+        let full = if path.is_empty() { self.base.join(".") } else { self.base.join(relative) };
+        let shown = self.shown.join(relative);
+        let failed = |source| ExportError::Read { path: shown.clone(), source };
+        let meta = fs::symlink_metadata(&full).map_err(failed)?;
+        let stat = self.stat(&full, &meta).map_err(failed)?;
+        let kind = meta.file_type();
+        if !kind.is_dir() && meta.nlink() > 1 {
+            if let Some(first) = self.links.get(&(meta.dev(), meta.ino())) {
+                let link = Kind::Hardlink(first.clone());
+                writer.add(path, &stat, &link, &mut io::empty()).map_err(ExportError::Write)?;
+                return Ok(Vec::new());
+            }
+            self.links.insert((meta.dev(), meta.ino()), path.to_vec());
+        }
+        let device =
+            |kind| Kind::Device { kind, major: rustix::fs::major(meta.rdev()), minor: rustix::fs::minor(meta.rdev()) };
+        let mut below = Vec::new();
+        let kind = if kind.is_file() {
+            let mut file = self.open(path).map_err(failed)?;
+            let file_kind = Kind::File { size: meta.len(), segments: None };
+            writer.add(path, &stat, &file_kind, &mut file).map_err(ExportError::Write)?;
+            return Ok(below);
+        } else if kind.is_dir() {
+            below = children(&full, path).map_err(failed)?;
+            Kind::Directory
+        } else if kind.is_symlink() {
+            Kind::Symlink(fs::read_link(&full).map_err(failed)?.into_os_string().into_vec())
+        } else if kind.is_char_device() {
+            device(DeviceKind::Character)
+        } else if kind.is_block_device() {
+            device(DeviceKind::Block)
+        } else if kind.is_fifo() {
+            Kind::Fifo
+        } else {
+            // Sockets belong to the process that made them; archives have no word for them.
+            return Ok(below);
+        };
+        writer.add(path, &stat, &kind, &mut io::empty()).map_err(ExportError::Write)?;
+        Ok(below)
+    }
+
+    fn open(&self, path: &[u8]) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        Ok(rustix::fs::openat2(&self.folder, path, flags, Mode::empty(), resolve)?.into())
+    }
+
+    fn stat(&self, full: &Path, meta: &fs::Metadata) -> io::Result<Stat> {
+        let mut mtime = Time { seconds: meta.mtime(), nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
+        if let Times::AtMost(latest) = self.times {
+            mtime = mtime.min(Time { seconds: i64::try_from(latest).unwrap_or(i64::MAX), nanos: 0 });
+        }
+        Ok(Stat {
+            mode: u16::try_from(meta.mode() & 0o7777).unwrap_or(0),
+            uid: meta.uid(),
+            gid: meta.gid(),
+            mtime,
+            xattrs: xattrs(full)?,
+        })
+    }
+}
+
+/// The paths of what is in a directory, last name first.
+fn children(full: &Path, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for entry in fs::read_dir(full)? {
+        let name = entry?.file_name().into_vec();
+        names.push(if path.is_empty() { name } else { [path, b"/", &name].concat() });
+    }
+    names.sort_by(|a, b| b.cmp(a));
+    Ok(names)
+}
+
+fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    const MAX: usize = 64 << 10;
+    let mut out = BTreeMap::new();
+    let mut names = Vec::with_capacity(MAX);
+    match rustix::fs::llistxattr(path, spare_capacity(&mut names)) {
+        // Some file systems have none.
+        Ok(_) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    for name in names.split(|byte| *byte == 0).filter(|name| is_kept_xattr(name)) {
+        let mut value = Vec::with_capacity(MAX);
+        rustix::fs::lgetxattr(path, name, spare_capacity(&mut value))?;
+        out.insert(name.to_vec(), value);
+    }
+    Ok(out)
+}

@@ -1,0 +1,38 @@
+//! Images: where they are kept, how an archive becomes one, how their layers are mounted, and how a base image is made
+//! from a distribution's packages.
+//!
+//! A layer is one EROFS file, written while its archive streams in ([`erofs`]); where a kernel has no EROFS it is a plain
+//! directory. [`Store`] is the one way to them. Everything here is synchronous and expects to be called on threads that may
+//! block. Neighbours: `oci` for names and digests, `sys` for mounting; the engine stands above.
+
+mod config;
+mod directory;
+mod error;
+mod import;
+mod layer;
+mod model;
+mod mount;
+mod path;
+mod pipeline;
+mod store;
+
+pub mod bootstrap;
+pub mod erofs;
+pub mod export;
+pub mod tar;
+pub mod tree;
+
+pub use config::{ChangeError, ConfigChanges};
+pub use error::{ErrorKind, ImageError};
+pub use import::LayerFormat;
+pub use layer::LayerError;
+pub use model::{
+    DeviceNodes, DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Limits, Problem, PruneScope, Pruned, Removed,
+};
+pub use mount::Layers;
+pub use path::PathError;
+pub use store::Store;
+
+/// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
+#[doc(hidden)]
+pub mod fuzzing;

@@ -1,0 +1,182 @@
+//! The nouns: images, layers, options, limits.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use oci::digest::Digest;
+use oci::platform::Platform;
+use oci::reference::Reference;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use crate::config::ConfigChanges;
+
+/// An image's name that never changes: the digest of its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImageId(pub Digest);
+
+/// A layer's name that never changes: the digest of its uncompressed archive (`diff_id`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LayerId(pub Digest);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An image in the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The digest of its configuration.
+    pub id: ImageId,
+    /// Its names, sorted; none for an image whose names went to others.
+    pub references: Vec<Reference>,
+    /// Its configuration as it stands in the store.
+    pub config: ImageConfiguration,
+    /// Its layers, lowest first.
+    pub layers: Vec<LayerId>,
+    /// What its layers take on disk.
+    pub size_bytes: u64,
+    /// When it was made.
+    pub created: SystemTime,
+}
+
+/// What to do with device nodes in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceNodes {
+    /// Keep them: a container reaches only the devices that it was given, whatever nodes its image has.
+    #[default]
+    Keep,
+    /// Refuse the archive.
+    Refuse,
+}
+
+/// How much an archive may have before it is taken for an attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries in the archive.
+    pub entries: u64,
+    /// Bytes of the archive once decompressed.
+    pub archive_bytes: u64,
+    /// Bytes of one file, holes included.
+    pub file_bytes: u64,
+    /// Bytes of the layer in the store.
+    pub layer_bytes: u64,
+    /// Decompressed bytes for each compressed byte, counted once there are 64 MiB of them.
+    pub compression_ratio: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 4_000_000,
+            archive_bytes: 256 << 30,
+            file_bytes: 1 << 40,
+            layer_bytes: 256 << 30,
+            compression_ratio: 2_000,
+        }
+    }
+}
+
+/// How an archive becomes an image.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// The name that the image gets.
+    pub reference: Option<Reference>,
+    /// Changes to the empty configuration.
+    pub changes: ConfigChanges,
+    /// A remark for the image's history.
+    pub message: Option<String>,
+    /// When the image was made; now when it is missing.
+    pub created: Option<SystemTime>,
+    /// What the image runs on.
+    pub platform: Platform,
+    /// When to stop reading.
+    pub limits: Limits,
+    /// Whether device nodes are welcome.
+    pub device_nodes: DeviceNodes,
+}
+
+impl Default for ImportOptions {
+    /// An image without a name for this machine, made now.
+    fn default() -> Self {
+        Self {
+            reference: None,
+            changes: ConfigChanges::default(),
+            message: None,
+            created: None,
+            platform: Platform::host(),
+            limits: Limits::default(),
+            device_nodes: DeviceNodes::default(),
+        }
+    }
+}
+
+/// Whether to go on in spite of objections that can be overruled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Force {
+    /// Objections stop the operation.
+    #[default]
+    No,
+    /// They don't.
+    Yes,
+}
+
+/// One thing that a removal did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name is gone.
+    Untagged(Reference),
+    /// An image is gone.
+    Deleted(ImageId),
+}
+
+/// Which images a prune takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PruneScope {
+    /// Those without a name.
+    #[default]
+    Dangling,
+    /// All that are not in use.
+    Unused,
+}
+
+/// What a prune did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Names and images that are gone.
+    pub removed: Vec<Removed>,
+    /// Disk space that came back.
+    pub reclaimed_bytes: u64,
+}
+
+/// What the store takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskUsage {
+    /// How many images there are.
+    pub images: usize,
+    /// How many layers they share among them.
+    pub layers: usize,
+    /// What the layers take.
+    pub layer_bytes: u64,
+    /// What the configurations take.
+    pub blob_bytes: u64,
+}
+
+/// Something in the store that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The image or layer that it is about.
+    pub object: String,
+    /// What is wrong, and what to do.
+    pub description: String,
+}

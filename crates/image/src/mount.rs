@@ -1,0 +1,184 @@
+//! Layers as detached mounts, kept for the next container.
+//!
+//! A detached mount is visible in no namespace and ends with its last descriptor, so that nothing is left behind when the
+//! daemon dies. A layer's mount is shared by everything that uses it and stays for a while after its last user.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::CWD;
+use sys::mount::{Depth, FsContext, FsError, MountAttr, MountAttrs, OpenTreeFlags};
+
+use crate::erofs;
+use crate::error::ImageError;
+use crate::import::{LayerFormat, LayerRecord};
+use crate::model::{Image, LayerId};
+use crate::store::{import_record, layer_folder};
+
+/// How many mounts stay although nobody uses them.
+const IDLE_MAX: usize = 64;
+
+/// An image's layers, ready to be put under an overlay.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    /// Detached read-only mounts, topmost layer first. They live as long as somebody holds them.
+    pub fds: Vec<Arc<OwnedFd>>,
+}
+
+/// The mounts that there are.
+#[derive(Debug, Default)]
+pub(crate) struct Mounts {
+    state: Mutex<Mounted>,
+    format: OnceLock<LayerFormat>,
+}
+
+#[derive(Debug, Default)]
+struct Mounted {
+    layers: HashMap<LayerId, Entry>,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    fd: Arc<OwnedFd>,
+    used: u64,
+}
+
+impl Mounts {
+    /// New layers get this format.
+    pub(crate) fn with_format(format: LayerFormat) -> Self {
+        Self { state: Mutex::default(), format: OnceLock::from(format) }
+    }
+
+    /// The format for new layers: EROFS unless this kernel has none.
+    pub(crate) fn format(&self) -> LayerFormat {
+        *self.format.get_or_init(|| match FsContext::open("erofs") {
+            Err(error) if error.errno() == rustix::io::Errno::NODEV => LayerFormat::Directory,
+            _ => LayerFormat::Erofs,
+        })
+    }
+
+    pub(crate) fn mount(&self, root: &Path, image: &Image) -> Result<Layers, ImageError> {
+        let mut state = self.state();
+        let mut fds = Vec::with_capacity(image.layers.len());
+        for layer in image.layers.iter().rev() {
+            state.clock += 1;
+            let now = state.clock;
+            if let Some(entry) = state.layers.get_mut(layer) {
+                entry.used = now;
+                fds.push(Arc::clone(&entry.fd));
+                continue;
+            }
+            let fd = Arc::new(mount_layer(root, layer, image)?);
+            fds.push(Arc::clone(&fd));
+            state.layers.insert(*layer, Entry { fd, used: now });
+        }
+        state.shrink();
+        Ok(Layers { fds })
+    }
+
+    /// Gives up a mount; whoever holds it keeps it.
+    pub(crate) fn forget(&self, layer: &LayerId) {
+        self.state().layers.remove(layer);
+    }
+
+    /// Gives up the mounts of all other layers.
+    pub(crate) fn retain(&self, layers: &BTreeSet<LayerId>) {
+        self.state().layers.retain(|layer, _| layers.contains(layer));
+    }
+
+    fn state(&self) -> MutexGuard<'_, Mounted> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mounted {
+    fn shrink(&mut self) {
+        let mut idle: Vec<(u64, LayerId)> = self
+            .layers
+            .iter()
+            .filter(|(_, entry)| Arc::strong_count(&entry.fd) == 1)
+            .map(|(layer, entry)| (entry.used, *layer))
+            .collect();
+        idle.sort();
+        for (_, layer) in idle.iter().take(idle.len().saturating_sub(IDLE_MAX)) {
+            self.layers.remove(layer);
+        }
+    }
+}
+
+fn mount_layer(root: &Path, layer: &LayerId, image: &Image) -> Result<OwnedFd, ImageError> {
+    let folder = layer_folder(root, layer);
+    let damaged = |file: &str, reason: String| ImageError::DamagedLayer {
+        layer: *layer,
+        image: image.id.to_string(),
+        path: folder.join(file),
+        reason,
+    };
+    let record = import_record(root, layer).map_err(|reason| damaged("layer.json", reason))?;
+    let file = record.format.file_name();
+    let path = folder.join(file);
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ImageError::Mount {
+        layer: *layer,
+        path: path.clone(),
+        source,
+    };
+    match record.format {
+        LayerFormat::Erofs => {
+            verify(&path, &record).map_err(|reason| damaged(file, reason))?;
+            mount_erofs(&path).map_err(failed)
+        }
+        LayerFormat::Directory if !path.is_dir() => Err(damaged(file, "is missing".to_owned())),
+        LayerFormat::Directory => clone_directory(&path).map_err(|error| failed(error.into())),
+    }
+}
+
+/// What is cheap to see: the file's length and its superblock's checksum and name.
+fn verify(path: &Path, record: &LayerRecord) -> Result<(), String> {
+    let mut file = File::open(path).map_err(|error| format!("cannot be opened ({error})"))?;
+    let size = file.metadata().map_err(|error| format!("cannot be looked at ({error})"))?.len();
+    if size != record.size {
+        return Err(format!("has {size} bytes and should have {}", record.size));
+    }
+    let mut block = vec![0; erofs::BLOCK_SIZE];
+    file.read_exact(&mut block).map_err(|error| format!("cannot be read ({error})"))?;
+    let uuid = erofs::verify_first_block(&block, size)?;
+    if record.uuid.as_deref().is_some_and(|expected| expected != hex::encode(uuid)) {
+        return Err("is another layer's file".to_owned());
+    }
+    Ok(())
+}
+
+/// Straight from the file, or through a loop device where the kernel cannot do that.
+fn mount_erofs(path: &Path) -> Result<OwnedFd, Box<dyn std::error::Error + Send + Sync>> {
+    let source = path.to_str().ok_or("the state folder's path is not text")?;
+    let direct = mount_source(source);
+    match direct {
+        Err(error) if error.errno() == rustix::io::Errno::NOTBLK => {
+            let device = sys::loopdev::attach_read_only(path)?;
+            // The mount holds the device from here on; it detaches itself with the mount.
+            Ok(mount_source(device.path())?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn mount_source(source: &str) -> Result<OwnedFd, FsError> {
+    let context = FsContext::open("erofs")?;
+    context.set_string("source", source)?;
+    context.set_flag("ro")?;
+    context.create()?;
+    context.mount(MountAttr::RDONLY | MountAttr::NODEV | MountAttr::NOATIME)
+}
+
+fn clone_directory(path: &Path) -> sys::Result<OwnedFd> {
+    let fd = sys::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE)?;
+    let set = MountAttr::RDONLY | MountAttr::NODEV | MountAttr::NOATIME;
+    let attrs = MountAttrs { set, clear: MountAttr::ATIME_FIELD, ..MountAttrs::default() };
+    sys::mount::mount_setattr(fd.as_fd(), Depth::One, &attrs)?;
+    Ok(fd)
+}

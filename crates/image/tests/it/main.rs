@@ -1,0 +1,9 @@
+//! The image crate from outside: archives made by the machine's own `tar`, images checked by `fsck.erofs` and the kernel.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bootstrap;
+mod hostile;
+mod kernel;
+mod store;
+mod walk;

@@ -1,0 +1,40 @@
+//! Probes and islands for tests: what a test may touch, what it must leave behind, and how a person would type.
+//!
+//! This crate is used by tests only, so a broken expectation panics with what was seen; nothing here returns errors
+//! that a test would unwrap anyway.
+
+mod island;
+mod residue;
+pub mod rootfs;
+mod terminal;
+
+pub use island::Island;
+pub use residue::Residue;
+pub use terminal::Terminal;
+
+use std::time::{Duration, Instant};
+
+/// Whether this process is root; prints the reason when a test has to be skipped because it is not.
+#[must_use]
+pub fn is_root_or_skip() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+/// Asks `probe` again and again until it gives something, at most for `timeout`.
+#[must_use]
+pub fn wait_for<T>(timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = probe() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,230 @@
+//! `cargo xtask bench start`: what a container costs, beside its peers, on the same machine, in the same run.
+//!
+//! Each peer works in a control group of its own, client, daemon, helpers and containers together, so that one counter
+//! holds all the processor time it took. Peers take turns, round by round, so that a slow moment of the machine hits all.
+//! The whole bench runs in a private mount namespace: crun refuses cgroup v1 beside a mounted v2, so that mount is
+//! hidden, and `/run` is empty, so that no peer finds the machine's own daemons.
+//!
+//! The floor is `unshare` from util-linux with the same namespaces and a new proc: what the kernel asks for without
+//! a root file system, limits or seccomp.
+
+mod measure;
+mod peers;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+
+use self::measure::{Groups, Sample, Spread};
+use self::peers::{Fixture, Peer};
+use crate::setup::{self, Purpose};
+use crate::shell::{self, Run, step};
+use crate::{island, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Starting, many at once, memory of an idle container, importing an image
+    Start(StartArguments),
+}
+
+#[derive(clap::Args)]
+struct StartArguments {
+    /// Fewer rounds: shows that everything runs, the numbers are rough
+    #[arg(long)]
+    quick: bool,
+    /// Set by the bench itself when it has entered its private namespaces
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// How often each thing is done.
+struct Effort {
+    starts: u32,
+    bursts: u32,
+    imports: u32,
+}
+
+const AT_ONCE: usize = 50;
+const IDLE: usize = 5;
+
+/// Runs `cargo xtask bench`.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let What::Start(start) = &arguments.what;
+    ensure!(rustix::process::geteuid().is_root(), "the bench needs root: its peers do");
+    if !start.inside {
+        setup::ensure(Purpose::Bench)?;
+        step("build in release", workspace::install_release)?;
+        return enter_private_namespace(start);
+    }
+    let effort = if start.quick {
+        Effort { starts: 5, bursts: 1, imports: 1 }
+    } else {
+        Effort { starts: 30, bursts: 3, imports: 3 }
+    };
+    let bin = workspace::target_dir()?.join("insula/bin");
+    let report = measure_all(&bin, &effort)?;
+    print!("{report}");
+    let file = workspace::target_dir()?.join("bench/start.md");
+    fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).context("cannot create target/bench")?;
+    fs::write(&file, report).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("written to {}", file.display());
+    Ok(())
+}
+
+fn enter_private_namespace(start: &StartArguments) -> Result<()> {
+    let script = "set -e; mount -t tmpfs -o mode=755 tmpfs /run; \
+                  if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let inside = Run::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script, "bench"]);
+    let inside = inside.args([own.as_os_str()]).args(["bench", "start", "--inside"]);
+    inside.args(start.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check()
+}
+
+fn measure_all(bin: &Path, effort: &Effort) -> Result<String> {
+    let groups = Groups::create()?;
+    let outcome = (|| {
+        let fixture = step("prepare the peers and their images", || Fixture::create(bin, &groups))?;
+        let starts = step("run true, in turns", || starts(&fixture, &groups, effort.starts))?;
+        let bursts = step("50 at once", || bursts(&fixture, &groups, effort.bursts))?;
+        let idle = step("memory of idle containers", || idle(&fixture, &groups))?;
+        let imports = step("import 270 MB in 12,000 files", || imports(&fixture, &groups, effort.imports))?;
+        Ok([starts, bursts, idle, imports].join("\n"))
+    })();
+    groups.remove();
+    outcome
+}
+
+fn starts(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
+    let peers = fixture.starters();
+    let mut samples: Vec<Vec<Sample>> = peers.iter().map(|_| Vec::new()).collect();
+    for round in 0..=rounds {
+        for (peer, kept) in peers.iter().zip(&mut samples) {
+            let sample = groups.measure(peer.name, || peer.start().timeout(Duration::from_secs(60)).output().map(drop))?;
+            // The first round warms caches.
+            if round > 0 {
+                kept.push(sample);
+            }
+        }
+    }
+    let wall: Vec<Spread> = samples.iter().map(|of| Spread::of(of.iter().map(|one| one.wall_ms))).collect();
+    let cpu: Vec<Spread> = samples.iter().map(|of| Spread::of(of.iter().map(|one| one.cpu_ms))).collect();
+    let at = |name: &str| peers.iter().position(|peer| peer.name == name);
+    let (crun, docker) = (at("crun").context("no crun")?, at("docker").context("no docker")?);
+    let mut text = format!(
+        "## `run --rm --network none IMAGE true`, {rounds} rounds\n\n\
+         | | wall ms: median (min - max) | CPU ms: median (min - max) | wall, crun = 1 | CPU, crun = 1 | wall, docker = 1 |\n\
+         |---|---|---|---|---|---|\n"
+    );
+    for (index, peer) in peers.iter().enumerate() {
+        let (crun_wall, crun_cpu) = (wall[index].median / wall[crun].median, cpu[index].median / cpu[crun].median);
+        let docker_wall = wall[index].median / wall[docker].median;
+        let (name, wall, cpu) = (peer.title, wall[index], cpu[index]);
+        let _ = writeln!(text, "| {name} | {wall} | {cpu} | {crun_wall:.2} | {crun_cpu:.2} | {docker_wall:.3} |");
+    }
+    Ok(text)
+}
+
+fn bursts(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
+    let engines = fixture.engines();
+    let mut seconds: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
+    let mut failed = vec![0_usize; engines.len()];
+    for _ in 0..rounds {
+        for (index, engine) in engines.iter().enumerate() {
+            let sample = groups.measure(engine.name, || {
+                let children: Vec<_> = (0..AT_ONCE).map(|_| engine.start().quiet().spawn()).collect::<Result<_>>()?;
+                for mut child in children {
+                    let status = child.wait().context("cannot wait for a client")?;
+                    failed[index] += usize::from(!status.success());
+                }
+                Ok(())
+            })?;
+            seconds[index].push(sample.wall_ms / 1000.0);
+            ensure!(!shell::interrupted(), "interrupted");
+        }
+    }
+    let spreads: Vec<Spread> = seconds.into_iter().map(Spread::of).collect();
+    let docker = engines.iter().position(|engine| engine.name == "docker").context("no docker")?;
+    let mut text = format!(
+        "## {AT_ONCE} at once, {rounds} rounds\n\n| | seconds: median (min - max) | a second | throughput, docker = 1 | \
+         failed |\n|---|---|---|---|---|\n"
+    );
+    for ((engine, spread), failed) in engines.iter().zip(&spreads).zip(failed) {
+        let rate = 50.0 / spread.median;
+        let ratio = spreads[docker].median / spread.median;
+        let _ = writeln!(text, "| {} | {spread} | {rate:.0} | {ratio:.1} | {failed} |", engine.title);
+    }
+    Ok(text)
+}
+
+fn idle(fixture: &Fixture, groups: &Groups) -> Result<String> {
+    let mut text = format!(
+        "## What a running idle container costs beyond its own process, mean of {IDLE}\n\n\
+         | | helper | PSS MB | threads |\n|---|---|---|---|\n"
+    );
+    for engine in fixture.engines() {
+        groups.enter(engine.name)?;
+        let before = measure::processes_named(engine.helper);
+        let ids = (0..IDLE).map(|_| engine.start_idle()).collect::<Result<Vec<_>>>();
+        std::thread::sleep(Duration::from_millis(500));
+        let mut helpers = measure::processes_named(engine.helper);
+        helpers.retain(|pid| !before.contains(pid));
+        let cost = measure::memory(&helpers);
+        for id in ids? {
+            engine.remove_container(&id)?;
+        }
+        let (mb, threads) = cost.with_context(|| format!("no process named {} was found", engine.helper))?;
+        let _ = writeln!(text, "| {} | {} | {mb:.2} | {threads:.0} |", engine.title, engine.helper);
+    }
+    Ok(text)
+}
+
+fn imports(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
+    let archive = fixture.big_archive()?;
+    let engines = fixture.engines();
+    let mut samples: Vec<Vec<Sample>> = engines.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (engine, kept) in engines.iter().zip(&mut samples) {
+            kept.push(groups.measure(engine.name, || engine.import(&archive, "bench-big"))?);
+            engine.remove_image("bench-big")?;
+        }
+    }
+    let wall: Vec<Spread> = samples.iter().map(|of| Spread::of(of.iter().map(|one| one.wall_ms / 1000.0))).collect();
+    let cpu: Vec<Spread> = samples.iter().map(|of| Spread::of(of.iter().map(|one| one.cpu_ms / 1000.0))).collect();
+    let podman = engines.iter().position(|engine| engine.name == "podman").context("no podman")?;
+    let mut text = format!(
+        "## Import of a tree of 270 MB in 12,000 files, {rounds} rounds\n\n\
+         | | wall s: median (min - max) | CPU s: median (min - max) | speed, podman = 1 |\n|---|---|---|---|\n"
+    );
+    for ((engine, wall_of), cpu) in engines.iter().zip(&wall).zip(&cpu) {
+        let _ =
+            writeln!(text, "| {} | {wall_of} | {cpu} | {:.1} |", engine.title, wall[podman].median / wall_of.median);
+    }
+    Ok(text)
+}
+
+/// Ends what a bench left when it could not end it itself.
+pub(crate) fn clear(dir: &Path) {
+    island::unmount_below(dir);
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        eprintln!("warning: cannot remove {}: {error}", dir.display());
+    }
+}
+
+impl Peer<'_> {
+    fn start_idle(&self) -> Result<String> {
+        let id = self.start_detached().timeout(Duration::from_secs(60)).output()?;
+        Ok(id.trim().to_owned())
+    }
+}
