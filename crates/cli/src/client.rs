@@ -71,7 +71,12 @@ impl Client {
         let socket = &self.context.socket;
         match Connection::open(socket) {
             Ok(connection) => Ok(connection),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
+                ) =>
+            {
                 if self.context.ownership == Ownership::Named {
                     let socket = socket.display();
                     let text =

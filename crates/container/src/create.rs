@@ -139,13 +139,11 @@ pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created
     let path = path.ok_or_else(|| SetupError::invalid("linux.cgroupsPath is missing"))?;
     let default = LinuxResources::default();
     let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&default);
-    let (group, applied) =
-        host.create(&path.to_string_lossy(), resources).doing(|| "cannot make the control group")?;
+    let (group, applied) = host.create(&path.to_string_lossy(), resources).doing(|| "cannot make the control group")?;
     let mut tentative = Tentative(Some(group.clone()));
 
     let terminal = plan.spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    let (mut streams, ends) =
-        if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
+    let (mut streams, ends) = if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
     let sources = mounts::open_sources(plan.spec, &group, host.version())?;
     let mapped = wanted.new.contains(Namespaces::USER);
     let root = if mapped { None } else { Some(init::root::open(plan.rootfs, &plan.layers, None)?) };
@@ -169,7 +167,12 @@ pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created
     warnings.extend(adjust_oom(pid, plan.spec));
     if mapped {
         let user = map_ids(pid, plan.spec)?;
-        let root = init::root::open(plan.rootfs, &plan.layers, Some(user.as_fd()))?;
+        // overlayfs acts as whoever mounts it, and must be somebody that the container's ids know
+        let (uid, gid) = container_root(plan.spec);
+        sys::process::set_fs_ids(uid, gid).doing(|| "cannot act as the container's root")?;
+        let root = init::root::open(plan.rootfs, &plan.layers, Some(user.as_fd()));
+        sys::process::set_fs_ids(0, 0).doing(|| "cannot act as ourselves again")?;
+        let root = root?;
         line.say(&Word::Mapped, &[root.as_fd()])?;
     }
     streams.terminal = await_ready(&line, &mut warnings)?;
@@ -318,8 +321,11 @@ fn kind_of(kind: LinuxNamespaceType) -> (Namespaces, &'static str) {
 
 fn inodes(pid: i32) -> Vec<(String, u64)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(folder) = rustix::fs::openat(CWD, format!("/proc/{pid}/ns"), flags, Mode::empty()) else { return Vec::new() };
-    let inode = |name: &str| rustix::fs::statat(&folder, name, rustix::fs::AtFlags::empty()).ok().map(|stat| stat.st_ino);
+    let Ok(folder) = rustix::fs::openat(CWD, format!("/proc/{pid}/ns"), flags, Mode::empty()) else {
+        return Vec::new();
+    };
+    let inode =
+        |name: &str| rustix::fs::statat(&folder, name, rustix::fs::AtFlags::empty()).ok().map(|stat| stat.st_ino);
     NAMES.iter().filter_map(|(_, name)| Some(((*name).to_owned(), inode(name)?))).collect()
 }
 
@@ -343,6 +349,16 @@ fn map_ids(pid: i32, spec: &Spec) -> Result<OwnedFd> {
     let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
     let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
     write_maps(pid, uids, gids)
+}
+
+/// Who root of the container is outside.
+fn container_root(spec: &Spec) -> (u32, u32) {
+    let linux = spec.linux().as_ref();
+    let first = |mappings: Option<&Vec<LinuxIdMapping>>| {
+        mappings.into_iter().flatten().find(|one| one.container_id() == 0).map_or(0, LinuxIdMapping::host_id)
+    };
+    let uid = first(linux.and_then(|linux| linux.uid_mappings().as_ref()));
+    (uid, first(linux.and_then(|linux| linux.gid_mappings().as_ref())))
 }
 
 fn write_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {

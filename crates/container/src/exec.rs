@@ -47,8 +47,7 @@ pub struct Running {
 /// [`FailureKind::Invalid`] for a configuration that is wrong, [`FailureKind::Internal`] for what the kernel refused. Nothing runs then.
 pub fn exec(proof: SingleThread, plan: &Plan<'_>) -> Result<Running> {
     let terminal = plan.process.terminal().unwrap_or(false);
-    let (mut streams, ends) =
-        if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
+    let (mut streams, ends) = if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
     let groups = plan.group.join_fds().doing(|| "cannot open the control group")?;
     let (line, theirs) = Line::pair()?;
     // children are born in the container's pid namespace, without a process in between; afterwards in ours again

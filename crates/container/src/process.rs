@@ -62,7 +62,11 @@ impl Job<'_> {
     pub(crate) fn streams(&self, ends: &Ends, console: Console) -> Result<Option<OwnedFd>> {
         rustix::process::setsid().doing(|| "setsid").or_else(|error| {
             // a leader of a session already is what we want
-            if rustix::process::getsid(None).is_ok_and(|id| id == rustix::process::getpid()) { Ok(rustix::process::getpid()) } else { Err(error) }
+            if rustix::process::getsid(None).is_ok_and(|id| id == rustix::process::getpid()) {
+                Ok(rustix::process::getpid())
+            } else {
+                Err(error)
+            }
         })?;
         let user = self.process.user();
         let owner = (Some(Uid::from_raw(user.uid())), Some(Gid::from_raw(user.gid())));
@@ -102,7 +106,8 @@ impl Job<'_> {
             .doing(|| "cannot open a terminal at /dev/pts/ptmx")?;
         check_magic(&master, DEVPTS_MAGIC, "/dev/pts/ptmx")?;
         rustix::pty::unlockpt(&master).doing(|| "cannot unlock the terminal")?;
-        let peer = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let peer =
+            rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).doing(|| "cannot open the terminal")?;
         if let Some(size) = self.process.console_size() {
             let cut = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
@@ -144,8 +149,7 @@ impl Job<'_> {
 
     fn user(&self) -> Result<()> {
         let user = self.process.user();
-        let groups: Vec<Gid> =
-            user.additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
+        let groups: Vec<Gid> = user.additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
         let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
         thread_calls::set_keep_capabilities(true).doing(|| "prctl(PR_SET_KEEPCAPS)")?;
         thread_calls::set_thread_groups(&groups).doing(|| "setgroups: a group is not mapped in the user namespace")?;
@@ -197,10 +201,11 @@ impl Job<'_> {
 
     /// Niceness, where the configuration asks for one.
     fn schedule(&self) {
-        if let Some(nice) = self.process.scheduler().as_ref().and_then(|scheduler| *scheduler.nice()) {
-            if let Err(errno) = rustix::process::setpriority_process(None, nice) {
-                let _ = self.line.say(&Word::Warning(format!("nice {nice} was not set: {errno}")), &[]);
-            }
+        let asked = self.process.scheduler().as_ref().and_then(|scheduler| *scheduler.nice());
+        if let Some(nice) = asked
+            && let Err(errno) = rustix::process::setpriority_process(None, nice)
+        {
+            let _ = self.line.say(&Word::Warning(format!("nice {nice} was not set: {errno}")), &[]);
         }
     }
 
@@ -228,7 +233,8 @@ impl Job<'_> {
             permitted: set(sets.permitted()),
             inheritable: set(sets.inheritable()),
         };
-        thread_calls::set_capabilities(None, wanted).doing(|| "capset: the daemon itself lacks one of the capabilities")?;
+        thread_calls::set_capabilities(None, wanted)
+            .doing(|| "capset: the daemon itself lacks one of the capabilities")?;
         let ambient = mask(sets.ambient().as_ref());
         for number in (0..64).filter(|number| ambient & (1 << number) != 0) {
             let capability = thread_calls::CapabilitySet::from_bits_retain(1 << number);
@@ -267,9 +273,11 @@ fn mount_console(slave: &OwnedFd) -> Result<()> {
     use sys::mount::{OpenTreeFlags, move_mount_onto, open_tree};
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(slave.as_fd(), Path::new(""), flags).doing(|| "cannot bind the console")?;
-    let create = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let console = rustix::fs::openat2(CWD, "/dev/console", create, Mode::from_raw_mode(0o600), ResolveFlags::NO_SYMLINKS)
-        .doing(|| "cannot make /dev/console")?;
+    let create =
+        OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let console =
+        rustix::fs::openat2(CWD, "/dev/console", create, Mode::from_raw_mode(0o600), ResolveFlags::NO_SYMLINKS)
+            .doing(|| "cannot make /dev/console")?;
     move_mount_onto(tree.as_fd(), console.as_fd()).doing(|| "cannot mount /dev/console")
 }
 
@@ -304,13 +312,18 @@ impl Program {
         let arguments = process.args().as_deref().unwrap_or_default();
         let name = arguments.first().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| SetupError::invalid("no command is given"))?.clone();
-        let text = |text: &String| CString::new(text.as_str()).map_err(|_| SetupError::invalid("a NUL character in the command or its environment"));
+        let text = |text: &String| {
+            CString::new(text.as_str())
+                .map_err(|_| SetupError::invalid("a NUL character in the command or its environment"))
+        };
         let environment = process.env().as_deref().unwrap_or_default();
-        let search = environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let search =
+            environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
         let candidates: Vec<String> = if name.contains('/') {
             vec![name.clone()]
         } else {
-            let folder = |folder: &str| if folder.is_empty() { format!("./{name}") } else { format!("{folder}/{name}") };
+            let folder =
+                |folder: &str| if folder.is_empty() { format!("./{name}") } else { format!("{folder}/{name}") };
             search.split(':').map(folder).collect()
         };
         Ok(Self {

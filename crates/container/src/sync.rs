@@ -131,9 +131,7 @@ fn decode(bytes: &[u8]) -> Option<Word> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match bytes {
         [b'w', rest @ ..] => Some(Word::Warning(text(rest))),
-        [b'f', kind, rest @ ..] => {
-            Some(Word::Failed(SetupError::new(*KINDS.get(usize::from(*kind))?, text(rest))))
-        }
+        [b'f', kind, rest @ ..] => Some(Word::Failed(SetupError::new(*KINDS.get(usize::from(*kind))?, text(rest)))),
         [b'r'] => Some(Word::Ready),
         [b'm'] => Some(Word::Mapped),
         [b'g'] => Some(Word::Go),

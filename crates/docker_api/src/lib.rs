@@ -1,6 +1,6 @@
 //! The Docker Engine API over the engine: a facade translates, the engine decides.
 //!
-//! HTTP/1.1 on unix sockets. One sorted table ([`route`]) says which request is answered where; `translate` turns Docker's words
+//! HTTP/1.1 on unix sockets. One sorted table (`route`) says which request is answered where; `translate` turns Docker's words
 //! into the engine's and back; `attach` hands connections that stop being HTTP to the containers' helpers. The types on the wire
 //! are `docker_wire`'s.
 

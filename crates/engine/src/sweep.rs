@@ -18,7 +18,12 @@ pub(crate) fn folder(folder: &Path) -> io::Result<()> {
 /// If it cannot be removed.
 pub(crate) fn cgroup(host: &cgroup::Host, path: &str) -> Result<()> {
     let cannot = |error: cgroup::CgroupError| EngineError::internal(format!("cannot remove cgroup {path}"), &error);
-    let group = host.open(path).map_err(cannot)?;
+    let group = match host.open(path) {
+        Ok(group) => group,
+        // the helper had not come so far, or had removed it already
+        Err(cgroup::CgroupError::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    };
     // frozen processes do not die
     let _ = group.thaw();
     group.kill().map_err(cannot)?;

@@ -242,14 +242,49 @@ pub fn personality(domain: u64) -> Result<()> {
     if unsafe { libc::personality(domain) } == -1 { Err(SysError::last("personality")) } else { Ok(()) }
 }
 
-/// Gives memory that is not needed now back: freed heap, and the pages of the program's own file, which come back
-/// from the page cache when they are touched.
-pub fn trim_memory(program: &[std::ops::Range<usize>]) {
+/// Gives memory that is not needed now back: freed heap, the stack's unused part, and the mapped pages of the program's own code
+/// and constants, which come back from the page cache when they are touched.
+pub fn trim_memory() {
     // SAFETY: only gives free heap pages back.
     unsafe { libc::malloc_trim(0) };
-    for range in program {
-        let start = std::ptr::without_provenance_mut::<libc::c_void>(range.start);
-        // SAFETY: MADV_PAGEOUT changes no content, whatever the range is.
-        unsafe { libc::madvise(start, range.len(), libc::MADV_PAGEOUT) };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut give_back = Vec::new();
+    // the program's file comes first: constants, then code; what lies behind the code may have been written to
+    let mut before_data = true;
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some(rights)) = (words.next(), words.next()) else { break };
+        let Some((start, end)) = range.split_once('-') else { break };
+        let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else { break };
+        if line.ends_with("[stack]") {
+            // well below this function's own frame, which is the deepest one in use
+            const MARGIN: usize = 16 << 10;
+            let here = (&raw const before_data).addr().saturating_sub(MARGIN) & !0xfff;
+            give_back.push(start..here.clamp(start, end));
+        } else if before_data && !rights.contains('w') && rights.ends_with('p') {
+            give_back.push(start..end);
+        }
+        before_data &= rights.starts_with("r--");
     }
+    drop(maps);
+    for range in give_back {
+        let address = std::ptr::without_provenance_mut::<libc::c_void>(range.start);
+        // SAFETY: a private mapping of a file that is not writable holds nothing but the file's content, which comes back; the
+        // part of the stack below every frame in use holds nothing.
+        unsafe { libc::madvise(address, range.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// Sets who this thread is towards file systems, and gives it back the capabilities that this takes.
+///
+/// # Errors
+/// What capset(2) says.
+pub fn set_fs_ids(uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: changes ids of this thread only; there is no failure to be seen.
+    unsafe { libc::setfsgid(gid) };
+    // SAFETY: as above.
+    unsafe { libc::setfsuid(uid) };
+    let mut sets = rustix::thread::capabilities(None).map_err(SysError::of("capget"))?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets).map_err(SysError::of("capset"))
 }

@@ -1,5 +1,8 @@
 //! `insula run`: make a container, join its streams, start it, and end as it ends.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use crate::client::{Answer, Client, Query};
 use crate::container::create::{FLAGS, Request};
 use crate::container::path;
@@ -13,6 +16,8 @@ use crate::{output, table, terminal};
 const OWN_FAILURE: u8 = 125;
 /// The exit code of a program that cannot be run.
 const NOT_EXECUTABLE: u8 = 126;
+/// How long a next daemon may take to be there when one was lost.
+const TAKE_OVER: Duration = Duration::from_secs(5);
 /// The exit code of a program that is not there.
 const NOT_FOUND: u8 = 127;
 
@@ -180,16 +185,41 @@ impl Joined {
             output::write_error(b"read escape sequence\n");
             return Ok(0);
         }
-        let answer = self.wait.json().map_err(|failure| {
-            let text = format!(
-                "lost the daemon while the container ran ({}); if it runs still: insula attach {id}",
-                failure.text()
-            );
-            Failure::new(text).with_code(OWN_FAILURE)
-        })?;
+        let answer = match self.wait.json() {
+            Ok(answer) => answer,
+            // The daemon was stopped or upgraded in between; the container's helper has the exit code for the next one.
+            Err(failure) => return found_again(client, id, &failure),
+        };
         match table::text(&answer, "/Error/Message") {
             "" => Ok(exit_code(table::number(&answer, "/StatusCode"))),
             message => Err(Failure::new(message).with_code(OWN_FAILURE)),
+        }
+    }
+}
+
+/// The exit code of a container whose daemon was lost while it was waited for, from the daemon that has taken over.
+fn found_again(client: &mut Client, id: &str, lost: &Failure) -> Outcome {
+    let deadline = Instant::now() + TAKE_OVER;
+    loop {
+        match client.get(&path(id, "/json")) {
+            Ok(container) if !table::switch(&container, "/State/Running") => {
+                return Ok(exit_code(table::number(&container, "/State/ExitCode")));
+            }
+            Ok(_) | Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(100)),
+            Ok(_) => {
+                let text = format!(
+                    "the connection was lost ({}); the container goes on; join it with: insula attach {id}",
+                    lost.text()
+                );
+                return Err(Failure::new(text).with_code(OWN_FAILURE));
+            }
+            Err(_) => {
+                let text = format!(
+                    "lost the daemon while the container ran ({}); see how it ended with: insula inspect {id}",
+                    lost.text()
+                );
+                return Err(Failure::new(text).with_code(OWN_FAILURE));
+            }
         }
     }
 }

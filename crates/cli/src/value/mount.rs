@@ -164,7 +164,9 @@ fn recursion(value: &str, options: &mut MountBindOptions) -> Result<(), String> 
         "writable" => options.read_only_non_recursive = Some(true),
         "readonly" => options.read_only_force_recursive = Some(true),
         _ => {
-            return Err(format!("unknown bind-recursive {value:?}; there are enabled, disabled, writable and readonly"));
+            return Err(format!(
+                "unknown bind-recursive {value:?}; there are enabled, disabled, writable and readonly"
+            ));
         }
     }
     Ok(())

@@ -8,12 +8,13 @@ fn main() -> ExitCode {
         eprintln!("insula-shim {}: the daemon starts this program; it takes no arguments", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(2);
     }
-    let outcome = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string()).and_then(|connection| {
-        // the inherited one must not hold the connection open
-        let null = std::fs::File::open("/dev/null").map_err(|error| error.to_string())?;
-        rustix::stdio::dup2_stdin(&null).map_err(|error| error.to_string())?;
-        container::shim::run(connection).map_err(|error| error.to_string())
-    });
+    let outcome =
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string()).and_then(|connection| {
+            // the inherited one must not hold the connection open
+            let null = std::fs::File::open("/dev/null").map_err(|error| error.to_string())?;
+            rustix::stdio::dup2_stdin(&null).map_err(|error| error.to_string())?;
+            container::shim::run(connection).map_err(|error| error.to_string())
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

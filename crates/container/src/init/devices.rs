@@ -37,7 +37,9 @@ pub(crate) fn make(inside: &Inside<'_>, root: BorrowedFd<'_>, mapped: bool) -> R
     };
     let old = rustix::process::umask(Mode::empty());
     for (name, major, minor) in DEFAULT {
-        let made = if mapped { bind(root, &Path::new("/dev").join(name), &Path::new("/dev").join(name)) } else {
+        let made = if mapped {
+            bind(root, &Path::new("/dev").join(name), &Path::new("/dev").join(name))
+        } else {
             match mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)) {
                 Err(errno) if errno == Errno::EXIST || (!fresh && errno == Errno::ROFS) => Ok(()),
                 other => other.doing(|| format!("device /dev/{name}")),
@@ -75,11 +77,15 @@ fn asked(device: &LinuxDevice, root: BorrowedFd<'_>, mapped: bool) -> Result<()>
         LinuxDeviceType::A => return Err(SetupError::invalid(format!("{}: type a is for rules only", what()))),
     };
     let number = |value: i64| u32::try_from(value).map_err(|_| SetupError::invalid(format!("{}: bad number", what())));
-    let (major, minor) = if kind == FileType::Fifo { (0, 0) } else { (number(device.major())?, number(device.minor())?) };
+    let (major, minor) =
+        if kind == FileType::Fifo { (0, 0) } else { (number(device.major())?, number(device.minor())?) };
     if mapped && kind != FileType::Fifo {
         let host = rustix::fs::stat(path).doing(what)?;
         if host.st_rdev != makedev(major, minor) {
-            return Err(SetupError::unsupported(format!("{}: another device than on the host, in a user namespace", what())));
+            return Err(SetupError::unsupported(format!(
+                "{}: another device than on the host, in a user namespace",
+                what()
+            )));
         }
         return bind(root, path, path);
     }

@@ -82,7 +82,8 @@ fn await_mapping(line: &Line) -> Result<OwnedFd> {
 }
 
 fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
-    let process = inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
+    let process =
+        inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
     process::make_cwd(process);
     let job = Job { process, seccomp: inside.seccomp, line: &inside.line };
     let terminal = job.streams(&inside.ends, process::Console::Mount)?;
@@ -141,7 +142,10 @@ fn sysctls(inside: &Inside<'_>) -> Result<()> {
         let full = format!("/proc/sys/{path}");
         let missing = !std::path::Path::new(&full).exists();
         if missing {
-            return Err(SetupError::new(FailureKind::NotFound, format!("sysctl {name:?} does not exist on this kernel")));
+            return Err(SetupError::new(
+                FailureKind::NotFound,
+                format!("sysctl {name:?} does not exist on this kernel"),
+            ));
         }
         std::fs::write(&full, value).doing(|| format!("sysctl {name}={value}"))?;
     }

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr, move_mount,
-    move_mount_onto, open_tree,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr,
+    move_mount, move_mount_onto, open_tree,
 };
 
 /// What was opened outside for a mount.
@@ -104,9 +104,8 @@ fn groups(group: &Group, version: Version) -> Result<Source> {
 pub(crate) fn place(inside: &Inside<'_>, root: BorrowedFd<'_>) -> Result<()> {
     for (mount, source) in inside.spec.mounts().iter().flatten().zip(&inside.sources) {
         let shown = mount.destination().display();
-        one(mount, source, root).map_err(|error| {
-            SetupError::new(error.kind, format!("cannot mount on {shown}: {}", error.message))
-        })?;
+        one(mount, source, root)
+            .map_err(|error| SetupError::new(error.kind, format!("cannot mount on {shown}: {}", error.message)))?;
     }
     Ok(())
 }
@@ -122,7 +121,7 @@ fn one(mount: &Mount, source: &Source, root: BorrowedFd<'_>) -> Result<()> {
             } else {
                 root::ensure_file(root, mount.destination())
             };
-            let target = target.map_err(|errno| missing_target(errno))?;
+            let target = target.map_err(missing_target)?;
             finish(tree.as_fd(), &options, Bound::Yes)?;
             move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")
         }
@@ -133,14 +132,19 @@ fn one(mount: &Mount, source: &Source, root: BorrowedFd<'_>) -> Result<()> {
                 "sysfs" => make(mount, kind, &options).or_else(|error| host_sysfs(error, &options)),
                 _ => make(mount, kind, &options),
             }?;
-            finish(tree.as_fd(), &Options { propagation: options.propagation.clone(), ..Options::default() }, Bound::No)?;
+            finish(
+                tree.as_fd(),
+                &Options { propagation: options.propagation.clone(), ..Options::default() },
+                Bound::No,
+            )?;
             move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")
         }
     }
 }
 
 fn missing_target(errno: Errno) -> SetupError {
-    let hint = if errno == Errno::ROFS { "; the root is read-only, and the image has nothing there to mount on" } else { "" };
+    let hint =
+        if errno == Errno::ROFS { "; the root is read-only, and the image has nothing there to mount on" } else { "" };
     SetupError::new(FailureKind::Internal, format!("cannot make the mount point: {errno}{hint}"))
 }
 
@@ -219,7 +223,8 @@ fn finish(tree: BorrowedFd<'_>, options: &Options, bound: Bound) -> Result<()> {
     let private = bound == Bound::Yes && options.propagation.is_empty();
     if below || private {
         let propagation = private.then_some(MountPropagationFlags::PRIVATE);
-        let attrs = MountAttrs { set: options.set_below, clear: options.clear_below, propagation, user_namespace: None };
+        let attrs =
+            MountAttrs { set: options.set_below, clear: options.clear_below, propagation, user_namespace: None };
         mount_setattr(tree, Depth::Recursive, &attrs).doing(|| "cannot set its attributes")?;
     }
     if !options.set.is_empty() || !options.clear.is_empty() {
@@ -313,6 +318,8 @@ fn existing(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
     match root::resolve(root, path, OFlags::PATH) {
         Ok(place) => Ok(Some(place)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(errno) => Err(SetupError::new(FailureKind::Internal, format!("{}: {errno}", PathBuf::from(path).display()))),
+        Err(errno) => {
+            Err(SetupError::new(FailureKind::Internal, format!("{}: {errno}", PathBuf::from(path).display())))
+        }
     }
 }

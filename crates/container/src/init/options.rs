@@ -61,7 +61,9 @@ impl Options {
             "idmap" => self.idmap = Some(Depth::One),
             "ridmap" => self.idmap = Some(Depth::Recursive),
             "defaults" | "async" | "nomand" | "noiversion" | "loud" | "silent" => {}
-            "remount" => return Err(SetupError::unsupported("mount option \"remount\" makes no sense in a new container")),
+            "remount" => {
+                return Err(SetupError::unsupported("mount option \"remount\" makes no sense in a new container"));
+            }
             _ => {
                 if let Some(change) = propagation(word) {
                     self.propagation.push(change);

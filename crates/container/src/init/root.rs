@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr, move_mount,
-    open_tree, pivot_root_here, set_propagation,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr,
+    move_mount, open_tree, pivot_root_here, set_propagation,
 };
 
 /// Opens the root file system as a detached mount; with a user namespace, its owners are mapped by that.
@@ -26,8 +26,11 @@ pub(crate) fn open(rootfs: &Rootfs, layers: &[OwnedFd], user: Option<BorrowedFd<
         Rootfs::Overlay { layers: count, writable, volatile } => {
             let layers = layers.get(..*count).ok_or_else(|| SetupError::invalid("fewer layers came than promised"))?;
             let mapped = layers.iter().map(|layer| mapped_layer(layer, user)).collect::<Result<Vec<_>>>()?;
-            let layers: Vec<BorrowedFd<'_>> =
-                layers.iter().zip(&mapped).map(|(plain, own)| own.as_ref().map_or(plain.as_fd(), AsFd::as_fd)).collect();
+            let layers: Vec<BorrowedFd<'_>> = layers
+                .iter()
+                .zip(&mapped)
+                .map(|(plain, own)| own.as_ref().map_or(plain.as_fd(), AsFd::as_fd))
+                .collect();
             match (writable, layers.as_slice()) {
                 (None, [only]) => {
                     open_tree(*only, Path::new(""), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH)
@@ -116,7 +119,9 @@ struct Upper {
 fn upper_dirs(folder: &Path, user: Option<BorrowedFd<'_>>) -> Result<Upper> {
     let what = || format!("writable folder {}", folder.display());
     let base = match user {
-        None => rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).doing(what)?,
+        None => {
+            rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).doing(what)?
+        }
         Some(_) => {
             let tree = clone_tree(CWD, folder).doing(what)?;
             map(&tree, user).doing(what)?;
@@ -147,7 +152,8 @@ pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec) -> Result<()> {
     pivot_root_here().doing(|| "cannot make it the root")?;
     let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().clone());
     let propagation = asked.as_deref().map(super::options::propagation);
-    let propagation = propagation.map(|found| found.ok_or_else(|| SetupError::invalid("linux.rootfsPropagation: no such type")));
+    let propagation =
+        propagation.map(|found| found.ok_or_else(|| SetupError::invalid("linux.rootfsPropagation: no such type")));
     if let Some((flags, depth)) = propagation.transpose()? {
         let attrs = MountAttrs { propagation: Some(flags), ..MountAttrs::default() };
         mount_setattr(root, depth, &attrs).doing(|| "linux.rootfsPropagation")?;
@@ -183,7 +189,8 @@ pub(crate) fn ensure_dir(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Resul
         Err(Errno::NOENT) => {}
         other => return other,
     }
-    let parent = path.parent().map_or_else(|| resolve(root, Path::new("/"), flags), |parent| ensure_dir(root, parent))?;
+    let parent =
+        path.parent().map_or_else(|| resolve(root, Path::new("/"), flags), |parent| ensure_dir(root, parent))?;
     let name = path.file_name().ok_or(Errno::INVAL)?;
     match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}

@@ -83,7 +83,10 @@ impl LogWriter {
             Ok(()) => self.size += batch.len() as u64,
             Err(error) if !self.complained => {
                 self.complained = true;
-                super::complain(&format!("log {}: {error}; output is lost until there is room", self.config.path.display()));
+                super::complain(&format!(
+                    "log {}: {error}; output is lost until there is room",
+                    self.config.path.display()
+                ));
             }
             Err(_) => {}
         }

@@ -35,6 +35,9 @@ use task::Task;
 const INIT: u32 = 0;
 /// How long clients may still take output after the daemon has let us go, in milliseconds.
 const PARTING_MS: u64 = 10_000;
+/// After word of memory running out: how often and how long to look for a kill, in milliseconds.
+const OOM_LOOK_MS: u64 = 10;
+const OOM_WATCH_MS: u64 = 2000;
 
 /// The helper's whole state.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub struct Shim {
     container: Option<Container>,
     memory: Option<Source>,
     oom_kills: u64,
+    /// Until when to look whether the kernel killed something: it tells before it does.
+    oom_watch_ms: Option<u64>,
     quit_by_ms: Option<u64>,
     idle_trimmed: bool,
 }
@@ -102,6 +107,7 @@ pub fn run(connection: OwnedFd) -> crate::Result<()> {
         container: None,
         memory: None,
         oom_kills: 0,
+        oom_watch_ms: None,
         quit_by_ms: None,
         idle_trimmed: false,
     };
@@ -125,15 +131,21 @@ impl Shim {
     }
 
     fn turn(&mut self) -> crate::Result<()> {
+        let mut quiet = false;
         while !self.done() {
-            let events = self.poller.wait(self.timeout()).doing(|| "cannot wait for events")?;
-            if events.is_empty() && !self.idle_trimmed && self.phase == Phase::Running {
-                self.idle_trimmed = true;
-                sys::process::trim_memory(&[]);
+            let trim = quiet && !self.idle_trimmed && self.phase == Phase::Running;
+            self.idle_trimmed |= trim;
+            let timeout = self.timeout();
+            if trim {
+                // the last before waiting, so that little is touched again
+                sys::process::trim_memory();
             }
+            let events = self.poller.wait(timeout).doing(|| "cannot wait for events")?;
+            quiet = events.is_empty();
             for (token, flags) in events {
                 self.handle(token, flags);
             }
+            self.check_memory();
             self.settle();
         }
         Ok(())
@@ -150,7 +162,8 @@ impl Shim {
         let deadlines = self.tasks.values().filter_map(|task| task.deadline_ms).chain(self.quit_by_ms);
         let now = now_ms();
         let trim = (!self.idle_trimmed && self.phase == Phase::Running).then_some(now + 100);
-        deadlines.chain(trim).min().map(|deadline| deadline.saturating_sub(now))
+        let memory = self.oom_watch_ms.map(|_| now + OOM_LOOK_MS);
+        deadlines.chain(trim).chain(memory).min().map(|deadline| deadline.saturating_sub(now))
     }
 
     fn handle(&mut self, token: Token, flags: EventFlags) {
@@ -251,10 +264,12 @@ impl Shim {
     /// A client has gone without a word.
     fn lose(&mut self, key: u32) {
         let Some(client) = self.clients.remove(&key) else { return };
-        if let Some(task) = self.tasks.get_mut(&client.task) {
-            if client.streams.stdin && !client.input_ended && task.input_once {
-                task.end_input();
-            }
+        if let Some(task) = self.tasks.get_mut(&client.task)
+            && client.streams.stdin
+            && !client.input_ended
+            && task.input_once
+        {
+            task.end_input();
         }
     }
 
@@ -298,8 +313,12 @@ impl Shim {
         for task in self.tasks.values_mut() {
             task.watch_outputs(lagging.contains(&task.key()));
         }
-        let finished: Vec<u32> =
-            self.clients.iter().filter(|(_, client)| client.leaving && client.lag() == 0).map(|(key, _)| *key).collect();
+        let finished: Vec<u32> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.leaving && client.lag() == 0)
+            .map(|(key, _)| *key)
+            .collect();
         finished.into_iter().for_each(|key| self.part(key));
         for client in self.clients.values_mut() {
             let room = self.tasks.get(&client.task).is_none_or(Task::has_room);
@@ -365,7 +384,8 @@ impl Shim {
             return;
         };
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        let (Ok(event), Ok(control)) = (rustix::event::eventfd(0, flags), std::fs::File::open(dir.join("memory.oom_control")))
+        let (Ok(event), Ok(control)) =
+            (rustix::event::eventfd(0, flags), std::fs::File::open(dir.join("memory.oom_control")))
         else {
             return;
         };
@@ -382,10 +402,18 @@ impl Shim {
         let Some(memory) = &self.memory else { return };
         // the number says how often, the counter below says more
         let _ = rustix::io::read(memory, &mut [0_u8; 8]);
+        self.oom_watch_ms = Some(now_ms() + OOM_WATCH_MS);
+    }
+
+    fn check_memory(&mut self) {
+        let Some(until) = self.oom_watch_ms else { return };
         let kills = self.container.as_ref().and_then(|container| container.group.oom_kills().ok()).unwrap_or(0);
         if kills > self.oom_kills {
             self.oom_kills = kills;
+            self.oom_watch_ms = None;
             self.tell(&Event::OomKilled);
+        } else if self.container.is_none() || until <= now_ms() {
+            self.oom_watch_ms = None;
         }
     }
 

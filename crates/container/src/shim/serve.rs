@@ -9,9 +9,7 @@ use crate::create::{self, First, Plan};
 use crate::error::{Doing, Result, SetupError};
 use crate::exec;
 use crate::stdio::{Input, Streams as Ends};
-use control::{
-    Create, Exec, Exit, FailureKind, Frame, Phase, ProcessId, Reply, Request, State, Streams,
-};
+use control::{Create, Exec, Exit, FailureKind, Frame, Phase, ProcessId, Reply, Request, State, Streams};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -146,8 +144,9 @@ impl Shim {
         let Some(home) = &self.home else { return Ok(()) };
         let path = home.runtime_dir.join("shim.sock");
         let what = || format!("cannot listen on {}", path.display());
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-            .doing(what)?;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+                .doing(what)?;
         // of an earlier helper that was killed
         let _ = std::fs::remove_file(&path);
         let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));

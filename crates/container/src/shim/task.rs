@@ -32,7 +32,13 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(poller: &Poller, key: u32, id: ProcessId, (pid, pidfd): (i32, OwnedFd), streams: Streams) -> Self {
+    pub(super) fn new(
+        poller: &Poller,
+        key: u32,
+        id: ProcessId,
+        (pid, pidfd): (i32, OwnedFd),
+        streams: Streams,
+    ) -> Self {
         let mut pidfd = poller.source(pidfd, Token::End(key));
         pidfd.want(Some(EventFlags::IN));
         let tty = streams.terminal.is_some();

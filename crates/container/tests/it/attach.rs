@@ -19,7 +19,9 @@ mod kernel {
         let client = shim.attach(ProcessId::Init, false, &[]);
         shim.start();
         let all = frames(&read_all(&client));
-        let of = |wanted: u8| all.iter().filter(|(stream, _)| *stream == wanted).map(|(_, text)| text.as_str()).collect::<String>();
+        let of = |wanted: u8| {
+            all.iter().filter(|(stream, _)| *stream == wanted).map(|(_, text)| text.as_str()).collect::<String>()
+        };
         assert_eq!((of(1).as_str(), of(2).as_str()), ("one\nthree\n", "two\n"));
         shim.exited(&ProcessId::Init);
         assert_eq!(shim.log().len(), all.iter().map(|(_, text)| text.len()).sum::<usize>());
@@ -71,7 +73,8 @@ mod kernel {
             return;
         }
         let mut shim = Shim::spawn();
-        let mut spec = shim.spec("test -t 0 && test -c /dev/console && stty size; read line; stty size; echo got $line; exit 9");
+        let mut spec =
+            shim.spec("test -t 0 && test -c /dev/console && stty size; read line; stty size; echo got $line; exit 9");
         spec["process"]["terminal"] = true.into();
         spec["process"]["consoleSize"] = serde_json::json!({"height": 10, "width": 20});
         let mut create = shim.request(spec);

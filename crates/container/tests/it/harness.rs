@@ -1,8 +1,8 @@
 //! A helper process with a container around the host's programs.
 
 use control::{
-    Create, Created, Envelope, Event, Exec, Exit, FrameReader, Log, Message, ProcessId, ReadOutcome, Reply, Request, Rootfs,
-    Stdio, Streams, VERSION,
+    Create, Created, Envelope, Event, Exec, Exit, FrameReader, Log, Message, ProcessId, ReadOutcome, Reply, Request,
+    Rootfs, Stdio, Streams, VERSION,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
@@ -40,8 +40,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 impl Shim {
     /// Spawns the helper.
     pub(crate) fn spawn() -> Self {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_insula-shim")).stdin(theirs).spawn().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -121,10 +120,9 @@ impl Shim {
     /// Waits for the end of a process.
     pub(crate) fn exited(&mut self, wanted: &ProcessId) -> Exit {
         loop {
-            if let Event::Exited { process, exit } = self.event() {
-                if process == *wanted {
-                    return exit;
-                }
+            match self.event() {
+                Event::Exited { process, exit } if process == *wanted => return exit,
+                _ => {}
             }
         }
     }
@@ -177,7 +175,10 @@ impl Shim {
 
     pub(crate) fn log(&self) -> String {
         let content = std::fs::read_to_string(self.path("log")).unwrap();
-        content.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["log"].as_str().unwrap().to_owned()).collect()
+        content
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["log"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// An OCI configuration that runs a shell line.

@@ -170,7 +170,8 @@ mod kernel {
         let pid = shim.create(create, &[]).pid;
         shim.start();
         let helper = i32::try_from(shim.pid()).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(helper).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(helper).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         wait_for(|| match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat.contains(") Z "),
             Err(_) => true,

@@ -50,8 +50,16 @@ mod kernel {
         assert_eq!(shim.run(spec).code, 0);
         let log = shim.log();
         let wanted = [
-            "1000\n1001\n", "1001 5 6\n", "0027\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000020\n", "NoNewPrivs:\t1\n",
-            "SigBlk:\t0000000000000000\n", "77\n", "/made/here\n", "x\n",
+            "1000\n1001\n",
+            "1001 5 6\n",
+            "0027\n",
+            "CapEff:\t0000000000000000\n",
+            "CapBnd:\t0000000000000020\n",
+            "NoNewPrivs:\t1\n",
+            "SigBlk:\t0000000000000000\n",
+            "77\n",
+            "/made/here\n",
+            "x\n",
         ];
         for text in wanted {
             assert!(log.contains(text), "{text:?} is missing in {log}");
@@ -69,8 +77,12 @@ mod kernel {
         // uname (63) fails with EPERM, everything else goes
         let pack = |code: u64, jt: u64, jf: u64, k: u64| code | jt << 16 | jf << 24 | k << 32;
         let uname = u64::try_from(libc::SYS_uname).unwrap();
-        let instructions =
-            vec![pack(0x20, 0, 0, 0), pack(0x15, 0, 1, uname), pack(0x06, 0, 0, 0x0005_0001), pack(0x06, 0, 0, 0x7fff_0000)];
+        let instructions = vec![
+            pack(0x20, 0, 0, 0),
+            pack(0x15, 0, 1, uname),
+            pack(0x06, 0, 0, 0x0005_0001),
+            pack(0x06, 0, 0, 0x7fff_0000),
+        ];
         let mut shim = Shim::spawn();
         let mut create = shim.request(shim.spec("uname && exit 1; grep ^Seccomp: /proc/self/status"));
         create.seccomp = Some(SeccompProgram { flags: 0, instructions });

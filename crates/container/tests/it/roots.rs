@@ -61,7 +61,8 @@ mod kernel {
             return;
         }
         let mut shim = Shim::spawn();
-        let mut spec = shim.spec("id -u; stat -c %u /both; echo new > /file && head -c 1 /dev/zero | wc -c; cat /proc/self/uid_map");
+        let mut spec = shim
+            .spec("id -u; stat -c %u /both; echo new > /file && head -c 1 /dev/zero | wc -c; cat /proc/self/uid_map");
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
         for map in ["uidMappings", "gidMappings"] {
             spec["linux"][map] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);

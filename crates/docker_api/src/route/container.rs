@@ -197,12 +197,8 @@ pub(crate) async fn wait(call: Call) -> Result {
     let wait = call.engine().wait(call.who(), until).await?;
     Ok(reply::later(async move {
         let answer = match wait.outcome().await {
-            Ok(end) => ContainerWaitResponse {
-                status_code: end.code.into(),
-                error: Some(end.error)
-                    .filter(|text| !text.is_empty())
-                    .map(|text| ContainerWaitExitError { message: Some(text) }),
-            },
+            // an error here is one of waiting; why a run could not begin is told to who started it, and by inspect
+            Ok(end) => ContainerWaitResponse { status_code: end.code.into(), error: None },
             Err(error) => ContainerWaitResponse {
                 status_code: -1,
                 error: Some(ContainerWaitExitError { message: Some(error.to_string()) }),

@@ -7,7 +7,7 @@ use crate::route::Version;
 use crate::server::Call;
 use crate::translate::create::exec_console_size;
 use crate::translate::text;
-use docker_wire::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, IdResponse, ProcessConfig};
+use docker_wire::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
 use docker_wire::stdcopy::{self, Stream};
 use engine::model::{Exec, ExecSpec, ExecState};
 use hyper::StatusCode;
@@ -32,7 +32,8 @@ pub(crate) async fn create(mut call: Call) -> Result {
         detach_keys: text(body.detach_keys),
     };
     let id = call.engine().exec_create(call.who(), spec).await?;
-    reply::json_with(StatusCode::CREATED, &IdResponse { id: id.to_string() })
+    // the description's type for this answer spells its field in another way than clients read it
+    reply::json_with(StatusCode::CREATED, &serde_json::json!({ "Id": id.to_string() }))
 }
 
 /// `POST /exec/{id}/start`

@@ -2,7 +2,7 @@
 //!
 //! Memory holds names, metadata and a bounded amount of short tails, never contents. The same calls give the same bytes.
 //! The image is uncompressed, with blocks of 4 KiB, so that it can be mounted straight from a file or handed to a virtual
-//! machine as a device. [`format`] knows the bytes, [`layout`] decides where each inode goes.
+//! machine as a device. `format` knows the bytes, `layout` decides where each inode goes.
 
 mod format;
 mod layout;

@@ -194,8 +194,8 @@ fn imports(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
     let mut samples: Vec<Vec<Sample>> = engines.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for (engine, kept) in engines.iter().zip(&mut samples) {
-            kept.push(groups.measure(engine.name, || engine.import(&archive, "bench-big"))?);
-            engine.remove_image("bench-big")?;
+            kept.push(groups.measure(engine.name, || engine.import(&archive, "bench-big:latest"))?);
+            engine.remove_image("bench-big:latest")?;
         }
     }
     let wall: Vec<Spread> = samples.iter().map(|of| Spread::of(of.iter().map(|one| one.wall_ms / 1000.0))).collect();

@@ -13,7 +13,10 @@ use super::measure::Groups;
 use crate::island::Island;
 use crate::shell::Run;
 
-const IMAGE: &str = "bench";
+const IMAGE: &str = "bench:latest";
+
+/// podman raises its containers' limits, and fails where it may not raise them; these low ones suit every machine.
+const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
 /// Everything that is set up once: folders, images, the two daemons. Dropping it takes all of it away.
 pub(crate) struct Fixture {
@@ -169,7 +172,7 @@ impl Peer<'_> {
             Kind::Runc => bare("runc"),
             Kind::Podman => {
                 let group = &self.fixture.podman_group;
-                self.fixture.podman().args(run).args(["--cgroup-parent", group, IMAGE, "true"])
+                self.fixture.podman().args(run).args(PODMAN_LIMITS).args(["--cgroup-parent", group, IMAGE, "true"])
             }
             Kind::Docker | Kind::Insula => self.client().args(run).args([IMAGE, "true"]),
         }
@@ -179,7 +182,7 @@ impl Peer<'_> {
     pub(crate) fn start_detached(&self) -> Run {
         let run = self.client().args(["run", "-d", "--network", "none"]);
         let run = match self.kind {
-            Kind::Podman => run.args(["--cgroup-parent", &self.fixture.podman_group]),
+            Kind::Podman => run.args(PODMAN_LIMITS).args(["--cgroup-parent", &self.fixture.podman_group]),
             _ => run,
         };
         run.args([IMAGE, "sleep", "600"])

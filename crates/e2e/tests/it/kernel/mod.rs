@@ -1,0 +1,11 @@
+//! All tests need root and a kernel to themselves as far as their own names go.
+
+mod bad_input;
+mod crash;
+mod daemon;
+mod docker;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod run;
+mod terminal;

@@ -1,0 +1,7 @@
+//! The conformance suite: see the crate's own words.
+
+#![expect(clippy::unwrap_used, reason = "a test's broken expectation is a panic, in its tools as well")]
+
+mod kernel;
+mod leftover;
+mod subject;
