@@ -228,7 +228,8 @@ impl Group {
         usage::oom_kills(&self.shared, &self.path)
     }
 
-    /// Removes the group and the groups below it, and the parent when nothing else is in it.
+    /// Removes the group and the groups below it. The groups above stay, since the next start wants them: see
+    /// [`Host::release`](crate::Host::release).
     ///
     /// Kills nothing; waits up to two seconds for processes that are already dying. A group that is gone is removed.
     ///
@@ -504,7 +505,7 @@ impl Group {
         let mut pause = Duration::from_micros(200);
         loop {
             match remove_tree(hierarchy, &self.path) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(Errno::BUSY) if Instant::now() < deadline => {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(20));
@@ -515,16 +516,28 @@ impl Group {
                 }
             }
         }
-        let mut path = self.path.as_str();
-        while let Some((parent, _)) = path.rsplit_once('/') {
-            // A parent with other groups in it refuses, and that is right.
-            if hierarchy.remove_dir(parent).is_err() {
-                break;
-            }
+    }
+}
+
+/// Makes `path` in every hierarchy, with no limits and no processes of its own.
+pub(crate) fn hold(shared: &Shared, path: &str) -> Result<()> {
+    let below = format!("{}/", plain(path)?);
+    shared.hierarchies.iter().try_for_each(|hierarchy| make_parents(hierarchy, &below))
+}
+
+/// Removes `path` and the groups above it as far as they are empty.
+pub(crate) fn release(shared: &Shared, path: &str) -> Result<()> {
+    let path = plain(path)?;
+    for hierarchy in &shared.hierarchies {
+        let mut path = path.as_str();
+        // A group with others in it refuses, and that is right.
+        while hierarchy.remove_dir(path).is_ok()
+            && let Some((parent, _)) = path.rsplit_once('/')
+        {
             path = parent;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Checks a group path and takes off its leading slash.

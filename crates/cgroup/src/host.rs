@@ -133,6 +133,23 @@ impl Host {
         Group::create(&self.shared, path, resources)
     }
 
+    /// Makes the group that others are to be made below, so that starts find it: making and removing it each time costs
+    /// as much as the rest of a group's life.
+    ///
+    /// # Errors
+    /// When the path is not plain or a directory can't be made.
+    pub fn hold(&self, path: &str) -> Result<()> {
+        crate::group::hold(&self.shared, path)
+    }
+
+    /// Removes a group made by [`Self::hold`] or above a group, and those above it, as far as they are empty.
+    ///
+    /// # Errors
+    /// When the path is not plain.
+    pub fn release(&self, path: &str) -> Result<()> {
+        crate::group::release(&self.shared, path)
+    }
+
     /// The group `path`, made earlier, perhaps by another process.
     ///
     /// # Errors

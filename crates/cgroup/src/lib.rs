@@ -9,7 +9,7 @@
 //! Host::detect ── create("/insula/ID", resources) ──> Group + Applied (what was written, what could not be)
 //!                     │ mkdir in each hierarchy            │ join_fds / v2_fd   a child enters by itself
 //!                     │ plan_v1 or plan_v2                 │ place, apply       from outside
-//!                     └ undone when any step fails         └ remove             rmdir in each, parent when empty
+//!                     └ undone when any step fails         └ remove             rmdir in each
 //! ```
 //!
 //! Neighbours: `sys` below (only for the version 2 device filter, which is a BPF program); the shim and the engine above.

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn nextest(programs: &Path, arguments: &Arguments) -> Result<()> {
     workspace::cargo()
-        .env("INSULA_BIN_DIR", programs)
+        .env("INSULA_E2E_BIN", programs)
         .args(["nextest", "run", "--workspace"])
         .args(&arguments.nextest)
         .check()

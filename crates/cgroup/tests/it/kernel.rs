@@ -59,6 +59,14 @@ impl Drop for Scoped {
             let _ = child.wait();
         }
         let _ = self.group.remove();
+        release(&self.group);
+    }
+}
+
+/// Removes the test's own parent group.
+fn release(group: &Group) {
+    if let (Some(host), Some((parent, _))) = (host(), group.path().rsplit_once('/')) {
+        let _ = host.release(parent);
     }
 }
 
@@ -69,6 +77,7 @@ fn path(name: &str) -> String {
 }
 
 fn nothing_left(group: &Group) -> bool {
+    release(group);
     group.dirs().iter().all(|dir| !dir.exists() && !dir.parent().unwrap().exists())
 }
 
@@ -272,5 +281,8 @@ fn racing_creates_and_removes_share_a_parent() {
             });
         }
     });
-    assert!(matches!(host.open(path("race").trim_end_matches("/group")), Err(CgroupError::NotFound { .. })));
+    let parent = path("race");
+    let parent = parent.trim_end_matches("/group");
+    host.release(parent).unwrap();
+    assert!(matches!(host.open(parent), Err(CgroupError::NotFound { .. })));
 }

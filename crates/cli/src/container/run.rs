@@ -70,8 +70,16 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
 fn start_failure(failure: Failure) -> Failure {
     let text = failure.text().to_ascii_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
-    let about_mount = has(&["bind source", "mount source", "mounting", "invalid mount"]);
-    let code = if about_mount {
+    let about_setup = has(&[
+        "bind source",
+        "mount source",
+        "cannot mount",
+        "mounting",
+        "invalid mount",
+        "device information",
+        "device \"",
+    ]);
+    let code = if about_setup {
         OWN_FAILURE
     } else if has(&["executable file not found", "no such file or directory", "command not found"]) {
         NOT_FOUND
@@ -254,6 +262,10 @@ mod tests {
         check("exec /x: exec format error", 126);
         check("exec: \"/etc\": is a directory", 126);
         check("bind source path /x: no such file or directory", 125);
+        check(
+            "error gathering device information while adding custom device \"/dev/x\": no such file or directory",
+            125,
+        );
         check("out of memory", 125);
     }
 

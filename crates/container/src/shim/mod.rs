@@ -35,6 +35,8 @@ use task::Task;
 const INIT: u32 = 0;
 /// How long clients may still take output after the daemon has let us go, in milliseconds.
 const PARTING_MS: u64 = 10_000;
+/// After this long without events, in milliseconds, memory that is not needed goes back.
+const QUIET_MS: u64 = 300;
 /// After word of memory running out: how often and how long to look for a kill, in milliseconds.
 const OOM_LOOK_MS: u64 = 10;
 const OOM_WATCH_MS: u64 = 2000;
@@ -142,6 +144,7 @@ impl Shim {
             }
             let events = self.poller.wait(timeout).doing(|| "cannot wait for events")?;
             quiet = events.is_empty();
+            self.idle_trimmed &= quiet;
             for (token, flags) in events {
                 self.handle(token, flags);
             }
@@ -161,7 +164,7 @@ impl Shim {
     fn timeout(&self) -> Option<u64> {
         let deadlines = self.tasks.values().filter_map(|task| task.deadline_ms).chain(self.quit_by_ms);
         let now = now_ms();
-        let trim = (!self.idle_trimmed && self.phase == Phase::Running).then_some(now + 100);
+        let trim = (!self.idle_trimmed && self.phase == Phase::Running).then_some(now + QUIET_MS);
         let memory = self.oom_watch_ms.map(|_| now + OOM_LOOK_MS);
         deadlines.chain(trim).chain(memory).min().map(|deadline| deadline.saturating_sub(now))
     }

@@ -78,6 +78,32 @@ mod kernel {
     }
 
     #[test]
+    fn a_user_namespace_can_have_a_foreign_network() {
+        if !privileged() {
+            return;
+        }
+        let mut shim = Shim::spawn();
+        let mut spec = shim.spec("ls -l /proc/self/ns/net; ls /sys/class/net | wc -l; sleep 100");
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        for map in ["uidMappings", "gidMappings"] {
+            spec["linux"][map] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        }
+        let mut create = shim.request(spec);
+        create.netns = true;
+        let net = std::fs::File::open("/proc/self/ns/net").unwrap();
+        let wanted = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let created = shim.create(create, &[net.as_fd()]);
+        assert!(created.namespaces.contains(&("net".to_owned(), wanted)), "{created:?}");
+        shim.start();
+        let exec = shim.exec("one", &format!("readlink /proc/self/ns/net | grep {wanted}"));
+        assert!(matches!(shim.ask(Request::Exec(Box::new(exec))), Reply::Started { .. }));
+        assert_eq!(shim.exited(&ProcessId::Exec("one".into())).code, 0);
+        shim.done(Request::Signal { signal: 9, all: true });
+        shim.exited(&ProcessId::Init);
+        shim.quit();
+    }
+
+    #[test]
     fn execs_enter_a_user_namespace() {
         if !privileged() {
             return;

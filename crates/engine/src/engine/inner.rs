@@ -150,6 +150,8 @@ impl Inner {
     }
 
     pub(super) fn flush(&self) -> Result<()> {
+        // stays where containers go on
+        let _ = self.cgroups.release(&self.config.cgroup_parent);
         self.store.flush().map_err(|error| EngineError::internal("cannot bring the state to the disk", &error))
     }
 

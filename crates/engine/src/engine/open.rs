@@ -44,6 +44,7 @@ fn parts(config: Config) -> Result<Parts> {
     let store = store::Store::open(&config.root.join("store")).map_err(|error| broken("the state", &error))?;
     let images = image::Store::open(&config.root.join("images")).map_err(|error| broken("the image store", &error))?;
     let cgroups = cgroup::Host::detect().map_err(|error| broken("the control groups", &error))?;
+    cgroups.hold(&config.cgroup_parent).map_err(|error| broken("the parent control group", &error))?;
     let netns = match config.netns_pool {
         0 => None,
         size => Some(net::NetnsPool::new(size).map_err(|error| broken("the pool of network namespaces", &error))?),

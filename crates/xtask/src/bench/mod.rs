@@ -109,7 +109,8 @@ fn starts(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
     let mut samples: Vec<Vec<Sample>> = peers.iter().map(|_| Vec::new()).collect();
     for round in 0..=rounds {
         for (peer, kept) in peers.iter().zip(&mut samples) {
-            let sample = groups.measure(peer.name, || peer.start().timeout(Duration::from_secs(60)).output().map(drop))?;
+            let sample =
+                groups.measure(peer.name, || peer.start().timeout(Duration::from_secs(60)).output().map(drop))?;
             // The first round warms caches.
             if round > 0 {
                 kept.push(sample);

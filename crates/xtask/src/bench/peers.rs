@@ -189,7 +189,9 @@ impl Peer<'_> {
     }
 
     pub(crate) fn remove_container(&self, id: &str) -> Result<()> {
-        self.client().args(["rm", "-f", id]).output().map(drop)
+        // podman alone waits for the process to end by itself first.
+        let at_once: &[&str] = if self.kind == Kind::Podman { &["-t", "0"] } else { &[] };
+        self.client().args(["rm", "-f"]).args(at_once).args([id]).output().map(drop)
     }
 
     pub(crate) fn import(&self, archive: &Path, name: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What keeps containers apart: namespaces, capabilities, seccomp, hidden paths, devices.
 
-use crate::subject::{Subject, skip_unless_insula};
+use crate::subject::{Kind, Subject, skip_unless_insula};
 
 #[test]
 fn namespaces_are_the_containers_own() {
@@ -43,7 +43,10 @@ fn privileges_are_taken_away() {
     };
     assert_eq!(seccomp(&[]), "2");
     assert_eq!(seccomp(&["--security-opt", "seccomp=unconfined"]), "0");
-    assert_eq!(seccomp(&["--privileged"]), "0");
+    if subject.kind == Kind::Insula {
+        // The reference fails where the machine itself lacks a capability.
+        assert_eq!(seccomp(&["--privileged"]), "0");
+    }
     // Not allowed without SYS_ADMIN, whatever the profile of the kernel: a namespace of one's own.
     assert_ne!(subject.once(&["-u", "1000"], &["unshare", "--user", "true"]).code, 0);
     let profile =
