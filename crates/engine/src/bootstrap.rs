@@ -3,9 +3,9 @@
 use crate::config::Config;
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::helper::Helper;
 use crate::model::{Container, ContainerId, ContainerSpec, Phase, Process};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
+use crate::zygote::Zygote;
 use control::{Create, Event, Log, Message, ProcessId, Reply, Request, Rootfs, Stdio};
 use image::bootstrap::{Prepared, Request as Asked};
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ async fn configure_in(
         runtime_dir: runtime.to_owned(),
         init: true,
     };
-    let code = to_the_end(&inner.config.shim, create).await?;
+    let code = to_the_end(&inner.zygote, create).await?;
     if code == 0 {
         return Ok(());
     }
@@ -156,11 +156,11 @@ fn container(id: &ContainerId, prepared: &Prepared) -> Container {
 }
 
 /// Creates, starts, waits, lets go; the exit code.
-async fn to_the_end(shim: &Path, create: Create) -> Result<i32> {
+async fn to_the_end(zygote: &Zygote, create: Create) -> Result<i32> {
     let lost = |error: crate::helper::HelperError| {
         EngineError::because(ErrorClass::Unavailable, "the helper that configures the packages failed", &error)
     };
-    let mut helper = Helper::launch(shim).map_err(lost)?;
+    let mut helper = zygote.helper().map_err(lost)?;
     helper.send(&Request::Create(Box::new(create)), &[]).await.map_err(lost)?;
     helper.send(&Request::Start, &[]).await.map_err(lost)?;
     loop {

@@ -1,11 +1,12 @@
 //! The files of a container's folder: its writable layer, and the three that it sees below /etc.
 
 use crate::config::Paths;
-use crate::model::{Container, NetworkMode};
+use crate::model::{Container, ContainerSpec, NetworkMode};
 use crate::plan::namespaces::shown_hostname;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -14,11 +15,16 @@ pub(crate) fn make(container: &Container, paths: &Paths) -> io::Result<()> {
     let folder = |path: &Path, mode| DirBuilder::new().mode(mode).create(path);
     // a container with ids of its own has to pass through to its layer
     folder(&paths.dir, 0o711)?;
-    if !container.spec.read_only_root {
+    if has_upper(&container.spec) {
         folder(&paths.dir.join("upper"), 0o755)?;
         folder(&paths.dir.join("work"), 0o700)?;
     }
     make_below_etc(container, paths)
+}
+
+/// A read-only root needs an upper layer only where mount points of the user's may have to be made.
+pub(crate) fn has_upper(spec: &ContainerSpec) -> bool {
+    !spec.read_only_root || !spec.mounts.is_empty() || spec.working_dir.is_some()
 }
 
 /// Makes only the three files that it sees below /etc.
@@ -52,6 +58,20 @@ fn resolv_conf(container: &Container) -> String {
     let spec = &container.spec;
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     net::Resolver::parse(&host).with(&spec.dns, &spec.dns_search, &spec.dns_options).to_string()
+}
+
+/// Makes a folder with the mount points that every container needs and opens it as a detached mount. As the lowest layer
+/// it gives way to whatever the image has there, keeps `/proc` and `/etc/hosts` out of every writable layer, and lets
+/// read-only containers do without one.
+pub(crate) fn skeleton(folder: &Path) -> io::Result<OwnedFd> {
+    for name in ["", "dev", "etc", "proc", "sys"] {
+        fs::create_dir_all(folder.join(name))?;
+    }
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        fs::File::options().create(true).append(true).open(folder.join("etc").join(name))?;
+    }
+    let flags = sys::mount::OpenTreeFlags::OPEN_TREE_CLONE | sys::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    sys::mount::open_tree(rustix::fs::CWD, folder, flags).map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Bytes on disk of the writable layer and the logs.

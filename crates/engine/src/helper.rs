@@ -2,10 +2,9 @@
 
 use control::{Envelope, Frame, FrameReader, Message, ReadOutcome, Request, WireError};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
 use tokio::io::Interest;
 use tokio::net::UnixStream as AsyncStream;
 
@@ -36,25 +35,6 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts a helper process and connects to it.
-    ///
-    /// # Errors
-    /// [`HelperError::Spawn`] if the program cannot be run, [`HelperError::Connect`] if no socket can be had.
-    pub(crate) fn launch(program: &Path) -> Result<Self, HelperError> {
-        let (ours, theirs) = UnixStream::pair().map_err(HelperError::Connect)?;
-        // no pre_exec and no working folder: the standard library then takes the vfork path, which copies no page tables
-        let child = tokio::process::Command::new(program)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .env_clear()
-            .kill_on_drop(false)
-            .spawn()
-            .map_err(|cause| HelperError::Spawn { program: program.display().to_string(), cause })?;
-        // dropping the handle leaves reaping to the runtime; the helper's life is its own
-        drop(child);
-        Self::over(ours)
-    }
-
     /// Connects to a helper that a daemon before us started.
     ///
     /// # Errors
@@ -63,7 +43,11 @@ impl Helper {
         Self::over(UnixStream::connect(socket).map_err(HelperError::Connect)?)
     }
 
-    fn over(socket: UnixStream) -> Result<Self, HelperError> {
+    /// Talks over a socket whose other end a helper has.
+    ///
+    /// # Errors
+    /// [`HelperError::Connect`] if the runtime takes no more sockets.
+    pub(crate) fn over(socket: UnixStream) -> Result<Self, HelperError> {
         socket.set_nonblocking(true).map_err(HelperError::Connect)?;
         let socket = AsyncStream::from_std(socket).map_err(HelperError::Connect)?;
         Ok(Self { socket, reader: FrameReader::new(), last_id: 0 })

@@ -33,6 +33,7 @@ mod sweep;
 mod top;
 mod usage;
 mod volume;
+mod zygote;
 
 pub use actor::WaitFor;
 pub use clock::now_ns;

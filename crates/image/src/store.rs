@@ -180,6 +180,7 @@ impl Store {
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::File`].
     pub fn tag(&self, id: &ImageId, reference: Reference) -> Result<(), ImageError> {
+        let reference = reference.tagged();
         let mut state = self.state();
         if !state.images.contains_key(id) {
             return Err(ImageError::NotFound { name: id.to_string() });
@@ -328,6 +329,7 @@ impl Store {
             sync_folder(&self.inner.root.join("blobs/sha256"))?;
         }
         let previous_image = state.images.insert(id, Known { layers, size, config: Ok(config) });
+        let reference = reference.map(Reference::tagged);
         let previous = reference.as_ref().map(|reference| (reference, state.references.insert(reference.clone(), id)));
         if let Err(error) = self.save(state) {
             if let Some((reference, previous)) = previous {
@@ -469,7 +471,7 @@ impl State {
         if name.len() != hex.len() || hex.len() == 64 {
             return if is_hex { self.by_prefix(hex, name)?.ok_or_else(not_found) } else { Err(not_found()) };
         }
-        let parsed: Result<Reference, _> = name.parse();
+        let parsed: Result<Reference, _> = name.parse().map(Reference::tagged);
         if let Ok(reference) = &parsed {
             if let Some(id) = self.references.get(reference) {
                 return Ok(Resolved { id: *id, reference: Some(reference.clone()) });

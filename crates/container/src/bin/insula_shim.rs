@@ -4,16 +4,24 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args_os().len() > 1 {
-        eprintln!("insula-shim {}: the daemon starts this program; it takes no arguments", env!("CARGO_PKG_VERSION"));
-        return ExitCode::from(2);
-    }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let serve = match arguments.as_slice() {
+        [] => container::shim::run,
+        [only] if only == "--zygote" => container::shim::zygote,
+        _ => {
+            eprintln!(
+                "insula-shim {}: the daemon starts this program; it takes no arguments",
+                env!("CARGO_PKG_VERSION")
+            );
+            return ExitCode::from(2);
+        }
+    };
     let outcome =
         std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string()).and_then(|connection| {
             // the inherited one must not hold the connection open
             let null = std::fs::File::open("/dev/null").map_err(|error| error.to_string())?;
             rustix::stdio::dup2_stdin(&null).map_err(|error| error.to_string())?;
-            container::shim::run(connection).map_err(|error| error.to_string())
+            serve(connection).map_err(|error| error.to_string())
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

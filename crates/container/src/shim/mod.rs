@@ -15,6 +15,7 @@ mod log;
 mod poll;
 mod serve;
 mod task;
+mod zygote;
 
 use crate::create::Container;
 use crate::error::Doing;
@@ -30,6 +31,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use sys::process::{Namespaces, SingleThread};
 use task::Task;
+
+pub use zygote::zygote;
 
 /// The key of the container's first process among the tasks.
 const INIT: u32 = 0;

@@ -3,7 +3,7 @@
 use super::{Actor, Pending, effects};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::helper::Helper;
+use crate::files::has_upper;
 use crate::model::{IpcMode, LogDriver, NetworkMode, PidMode, Runtime};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use control::{Create, Created, Log, Request, Rootfs, Stdio};
@@ -48,8 +48,9 @@ impl Actor {
         let layers = self.inner.images.mount_layers(&image).map_err(cannot)?;
         let prepared = self.prepare(&layers)?;
         let unreachable = |error| effects::unreachable_helper(&error);
-        let mut helper = Helper::launch(&self.inner.config.shim).map_err(unreachable)?;
+        let mut helper = self.inner.zygote.helper().map_err(unreachable)?;
         let mut fds: Vec<BorrowedFd<'_>> = layers.fds.iter().map(|fd| fd.as_fd()).collect();
+        fds.push(self.inner.skeleton.as_fd());
         fds.extend(prepared.netns.iter().map(AsFd::as_fd));
         let create = helper.send(&Request::Create(Box::new(prepared.create)), &fds).await.map_err(unreachable)?;
         self.helper = Some(helper);
@@ -100,8 +101,8 @@ impl Actor {
             version: control::VERSION,
             id: container.id.to_string(),
             rootfs: Rootfs::Overlay {
-                layers: layers.fds.len(),
-                writable: (!spec.read_only_root).then(|| paths.dir.clone()),
+                layers: layers.fds.len() + 1,
+                writable: has_upper(spec).then(|| paths.dir.clone()),
                 volatile: spec.auto_remove,
             },
             seccomp: self.inner.seccomp(container)?,

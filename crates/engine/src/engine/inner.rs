@@ -6,8 +6,10 @@ use crate::error::{EngineError, ErrorClass, Result};
 use crate::event_log::EventLog;
 use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice};
 use crate::plan::{self, Host, capabilities};
+use crate::zygote::Zygote;
 use control::SeccompProgram;
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{Durability, Store, Txn};
 use tokio::sync::mpsc;
@@ -19,6 +21,9 @@ pub(crate) struct Inner {
     pub(crate) images: image::Store,
     pub(crate) cgroups: cgroup::Host,
     pub(crate) netns: Option<net::NetnsPool>,
+    /// A folder with the mount points that every container needs, put below its image as the lowest layer.
+    pub(crate) skeleton: OwnedFd,
+    pub(crate) zygote: Zygote,
     pub(crate) events: EventLog,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
@@ -53,11 +58,13 @@ pub(super) struct Parts {
     pub(super) images: image::Store,
     pub(super) cgroups: cgroup::Host,
     pub(super) netns: Option<net::NetnsPool>,
+    pub(super) skeleton: OwnedFd,
 }
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { config, host, store, images, cgroups, netns } = parts;
+        let Parts { config, host, store, images, cgroups, netns, skeleton } = parts;
+        let zygote = Zygote::new(&config.shim);
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
         let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
@@ -68,6 +75,8 @@ impl Inner {
             images,
             cgroups,
             netns,
+            skeleton,
+            zygote,
             events: EventLog::new(events),
             registry: RwLock::default(),
             execs: Mutex::default(),

@@ -49,7 +49,9 @@ fn parts(config: Config) -> Result<Parts> {
         0 => None,
         size => Some(net::NetnsPool::new(size).map_err(|error| broken("the pool of network namespaces", &error))?),
     };
-    Ok(Parts { host: crate::host::facts(), config, store, images, cgroups, netns })
+    let skeleton = crate::files::skeleton(&config.root.join("skeleton"))
+        .map_err(|error| broken("the folder of mount points", &error))?;
+    Ok(Parts { host: crate::host::facts(), config, store, images, cgroups, netns, skeleton })
 }
 
 async fn recover(inner: &Arc<Inner>) {
