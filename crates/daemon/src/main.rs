@@ -98,7 +98,7 @@ fn start(arguments: Arguments) -> Result<()> {
     let passed = sys::listen_fds::take().context("cannot take the sockets that systemd passed")?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .thread_name("insulad")
         .thread_stack_size(1 << 20)
         .enable_all()

@@ -104,7 +104,6 @@ async fn configure_in(
         cgroup: inner.config.cgroup(id),
         user: user::User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
         joins: Joins::default(),
-        pooled_netns: false,
     };
     let log = work.join("configure.log");
     let create = Create {

@@ -104,7 +104,7 @@ impl Engine {
         }
         Check::lesser(
             which,
-            Verdict::Missing,
+            Verdict::Fallback,
             "not enabled on this host",
             "containers run without it; enable it at boot to use it",
         )
@@ -244,6 +244,8 @@ fn kvm() -> Check {
     let open = std::fs::File::options().read(true).write(true).open("/dev/kvm");
     match open {
         Ok(_) => Check::good("kvm", "/dev/kvm can be opened"),
-        Err(error) => Check::lesser("kvm", Verdict::Missing, format!("/dev/kvm: {error}"), "not needed for containers"),
+        Err(error) => {
+            Check::lesser("kvm", Verdict::Fallback, format!("/dev/kvm: {error}"), "not needed for containers")
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `insula explain`: what isolates a container, and what asked for it.
 
-use docker_wire::extra::{Explanation, Section};
+use docker_wire::extra::{Explanation, Row};
 
 use crate::client::{Client, encode};
 use crate::context::Context;
@@ -19,7 +19,7 @@ pub(crate) static COMMAND: Command = Command {
 };
 
 /// The widest that the first two columns get in a terminal before lines are left to wrap.
-const WIDEST: usize = 60;
+const WIDEST: usize = 80;
 
 fn explain(context: &Context, given: &Parsed) -> Outcome {
     let raw = Client::new(context).get_bytes(&format!("/insula/explain/{}", encode(given.first())))?;
@@ -47,29 +47,38 @@ fn shown(explanation: &Explanation, coloured: bool) -> String {
     text.push('\n');
     for section in &explanation.sections {
         text.push_str(&format!("\n{}\n", paint(&section.title.to_uppercase(), "1")));
-        let (what, value) = widths(section);
-        for row in &section.rows {
-            let line = format!("  {:<what$}  {:<value$}  ", row.what, row.value);
-            text.push_str(&line);
-            text.push_str(&paint(&row.because, "2"));
-            text.truncate(text.trim_end().len());
+        let cells: Vec<[String; 3]> = section.rows.iter().flat_map(|row| lines_of(row, &explanation.id)).collect();
+        let width = |column: usize| {
+            let widths = cells.iter().filter_map(|cells| cells.get(column)).map(|cell| cell.chars().count());
+            widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+        };
+        let (what_width, value_width) = (width(0), width(1));
+        for [what, value, because] in cells {
+            let line = format!("  {what:<what_width$}  {value:<value_width$}  ");
+            let line = if because.is_empty() { line } else { format!("{line}{}", paint(&because, "2")) };
+            text.push_str(line.trim_end());
             text.push('\n');
         }
     }
     text
 }
 
-fn widths(section: &Section) -> (usize, usize) {
-    let widest = |cells: &mut dyn Iterator<Item = &String>| {
-        cells.map(|cell| cell.chars().count()).filter(|width| *width <= WIDEST).max().unwrap_or(0)
+/// A row's cells: a value of several lines continues below, and the container's id is shortened where it is part of a path.
+fn lines_of(row: &Row, id: &str) -> Vec<[String; 3]> {
+    let short = |text: &str| match (id.get(..12), id.len()) {
+        (Some(start), 13..) => text.replace(id, &format!("{start}…")),
+        _ => text.to_owned(),
     };
-    (widest(&mut section.rows.iter().map(|row| &row.what)), widest(&mut section.rows.iter().map(|row| &row.value)))
+    let mut values = row.value.lines();
+    let mut lines = vec![[short(&row.what), short(values.next().unwrap_or_default()), row.because.clone()]];
+    lines.extend(values.map(|value| [String::new(), short(value), String::new()]));
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use docker_wire::extra::Row;
+    use docker_wire::extra::Section;
 
     #[test]
     fn sections_are_aligned() {
@@ -91,5 +100,7 @@ mod tests {
         let expect = "web (0123456789ab), running, pid 7\n\nCGROUP\n  memory.limit_in_bytes  536870912  -m 512m\n  pids.max               max        default\n";
         assert_eq!(shown(&explanation, false), expect);
         assert!(shown(&explanation, true).contains("\x1b[2m-m 512m\x1b[0m"));
+        let cells = lines_of(&row("/x/0123456789abcdef/y", "a\nb", "default"), "0123456789abcdef");
+        assert_eq!(cells, [["/x/0123456789ab…/y", "a", "default"], ["", "b", ""]]);
     }
 }

@@ -204,7 +204,14 @@ impl Shim {
         if let Some(log) = self.log.as_mut().filter(|_| key == INIT) {
             log.record(stream, bytes);
         }
-        self.clients.retain(|_, client| client.task != key || client.output(stream, bytes));
+        let lost: Vec<u32> = self
+            .clients
+            .iter_mut()
+            .filter_map(|(own, client)| (client.task == key && !client.output(stream, bytes)).then_some(*own))
+            .collect();
+        for client in lost {
+            self.lose(client);
+        }
     }
 
     fn client_ready(&mut self, key: u32, flags: EventFlags) {

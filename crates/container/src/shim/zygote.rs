@@ -6,9 +6,12 @@
 
 use crate::error::{Doing, SetupError};
 use control::{FailureKind, FrameReader, ReadOutcome, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use sys::process::SingleThread;
 use sys::signal::Reaping;
+
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
 
 /// Serves until the daemon closes `connection`. In the copies, what it returns is the helper's end.
 ///
@@ -32,9 +35,19 @@ pub fn zygote(connection: OwnedFd) -> crate::Result<()> {
                 }
             }
         }
+        rest(&connection);
         match reader.read(&connection).map_err(wire)? {
             ReadOutcome::End => return Ok(()),
             ReadOutcome::Bytes | ReadOutcome::WouldBlock => {}
         }
+    }
+}
+
+/// Gives the memory of the program's text back when nothing comes for a while: whoever forks next reads it from the page
+/// cache again.
+fn rest(connection: &OwnedFd) {
+    let mut waiting = [PollFd::new(connection, PollFlags::IN)];
+    if poll(&mut waiting, Some(&QUIET)) == Ok(0) {
+        sys::process::trim_memory();
     }
 }

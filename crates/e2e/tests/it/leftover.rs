@@ -12,6 +12,43 @@ pub(crate) fn of(folder: &Path, group: &str) -> Vec<String> {
     found
 }
 
+/// Ends the processes and removes the groups that a failed test has left.
+pub(crate) fn clear(folder: &Path, group: &str) {
+    for _ in 0..10 {
+        let found = of(folder, group);
+        for line in &found {
+            match line.split(' ').collect::<Vec<_>>().as_slice() {
+                ["process", pid, ..] => end(pid),
+                ["control", "group", path] => remove(Path::new(path)),
+                _ => {}
+            }
+        }
+        if !found.iter().any(|line| line.starts_with("process") || line.starts_with("control")) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn end(pid: &str) {
+    if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Removes a group and those below it, after ending what is in them.
+fn remove(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines().for_each(end);
+    // One whose processes are still ending is tried again.
+    let _ = fs::remove_dir(group);
+}
+
 fn mounts(folder: &Path, found: &mut Vec<String>) {
     let text = folder.to_string_lossy().into_owned();
     for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {

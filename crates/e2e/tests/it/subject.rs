@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use testkit::{Island, Terminal, is_root_or_skip, rootfs, wait_for};
@@ -13,6 +14,8 @@ use crate::leftover;
 
 /// How long a daemon may take to answer, and things on their way out to be gone.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// Subjects of this process so far, because tests may share one.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 /// The image that every subject starts with.
 pub(crate) const IMAGE: &str = "test:1";
 
@@ -122,7 +125,8 @@ impl Subject {
         }
         let island = Island::new();
         // Below one parent of the suite's own there is no name that another program would use.
-        let group = format!("/insula-e2e-{}", std::process::id());
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let group = format!("/insula-e2e-{}-{number}", std::process::id());
         let mut subject = Self { kind: kind(), island, group, daemon: None };
         let _ = (subject.island.state(), subject.island.run());
         subject.start_daemon();
@@ -275,7 +279,11 @@ impl Subject {
     fn container_leftover(&self) -> Vec<String> {
         let mut found = leftover::of(self.island.root(), &self.group);
         let daemon = format!("process {} ", self.daemon_pid().as_raw_nonzero());
-        found.retain(|line| !line.starts_with(&daemon));
+        // A running daemon may keep its own parent group, though none below it.
+        let parent = |line: &str| line.starts_with("control group ") && line.ends_with(&self.group);
+        // And so may the helper that it keeps ready to fork others from.
+        let ready = |line: &str| line.starts_with("process ") && line.ends_with(" --zygote");
+        found.retain(|line| !line.starts_with(&daemon) && !parent(line) && !ready(line));
         found
     }
 
@@ -301,22 +309,24 @@ impl Subject {
 impl Drop for Subject {
     /// Ends what a failed test has left; a finished one has nothing.
     fn drop(&mut self) {
-        if let Some(mut child) = self.daemon.take() {
-            if std::thread::panicking() {
-                println!("the daemon's log:\n{}", self.log());
-            }
-            let mut clear = self.command(&["ps", "-aq"]);
-            let listed = finish(&mut clear, b"");
-            for id in listed.out.split_whitespace() {
-                finish(&mut self.command(&["rm", "-f", id]), b"");
-            }
-            let _ =
-                rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM);
-            if wait_for(SOON, || child.try_wait().ok().flatten()).is_none() {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        let Some(mut child) = self.daemon.take() else {
+            leftover::clear(self.island.root(), &self.group);
+            return;
+        };
+        if std::thread::panicking() {
+            println!("the daemon's log:\n{}", self.log());
         }
+        let listed = finish(&mut self.command(&["ps", "-aq"]), b"");
+        for id in listed.out.split_whitespace() {
+            finish(&mut self.command(&["rm", "-f", id]), b"");
+        }
+        // One that has ended already can't be asked to.
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM);
+        if wait_for(SOON, || child.try_wait().ok().flatten()).is_none() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        leftover::clear(self.island.root(), &self.group);
     }
 }
 

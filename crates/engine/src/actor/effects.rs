@@ -4,7 +4,7 @@ use super::{Actor, Answer, Attachment, Pending, after, reply};
 use crate::decide::Effect;
 use crate::error::{EngineError, ErrorClass};
 use crate::helper::HelperError;
-use crate::model::ExecId;
+use crate::model::{ExecId, Phase};
 use control::{ProcessId, Request};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -51,8 +51,8 @@ impl Actor {
             return reply(answer, Err(error));
         }
         if self.helper.is_none() || !self.container.is_alive() {
-            // kept until the start; a client that attaches to what has ended sees the end at once
-            if self.container.phase == crate::model::Phase::Created {
+            // kept until the start, which may be the first or another one
+            if matches!(self.container.phase, Phase::Created | Phase::Exited) {
                 self.attachments.push(attach);
             }
             return reply(answer, Ok(()));

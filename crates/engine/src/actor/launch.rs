@@ -91,7 +91,6 @@ impl Actor {
             cgroup: self.inner.config.cgroup(&container.id),
             user: user::resolve(&container.process.user, &spec.group_add, &self.accounts(layers))?,
             joins: self.joins()?,
-            pooled_netns: netns.is_some(),
         };
         let oci = plan::oci(container, &around)?;
         let json = serde_json::to_vec(&oci)

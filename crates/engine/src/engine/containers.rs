@@ -73,9 +73,7 @@ impl Engine {
         let inner = &self.inner;
         let mut warnings = plan::check(&spec, &inner.host)?;
         warnings.extend(self.unsupported_limits(&spec.resources));
-        let image = inner.images.get(&spec.image).map_err(|error| {
-            EngineError::because(ErrorClass::NotFound, format!("No such image: {}", spec.image), &error)
-        })?;
+        let image = inner.images.get(&spec.image).map_err(|error| super::images::missing(&spec.image, error))?;
         let process = plan::process::merge(&spec, &image.config)?;
         plan::devices::plan(&spec)?;
         plan::resources::plan(&spec.resources, Vec::new())?;

@@ -139,6 +139,17 @@ pub(crate) fn parse(reference: &str) -> Result<oci::reference::Reference> {
     })
 }
 
+/// A missing image in the words that clients know to pull by; all else as it is.
+pub(super) fn missing(name: &str, error: ImageError) -> EngineError {
+    match error.kind() {
+        image::ErrorKind::NotFound => {
+            EngineError::because(ErrorClass::NotFound, format!("No such image: {name}"), &error)
+        }
+        image::ErrorKind::Invalid => EngineError::because(ErrorClass::Invalid, "invalid reference format", &error),
+        _ => wrong(error),
+    }
+}
+
 /// The store's errors by class.
 pub(crate) fn wrong(error: ImageError) -> EngineError {
     let class = match error.kind() {

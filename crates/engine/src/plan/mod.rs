@@ -44,8 +44,6 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) user: user::User,
     /// Namespaces of other containers to join.
     pub(crate) joins: namespaces::Joins,
-    /// The network namespace comes as a descriptor from the pool.
-    pub(crate) pooled_netns: bool,
 }
 
 /// Checks that need no image and no other container, so that `create` fails early; returns warnings.

@@ -94,7 +94,7 @@ pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Vec<Linu
         IpcMode::Host => {}
     }
     match container.spec.network {
-        NetworkMode::None if around.pooled_netns => {}
+        // also where one comes from the pool: it is the container's own, whoever made it
         NetworkMode::None => list.push(new(Type::Network)),
         NetworkMode::Container(_) => list.push(join(Type::Network, around.joins.network, "net")),
         NetworkMode::Host => {}

@@ -145,7 +145,6 @@ fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
         cgroup: config.cgroup(&container.id),
         user: user::User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
         joins: namespaces::Joins { network: Some(7), ..namespaces::Joins::default() },
-        pooled_netns: false,
     };
     super::oci(&container, &around).unwrap()
 }

@@ -19,7 +19,7 @@ fn wrong_requests_are_explained() {
         (&["run", "a b", "true"], 125, "reference"),
         (&["run", "-m", "lots", IMAGE, "true"], 125, "bad value \"lots\" for --memory"),
         (&["run", "--cpus", "-1", IMAGE, "true"], 125, "--cpus"),
-        (&["run", "--cpus", "10000", IMAGE, "true"], 125, "cpu"),
+        (&["run", "--cpus", "10000", IMAGE, "true"], 125, "CPUs"),
         (&["run", "--nonsense", IMAGE, "true"], 125, "unknown flag --nonsense"),
         (&["run", "-m", "1m", IMAGE, "true"], 125, "6"),
         (&["run", "--name", "taken", IMAGE, "true"], 125, "taken"),

@@ -34,6 +34,8 @@ fn the_stock_client_is_at_home() {
     assert_eq!(run(&["wait", "web"], 0).text(), "137");
     run(&["start", "web"], 0);
     run(&["stop", "-t", "0", "web"], 0);
+    // The stock client asks for whole seconds only.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     let events =
         run(&["events", "--since", "1m", "--until", "0s", "--filter", "container=web", "--format", "{{.Action}}"], 0);
     for action in ["create", "start", "die"] {

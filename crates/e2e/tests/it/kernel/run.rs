@@ -125,3 +125,39 @@ fn signals_are_handed_on() {
     subject.assert_empty();
     subject.finish();
 }
+
+#[test]
+fn a_client_that_is_gone_ends_the_input() {
+    let Some(subject) = Subject::start() else { return };
+    let start = |name: &str| {
+        let mut command = subject.command(&["run", "-i", "--rm", "--network", "none", "--name", name, IMAGE, "cat"]);
+        let mut child =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"up\n").unwrap();
+        let mut line = String::new();
+        let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+        assert_eq!(line, "up\n");
+        (child, reader)
+    };
+    let removed = |name: &str| {
+        let gone =
+            testkit::wait_for(crate::subject::SOON, || (subject.insula(&["inspect", name]).code == 1).then_some(()));
+        assert!(gone.is_some(), "{name} still waits for input: {}", subject.field(name, "{{.State.Status}}"));
+    };
+    let (mut child, _reader) = start("killed");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    removed("killed");
+    // The same with output on its way that nobody reads any more.
+    let (mut child, reader) = start("flooded");
+    let mut stdin = child.stdin.take().unwrap();
+    // The client ends in the middle of it.
+    let flood = std::thread::spawn(move || drop(std::io::Write::write_all(&mut stdin, &vec![b'x'; 4_000_000])));
+    drop(reader);
+    flood.join().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(141));
+    removed("flooded");
+    subject.assert_empty();
+    subject.finish();
+}
