@@ -44,7 +44,7 @@ impl Shim {
         let child = Command::new(env!("CARGO_BIN_EXE_insula-shim")).stdin(theirs).spawn().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let cgroup = format!("/insula-test-{}-{number}/c", std::process::id());
+        let cgroup = format!("/insula-test-{}-{number}", std::process::id());
         let mut shim = Self {
             child,
             socket: UnixStream::from(ours),

@@ -23,6 +23,20 @@ impl Drop for Daemon {
     }
 }
 
+impl Drop for Island {
+    /// A killed daemon cannot take its parent group away.
+    fn drop(&mut self) {
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(group().trim_start_matches('/')));
+        }
+    }
+}
+
+/// The parent group of this test's daemons.
+fn group() -> String {
+    format!("/insula-test-{}", std::process::id())
+}
+
 impl Island {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
@@ -33,7 +47,7 @@ impl Island {
     }
 
     fn arguments(&self, root: &str, run: &str) -> Vec<PathBuf> {
-        let cgroup = format!("/insula-test-{}", std::process::id());
+        let cgroup = group();
         let flag = |name: &str| PathBuf::from(name);
         vec![
             flag("--root"),
