@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: a base image without a registry, a real job inside its limits, what isolates it, and nothing left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,13 +50,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let begin = Instant::now();
     step("packages", || setup::ensure(Purpose::Demo))?;
     let bin = step("build insula, insulad and insula-shim in release", workspace::install_release)?;
-    let before = Residue::take();
-    let outcome = show(bin, arguments);
+    let before = Residue::take(&bin);
+    let outcome = show(bin.clone(), arguments);
     island::remove_groups(GROUP);
-    let left = settled(&before);
+    let left = settled(&bin, &before);
     outcome?;
     println!("==> before: {}", before.counts());
-    println!("    after:  {}", Residue::take().counts());
+    println!("    after:  {}", Residue::take(&bin).counts());
     if !left.is_empty() {
         bail!("left behind:\n  {}", left.join("\n  "));
     }
@@ -112,10 +112,10 @@ fn start_job(island: &Island, arguments: &Arguments) -> Result<()> {
 }
 
 /// What is left of us once the kernel has caught up: namespaces and groups go a moment after their last process.
-fn settled(before: &Residue) -> Vec<String> {
+fn settled(bin: &Path, before: &Residue) -> Vec<String> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let left = Residue::take().since(before);
+        let left = Residue::take(bin).since(before);
         if left.is_empty() || Instant::now() > deadline || shell::interrupted() {
             return left;
         }

@@ -1,7 +1,8 @@
 //! What is on the machine because of us: mounts, control groups, network namespaces, processes.
 //!
 //! Taken before and after, two pictures show what was left behind. Things that other programs made meanwhile are kept
-//! out as far as they can be told apart: control groups and processes count only when they bear our name.
+//! out as far as they can be told apart: control groups count only when they bear our name,
+//! processes when they run the programs that were built here.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +18,8 @@ pub(crate) struct Residue {
 }
 
 impl Residue {
-    /// Looks at the machine.
-    pub(crate) fn take() -> Self {
+    /// Looks at the machine; of processes, at those that run the programs in `bin`.
+    pub(crate) fn take(bin: &Path) -> Self {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut residue = Self { mounts: mounts(&mountinfo), cgroups: cgroups(&mountinfo), ..Self::default() };
         for process in processes() {
@@ -26,8 +27,8 @@ impl Residue {
             if let Ok(netns) = fs::read_link(folder.join("ns/net")) {
                 residue.netns.insert(netns.to_string_lossy().into_owned());
             }
-            let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-            if name.starts_with("insula") {
+            if fs::read_link(folder.join("exe")).is_ok_and(|program| program.starts_with(bin)) {
+                let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
                 residue.processes.insert(format!("{} {process}", name.trim_end()));
             }
         }

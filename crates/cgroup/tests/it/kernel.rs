@@ -66,7 +66,7 @@ impl Drop for Scoped {
 /// Removes the test's own parent group, in whichever hierarchies it is.
 fn release(group: &Group) {
     for dir in group.dirs() {
-        let _ = std::fs::remove_dir(dir.parent().unwrap());
+        let _ = fs::remove_dir(dir.parent().unwrap());
     }
 }
 
