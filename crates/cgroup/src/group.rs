@@ -90,13 +90,21 @@ impl Group {
         self.shared.hierarchies.iter().map(|hierarchy| hierarchy.path(&self.path)).collect()
     }
 
-    /// Opens the group's `cgroup.procs` in each hierarchy: a process that writes `0` to each of them has joined.
+    /// Opens the file that lets a process join, in each hierarchy: a process of one thread that writes `0` to each of
+    /// them has joined.
+    ///
+    /// In version 1 that is `tasks`: a thread that moves only itself takes no lock over all threads of the machine, while
+    /// `cgroup.procs` takes one whose first use after a quiet moment waits for an RCU grace period of several
+    /// milliseconds.
     ///
     /// # Errors
     /// When a file can't be opened.
+    ///
+    /// # Source
+    /// `cgroup_procs_write_start` in the kernel's `kernel/cgroup/cgroup.c`.
     pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
-        let file = self.file("cgroup.procs");
         let open = |hierarchy: &Hierarchy| {
+            let file = self.file(if hierarchy.kind == Kind::V1 { "tasks" } else { "cgroup.procs" });
             hierarchy.open_file(&file, OFlags::WRONLY).map_err(|errno| CgroupError::Read {
                 file: hierarchy.path(&file),
                 source: SysError::new("openat", errno),

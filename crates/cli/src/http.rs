@@ -326,6 +326,7 @@ impl Read for BodyReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Sends a request to a server that gives `answer`, and returns status and body.
     fn exchange(answer: &[u8]) -> Result<(u16, Vec<u8>, bool), HttpError> {
@@ -363,5 +364,25 @@ mod tests {
         assert!(matches!(exchange(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), Err(HttpError::Closed)));
         let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
         assert!(matches!(exchange(chunk), Err(HttpError::Socket(_))));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever comes, the exchange ends, and the body holds nothing that did not come.
+        #[test]
+        fn any_answer_comes_to_an_end(
+            head in "(HTTP/1[.][01x] [0-9]{0,4}( [A-Za-z ]{0,9})?\r\n){0,2}",
+            header in "(|Content-Length: -?[0-9]{1,21}\r\n|Transfer-Encoding: chunked\r\n|Connection: close\r\n|[ -~]{0,40}\r\n){0,3}",
+            chunk in "(|\r\n|[0-9a-f]{1,2}(;[a-z]{0,3})?\r\n|[f+-]{16,18}\r\n)",
+            noise in proptest::collection::vec(any::<u8>(), 0..600),
+        ) {
+            let answer = [head.as_bytes(), header.as_bytes(), b"\r\n", chunk.as_bytes(), &noise].concat();
+            for bytes in [&answer[..], &noise] {
+                if let Ok((_, body, _)) = exchange(bytes) {
+                    prop_assert!(body.len() <= bytes.len());
+                }
+            }
+        }
     }
 }

@@ -12,6 +12,9 @@
 //!
 //! Requests are answered in any order, matched by [`Envelope::id`]; events carry id 0. No policy lives here.
 
+/// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 mod wire;
 

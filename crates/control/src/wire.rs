@@ -135,8 +135,13 @@ impl FrameReader {
         if got == 0 {
             return Ok(ReadOutcome::End);
         }
-        self.bytes.extend_from_slice(&buffer[..got]);
+        self.feed(&buffer[..got]);
         Ok(ReadOutcome::Bytes)
+    }
+
+    /// Takes the stream's next bytes in.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// The next whole frame, if one has come.

@@ -6,6 +6,9 @@
 
 mod attach;
 mod error;
+/// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
+#[doc(hidden)]
+pub mod fuzzing;
 mod query;
 mod reply;
 mod route;

@@ -222,3 +222,38 @@ fn wanted(line: &LogLine, which: &Logs) -> bool {
         && which.since_ns.is_none_or(|since| line.at_ns >= since)
         && which.until_ns.is_none_or(|until| line.at_ns <= until)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_lines_are_passed_over(noise in proptest::collection::vec(any::<u8>(), 0..300), at in 0..90_usize, byte: u8) {
+            let _ = parse(&noise);
+            let good = br#"{"log":"a\u00e9\n","stream":"stderr","time":"2026-01-02T03:04:05.000000006Z"}"#;
+            let line = parse(good).map(|line| (line.stream, line.text));
+            prop_assert_eq!(line, Some((LogStream::Stderr, "a\u{e9}\n".as_bytes().to_vec())));
+            let mut damaged = good.to_vec();
+            let at = at % good.len();
+            damaged[at] = byte;
+            let _ = (parse(&damaged), parse(&good[..at]));
+        }
+
+        #[test]
+        fn a_damaged_file_is_read_to_its_end(noise in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("container.log");
+            let mut bytes = noise;
+            bytes.extend(b"\n{\"log\":\"last\",\"stream\":\"stdout\",\"time\":\"2026-01-02T03:04:05Z\"}\n");
+            std::fs::write(&path, bytes).unwrap();
+            let (lines, mut receiver) = mpsc::channel(BUFFER);
+            let which = Logs { stdout: true, tail: Some(1), ..Logs::default() };
+            send_all(&path, &which, &lines, || false).unwrap();
+            prop_assert_eq!(receiver.try_recv().unwrap().unwrap().text, b"last".to_vec());
+        }
+    }
+}

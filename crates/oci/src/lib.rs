@@ -7,6 +7,9 @@
 
 pub mod caps;
 pub mod digest;
+/// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod platform;
 pub mod reference;
 pub mod seccomp;

@@ -14,6 +14,9 @@
 //! after a crash.
 
 mod error;
+/// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod record;
 mod state;

@@ -37,7 +37,7 @@ fn file_error(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Erro
     move |source| StoreError::File { operation, path, source }
 }
 
-fn header(base: Revision) -> [u8; FILE_HEADER] {
+pub(crate) fn header(base: Revision) -> [u8; FILE_HEADER] {
     let mut bytes = [0; FILE_HEADER];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());

@@ -141,6 +141,11 @@ pub(crate) fn encode(revision: Revision, ops: &[Op], out: &mut Vec<u8>) {
     for op in ops {
         op.encode(out);
     }
+    seal(out, start);
+}
+
+/// Writes length and checksum of the record whose header begins at `start` and whose payload is all behind that.
+pub(crate) fn seal(out: &mut [u8], start: usize) {
     let length = length_u32(&out[start + RECORD_HEADER..]).to_le_bytes();
     let sum = checksum(length, &out[start + RECORD_HEADER..]).to_le_bytes();
     out[start..start + 4].copy_from_slice(&length);
@@ -158,7 +163,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Record, usize), Malformed> {
     let mut from = Cursor(payload);
     let revision = Revision(from.u64()?);
     let count = from.u32()?;
-    let mut ops = Vec::with_capacity((count as usize).min(payload.len()));
+    // the count is the file's word: memory grows with the operations that are really there
+    let mut ops = Vec::with_capacity((count as usize).min(64));
     for _ in 0..count {
         ops.push(Op::decode(&mut from)?);
     }

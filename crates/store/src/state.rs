@@ -55,7 +55,8 @@ impl State {
 
     fn put(&mut self, revision: Revision, key: String, lease: Option<LeaseId>, value: Vec<u8>) -> Change {
         let previous = self.entries.get(&key).cloned();
-        let (created, version) = previous.as_ref().map_or((revision, 1), |old| (old.created, old.version + 1));
+        let (created, version) =
+            previous.as_ref().map_or((revision, 1), |old| (old.created, old.version.saturating_add(1)));
         let entry = Arc::new(Entry { key: key.clone(), value, created, modified: revision, version, lease });
         if let Some(old) = &previous {
             self.forget(old);

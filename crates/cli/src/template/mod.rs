@@ -45,6 +45,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn fill(template: &str) -> Result<String, String> {
@@ -121,5 +122,32 @@ mod tests {
         assert!(fill(&deep).is_err());
         let deep = format!("{{{{{}.Id{}}}}}", "(".repeat(5000), ")".repeat(5000));
         assert!(fill(&deep).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Noise, and words of the language in any order: filled in or explained, never a panic.
+        #[test]
+        fn any_text_is_filled_or_explained(
+            noise in "[{}.$|()\"`%é \\\\-]{0,40}|\\PC{0,40}",
+            words in proptest::collection::vec(
+                prop_oneof![
+                    Just("{{"), Just("}}"), Just("{{-"), Just("-}}"), Just("."), Just("$"), Just(".Id"), Just(".Config.Env"),
+                    Just("$x"), Just(":="), Just(","), Just("|"), Just("("), Just(")"), Just("if"), Just("else"), Just("end"),
+                    Just("range"), Just("with"), Just("index"), Just("slice"), Just("printf"), Just("\"%-09.3f%q%x\""),
+                    Just("json"), Just("len"), Just("pad"), Just("truncate"), Just("split"), Just("-1"), Just("99999999999999999999"),
+                    Just("1.5"), Just("\"é\""), Just("`"), Just("/*"), Just("*/"), Just("true"), Just("nil"), Just("eq"), Just("lt"),
+                ],
+                0..12,
+            ),
+        ) {
+            let inside = words.join(" ");
+            for text in [&noise, &inside, &format!("{{{{{inside}}}}}"), &format!("{{{{ {noise} }}}}{{{{{inside}}}}}{{{{end}}}}")] {
+                if let Err(why) = fill(text) {
+                    prop_assert!(!why.is_empty());
+                }
+            }
+        }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Inside<'a> {
     pub(crate) root: Option<OwnedFd>,
     /// What could be opened for each mount of the configuration outside.
     pub(crate) sources: Vec<mounts::Source>,
-    /// `cgroup.procs` of each hierarchy.
+    /// What to write `0` to, in each hierarchy, to join the cgroup.
     pub(crate) cgroups: Vec<OwnedFd>,
     pub(crate) ends: Ends,
     pub(crate) line: Line,

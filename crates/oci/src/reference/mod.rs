@@ -119,6 +119,8 @@ impl Reference {
             return self.repository();
         }
         match self.path.strip_prefix(OFFICIAL) {
+            // 64 digits alone would be read as an image's identity.
+            Some(single) if is_identity(single) => self.repository(),
             Some(single) if !single.contains('/') => single.to_owned(),
             // A first part such as foo.bar would be read as a registry.
             _ if split_domain(&self.path).0.is_some() => self.repository(),
@@ -176,7 +178,7 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
         }
-        if text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if is_identity(text) {
             return Err(ReferenceError::Identity { text: text.to_owned() });
         }
         let (rest, digest) = match text.split_once('@') {
@@ -227,6 +229,10 @@ impl<'de> Deserialize<'de> for Reference {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
+}
+
+fn is_identity(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Splits off a first part that can only be a registry; the number is where the path starts.

@@ -11,7 +11,7 @@
 //! # Source
 //! seccomp(2), Linux `include/uapi/linux/seccomp.h` and `Documentation/networking/filter.rst`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
@@ -46,6 +46,8 @@ const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const MOST_ERRNO: u32 = 4095;
 const MOST_INSTRUCTIONS: usize = 4096;
+/// Rules times tests, before what cannot matter is dropped: a short profile must not need much memory.
+const MOST_TESTS: usize = 1 << 18;
 /// The number that a tracer leaves when it has done a call itself.
 const NO_CALL: u32 = u32::MAX;
 
@@ -90,8 +92,9 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Program, SeccompError> {
     let calls: Vec<BTreeMap<u32, Vec<Rule>>> =
         abis.iter().map(|abi| rules_of(seccomp, *abi, default)).collect::<Result<_, _>>()?;
     let mut unknown: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
     for name in seccomp.syscalls().iter().flatten().flat_map(|call| call.names()) {
-        if abis.iter().all(|abi| abi.number(name).is_none()) && !unknown.contains(name) {
+        if abis.iter().all(|abi| abi.number(name).is_none()) && seen.insert(name) {
             unknown.push(name.clone());
         }
     }
@@ -158,6 +161,7 @@ fn flags(seccomp: &LinuxSeccomp) -> u32 {
 /// The rules of each call that the profile names, by number.
 fn rules_of(seccomp: &LinuxSeccomp, abi: Abi, default: u32) -> Result<BTreeMap<u32, Vec<Rule>>, SeccompError> {
     let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
+    let mut tests = 0;
     for call in seccomp.syscalls().iter().flatten() {
         let answer = answer(call.action(), call.errno_ret())?;
         for name in call.names() {
@@ -166,6 +170,10 @@ fn rules_of(seccomp: &LinuxSeccomp, abi: Abi, default: u32) -> Result<BTreeMap<u
                 return Err(SeccompError::ArgumentIndex { name: name.clone(), index: arg.index() });
             }
             let Some(number) = abi.number(name) else { continue };
+            tests += args.len().max(1);
+            if tests > MOST_TESTS {
+                return Err(SeccompError::TooLong { length: tests });
+            }
             let rules = calls.entry(number).or_default();
             let repeats =
                 args.iter().enumerate().any(|(at, arg)| args[..at].iter().any(|own| own.index() == arg.index()));
