@@ -46,7 +46,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    const TARGETS: &[(&str, fn(&[u8]))] = &[("control_frames", super::frames)];
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: &[Target] = &[("control_frames", super::frames)];
 
     fn seeds(target: &str) -> Vec<Vec<u8>> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus-seeds").join(target);

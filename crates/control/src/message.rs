@@ -122,7 +122,7 @@ pub struct Create {
     pub log: Option<Log>,
     /// Written with an atomic rename before the exit is announced: the [`Exit`] as JSON.
     pub exit_file: PathBuf,
-    /// A folder, made by the daemon, in which the helper makes `shim.sock` (its listening socket) and `shim.pid`.
+    /// A folder, made by the daemon, in which the helper makes `shim.sock`, its listening socket.
     pub runtime_dir: PathBuf,
     /// Run a tiny init of our own as process 1, which starts the user's program, forwards signals and reaps orphans.
     pub init: bool,

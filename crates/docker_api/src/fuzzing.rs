@@ -43,7 +43,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    const TARGETS: &[(&str, fn(&[u8]))] =
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: &[Target] =
         &[("api_query", super::query), ("api_create", super::create), ("api_value", super::value)];
 
     fn seeds(target: &str) -> Vec<Vec<u8>> {

@@ -29,6 +29,14 @@ pub fn create_netns() -> Result<OwnedFd> {
     Ok(namespace)
 }
 
+/// As [`create_netns`], by the thread itself, which then goes home.
+fn create_from(home: &OwnedFd) -> Result<OwnedFd> {
+    let (namespace, loopback) =
+        sys::netns::in_new_and_back(home, netlink::loopback_up).map_err(|source| NetError::Namespace { source })?;
+    loopback.map_err(|source| NetError::Loopback { source })?;
+    Ok(namespace)
+}
+
 /// The number by which the kernel tells namespaces apart, as `/proc/PID/ns/net` shows it.
 ///
 /// # Errors
@@ -69,6 +77,7 @@ impl Shared {
 
     /// Fills the pool until it is dropped.
     fn fill(&self) {
+        let home = sys::netns::current();
         let mut state = self.lock();
         while !state.stopping {
             if state.ready.len() >= self.size {
@@ -76,7 +85,10 @@ impl Shared {
                 continue;
             }
             drop(state);
-            let made = create_netns();
+            let made = match &home {
+                Ok(home) => create_from(home),
+                Err(_) => create_netns(),
+            };
             state = self.lock();
             match made {
                 Ok(namespace) => {

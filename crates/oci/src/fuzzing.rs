@@ -63,7 +63,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    const TARGETS: &[(&str, fn(&[u8]))] = &[("oci_reference", super::reference), ("oci_seccomp", super::seccomp)];
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: &[Target] = &[("oci_reference", super::reference), ("oci_seccomp", super::seccomp)];
 
     fn seeds(target: &str) -> Vec<Vec<u8>> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus-seeds").join(target);

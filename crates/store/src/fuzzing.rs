@@ -50,7 +50,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    const TARGETS: &[(&str, fn(&[u8]))] = &[("store_log", super::log), ("store_records", super::records)];
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: &[Target] = &[("store_log", super::log), ("store_records", super::records)];
 
     fn seeds(target: &str) -> Vec<Vec<u8>> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus-seeds").join(target);

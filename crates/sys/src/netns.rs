@@ -2,11 +2,11 @@
 
 #![expect(unsafe_code, reason = "rustix marks unshare unsafe, since some flags take file descriptors away")]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::{Result, SysError};
 
@@ -18,14 +18,7 @@ use crate::{Result, SysError};
 /// # Errors
 /// `EPERM` without the capability for it, `ENOSPC` when the machine has too many, `EAGAIN` when no thread can be made.
 pub fn in_new<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<(OwnedFd, T)> {
-    let inside = move || {
-        // SAFETY: NEWNET takes nothing away that the thread could still use: it has no sockets, and files stay.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(SysError::of("unshare"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
-            .map_err(SysError::of("open /proc/thread-self/ns/net"))?;
-        Ok((namespace, work()))
-    };
+    let inside = move || visit(work);
     let thread = std::thread::Builder::new()
         .name("netns".to_owned())
         .stack_size(64 * 1024)
@@ -33,4 +26,33 @@ pub fn in_new<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> R
         .map_err(|_| SysError::new("clone", Errno::AGAIN))?;
     // A panic of `work` is the only other way for the thread to end.
     thread.join().unwrap_or_else(|_| Err(SysError::new("unshare", Errno::INTR)))
+}
+
+/// As [`in_new`], on the calling thread, which comes back to the namespace that `home` stands for: a thread that makes one
+/// namespace after the other need not start a thread for each.
+///
+/// # Errors
+/// As [`in_new`]; when the way back fails, the thread must not go on to do anything with the network.
+pub fn in_new_and_back<T>(home: impl AsFd, work: impl FnOnce() -> T) -> Result<(OwnedFd, T)> {
+    let outcome = visit(work);
+    rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(SysError::of("setns"))?;
+    outcome
+}
+
+/// The namespace that the calling thread is in.
+///
+/// # Errors
+/// `ENOENT` without /proc.
+pub fn current() -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+        .map_err(SysError::of("open /proc/thread-self/ns/net"))
+}
+
+/// Moves the calling thread into a new namespace and works there.
+fn visit<T>(work: impl FnOnce() -> T) -> Result<(OwnedFd, T)> {
+    // SAFETY: NEWNET takes nothing away that the thread could still use: its sockets and files stay as they are.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(SysError::of("unshare"))?;
+    Ok((current()?, work()))
 }

@@ -78,10 +78,8 @@ struct Home {
 
 impl Home {
     fn remove_files(&self) {
-        for name in ["shim.sock", "shim.pid"] {
-            // the daemon may have removed the whole folder
-            let _ = std::fs::remove_file(self.runtime_dir.join(name));
-        }
+        // the daemon may have removed the whole folder
+        let _ = std::fs::remove_file(self.runtime_dir.join("shim.sock"));
     }
 }
 

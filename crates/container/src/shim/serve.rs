@@ -154,8 +154,6 @@ impl Shim {
         rustix::process::umask(old);
         bound.doing(what)?;
         listen(&socket, 16).doing(what)?;
-        let pid = rustix::process::getpid().as_raw_nonzero().to_string();
-        std::fs::write(home.runtime_dir.join("shim.pid"), pid).doing(|| "cannot write shim.pid")?;
         let mut source = self.poller.source(socket, Token::Listener);
         source.want(Some(EventFlags::IN));
         self.listener = Some(source);

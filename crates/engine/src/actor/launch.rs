@@ -93,9 +93,12 @@ impl Actor {
             joins: self.joins()?,
         };
         let oci = plan::oci(container, &around)?;
-        let json = serde_json::to_vec(&oci)
-            .map_err(|error| EngineError::internal("cannot write the configuration", &error))?;
-        std::fs::write(&paths.config, json).map_err(|error| cannot("write the configuration", &error))?;
+        // of use once it has ended, if it is still there then
+        if !spec.auto_remove {
+            let json = serde_json::to_vec(&oci)
+                .map_err(|error| EngineError::internal("cannot write the configuration", &error))?;
+            std::fs::write(&paths.config, json).map_err(|error| cannot("write the configuration", &error))?;
+        }
         let create = Create {
             version: control::VERSION,
             id: container.id.to_string(),

@@ -211,6 +211,14 @@ fn bad_profiles_are_refused_with_their_reason() {
 }
 
 #[test]
+fn a_short_text_cannot_need_much_memory() {
+    let tests = (0..2_000).map(|value| argument(0, Op::ScmpCmpEq, value, None)).collect();
+    let call = rule(vec!["read".to_owned(); 2_000], Action::ScmpActAllow, None, tests);
+    let error = compile(&profile(Action::ScmpActErrno, &[], vec![call])).unwrap_err();
+    assert!(matches!(error, SeccompError::TooLong { .. }), "{error}");
+}
+
+#[test]
 fn dockers_conditions_are_decided() {
     let json = r#"{
         "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
