@@ -10,6 +10,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Spec
 use rustix::fs::{CWD, Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use sys::process::{Forked, Namespaces, SingleThread};
 
 /// What to make.
@@ -126,6 +127,19 @@ impl Drop for Tentative {
     }
 }
 
+/// The host's control groups, looked at once: copies of a process that has looked already need not look again.
+///
+/// # Errors
+/// [`FailureKind::Internal`] where there are none.
+pub fn cgroups() -> Result<&'static Host> {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    if let Some(host) = HOST.get() {
+        return Ok(host);
+    }
+    let host = Host::detect().doing(|| "cannot look at the control groups")?;
+    Ok(HOST.get_or_init(|| host))
+}
+
 /// Makes a container up to the point where its program would run.
 ///
 /// # Errors
@@ -133,7 +147,7 @@ impl Drop for Tentative {
 /// is not there, [`FailureKind::Internal`] for what the kernel refused. Nothing of the container is left then.
 pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created)> {
     let wanted = Wanted::of(plan.spec, plan.netns)?;
-    let host = Host::detect().doing(|| "cannot look at the control groups")?;
+    let host = cgroups()?;
     let linux = plan.spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().clone());
     let path = path.ok_or_else(|| SetupError::invalid("linux.cgroupsPath is missing"))?;

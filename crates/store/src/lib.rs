@@ -10,7 +10,7 @@
 //! ```
 //!
 //! What is promised: a commit that returned survives the death of the process at once ([`Durability::Process`]; the disk follows
-//! within 50 ms), or also the loss of power ([`Durability::Disk`]). A transaction is seen whole or not at all, by readers, by watchers and
+//! within a second), or also the loss of power ([`Durability::Disk`]). A transaction is seen whole or not at all, by readers, by watchers and
 //! after a crash.
 
 mod error;

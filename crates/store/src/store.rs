@@ -16,7 +16,7 @@ const COMPACT_FLOOR: u64 = 4 << 20;
 /// When a commit returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// When the kernel has it: it survives the death of this process, and within 50 ms also the loss of power.
+    /// When the kernel has it: it survives the death of this process, and within a second also the loss of power.
     #[default]
     Process,
     /// When the disk has it. Commits that wait at the same time share one `fdatasync`.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a commit with `Durability::Process` may stay off the disk.
-const DELAY: Duration = Duration::from_millis(50);
+const DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Progress {

@@ -83,6 +83,9 @@ fn overlay(
             }
         }
         context.set_string("metacopy", "off")?;
+        // nothing asks for the file system's identity; without one the upper folder needs no attribute written at each
+        // mount. Kernels before 6.6 do not know the option and never write one.
+        let _ = context.set_string("uuid", "null");
         context.create()?;
         context.mount(MountAttr::empty())
     };

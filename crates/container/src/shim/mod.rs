@@ -23,6 +23,7 @@ use client::{Client, Heard};
 use control::{Event, Exit, Log, Phase, ProcessId};
 use daemon::Daemon;
 use log::LogWriter;
+use oci_spec::runtime::LinuxResources;
 use poll::{Poller, Source, Stream, Token};
 use rustix::event::epoll::EventFlags;
 use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions, waitid};
@@ -388,9 +389,10 @@ impl Shim {
         }
     }
 
-    /// Has the kernel tell when memory runs out; version 1 has a descriptor for it.
-    fn watch_memory(&mut self) {
-        let Some(container) = &self.container else { return };
+    /// Has the kernel tell when the container's memory runs out, which takes a limit; version 1 has a descriptor for it.
+    fn watch_memory(&mut self, resources: &LinuxResources) {
+        let limited = resources.memory().as_ref().is_some_and(|memory| memory.limit().is_some_and(|limit| limit > 0));
+        let Some(container) = self.container.as_ref().filter(|_| limited && self.memory.is_none()) else { return };
         let Some(dir) = container.group.dirs().into_iter().find(|dir| dir.join("memory.oom_control").exists()) else {
             return;
         };

@@ -65,6 +65,7 @@ impl Shim {
             Request::Update { resources } => {
                 let container = self.container.as_ref().ok_or_else(not_running)?;
                 container.group.apply(&resources).doing(|| "cannot change the limits")?;
+                self.watch_memory(&resources);
                 Ok(Reply::Done)
             }
             Request::Attach { process, streams, ahead, detach_keys } => {
@@ -135,7 +136,9 @@ impl Shim {
         self.tasks.insert(INIT, task);
         self.container = Some(container);
         self.phase = Phase::Created;
-        self.watch_memory();
+        if let Some(resources) = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+            self.watch_memory(resources);
+        }
         Ok(Reply::Created(created))
     }
 

@@ -21,6 +21,8 @@ pub fn zygote(connection: OwnedFd) -> crate::Result<()> {
     let proof = SingleThread::check().doing(|| "cannot work with several threads")?;
     let _ = rustix::process::setsid();
     sys::signal::reap_children(Reaping::ByKernel).doing(|| "sigaction")?;
+    // each copy then has it; what is wrong with it is each copy\'s to say
+    let _ = crate::create::cgroups();
     let wire =
         |error: WireError| SetupError::new(FailureKind::Internal, format!("the daemon's connection failed: {error}"));
     let mut reader = FrameReader::new();

@@ -281,12 +281,19 @@ impl Actor {
 
     /// Stores the record with its events in one transaction, then shows both to everybody.
     fn commit(&mut self, next: Container, events: Vec<Event>) -> Result<()> {
-        let only_starting = next.phase == Phase::Starting && events.is_empty();
-        if next != self.container || !events.is_empty() {
-            // a start that has shown nothing yet needs no record: a daemon that dies here leaves a helper to be found
-            if !only_starting {
-                self.inner.store_container(&next, &events)?;
-            }
+        let changed = next != self.container;
+        // a start that has shown nothing yet needs no record: a daemon that dies here leaves a helper to be found; and one
+        // that dies before a removal finds how the container ended once more
+        let unrecorded = match next.phase {
+            Phase::Starting => events.is_empty(),
+            Phase::Removing => next.spec.auto_remove && self.container.is_alive(),
+            _ => false,
+        };
+        let record = (changed && !unrecorded).then_some(&next);
+        if record.is_some() || !events.is_empty() {
+            self.inner.store_change(record, &events)?;
+        }
+        if changed {
             self.container = next;
             self.inner.publish(&self.container);
         }

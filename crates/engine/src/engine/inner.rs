@@ -112,6 +112,14 @@ impl Inner {
         self.commit(self.with_events(txn, events)?)
     }
 
+    /// Stores events, and a record if it has changed.
+    pub(crate) fn store_change(&self, container: Option<&Container>, events: &[Event]) -> Result<()> {
+        match container {
+            Some(container) => self.store_container(container, events),
+            None => self.commit(self.with_events(Txn::new(), events)?),
+        }
+    }
+
     /// Removes a record.
     pub(crate) fn forget_container(&self, container: &Container, event: &Event) -> Result<()> {
         let txn = Txn::new().delete(container_key(&container.id));
