@@ -120,8 +120,9 @@ pub struct Create {
     pub stdio: Stdio,
     /// Where output is recorded; `None` records nothing.
     pub log: Option<Log>,
-    /// Written with an atomic rename before the exit is announced: the [`Exit`] as JSON.
-    pub exit_file: PathBuf,
+    /// Written with an atomic rename before the exit is announced: the [`Exit`] as JSON. The helper itself stays until
+    /// it is told to quit, so this serves only who finds it gone; `None` for a container that goes with its end.
+    pub exit_file: Option<PathBuf>,
     /// A folder, made by the daemon, in which the helper makes `shim.sock`, its listening socket.
     pub runtime_dir: PathBuf,
     /// Run a tiny init of our own as process 1, which starts the user's program, forwards signals and reaps orphans.

@@ -115,7 +115,7 @@ async fn configure_in(
         netns: false,
         stdio: Stdio { open_stdin: false, stdin_once: false },
         log: Some(Log { path: log.clone(), max_bytes: 0, max_files: 1 }),
-        exit_file: work.join("exit.json"),
+        exit_file: None,
         runtime_dir: runtime.to_owned(),
         init: true,
     };

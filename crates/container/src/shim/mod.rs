@@ -72,7 +72,7 @@ pub struct Shim {
 #[derive(Debug)]
 struct Home {
     runtime_dir: PathBuf,
-    exit_file: PathBuf,
+    exit_file: Option<PathBuf>,
     own_pids: bool,
     open_stdin: bool,
 }
@@ -380,12 +380,12 @@ impl Shim {
     }
 
     fn write_exit(&self, exit: &Exit) {
-        let Some(home) = &self.home else { return };
-        let fresh = home.exit_file.with_extension("new");
+        let Some(file) = self.home.as_ref().and_then(|home| home.exit_file.as_ref()) else { return };
+        let fresh = file.with_extension("new");
         let json = serde_json::to_vec(exit).unwrap_or_default();
-        let outcome = std::fs::write(&fresh, json).and_then(|()| std::fs::rename(&fresh, &home.exit_file));
+        let outcome = std::fs::write(&fresh, json).and_then(|()| std::fs::rename(&fresh, file));
         if let Err(error) = outcome {
-            complain(&format!("exit file {}: {error}", home.exit_file.display()));
+            complain(&format!("exit file {}: {error}", file.display()));
         }
     }
 

@@ -163,7 +163,7 @@ impl Shim {
             netns: false,
             stdio: Stdio { open_stdin: false, stdin_once: false },
             log: Some(Log { path: self.path("log"), max_bytes: 0, max_files: 1 }),
-            exit_file: self.path("exit.json"),
+            exit_file: Some(self.path("exit.json")),
             runtime_dir: self.folder.path().to_owned(),
             init: false,
         }

@@ -121,8 +121,13 @@ impl Actor {
         let paths = self.inner.config.paths(&self.container.id);
         let volumes: Vec<_> = self.container.anonymous_volumes.clone();
         let folder = paths.dir.clone();
-        // a writable layer can be large: not on a thread that others wait for
-        let deleted = tokio::task::spawn_blocking(move || crate::sweep::folder(&folder)).await;
+        let written = std::fs::read_dir(folder.join("upper")).is_ok_and(|mut entries| entries.next().is_some());
+        let deleted = if written {
+            // a writable layer can be large: not on a thread that others wait for
+            tokio::task::spawn_blocking(move || crate::sweep::folder(&folder)).await
+        } else {
+            Ok(crate::sweep::folder(&folder))
+        };
         if let Ok(Err(error)) = deleted {
             tracing::warn!(container = %self.container.id, %error, "cannot delete all files");
         }

@@ -116,7 +116,7 @@ impl Actor {
                 }
                 LogDriver::None => None,
             },
-            exit_file: paths.exit.clone(),
+            exit_file: (!spec.auto_remove).then(|| paths.exit.clone()),
             runtime_dir: paths.runtime.clone(),
             init: spec.init,
             spec: oci,
