@@ -1,6 +1,7 @@
 //! The mounts of a container: the kernel's own file systems, its three files, and what the user asked for.
 
 use super::Surroundings;
+use super::namespaces::mapping;
 use crate::error::{EngineError, Result};
 use crate::model::{Container, ContainerSpec, IpcMode, Mount, MountKind, Propagation};
 use oci_spec::runtime::{Mount as OciMount, MountBuilder};
@@ -140,7 +141,14 @@ fn requested(mount: &Mount, container: &Container) -> OciMount {
         MountKind::Volume { .. } => {
             let volume = container.volumes.iter().find(|volume| volume.target == mount.target);
             let source = volume.map(|volume| volume.source.as_str()).unwrap_or_default();
-            one(&mount.target, "bind", source, &["rbind", access, "rprivate"])
+            let Some(ids) = container.ids else {
+                return one(&mount.target, "bind", source, &["rbind", access, "rprivate"]);
+            };
+            // files keep the owners that the container sees, so that containers with different ranges can share it
+            let mut shown = one(&mount.target, "bind", source, &["bind", "idmap", access, "rprivate"]);
+            shown.set_uid_mappings(Some(mapping(ids.first_uid, ids.count)));
+            shown.set_gid_mappings(Some(mapping(ids.first_gid, ids.count)));
+            shown
         }
         MountKind::Tmpfs { bytes, mode, options } => {
             let mut all = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned(), access.to_owned()];

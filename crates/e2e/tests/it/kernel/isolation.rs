@@ -108,3 +108,25 @@ fn explain_says_what_asked_for_what() {
     assert!(missing.err.contains("nobody"), "{}", missing.err);
     subject.finish();
 }
+
+#[test]
+fn users_can_be_a_range_of_their_own() {
+    if skip_unless_insula() {
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    let own = ["--userns", "auto"];
+    let run =
+        subject.once(&own, &["sh", "-c", "id -u; cat /proc/self/uid_map; touch /made; stat -c %u /made"]).expect(0);
+    let words: Vec<&str> = run.out.split_whitespace().collect();
+    assert_eq!((words[0], words[1], words[3], words[4]), ("0", "0", "65536", "0"), "{}", run.out);
+    assert!(words[2].parse::<u32>().unwrap() >= 1 << 30, "root is somebody else outside: {}", run.out);
+    // a volume is one place for containers with different ranges, and keeps the owners that they see
+    let mapped = ["--userns", "auto", "-v", "shared:/data"];
+    subject.once(&mapped, &["sh", "-c", "echo kept > /data/x"]).expect(0);
+    let shown = subject.once(&["-v", "shared:/data"], &["sh", "-c", "cat /data/x; stat -c %u /data/x"]).expect(0);
+    assert_eq!(shown.out, "kept\n0\n");
+    subject.once(&["--userns", "auto", "--privileged"], &["true"]).expect(125);
+    subject.assert_empty();
+    subject.finish();
+}
