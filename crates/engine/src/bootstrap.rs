@@ -148,6 +148,7 @@ fn container(id: &ContainerId, prepared: &Prepared) -> Container {
         finished: None,
         restart_count: 0,
         stopped_by_user: false,
+        remove_at_end: false,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,

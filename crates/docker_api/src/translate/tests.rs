@@ -252,6 +252,7 @@ fn container(phase: Phase, finished: Option<Finished>) -> Container {
         finished,
         restart_count: 0,
         stopped_by_user: false,
+        remove_at_end: false,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,

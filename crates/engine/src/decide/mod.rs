@@ -198,8 +198,7 @@ fn remove(next: &mut Container, force: bool) -> Result<Vec<Effect>> {
         Phase::Removing => Err(refuse(next, "is already being removed")),
         Phase::Starting | Phase::Running | Phase::Paused if force => {
             next.stopped_by_user = true;
-            // removed when its end is observed
-            next.spec.auto_remove = true;
+            next.remove_at_end = true;
             Ok(vec![
                 Effect::Signal(signal::KILL),
                 Effect::Thaw,
@@ -221,7 +220,7 @@ fn launch_failed(next: &mut Container, code: i32, error: &str, now_ns: u64) -> V
     let ran_before = next.runtime.is_some();
     next.phase = if ran_before { Phase::Exited } else { Phase::Created };
     let mut effects = vec![Effect::Dismiss];
-    if next.spec.auto_remove {
+    if next.spec.auto_remove || next.remove_at_end {
         next.phase = Phase::Removing;
         effects.push(Effect::Delete);
     }
@@ -271,7 +270,7 @@ fn ended(next: &mut Container, exit: &Exit, release: Effect) -> Vec<Effect> {
     }
     effects.push(Effect::Emit("die", words));
     effects.push(release);
-    if next.spec.auto_remove {
+    if next.spec.auto_remove || next.remove_at_end {
         next.phase = Phase::Removing;
         effects.push(Effect::Delete);
     } else if let Some(backoff) = restart_after(next, exit.code, ran_ns) {

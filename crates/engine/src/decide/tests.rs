@@ -19,6 +19,7 @@ fn container() -> Container {
         finished: None,
         restart_count: 0,
         stopped_by_user: false,
+        remove_at_end: false,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
@@ -77,6 +78,14 @@ fn auto_remove_deletes_after_the_end_and_after_a_failed_start() {
     assert_eq!(ended.effects.last(), Some(&Effect::Delete));
     let failed = run(asked, &[Input::Start, Input::LaunchFailed { code: 127, error: "no".into() }]);
     assert_eq!(failed.effects, [Effect::Dismiss, Effect::Delete]);
+}
+
+#[test]
+fn a_forced_removal_waits_for_the_end() {
+    let asked = run(running(), &[Input::Remove { force: true }]);
+    assert_eq!(asked.effects[0], Effect::Signal(9));
+    assert!(!asked.container.spec.auto_remove, "its volumes stay unless asked for");
+    assert_eq!(run(asked.container, &[Input::Ended(exit(137))]).effects.last(), Some(&Effect::Delete));
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Wait {
 /// distributions give to people.
 const AUTO_FIRST: u32 = 0x4000_0000;
 const AUTO_COUNT: u32 = 65_536;
+const AUTO_END: u32 = 0x8000_0000;
 const DEFAULT_GRACE_S: i64 = 10;
 
 impl Engine {
@@ -78,8 +79,9 @@ impl Engine {
         plan::devices::plan(&spec)?;
         plan::resources::plan(&spec.resources, Vec::new())?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let ids = self.ids(&spec)?;
         let mut container = Container {
-            name: self.reserve_name(spec.name.as_deref(), &id)?,
+            name: String::new(),
             image_id: image.id.to_string(),
             process,
             created_ns: crate::clock::now_ns(),
@@ -88,16 +90,20 @@ impl Engine {
             finished: None,
             restart_count: 0,
             stopped_by_user: false,
+            remove_at_end: false,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
-            ids: self.ids(&spec),
+            ids,
             spec,
             id: id.clone(),
         };
         inherit(&mut container, &image);
+        container.name =
+            self.reserve_name(container.spec.name.as_deref(), &id).inspect_err(|_| self.release_ids(&container))?;
         let made = self.make_files(&mut container).and_then(|()| self.record(&container));
         if let Err(error) = made {
             self.release_name(&container.name);
+            self.release_ids(&container);
             let _ = crate::sweep::folder(&inner.config.paths(&id).dir);
             for volume in &container.anonymous_volumes {
                 let _ = inner.remove_volume(volume);
@@ -156,18 +162,26 @@ impl Engine {
         self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).names.remove(name);
     }
 
-    fn ids(&self, spec: &ContainerSpec) -> Option<IdRange> {
+    fn release_ids(&self, container: &Container) {
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).release_ids(container);
+    }
+
+    fn ids(&self, spec: &ContainerSpec) -> Result<Option<IdRange>> {
         let shares = spec.network == NetworkMode::Host || spec.namespaces.pid == PidMode::Host || spec.privileged;
         match spec.namespaces.user {
-            UserMode::Host => None,
-            UserMode::Default if shares => None,
-            UserMode::Default => self.inner.config.userns,
+            UserMode::Host => Ok(None),
+            UserMode::Default if shares => Ok(None),
+            UserMode::Default => Ok(self.inner.config.userns),
             UserMode::Auto => {
-                let registry = self.inner.registry.read().unwrap_or_else(PoisonError::into_inner);
-                let taken: std::collections::BTreeSet<u32> =
-                    registry.by_id.values().filter_map(|slot| slot.container.ids).map(|ids| ids.first_uid).collect();
-                let first = (0..).map(|n: u32| AUTO_FIRST + n * AUTO_COUNT).find(|first| !taken.contains(first))?;
-                Some(IdRange { first_uid: first, first_gid: first, count: AUTO_COUNT })
+                let mut registry = self.inner.registry.write().unwrap_or_else(PoisonError::into_inner);
+                // taken at once, so that two creations cannot both get it
+                let mut all = (AUTO_FIRST..AUTO_END).step_by(AUTO_COUNT as usize);
+                let first = all.find(|first| registry.ranges.insert(*first)).ok_or_else(|| {
+                    EngineError::conflict(
+                        "--userns auto: every range of ids is taken; remove containers that are not needed",
+                    )
+                })?;
+                Ok(Some(IdRange { first_uid: first, first_gid: first, count: AUTO_COUNT }))
             }
         }
     }

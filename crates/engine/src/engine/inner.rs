@@ -4,11 +4,11 @@ use crate::actor::Ask;
 use crate::config::Config;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::event_log::EventLog;
-use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice};
+use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice, UserMode};
 use crate::plan::{self, Host, capabilities};
 use crate::zygote::Zygote;
 use control::SeccompProgram;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{Durability, Store, Txn};
@@ -37,6 +37,8 @@ pub(crate) struct Inner {
 pub(super) struct Registry {
     pub(super) by_id: BTreeMap<ContainerId, Slot>,
     pub(super) names: HashMap<String, ContainerId>,
+    /// The first ids of the ranges that containers have to themselves.
+    pub(super) ranges: BTreeSet<u32>,
 }
 
 pub(super) struct Slot {
@@ -126,6 +128,7 @@ impl Inner {
         self.commit(self.with_events(txn, std::slice::from_ref(event))?)?;
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.remove(&container.id);
+        registry.release_ids(container);
         registry.names.retain(|_, id| *id != container.id);
         Ok(())
     }
@@ -222,6 +225,13 @@ impl Inner {
 }
 
 impl Registry {
+    /// Gives a container's own range of ids back.
+    pub(super) fn release_ids(&mut self, container: &Container) {
+        if let (UserMode::Auto, Some(ids)) = (&container.spec.namespaces.user, container.ids) {
+            self.ranges.remove(&ids.first_uid);
+        }
+    }
+
     fn find(&self, who: &str) -> Result<&Slot> {
         let bare = who.strip_prefix('/').unwrap_or(who);
         if let Some(slot) = self.by_id.get(&ContainerId::known(bare)) {

@@ -4,7 +4,7 @@ use super::inner::{CONTAINERS, Inner, Parts, Registry, Slot};
 use crate::actor::{self, Recovering};
 use crate::config::{Config, absolute};
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Container, ContainerId};
+use crate::model::{Container, ContainerId, UserMode};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
@@ -84,6 +84,9 @@ fn adopt(inner: &Arc<Inner>, container: Container, recovering: Recovering) {
 impl Registry {
     pub(super) fn insert(&mut self, container: Container, inbox: mpsc::Sender<actor::Ask>) {
         self.names.insert(container.name.clone(), container.id.clone());
+        if let (UserMode::Auto, Some(ids)) = (&container.spec.namespaces.user, container.ids) {
+            self.ranges.insert(ids.first_uid);
+        }
         self.by_id.insert(container.id.clone(), Slot { container: Arc::new(container), inbox });
     }
 }

@@ -29,6 +29,9 @@ pub struct Container {
     pub restart_count: u32,
     /// It was stopped by a user, which the restart policy heeds.
     pub stopped_by_user: bool,
+    /// A user has asked to remove it while it ran: it goes with its end.
+    #[serde(default)]
+    pub remove_at_end: bool,
     /// Names of the anonymous volumes that go with it.
     pub anonymous_volumes: Vec<String>,
     /// The mounts of volumes: name, folder on the host, target.

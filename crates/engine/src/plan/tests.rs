@@ -123,6 +123,7 @@ fn container(spec: ContainerSpec) -> Container {
         finished: None,
         restart_count: 0,
         stopped_by_user: false,
+        remove_at_end: false,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
