@@ -104,11 +104,12 @@ const GLANCE: Duration = Duration::from_millis(5);
 const GLANCES: usize = 200;
 
 /// An exec's state. A client asks for the exit code when its stream ends, which may be a moment before the helper's word of it
-/// has been read: while the process is gone and yet said to run, that word is on its way.
+/// has been read: while it is said to start, or the process is gone and yet said to run, that word is on its way.
 async fn settled(call: &Call) -> Result<Exec> {
     for _ in 0..GLANCES {
         let exec = call.engine().exec(call.who())?;
         match exec.state {
+            ExecState::Starting => tokio::time::sleep(GLANCE).await,
             ExecState::Running { pid } if !has_process(pid) => tokio::time::sleep(GLANCE).await,
             _ => return Ok(exec),
         }
@@ -128,6 +129,7 @@ pub(crate) async fn inspect(call: Call) -> Result {
     let (program, arguments) = spec.args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let (running, exit_code, pid) = match exec.state {
         ExecState::Created => (false, None, 0),
+        ExecState::Starting => (true, None, 0),
         ExecState::Running { pid } => (true, None, pid),
         ExecState::Exited { code } => (false, Some(code), 0),
     };

@@ -10,6 +10,8 @@ use oci_spec::runtime::{Process as OciProcess, ProcessBuilder};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+/// The exit code of an exec that was lost with its container: 128 + SIGKILL.
+const LOST: i32 = 137;
 /// Execs that ended are remembered until there are so many.
 const KEPT: usize = 1024;
 
@@ -85,8 +87,15 @@ impl Engine {
             attach,
         };
         let exec_id = exec.id.clone();
-        self.ask(container.id.as_str(), |answer| Ask::Exec { id: exec_id, exec: Box::new(request), connection, answer })
-            .await
+        self.inner.set_exec(id, ExecState::Starting);
+        let asked = self
+            .ask(container.id.as_str(), |answer| Ask::Exec { id: exec_id, exec: Box::new(request), connection, answer })
+            .await;
+        // a failure that the helper did not tell of: the container has ended meanwhile
+        if asked.is_err() && self.exec(id).is_ok_and(|exec| exec.state == ExecState::Starting) {
+            self.inner.set_exec(id, ExecState::Exited { code: LOST });
+        }
+        asked
     }
 
     /// Sets the size of its terminal.

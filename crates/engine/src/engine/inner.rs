@@ -213,7 +213,7 @@ impl Inner {
     /// Execs that still ran when their container ended were killed with it.
     pub(crate) fn end_execs(&self, container: &ContainerId) {
         for exec in lock(&self.execs).values_mut().filter(|exec| exec.container == *container) {
-            if let ExecState::Running { .. } = exec.state {
+            if matches!(exec.state, ExecState::Starting | ExecState::Running { .. }) {
                 exec.state = ExecState::Exited { code: 137 };
             }
         }

@@ -47,6 +47,8 @@ pub struct Exec {
 pub enum ExecState {
     /// Not started.
     Created,
+    /// The helper has been asked to start it; its answer may come after the first output.
+    Starting,
     /// Runs.
     Running {
         /// Process id on the host.
