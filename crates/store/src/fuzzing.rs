@@ -43,51 +43,23 @@ fn check(bytes: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
+#[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
-
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    type Target = (&'static str, fn(&[u8]));
+    use super::replay::{Target, disturb, replay, seeds};
 
     const TARGETS: &[Target] = &[("store_log", super::log), ("store_records", super::records)];
 
-    fn seeds(target: &str) -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus-seeds").join(target);
-        fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
+    #[test]
+    fn seeds_replay() {
+        replay(TARGETS);
     }
 
     #[test]
-    fn seeds_replay() {
-        for (target, run) in TARGETS {
-            let seeds = seeds(target);
-            assert!(!seeds.is_empty(), "{target} has no seeds");
-            seeds.iter().for_each(|seed| run(seed));
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn noise_and_damaged_seeds_do_no_harm(
-            noise in vec(any::<u8>(), 0..600),
-            edits in vec(any::<(u16, u8)>(), 1..5),
-            cut in any::<u16>(),
-        ) {
-            for (target, run) in TARGETS {
-                run(&noise);
-                run(String::from_utf8_lossy(&noise).as_bytes());
-                for mut seed in seeds(target).into_iter().filter(|seed| !seed.is_empty()) {
-                    let length = seed.len();
-                    edits.iter().for_each(|(at, byte)| seed[usize::from(*at) % length] = *byte);
-                    run(&seed);
-                    run(&seed[..usize::from(cut) % length]);
-                }
-            }
-        }
+    fn noise_and_damaged_seeds_do_no_harm() {
+        disturb(TARGETS);
     }
 
     #[test]

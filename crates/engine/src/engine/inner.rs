@@ -198,9 +198,8 @@ impl Inner {
 
     pub(crate) fn cgroup_version(&self) -> &'static str {
         match self.cgroups.version() {
-            cgroup::Version::V1 => "1",
+            cgroup::Version::V1 | cgroup::Version::Hybrid => "1",
             cgroup::Version::V2 => "2",
-            cgroup::Version::Hybrid => "1",
         }
     }
 

@@ -116,9 +116,5 @@ pub(crate) fn compile(choice: &SeccompChoice, capabilities: &[&str]) -> Result<c
     let program = oci::seccomp::compile(&profile(choice, capabilities)?).map_err(|error| {
         EngineError::because(crate::ErrorClass::Invalid, "cannot compile the seccomp profile", &error)
     })?;
-    let packed = program
-        .instructions
-        .iter()
-        .map(|one| u64::from(one.code) | u64::from(one.jt) << 16 | u64::from(one.jf) << 24 | u64::from(one.k) << 32);
-    Ok(control::SeccompProgram { flags: program.flags, instructions: packed.collect() })
+    Ok(control::SeccompProgram { flags: program.flags, instructions: program.packed() })
 }
