@@ -7,6 +7,8 @@
 //! Neighbours: everything above uses this crate; it uses nothing of ours.
 
 pub mod bpf;
+pub mod departure;
+pub mod entry;
 pub mod error;
 pub mod job;
 pub mod listen_fds;

@@ -65,8 +65,16 @@ const NEEDS: &[Need] = &[
     program("cc", "gcc", "links the programs", ALL),
     program("gpgv", "gpgv", "checks signatures for `insula image bootstrap`", ALL),
     Need { sign: Sign::Package, package: "libc6-dev", why: "static C library to link with", purposes: ALL },
+    Need {
+        sign: Sign::Package,
+        package: "musl-dev",
+        why: "C library that starts without questions to the processor",
+        purposes: ALL,
+    },
     program("podman", "podman", "peer of the benchmark", BENCH),
+    program("python3", "python3-minimal", "reads the peak memory of a peer", BENCH),
     program("runc", "runc", "peer of the benchmark", BENCH),
+    program("strace", "strace", "counts system calls", BENCH),
     program("tar", "tar", "makes the trees that are imported", ALL),
     program("unshare", "util-linux", "private namespaces for the peers", ALL),
 ];

@@ -1,4 +1,5 @@
-//! `cargo xtask bench start`: what a container costs, beside its peers, on the same machine, in the same run.
+//! `cargo xtask bench`: what Insula costs beside its peers. `runtime` is the OCI runtime alone; `start` is the engine:
+//! what a container costs, beside its peers, on the same machine, in the same run.
 //!
 //! Each peer works in a control group of its own, client, daemon, helpers and containers together, so that one counter
 //! holds all the processor time it took. Peers take turns, round by round, so that a slow moment of the machine hits all.
@@ -10,6 +11,7 @@
 
 mod measure;
 mod peers;
+mod runtime;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -33,12 +35,14 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// The OCI runtime alone: run, create, exec, many at once, system calls, memory
+    Runtime(Rounds),
     /// Starting, many at once, memory of an idle container, importing an image
-    Start(StartArguments),
+    Start(Rounds),
 }
 
 #[derive(clap::Args)]
-struct StartArguments {
+struct Rounds {
     /// Fewer rounds: shows that everything runs, the numbers are rough
     #[arg(long)]
     quick: bool,
@@ -59,35 +63,53 @@ const IDLE: usize = 5;
 
 /// Runs `cargo xtask bench`.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let What::Start(start) = &arguments.what;
+    let (name, rounds) = match &arguments.what {
+        What::Runtime(rounds) => ("runtime", rounds),
+        What::Start(rounds) => ("start", rounds),
+    };
     ensure!(rustix::process::geteuid().is_root(), "the bench needs root: its peers do");
-    if !start.inside {
+    if !rounds.inside {
         setup::ensure(Purpose::Bench)?;
         step("build in release", workspace::install_release)?;
-        return enter_private_namespace(start);
+        if matches!(arguments.what, What::Runtime(_)) {
+            step("build the floor", || workspace::build(FLOOR))?;
+        }
+        return enter_private_namespace(name, rounds);
     }
-    let effort = if start.quick {
-        Effort { starts: 5, bursts: 1, imports: 1 }
-    } else {
-        Effort { starts: 30, bursts: 3, imports: 3 }
+    let target = workspace::target_dir()?;
+    let bin = target.join("insula/bin");
+    let report = match &arguments.what {
+        What::Runtime(_) => {
+            let effort = if rounds.quick {
+                runtime::Effort { rounds: 2, batch: 5 }
+            } else {
+                runtime::Effort { rounds: 15, batch: 20 }
+            };
+            let built = workspace::build(FLOOR)?;
+            let floor = built.first().context("the build made no floor")?;
+            runtime::measure(&bin, floor, &effort)?
+        }
+        What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,
+        What::Start(_) => measure_all(&bin, &Effort { starts: 30, bursts: 3, imports: 3 })?,
     };
-    let bin = workspace::target_dir()?.join("insula/bin");
-    let report = measure_all(&bin, &effort)?;
     print!("{report}");
-    let file = workspace::target_dir()?.join("bench/start.md");
+    let file = target.join("bench").join(name).with_extension("md");
     fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).context("cannot create target/bench")?;
     fs::write(&file, report).with_context(|| format!("cannot write {}", file.display()))?;
     println!("written to {}", file.display());
     Ok(())
 }
 
-fn enter_private_namespace(start: &StartArguments) -> Result<()> {
+/// How the floor is built.
+const FLOOR: &[&str] = &["--profile", "shim", "-p", "container", "--example", "start_floor"];
+
+fn enter_private_namespace(name: &str, rounds: &Rounds) -> Result<()> {
     let script = "set -e; mount -t tmpfs -o mode=755 tmpfs /run; \
                   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
     let own = std::env::current_exe().context("cannot find this program")?;
     let inside = Run::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script, "bench"]);
-    let inside = inside.args([own.as_os_str()]).args(["bench", "start", "--inside"]);
-    inside.args(start.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check()
+    let inside = inside.args([own.as_os_str()]).args(["bench", name, "--inside"]);
+    inside.args(rounds.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check()
 }
 
 fn measure_all(bin: &Path, effort: &Effort) -> Result<String> {

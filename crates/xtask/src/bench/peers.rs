@@ -272,7 +272,7 @@ impl Drop for Dockerd {
 }
 
 /// The host's own `true`, `sleep` and `sh` with the libraries they load.
-fn small_tree(rootfs: &Path) -> Result<()> {
+pub(super) fn small_tree(rootfs: &Path) -> Result<()> {
     for folder in ["dev", "etc", "proc", "root", "sys", "tmp", "run", "bin"] {
         let folder = rootfs.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

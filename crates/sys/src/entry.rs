@@ -1,0 +1,63 @@
+//! Starting without the standard library's own start-up, for programs that live for two milliseconds.
+//!
+//! Before `main`, the standard library looks for the stack's guard page, sets up a signal stack and asks after the arguments: up to fifty
+//! system calls that a runtime of a hundred has no use for. A program that says [`entry!`](crate::entry) with `#![no_main]` is called by
+//! the C library at once. What matters is done here: descriptors 0 to 2 are open, and a broken pipe is an error, not the end.
+
+#![expect(unsafe_code, reason = "the C library hands over pointers")]
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use std::ffi::{CStr, OsString, c_char, c_int};
+use std::os::fd::IntoRawFd;
+use std::os::unix::ffi::OsStringExt;
+
+/// Makes a function `fn(Vec<OsString>) -> u8` the program's `main`: arguments with the program's name first, exit code.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[expect(unsafe_code, reason = "the C library calls this name")]
+        #[unsafe(no_mangle)]
+        extern "C" fn main(count: std::ffi::c_int, vector: *const *const std::ffi::c_char) -> std::ffi::c_int {
+            // SAFETY: the C library calls this once, with the kernel's own vector.
+            let arguments = unsafe { $crate::entry::arguments(count, vector) };
+            let code: u8 = $main(arguments);
+            code.into()
+        }
+    };
+}
+
+/// The program's arguments; makes the process fit to run, too.
+///
+/// # Safety
+/// `vector` holds `count` pointers to texts that end with a NUL.
+#[must_use]
+pub unsafe fn arguments(count: c_int, vector: *const *const c_char) -> Vec<OsString> {
+    open_standard_streams();
+    // SAFETY: nothing else has changed this signal's action, and no handler runs.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let text = |index: usize| {
+        // SAFETY: `index` is below the count.
+        let slot = unsafe { vector.add(index) };
+        // SAFETY: the slot is one of the vector's.
+        let text = unsafe { *slot };
+        // SAFETY: a text of the vector, which stays for the life of the process.
+        OsString::from_vec(unsafe { CStr::from_ptr(text) }.to_bytes().to_vec())
+    };
+    (0..usize::try_from(count).unwrap_or(0)).map(text).collect()
+}
+
+/// A descriptor of ours must never take the number of a standard stream that the caller left closed.
+fn open_standard_streams() {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let mut asked = streams.map(|stream| PollFd::from_borrowed_fd(stream, PollFlags::empty()));
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let closed = |asked: &[PollFd<'_>]| asked.iter().any(|one| one.revents().contains(PollFlags::NVAL));
+    while poll(&mut asked, Some(&at_once)).is_ok() && closed(&asked) {
+        // takes the lowest free number, and stays open
+        match rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+            Ok(null) => drop(null.into_raw_fd()),
+            Err(_) => return,
+        }
+    }
+}

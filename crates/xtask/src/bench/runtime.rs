@@ -1,0 +1,416 @@
+//! `cargo xtask bench runtime`: what an OCI runtime costs, each on the same bundle, in turns.
+//!
+//! Each measurement starts a program several times in the runtime's own control group, so that one counter has all of its
+//! processor time, that of the container, of the kernel's work for it, and of whatever it leaves running. The floor
+//! (`crates/container/examples/start_floor.rs`) does the kernel work of `run` and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::measure::{Groups, Sample, Spread};
+use super::peers::small_tree;
+use crate::shell::{self, Run, find_program, step};
+
+/// How often each thing is done.
+pub(super) struct Effort {
+    pub(super) rounds: u32,
+    pub(super) batch: u32,
+}
+
+const AT_ONCE: u32 = 50;
+
+/// A runtime to measure.
+struct Runtime {
+    name: &'static str,
+    program: PathBuf,
+    dir: PathBuf,
+    group: String,
+}
+
+/// Whether containers run under Docker's system call filter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    None,
+    Docker,
+}
+
+impl Filter {
+    fn bundle(self) -> &'static str {
+        match self {
+            Self::None => "plain",
+            Self::Docker => "filtered",
+        }
+    }
+}
+
+/// Measures everything; `bin` holds our programs, `floor` is the built example.
+pub(super) fn measure(bin: &Path, floor: &Path, effort: &Effort) -> Result<String> {
+    let groups = Groups::create()?;
+    let dir = std::env::temp_dir().join(format!("insula-bench-runtime-{}", std::process::id()));
+    let outcome = fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot create {}", dir.display()))
+        .and_then(|()| all(bin, floor, effort, &groups, &dir));
+    groups.remove();
+    super::clear(&dir);
+    outcome
+}
+
+fn all(bin: &Path, floor: &Path, effort: &Effort, groups: &Groups, dir: &Path) -> Result<String> {
+    let rootfs = dir.join("rootfs");
+    small_tree(&rootfs)?;
+    let caps = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+    let profile = oci::seccomp::default_profile(&caps, oci_spec::runtime::Arch::ScmpArchNative);
+    let filter = dir.join("filter");
+    let compiled = oci::seccomp::compile(&profile).context("cannot compile Docker's profile")?;
+    fs::write(&filter, compiled.to_bytes()).context("cannot write the filter")?;
+    let profile = serde_json::to_value(&profile).context("cannot write Docker's profile as JSON")?;
+    let mut runtimes = Vec::new();
+    let programs = [("insula-oci", Some(bin.join("insula-oci")))];
+    let peers = ["crun", "runc", "youki"].map(|name| (name, find_program(name)));
+    for (name, program) in programs.into_iter().chain(peers) {
+        let Some(program) = program else { continue };
+        let runtime = Runtime { name, program, dir: dir.join(name), group: groups.work(name) };
+        runtime.bundles(&rootfs, &profile)?;
+        runtimes.push(runtime);
+    }
+    let parts = [
+        step("run, in turns", || runs(&runtimes, floor, &rootfs, None, effort, groups))?,
+        step("run with Docker's filter", || runs(&runtimes, floor, &rootfs, Some(&filter), effort, groups))?,
+        step("create, start, delete", || three_commands(&runtimes, effort, groups))?,
+        step("exec", || execs(&runtimes, effort, groups))?,
+        step("many at once", || at_once(&runtimes, effort, groups))?,
+        step("system calls and memory", || footprint(&runtimes, floor, &rootfs))?,
+    ];
+    Ok(parts.join("\n"))
+}
+
+impl Runtime {
+    /// A bundle with `true`, one with `true` under the filter, and one that stays.
+    fn bundles(&self, rootfs: &Path, profile: &Value) -> Result<()> {
+        for (name, args, filtered) in
+            [("plain", ["true"].as_slice(), false), ("filtered", &["true"], true), ("idle", &["sleep", "600"], false)]
+        {
+            let bundle = self.dir.join(name);
+            fs::create_dir_all(&bundle).with_context(|| format!("cannot create {}", bundle.display()))?;
+            let mut config = config(rootfs, args, &format!("{}/{name}", self.group));
+            if filtered {
+                config["linux"]["seccomp"] = profile.clone();
+            }
+            let file = bundle.join("config.json");
+            fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, words: &[&str]) -> Run {
+        Run::new(&self.program).arg("--root").arg(self.dir.join("state")).args(words).timeout(Duration::from_secs(60))
+    }
+
+    fn run(&self, filter: Filter, id: &str) -> Run {
+        self.command(&["run", "--bundle"]).arg(self.dir.join(filter.bundle())).arg(id)
+    }
+
+    fn state(&self, id: &str) -> Result<Value> {
+        let text = self.command(&["state", id]).output()?;
+        serde_json::from_str(&text).with_context(|| format!("cannot read what `{} state` printed", self.name))
+    }
+
+    fn await_end(&self, id: &str, pid: i64) -> Result<()> {
+        let gone = |pid: i64| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !gone(pid) {
+            ensure!(Instant::now() < deadline, "container {id} of {} does not end", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// The configuration that `runc spec` writes, with a root of ours.
+fn config(rootfs: &Path, args: &[&str], group: &str) -> Value {
+    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let quiet = ["nosuid", "noexec", "nodev"];
+    let with = |more: &[&str]| quiet.iter().chain(more).map(|word| json!(word)).collect::<Value>();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/", "noNewPrivileges": true,
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+        },
+        "root": {"path": rootfs, "readonly": true},
+        "hostname": "bench",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": with(&["mode=1777", "size=65536k"])},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": with(&[])},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": with(&["ro"])},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": with(&["relatime", "ro"])},
+        ],
+        "linux": {
+            "cgroupsPath": group,
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+                           {"type": "cgroup"}],
+            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                            "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
+
+/// What a peer, by its name, is to do; it is told which of a batch this is.
+type Work<'a> = (&'a str, Box<dyn Fn(u32) -> Result<()> + 'a>);
+
+/// Samples of each peer, by name, in the order of their turns.
+struct Table {
+    samples: Vec<(String, Vec<Sample>)>,
+}
+
+impl Table {
+    /// Lets every peer do `once` `batch` times, in turns, `rounds` times after one round that warms caches.
+    fn take(peers: &[Work<'_>], effort: &Effort, groups: &Groups) -> Result<Self> {
+        let mut samples: Vec<(String, Vec<Sample>)> =
+            peers.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
+        for round in 0..=effort.rounds {
+            for ((name, once), (_, kept)) in peers.iter().zip(&mut samples) {
+                let sample = groups.measure(name, || (0..effort.batch).try_for_each(once))?;
+                ensure!(!shell::interrupted(), "interrupted");
+                if round > 0 {
+                    let batch = f64::from(effort.batch);
+                    kept.push(Sample { wall_ms: sample.wall_ms / batch, cpu_ms: sample.cpu_ms / batch });
+                }
+            }
+        }
+        Ok(Self { samples })
+    }
+
+    fn spread(&self, name: &str, of: fn(&Sample) -> f64) -> Option<Spread> {
+        let (_, samples) = self.samples.iter().find(|(have, _)| have == name)?;
+        Some(Spread::of(samples.iter().map(of)))
+    }
+
+    fn print(&self, title: &str, goal: &str) -> String {
+        let cpu = |name: &str| self.spread(name, |one| one.cpu_ms);
+        let median = |name: &str| cpu(name).map(|spread| spread.median);
+        let ratio = |own: f64, other: Option<f64>| other.map_or("-".to_owned(), |other| format!("{:.2}", own / other));
+        let mut text = format!(
+            "## {title}\n\n{goal}\n\n| | CPU ms: median (min - max) | wall ms: median (min - max) | CPU, crun = 1 | CPU, runc = 1 | CPU, floor = 1 |\n\
+             |---|---|---|---|---|---|\n"
+        );
+        for (name, _) in &self.samples {
+            let (Some(own), Some(wall)) = (cpu(name), self.spread(name, |one| one.wall_ms)) else { continue };
+            let ratios = ["crun", "runc", "floor"].map(|other| ratio(own.median, median(other)));
+            let _ = writeln!(text, "| {name} | {own} | {wall} | {} |", ratios.join(" | "));
+        }
+        text
+    }
+}
+
+fn runs(
+    runtimes: &[Runtime],
+    floor: &Path,
+    rootfs: &Path,
+    filter: Option<&Path>,
+    effort: &Effort,
+    groups: &Groups,
+) -> Result<String> {
+    let kind = if filter.is_some() { Filter::Docker } else { Filter::None };
+    let mut peers: Vec<Work<'_>> = Vec::new();
+    let group = groups.work("floor");
+    peers.push((
+        "floor",
+        Box::new(move |number| {
+            let run = Run::new(floor).arg(rootfs).arg(format!("{group}-{number}")).args(filter);
+            run.timeout(Duration::from_secs(60)).check()
+        }),
+    ));
+    for runtime in runtimes {
+        peers.push((runtime.name, Box::new(move |number| runtime.run(kind, &format!("c{number}")).check())));
+    }
+    // the floor makes no group but its own
+    make_parents(&groups.work("floor"))?;
+    let table = Table::take(&peers, effort, groups)?;
+    let (title, goal) = match kind {
+        Filter::None => ("`run` of true", "Goal: at most 0.45x crun's CPU, 1.3x the floor's."),
+        Filter::Docker => {
+            ("`run` of true with Docker's seccomp profile", "Goal: at most 0.35x crun 1.8.1's CPU, 0.15x runc 1.1.5's.")
+        }
+    };
+    Ok(table.print(title, goal))
+}
+
+/// Makes the parent of a group in every version 1 hierarchy; the bench removes all of its groups at its end.
+fn make_parents(group: &str) -> Result<()> {
+    let parent = Path::new(group).parent().unwrap_or(Path::new("/"));
+    let parent = parent.strip_prefix("/").unwrap_or(parent);
+    for entry in fs::read_dir("/sys/fs/cgroup").context("cannot list /sys/fs/cgroup")?.flatten() {
+        let top = entry.path();
+        if !top.join("tasks").is_file() {
+            continue;
+        }
+        let mut folder = top.clone();
+        for part in parent {
+            let above = folder.clone();
+            folder.push(part);
+            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(value) = fs::read(above.join(file)) {
+                    fs::write(folder.join(file), value).with_context(|| format!("cannot set {file}"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn three_commands(runtimes: &[Runtime], effort: &Effort, groups: &Groups) -> Result<String> {
+    let mut peers: Vec<Work<'_>> = Vec::new();
+    for runtime in runtimes {
+        let file = runtime.dir.join("pid");
+        peers.push((
+            runtime.name,
+            Box::new(move |number| {
+                let id = format!("t{number}");
+                let create = runtime.command(&["create", "--bundle"]).arg(runtime.dir.join("plain"));
+                create.arg("--pid-file").arg(&file).arg(&id).check()?;
+                let pid = fs::read_to_string(&file).context("cannot read the pid file")?;
+                runtime.command(&["start", &id]).check()?;
+                runtime.await_end(&id, pid.trim().parse().context("the pid file holds no number")?)?;
+                runtime.command(&["delete", &id]).check()
+            }),
+        ));
+    }
+    let table = Table::take(&peers, effort, groups)?;
+    Ok(table.print("create, start, delete as three commands", "Goal: at most 0.4x crun's CPU."))
+}
+
+fn execs(runtimes: &[Runtime], effort: &Effort, groups: &Groups) -> Result<String> {
+    for runtime in runtimes {
+        groups.enter(runtime.name)?;
+        let null = |run: Run| run.quiet().status();
+        let created =
+            null(runtime.command(&["run", "--detach", "--bundle"]).arg(runtime.dir.join("idle")).arg("idle"))?;
+        ensure!(created.success(), "{} cannot start the container to exec in", runtime.name);
+    }
+    let mut peers: Vec<Work<'_>> = Vec::new();
+    for runtime in runtimes {
+        peers.push((runtime.name, Box::new(move |_| runtime.command(&["exec", "idle", "true"]).check())));
+    }
+    let outcome = Table::take(&peers, effort, groups);
+    for runtime in runtimes {
+        groups.enter(runtime.name)?;
+        let pid = runtime.state("idle")?["pid"].as_i64().context("the state has no pid")?;
+        runtime.command(&["kill", "idle", "KILL"]).check()?;
+        runtime.await_end("idle", pid)?;
+        runtime.command(&["delete", "idle"]).check()?;
+    }
+    Ok(outcome?.print("exec of true in a running container", "Goal: at most 0.5x crun's CPU."))
+}
+
+fn at_once(runtimes: &[Runtime], effort: &Effort, groups: &Groups) -> Result<String> {
+    let mut peers: Vec<Work<'_>> = Vec::new();
+    for runtime in runtimes {
+        peers.push((
+            runtime.name,
+            Box::new(move |_| {
+                let start = |number: u32| runtime.own_group(number)?.quiet().spawn();
+                let children = (0..AT_ONCE).map(start).collect::<Result<Vec<_>>>()?;
+                for mut child in children {
+                    let status = child.wait().context("cannot wait for a runtime")?;
+                    ensure!(status.success(), "{} failed with {status}", runtime.name);
+                }
+                Ok(())
+            }),
+        ));
+    }
+    let few = Effort { rounds: effort.rounds.div_ceil(3), batch: 1 };
+    let table = Table::take(&peers, &few, groups)?;
+    let mut text =
+        table.print(&format!("{AT_ONCE} runs at once (one line: all of them)"), "Goal: at most 0.45x crun's CPU.");
+    let hundred = Effort { rounds: 1, batch: 100 };
+    let mut peers: Vec<Work<'_>> = Vec::new();
+    for runtime in runtimes {
+        peers.push((runtime.name, Box::new(move |number| runtime.run(Filter::None, &format!("s{number}")).check())));
+    }
+    let table = Table::take(&peers, &hundred, groups)?;
+    text += "\n";
+    text += &table.print("100 runs one after another (mean of each)", "Goal: at most 0.45x crun's CPU.");
+    Ok(text)
+}
+
+impl Runtime {
+    /// `run` with a control group of its own: runtimes refuse a group that has processes already.
+    fn own_group(&self, number: u32) -> Result<Run> {
+        let bundle = self.dir.join(format!("many-{number}"));
+        let file = bundle.join("config.json");
+        if !file.is_file() {
+            let text = fs::read_to_string(self.dir.join("plain/config.json")).context("cannot read the bundle")?;
+            let mut config: Value = serde_json::from_str(&text).context("cannot read the bundle")?;
+            config["linux"]["cgroupsPath"] = format!("{}/many-{number}", self.group).into();
+            fs::create_dir_all(&bundle).with_context(|| format!("cannot create {}", bundle.display()))?;
+            fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(self.command(&["run", "--bundle"]).arg(bundle).arg(format!("m{number}")))
+    }
+}
+
+/// System calls of one run, the runtime's peak memory, and the size of its program.
+fn footprint(runtimes: &[Runtime], floor: &Path, rootfs: &Path) -> Result<String> {
+    let mut text = "## One `run` of true: system calls, peak memory, size\n\n\
+                    Goal: under 300 calls, at most 2.5 MiB, below 3 MB. All processes are counted, `true` (some 30 calls) included.\n\n\
+                    | | system calls | peak memory MiB | program MB |\n|---|---|---|---|\n"
+        .to_owned();
+    let dir = rootfs.parent().unwrap_or(rootfs);
+    let mut programs =
+        vec![("floor", floor.to_owned(), vec![rootfs.display().to_string(), "/insula-bench-floor".into()])];
+    for runtime in runtimes {
+        let words = ["--root", &runtime.dir.join("state").display().to_string(), "run", "--bundle"].map(str::to_owned);
+        let mut words = words.to_vec();
+        words.extend([runtime.dir.join("plain").display().to_string(), "footprint".to_owned()]);
+        programs.push((runtime.name, runtime.program.clone(), words));
+    }
+    let mut calls_by_name = BTreeMap::new();
+    for (name, program, words) in &programs {
+        let counts = dir.join(format!("{name}.calls"));
+        Run::new("strace").args(["-f", "-c", "-o"]).arg(&counts).arg(program).args(words).check()?;
+        let counted = fs::read_to_string(&counts).context("cannot read what strace counted")?;
+        let total = counted.lines().last().and_then(|line| line.split_whitespace().nth(3)).context("no total")?;
+        let total: u64 = total.parse().context("strace's total is no number")?;
+        let peak = peak_memory(program, words)?;
+        let size = fs::metadata(program).with_context(|| format!("no {}", program.display()))?.len();
+        #[expect(clippy::cast_precision_loss, reason = "sizes of programs are far below 2^52")]
+        let _ = writeln!(text, "| {name} | {total} | {:.1} | {:.2} |", peak as f64 / 1024.0, size as f64 / 1e6);
+        calls_by_name.insert(*name, counted);
+    }
+    if let Some(own) = calls_by_name.get("insula-oci") {
+        let _ = write!(text, "\nOurs, call by call:\n\n```\n{}```\n", own.replace("  ", " "));
+    }
+    Ok(text)
+}
+
+/// The most memory, in KiB, that the process of a program had; its children do not count.
+fn peak_memory(program: &Path, words: &[String]) -> Result<u64> {
+    let script = "import os, sys\n\
+                  pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n\
+                  print(os.wait4(pid, 0)[2].ru_maxrss)";
+    let printed = Run::new("python3").args(["-c", script]).arg(program).args(words).output()?;
+    match printed.trim().parse() {
+        Ok(kib) => Ok(kib),
+        Err(_) => bail!("cannot measure the memory of {}: {printed}", program.display()),
+    }
+}
