@@ -1,7 +1,8 @@
 //! One more process in a running container.
 
-use crate::create::{Doomed, await_exec, own, write_oom};
+use crate::create::{Doomed, await_exec, write_oom};
 use crate::error::{Doing, Result, SetupError};
+use crate::namespaces::own;
 use crate::process::{Console, Job, become_root, die_with_parent};
 use crate::stdio::{self, Ends, Input, Streams};
 use crate::sync::{Line, Word};

@@ -16,6 +16,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 mod init;
+mod namespaces;
 mod process;
 pub mod shim;
 pub mod stdio;
