@@ -1,13 +1,15 @@
 //! Making a container, the side that stays outside.
 
 use crate::error::{Doing, Result, SetupError};
-use crate::init::{self, Inside, mounts};
+use crate::hooks::State;
+use crate::init::{self, Beyond, Inside, mounts};
 use crate::namespaces::{Wanted, container_root, fork_into, inodes, map_ids};
-use crate::stdio::{self, Ends, Input, Streams};
+use crate::stdio::{self, Stdio, Streams};
 use crate::sync::{Line, Word};
 use cgroup::{Group, Host};
 use control::{CgroupValue, Created, FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{LinuxResources, Spec};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -26,10 +28,58 @@ pub struct Plan<'a> {
     pub netns: Option<OwnedFd>,
     /// The compiled seccomp program.
     pub seccomp: Option<&'a SeccompProgram>,
-    /// Whether an input is kept open.
-    pub input: Input,
+    /// Its streams, where it has no terminal.
+    pub stdio: Stdio,
     /// What runs as process 1.
     pub first: First,
+    /// What a runtime's command line asks beyond.
+    pub terms: Terms<'a>,
+}
+
+/// What a runtime's command line asks beyond the configuration.
+#[derive(Default)]
+pub struct Terms<'a> {
+    /// How the root file system becomes the root.
+    pub pivot: Pivot,
+    /// How many descriptors behind the standard streams the program keeps.
+    pub preserved: u32,
+    /// The name of a session keyring to join.
+    pub keyring: Option<&'a CStr>,
+    /// A listening socket, if the first process is to wait for its start on it after [`Container::leave`].
+    pub listener: Option<OwnedFd>,
+    /// The state that hooks read; without it none run.
+    pub state: Option<State<'a>>,
+    /// Called with the first process's id when the namespaces stand, where the configuration has prestart or createRuntime hooks: runs
+    /// them.
+    pub hooks: Option<&'a mut dyn FnMut(i32) -> Result<()>>,
+    /// Whose the files of the root file system are in a user namespace.
+    pub owners: Owners,
+}
+
+impl std::fmt::Debug for Terms<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terms").field("pivot", &self.pivot).field("preserved", &self.preserved).finish_non_exhaustive()
+    }
+}
+
+/// How the root file system becomes the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pivot {
+    /// By pivot_root(2): nothing of the host's files stays within reach.
+    #[default]
+    Root,
+    /// By moving the mount and chroot(2), for a host whose root is a ramdisk.
+    Move,
+}
+
+/// Whose the files of the root file system are in a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Owners {
+    /// They are mapped as the namespace maps ids.
+    #[default]
+    Mapped,
+    /// They are as they are.
+    Kept,
 }
 
 /// What runs as process 1.
@@ -69,6 +119,21 @@ impl Container {
         };
         line.say(&Word::Go, &[])?;
         await_exec(&line).map(|_| ())
+    }
+
+    /// Has the first process outlive this one, and wait for its start on the listening socket of [`Terms::listener`].
+    ///
+    /// # Errors
+    /// [`FailureKind::Internal`] when it is gone, [`FailureKind::Conflict`] for a container that was started already.
+    pub fn leave(mut self) -> Result<()> {
+        let Some(line) = self.line.take() else {
+            return Err(SetupError::new(FailureKind::Conflict, "the container has been started already"));
+        };
+        line.say(&Word::Stay, &[])?;
+        match line.hear()? {
+            Some((Word::Ready, _)) => Ok(()),
+            _ => Err(SetupError::new(FailureKind::Internal, "the container's first process has ended")),
+        }
     }
 }
 
@@ -140,13 +205,11 @@ pub fn cgroups() -> Result<&'static Host> {
     Ok(HOST.get_or_init(|| host))
 }
 
-/// Makes a container up to the point where its program would run.
+/// Makes a container, with its control group, up to the point where its program would run.
 ///
 /// # Errors
-/// [`FailureKind::Invalid`] and [`FailureKind::Unsupported`] for what the configuration asks in vain, [`FailureKind::NotFound`] for a bind source that
-/// is not there, [`FailureKind::Internal`] for what the kernel refused. Nothing of the container is left then.
+/// As [`create_in`].
 pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created)> {
-    let wanted = Wanted::of(plan.spec, plan.netns)?;
     let host = cgroups()?;
     let linux = plan.spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().clone());
@@ -154,16 +217,35 @@ pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created
     let default = LinuxResources::default();
     let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&default);
     let (group, applied) = host.create(&path.to_string_lossy(), resources).doing(|| "cannot make the control group")?;
-    let mut tentative = Tentative(Some(group.clone()));
+    let (container, warnings) = create_in(proof, plan, (host, group), applied.warnings)?;
+    let namespaces = inodes(container.pid);
+    let cgroup = applied.values.into_iter().map(|(path, value)| CgroupValue { path, value }).collect();
+    let pid = container.pid;
+    Ok((container, Created { pid, namespaces, cgroup, warnings }))
+}
 
+/// Makes a container in a control group up to the point where its program would run; adds to the warnings.
+///
+/// # Errors
+/// [`FailureKind::Invalid`] and [`FailureKind::Unsupported`] for what the configuration asks in vain, [`FailureKind::NotFound`] for a bind source that
+/// is not there, [`FailureKind::Internal`] for what the kernel refused. Nothing of the container or its group is left then.
+pub fn create_in(
+    proof: SingleThread,
+    plan: Plan<'_>,
+    (host, group): (&Host, Group),
+    mut warnings: Vec<String>,
+) -> Result<(Container, Vec<String>)> {
+    let mut tentative = Tentative(Some(group.clone()));
+    let wanted = Wanted::of(plan.spec, plan.netns)?;
     let terminal = plan.spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    let (mut streams, ends) = if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
+    let (mut streams, ends) = stdio::ends(plan.stdio, terminal)?;
     let sources = mounts::open_sources(plan.spec, &group, host.version())?;
     let mapped = wanted.new.contains(Namespaces::USER);
     let root = if mapped { None } else { Some(init::root::open(plan.rootfs, &plan.layers, None)?) };
     let into = group.v2_fd();
     let joins = if into.is_some() { Vec::new() } else { group.join_fds().doing(|| "cannot open the control group")? };
     let (line, theirs) = Line::pair()?;
+    let mut terms = plan.terms;
     let inside = Inside {
         spec: plan.spec,
         seccomp: plan.seccomp,
@@ -174,37 +256,52 @@ pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created
         ends,
         line: theirs,
         own: wanted.new,
+        beyond: Beyond {
+            pivot: terms.pivot,
+            preserved: terms.preserved,
+            keyring: terms.keyring,
+            listener: terms.listener,
+            state: terms.state,
+        },
     };
     let (pid, pidfd) = fork_into(proof, &wanted, into.as_ref(), inside)?;
     let doomed = Doomed::new(pidfd);
-    let mut warnings = applied.warnings;
     warnings.extend(adjust_oom(pid, plan.spec));
     if mapped {
         let user = map_ids(pid, plan.spec)?;
         // overlayfs acts as whoever mounts it, and must be somebody that the container's ids know
         let (uid, gid) = container_root(plan.spec);
         sys::process::set_fs_ids(uid, gid).doing(|| "cannot act as the container's root")?;
-        let root = init::root::open(plan.rootfs, &plan.layers, Some(user.as_fd()));
+        let owners = (terms.owners == Owners::Mapped).then(|| user.as_fd());
+        let root = init::root::open(plan.rootfs, &plan.layers, owners);
         sys::process::set_fs_ids(0, 0).doing(|| "cannot act as ourselves again")?;
         let root = root?;
         line.say(&Word::Mapped, &[root.as_fd()])?;
     }
-    streams.terminal = await_ready(&line, &mut warnings)?;
-    let namespaces = inodes(pid);
-    let cgroup = applied.values.into_iter().map(|(path, value)| CgroupValue { path, value }).collect();
+    streams.terminal = await_ready(&line, &mut warnings, &mut |line| {
+        if let Some(hooks) = terms.hooks.as_mut() {
+            hooks(pid)?;
+        }
+        line.say(&Word::Go, &[])
+    })?;
     tentative.0 = None;
     let pidfd = doomed.release()?;
     let container =
         Container { pidfd, pid, group, streams, namespaces: wanted.new | wanted.joined(), line: Some(line) };
-    Ok((container, Created { pid, namespaces, cgroup, warnings }))
+    Ok((container, warnings))
 }
 
-fn await_ready(line: &Line, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>> {
+fn await_ready(
+    line: &Line,
+    warnings: &mut Vec<String>,
+    hooks: &mut dyn FnMut(&Line) -> Result<()>,
+) -> Result<Option<OwnedFd>> {
     loop {
         match line.hear()? {
             Some((Word::Ready, mut fds)) => return Ok(fds.pop()),
             Some((Word::Warning(text), _)) => warnings.push(text),
             Some((Word::Failed(error), _)) => return Err(error),
+            Some((Word::Hooks, _)) => hooks(line)?,
             Some(_) => {}
             None => {
                 let text = "the container's first process was killed while it was being made; its memory limit may be too small";

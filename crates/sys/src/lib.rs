@@ -9,6 +9,7 @@
 pub mod bpf;
 pub mod error;
 pub mod job;
+pub mod keyring;
 pub mod listen_fds;
 pub mod loopdev;
 pub mod mount;
