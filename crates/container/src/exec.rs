@@ -1,12 +1,14 @@
 //! One more process in a running container.
 
-use crate::create::{Doomed, await_exec, own, write_oom};
+use crate::create::{Doomed, await_exec, write_oom};
 use crate::error::{Doing, Result, SetupError};
-use crate::process::{Console, Job, become_root, die_with_parent};
-use crate::stdio::{self, Ends, Input, Streams};
+use crate::namespaces::own;
+use crate::process::{Console, Job, become_root, die_with_parent, join_keyring, live_on};
+use crate::stdio::{self, Ends, Stdio, Streams};
 use crate::sync::{Line, Word};
 use control::{FailureKind, SeccompProgram};
 use oci_spec::runtime::Process;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::process::{Forked, Namespaces, SingleThread};
 
@@ -17,14 +19,37 @@ pub struct Plan<'a> {
     pub process: &'a Process,
     /// The compiled seccomp program.
     pub seccomp: Option<&'a SeccompProgram>,
-    /// Whether an input is kept open.
-    pub input: Input,
+    /// Its streams, where it has no terminal.
+    pub stdio: Stdio,
     /// The container's first process.
     pub init: BorrowedFd<'a>,
     /// The namespaces that the container does not share with us.
     pub namespaces: Namespaces,
-    /// The container's control group.
-    pub group: &'a cgroup::Group,
+    /// What to write `0` to in order to join the control group.
+    pub groups: Vec<OwnedFd>,
+    /// What a runtime's command line asks beyond.
+    pub terms: Terms,
+}
+
+/// What a runtime's command line asks of a process beyond its configuration.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// How many descriptors behind the standard streams the program keeps.
+    pub preserved: u32,
+    /// The name of a session keyring to join.
+    pub keyring: Option<CString>,
+    /// Whether it ends with the process that started it.
+    pub lifetime: Lifetime,
+}
+
+/// What happens to a process when the one that started it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lifetime {
+    /// It ends too.
+    #[default]
+    Bound,
+    /// Nothing.
+    Free,
 }
 
 /// A process that runs.
@@ -45,10 +70,9 @@ pub struct Running {
 /// # Errors
 /// [`FailureKind::CommandNotFound`] or [`FailureKind::CommandNotExecutable`] for a program that cannot be executed,
 /// [`FailureKind::Invalid`] for a configuration that is wrong, [`FailureKind::Internal`] for what the kernel refused. Nothing runs then.
-pub fn exec(proof: SingleThread, plan: &Plan<'_>) -> Result<Running> {
+pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     let terminal = plan.process.terminal().unwrap_or(false);
-    let (mut streams, ends) = if terminal { (Streams::default(), Ends::Terminal) } else { stdio::pipes(plan.input)? };
-    let groups = plan.group.join_fds().doing(|| "cannot open the control group")?;
+    let (mut streams, ends) = stdio::ends(plan.stdio, terminal)?;
     let (line, theirs) = Line::pair()?;
     // children are born in the container's pid namespace, without a process in between; afterwards in ours again
     let pids = plan.namespaces.contains(Namespaces::PID);
@@ -59,14 +83,14 @@ pub fn exec(proof: SingleThread, plan: &Plan<'_>) -> Result<Running> {
     let forked = sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process");
     if let Ok(Forked::Child) = forked {
         drop(line);
-        let outcome = inside(proof, plan, &groups, &ends, &theirs);
+        let outcome = inside(proof, &plan, &ends, &theirs);
         if let Err(error) = outcome {
             // nobody hears it only when the helper is gone
             let _ = theirs.say(&Word::Failed(error), &[]);
         }
         sys::process::exit_now(1);
     }
-    drop((theirs, ends, groups));
+    drop((theirs, ends, plan.groups));
     if let Some(back) = back {
         sys::process::setns(proof, back.as_fd(), Namespaces::PID).doing(|| "cannot return to our pid namespace")?;
     }
@@ -88,9 +112,9 @@ pub fn exec(proof: SingleThread, plan: &Plan<'_>) -> Result<Running> {
     Ok(Running { pidfd: doomed.release()?, pid, streams, warnings })
 }
 
-fn inside(proof: SingleThread, plan: &Plan<'_>, groups: &[OwnedFd], ends: &Ends, line: &Line) -> Result<()> {
+fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Result<()> {
     die_with_parent()?;
-    for procs in groups {
+    for procs in &plan.groups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
     let namespaces = plan.namespaces - Namespaces::PID;
@@ -98,10 +122,16 @@ fn inside(proof: SingleThread, plan: &Plan<'_>, groups: &[OwnedFd], ends: &Ends,
     if plan.namespaces.contains(Namespaces::USER) {
         become_root()?;
     }
-    let job = Job { process: plan.process, seccomp: plan.seccomp, line };
+    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved: plan.terms.preserved };
+    if let Some(name) = &plan.terms.keyring {
+        join_keyring(name, line);
+    }
     if let Some(master) = job.streams(ends, Console::None)? {
         line.say(&Word::Ready, &[master.as_fd()])?;
     }
     job.privileges()?;
+    if plan.terms.lifetime == Lifetime::Free {
+        live_on()?;
+    }
     job.run()
 }

@@ -12,11 +12,15 @@
 //! Making a container knows nothing of the shim, so that another face (a runtime command line) can stand over the same
 //! code. Neighbours: `cgroup` and `sys` below, `control` for the words that the daemon uses.
 
+pub mod command;
 pub mod create;
 pub mod error;
 pub mod exec;
+pub mod hooks;
 mod init;
+mod namespaces;
 mod process;
+pub mod runtime;
 pub mod shim;
 pub mod stdio;
 mod sync;

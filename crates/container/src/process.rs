@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::termios::Winsize;
 use rustix::thread as thread_calls;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,6 +27,8 @@ pub(crate) struct Job<'a> {
     pub(crate) process: &'a Process,
     pub(crate) seccomp: Option<&'a SeccompProgram>,
     pub(crate) line: &'a Line,
+    /// How many descriptors behind the standard streams the program keeps.
+    pub(crate) preserved: u32,
 }
 
 /// Whether a terminal also becomes the container's console.
@@ -40,6 +43,21 @@ pub(crate) enum Console {
 /// Has the kernel kill this process when the helper dies. It forgets that when ids change.
 pub(crate) fn die_with_parent() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "prctl(PR_SET_PDEATHSIG)")
+}
+
+/// Outlives the helper from now on.
+pub(crate) fn live_on() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(None).doing(|| "prctl(PR_SET_PDEATHSIG)")
+}
+
+/// Takes a session keyring of the container's own; a host without keyrings is no reason to fail.
+pub(crate) fn join_keyring(name: &CStr, line: &Line) {
+    if let Err(error) = sys::keyring::join_session(name)
+        && error.errno != Errno::NOSYS
+    {
+        // a parent that has gone hears nothing any more
+        let _ = line.say(&Word::Warning(format!("session keyring {name:?} was not joined: {error}")), &[]);
+    }
 }
 
 /// Becomes root in a user namespace.
@@ -71,6 +89,10 @@ impl Job<'_> {
         let user = self.process.user();
         let owner = (Some(Uid::from_raw(user.uid())), Some(Gid::from_raw(user.gid())));
         match ends {
+            Ends::Inherit => {
+                own_streams(user.uid(), owner);
+                Ok(None)
+            }
             Ends::Pipes { stdin, stdout, stderr } => {
                 if user.uid() != 0 || user.gid() != 0 {
                     for pipe in [stdin, stdout, stderr] {
@@ -238,15 +260,31 @@ impl Job<'_> {
         let ambient = mask(sets.ambient().as_ref());
         for number in (0..64).filter(|number| ambient & (1 << number) != 0) {
             let capability = thread_calls::CapabilitySet::from_bits_retain(1 << number);
-            thread_calls::configure_capability_in_ambient_set(capability, true)
-                .doing(|| "prctl(PR_CAP_AMBIENT): an ambient capability must be permitted and inheritable")?;
+            match thread_calls::configure_capability_in_ambient_set(capability, true) {
+                Ok(()) => {}
+                // configurations with an empty inheritable set are common, and every runtime runs them
+                Err(Errno::PERM) => self.line.say(
+                    &Word::Warning(format!(
+                        "ambient capability {number} is not raised: it is not permitted and inheritable"
+                    )),
+                    &[],
+                )?,
+                Err(errno) => return Err(errno).doing(|| "prctl(PR_CAP_AMBIENT)"),
+            }
         }
         Ok(())
+    }
+
+    /// Looks whether the program is there, so that a missing one is told before the start. The execution itself has the last word.
+    pub(crate) fn look_up(&self) -> Result<()> {
+        Program::of(self.process)?.look_up(self.process.cwd())
     }
 
     /// Becomes the program. Returns only a failure.
     pub(crate) fn run(&self) -> Result<()> {
         let program = Program::of(self.process)?;
+        // before the working folder: no path leads through a descriptor that the program is not meant to have
+        sys::process::close_all_but(3 + self.preserved, self.line.as_fd());
         let cwd = self.process.cwd();
         rustix::process::chdir(cwd).map_err(|errno| {
             SetupError::invalid(format!("cannot enter the working directory {}: {errno}", cwd.display()))
@@ -255,11 +293,25 @@ impl Job<'_> {
             Ok(path) if path.to_bytes().starts_with(b"/") => {}
             _ => return Err(SetupError::invalid("the working directory is outside of the container")),
         }
-        sys::process::close_on_exec_from(3).doing(|| "close_range")?;
         sys::process::reset_sigpipe();
         self.confine()?;
         sys::process::unblock_signals();
         Err(program.exec())
+    }
+}
+
+/// Gives streams that somebody else made to the user, so that /dev/stdout can be opened again; never a device of the host's.
+fn own_streams(uid: u32, owner: (Option<Uid>, Option<Gid>)) {
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let ours = uid == 0
+            || rustix::fs::fstat(stream).is_ok_and(|stat| {
+                let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+                stat.st_uid == uid || kind == rustix::fs::FileType::CharacterDevice
+            });
+        if !ours {
+            // somebody else's, or on a file system that cannot change
+            let _ = rustix::fs::fchown(stream, owner.0, None);
+        }
     }
 }
 
@@ -334,6 +386,24 @@ impl Program {
         })
     }
 
+    fn look_up(self, cwd: &Path) -> Result<()> {
+        let mut denied = None;
+        for path in &self.candidates {
+            let path = cwd.join(std::ffi::OsStr::from_bytes(path.to_bytes()));
+            match rustix::fs::stat(&path) {
+                Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => {
+                    denied = Some(if self.name.contains('/') { Errno::ISDIR } else { Errno::ACCESS });
+                }
+                Ok(stat) if stat.st_mode & 0o111 != 0 => return Ok(()),
+                Ok(_) => denied = Some(Errno::ACCESS),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                // what cannot be seen yet may still be executed
+                Err(_) => return Ok(()),
+            }
+        }
+        Err(self.failure(denied))
+    }
+
     /// Tries each candidate; returns why none runs.
     fn exec(self) -> SetupError {
         let mut denied = None;
@@ -348,6 +418,10 @@ impl Program {
                 }
             }
         }
+        self.failure(denied)
+    }
+
+    fn failure(&self, denied: Option<Errno>) -> SetupError {
         let name = &self.name;
         match denied {
             None if name.contains('/') => SetupError::new(
@@ -360,6 +434,9 @@ impl Program {
             ),
             Some(Errno::ACCESS) => {
                 SetupError::new(FailureKind::CommandNotExecutable, format!("exec: {name:?}: permission denied"))
+            }
+            Some(Errno::ISDIR) => {
+                SetupError::new(FailureKind::CommandNotExecutable, format!("exec: {name:?}: is a directory"))
             }
             Some(Errno::NOEXEC) => {
                 SetupError::new(FailureKind::CommandNotExecutable, format!("exec {name}: exec format error"))

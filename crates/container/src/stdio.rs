@@ -23,8 +23,19 @@ pub struct Streams {
 pub(crate) enum Ends {
     /// It makes a terminal itself and sends the master.
     Terminal,
+    /// What this process itself has.
+    Inherit,
     /// Pipes; an input of `/dev/null` where none is kept open.
     Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+}
+
+/// Where a process without a terminal has its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdio {
+    /// Pipes, whose other ends are ours.
+    Pipes(Input),
+    /// Those of this process.
+    Inherit,
 }
 
 /// Whether an input is kept open for clients.
@@ -36,8 +47,16 @@ pub enum Input {
     Null,
 }
 
-/// Makes both ends for a process without a terminal.
-pub(crate) fn pipes(input: Input) -> Result<(Streams, Ends)> {
+/// Makes both ends; a terminal is made by the process itself.
+pub(crate) fn ends(asked: Stdio, terminal: bool) -> Result<(Streams, Ends)> {
+    match (terminal, asked) {
+        (true, _) => Ok((Streams::default(), Ends::Terminal)),
+        (false, Stdio::Inherit) => Ok((Streams::default(), Ends::Inherit)),
+        (false, Stdio::Pipes(input)) => pipes(input),
+    }
+}
+
+fn pipes(input: Input) -> Result<(Streams, Ends)> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).doing(|| "cannot make a pipe");
     let (stdin, ours) = match input {
         Input::Open => {

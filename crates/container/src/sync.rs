@@ -4,8 +4,10 @@
 //! child -> parent   w TEXT        a warning
 //!                   f KIND TEXT   it failed; nothing follows
 //!                   r             ready, waits (descriptor: the terminal's master, if there is one)
+//!                   h             the root is about to be entered: hooks may run now
 //! parent -> child   m             ids are mapped (descriptor: the root file system)
 //!                   g             go
+//!                   s             stay: outlive the parent, wait for another one (answered by r)
 //! end of stream at the parent     the program runs (close-on-exec), or the child died
 //! ```
 
@@ -39,6 +41,10 @@ pub(crate) enum Word {
     Failed(SetupError),
     /// Waits for [`Word::Go`].
     Ready,
+    /// The namespaces stand, the root is about to be entered; waits for [`Word::Go`].
+    Hooks,
+    /// Outlive the parent, and wait on the listening socket.
+    Stay,
     /// The user namespace's ids are mapped.
     Mapped,
     /// Run the program.
@@ -61,6 +67,11 @@ impl Line {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .doing(|| "cannot make a socket pair")?;
         Ok((Self(one), Self(other)))
+    }
+
+    /// An end that was connected by other means.
+    pub(crate) fn over(socket: OwnedFd) -> Self {
+        Self(socket)
     }
 
     /// Says a word; a peer that has gone is noticed elsewhere.
@@ -124,6 +135,8 @@ fn encode(word: &Word) -> Vec<u8> {
         Word::Ready => b"r".to_vec(),
         Word::Mapped => b"m".to_vec(),
         Word::Go => b"g".to_vec(),
+        Word::Hooks => b"h".to_vec(),
+        Word::Stay => b"s".to_vec(),
     }
 }
 
@@ -135,6 +148,8 @@ fn decode(bytes: &[u8]) -> Option<Word> {
         [b'r'] => Some(Word::Ready),
         [b'm'] => Some(Word::Mapped),
         [b'g'] => Some(Word::Go),
+        [b'h'] => Some(Word::Hooks),
+        [b's'] => Some(Word::Stay),
         _ => None,
     }
 }

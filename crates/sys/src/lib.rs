@@ -11,6 +11,7 @@ pub mod departure;
 pub mod entry;
 pub mod error;
 pub mod job;
+pub mod keyring;
 pub mod listen_fds;
 pub mod loopdev;
 pub mod mount;

@@ -169,6 +169,16 @@ pub fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
+/// Closes every descriptor from `first` on but one. For a process that will use none of the others again.
+pub fn close_all_but(first: u32, kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd().cast_unsigned();
+    if kept > first {
+        // SAFETY: the caller's process will use none of these again; a later use fails with EBADF.
+        unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
+    }
+    close_from(first.max(kept + 1));
+}
+
 /// Makes `to` another name of what `from` is open on; what it was is closed. It stays close-on-exec.
 pub fn replace_fd(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     // SAFETY: both are open; the owner of `to` goes on owning a descriptor of that number.

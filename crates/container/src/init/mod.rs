@@ -9,13 +9,15 @@ mod options;
 pub(crate) mod root;
 mod tiny;
 
-use crate::create::First;
+use crate::create::{First, Pivot};
 use crate::error::{Doing, Result, SetupError};
+use crate::hooks::{self, State};
 use crate::process::{self, Job};
 use crate::stdio::Ends;
 use crate::sync::{Line, Word};
 use control::{FailureKind, SeccompProgram};
 use oci_spec::runtime::Spec;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::process::{Namespaces, SingleThread};
 
@@ -34,6 +36,22 @@ pub(crate) struct Inside<'a> {
     pub(crate) line: Line,
     /// Namespaces that are the container's own.
     pub(crate) own: Namespaces,
+    /// What a runtime's command line asks beyond the configuration.
+    pub(crate) beyond: Beyond<'a>,
+}
+
+/// What a runtime's command line asks of the first process.
+#[derive(Debug, Default)]
+pub(crate) struct Beyond<'a> {
+    pub(crate) pivot: Pivot,
+    /// How many descriptors behind the standard streams the program keeps.
+    pub(crate) preserved: u32,
+    /// The name of a session keyring to join.
+    pub(crate) keyring: Option<&'a CStr>,
+    /// Where to wait for the start once the parent has gone.
+    pub(crate) listener: Option<OwnedFd>,
+    /// The state that hooks read; without it none run.
+    pub(crate) state: Option<State<'a>>,
 }
 
 /// Becomes the container's first process.
@@ -64,6 +82,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
     mounts::protect(inside.spec, root.as_fd())?;
+    before_entering(inside)?;
     root::enter(root.as_fd(), inside.spec)?;
     finish(proof, inside)
 }
@@ -81,26 +100,83 @@ fn await_mapping(line: &Line) -> Result<OwnedFd> {
     }
 }
 
+/// The hooks that run while the runtime's files are still in sight.
+fn before_entering(inside: &Inside<'_>) -> Result<()> {
+    let (Some(state), Some(all)) = (&inside.beyond.state, inside.spec.hooks()) else { return Ok(()) };
+    let outside = [hooks::prestart(all), all.create_runtime().as_ref()];
+    if outside.into_iter().flatten().any(|hooks| !hooks.is_empty()) {
+        inside.line.say(&Word::Hooks, &[])?;
+        match inside.line.hear()? {
+            Some((Word::Go, _)) => {}
+            _ => sys::process::exit_now(1),
+        }
+    }
+    let state = State { status: "creating", pid: Some(own_pid()), ..state.clone() };
+    hooks::run_all("createContainer", all.create_container().as_ref(), &state)
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
 fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     let process =
         inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
     process::make_cwd(process);
-    let job = Job { process, seccomp: inside.seccomp, line: &inside.line };
+    let beyond = &inside.beyond;
+    let job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved };
+    if let Some(name) = beyond.keyring {
+        process::join_keyring(name, &inside.line);
+    }
     let terminal = job.streams(&inside.ends, process::Console::Mount)?;
     if let Some(asked) = inside.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
         process::personality(asked.domain())?;
     }
     job.privileges()?;
+    if beyond.state.is_some() {
+        job.look_up()?;
+    }
     let master: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
     inside.line.say(&Word::Ready, &master)?;
     drop(terminal);
-    match inside.line.hear()? {
-        Some((Word::Go, _)) => {}
-        _ => sys::process::exit_now(1),
+    await_start(inside)?;
+    if let (Some(state), Some(all)) = (&beyond.state, inside.spec.hooks()) {
+        let state = State { status: "created", pid: Some(own_pid()), ..state.clone() };
+        hooks::run_all("startContainer", all.start_container().as_ref(), &state)?;
     }
     match inside.first {
         First::Program => job.run(),
         First::Init => tiny::run(proof, &job),
+    }
+}
+
+/// Waits until the program may run: for the parent's word, or, if the parent leaves, for somebody who connects.
+fn await_start(inside: &Inside<'_>) -> Result<()> {
+    match (inside.line.hear()?, &inside.beyond.listener) {
+        (Some((Word::Go, _)), None) => {
+            if inside.beyond.state.is_some() {
+                process::live_on()?;
+            }
+            return Ok(());
+        }
+        (Some((Word::Stay, _)), Some(listener)) => {
+            process::live_on()?;
+            inside.line.say(&Word::Ready, &[])?;
+            let start = loop {
+                match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+                    Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                    other => break other.doing(|| "accept")?,
+                }
+            };
+            // whoever starts is now who is told what happens
+            sys::process::replace_fd(start.as_fd(), inside.line.as_fd());
+        }
+        _ => sys::process::exit_now(1),
+    }
+    inside.line.say(&Word::Ready, &[])?;
+    match inside.line.hear()? {
+        Some((Word::Go, _)) => Ok(()),
+        _ => sys::process::exit_now(1),
     }
 }
 

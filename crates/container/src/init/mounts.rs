@@ -76,7 +76,7 @@ fn idmap(mount: &Mount, tree: &OwnedFd, depth: Depth) -> Result<()> {
     let (Some(uids), Some(gids)) = (mount.uid_mappings(), mount.gid_mappings()) else {
         return Err(SetupError::invalid(format!("{} needs uidMappings and gidMappings", what())));
     };
-    let user = crate::create::user_namespace(uids, gids).doing(what)?;
+    let user = crate::namespaces::user_namespace(uids, gids).doing(what)?;
     let attrs = MountAttrs { set: MountAttr::IDMAP, user_namespace: Some(user.as_fd()), ..MountAttrs::default() };
     mount_setattr(tree.as_fd(), depth, &attrs).doing(what)
 }

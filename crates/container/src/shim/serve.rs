@@ -8,7 +8,7 @@ use super::{Home, INIT, PARTING_MS, Shim, now_ms, now_ns};
 use crate::create::{self, First, Plan};
 use crate::error::{Doing, Result, SetupError};
 use crate::exec;
-use crate::stdio::{Input, Streams as Ends};
+use crate::stdio::{Input, Stdio, Streams as Ends};
 use control::{Create, Exec, Exit, FailureKind, Frame, Phase, ProcessId, Reply, Request, State, Streams};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -123,8 +123,9 @@ impl Shim {
             layers: fds,
             netns,
             seccomp: request.seccomp.as_ref(),
-            input: if request.stdio.open_stdin { Input::Open } else { Input::Null },
+            stdio: Stdio::Pipes(if request.stdio.open_stdin { Input::Open } else { Input::Null }),
             first: if request.init { First::Init } else { First::Program },
+            terms: create::Terms::default(),
         };
         let (mut container, created) = create::create(self.proof, plan).inspect_err(|_| self.forget())?;
         let streams = std::mem::take(&mut container.streams);
@@ -278,13 +279,14 @@ impl Shim {
         let container = self.container.as_ref().ok_or_else(not_running)?;
         let running = exec::exec(
             self.proof,
-            &exec::Plan {
+            exec::Plan {
                 process: &request.process,
                 seccomp: request.seccomp.as_ref(),
-                input: if request.open_stdin { Input::Open } else { Input::Null },
+                stdio: Stdio::Pipes(if request.open_stdin { Input::Open } else { Input::Null }),
                 init: container.pidfd.as_fd(),
                 namespaces,
-                group: &container.group,
+                groups: container.group.join_fds().doing(|| "cannot open the control group")?,
+                terms: exec::Terms::default(),
             },
         )?;
         running.warnings.iter().for_each(|warning| super::complain(warning));

@@ -1,0 +1,175 @@
+//! `create`: makes a container, whose program waits for `start`.
+
+use super::flags::{Command, Flag, Order, Parsed};
+use super::foreground::{self, send_terminal};
+use super::{Context, Failure, Outcome};
+use crate::create::Pivot;
+use crate::runtime::config;
+use crate::runtime::life::{self, Keyring, Made, Start};
+use oci_spec::runtime::Spec;
+use std::path::{Path, PathBuf};
+use sys::process::SingleThread;
+
+/// What `create`, `run` and `restore` have in common.
+pub(super) static BUNDLE: [Flag; 6] = [
+    Flag::value("bundle", "the bundle's folder (default: the working folder)").letter('b'),
+    Flag::value("console-socket", "a unix socket that is sent the terminal's master"),
+    Flag::switch("no-new-keyring", "keep the caller's session keyring"),
+    Flag::switch("no-pivot", "change the root by chroot(2), for a host whose root is a ramdisk"),
+    Flag::value("pid-file", "a file for the first process's id"),
+    Flag::value("preserve-fds", "how many descriptors behind the standard streams are kept"),
+];
+
+pub(super) static COMMAND: Command = Command {
+    name: "create",
+    usage: "[FLAGS] ID",
+    about: "make a container",
+    flags: &[&BUNDLE],
+    order: Order::Mixed,
+    arguments: (1, 1),
+    failure_code: 1,
+    run,
+};
+
+fn run(context: &Context, parsed: &Parsed) -> Outcome {
+    create(context, parsed).map_err(|failure| failure.doing("insula-oci create failed"))
+}
+
+fn create(context: &Context, parsed: &Parsed) -> Outcome {
+    let asked = Asked::of(parsed)?;
+    let spec = asked.load()?;
+    let socket = foreground::console_socket(parsed, &spec, foreground::Stay::Detached)?;
+    let made = asked.make(context, &spec, Start::Later)?;
+    let finish = || -> Result<(), Failure> {
+        if let (Some(master), Some(socket)) = (&made.container.streams.terminal, &socket) {
+            send_terminal(socket, master)?;
+        }
+        asked.write_pid(made.container.pid)
+    };
+    if let Err(failure) = finish() {
+        undo(context, &made);
+        return Err(failure);
+    }
+    let Made { folder, container } = made;
+    let (group, pidfd) = (container.group.clone(), container.pidfd.try_clone());
+    if let Err(error) = container.leave() {
+        if let Ok(pidfd) = pidfd {
+            crate::create::reap(&pidfd);
+        }
+        // the failure that brought us here is the one worth telling
+        let _ = group.kill().and_then(|()| group.remove());
+        let _ = folder.remove();
+        return Err(error.into());
+    }
+    Ok(0)
+}
+
+/// Takes a container away that was made just now.
+pub(super) fn undo(context: &Context, made: &Made) {
+    life::abandon(&made.container, &|text| context.log.warn(text));
+    if let Err(error) = made.folder.remove() {
+        context.log.warn(&error.message);
+    }
+}
+
+/// What the command line says of a container to be made.
+pub(super) struct Asked<'a> {
+    id: &'a str,
+    bundle: PathBuf,
+    pid_file: Option<PathBuf>,
+    pivot: Pivot,
+    keyring: Keyring,
+    preserved: u32,
+    /// How many of the preserved descriptors are sockets that the caller listens on.
+    listening: u32,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads the flags, and goes to the bundle.
+    pub(super) fn of(parsed: &'a Parsed) -> Result<Self, Failure> {
+        crate::runtime::folder::check_id(parsed.id())?;
+        let pid_file = pid_file(parsed)?;
+        if let Some(bundle) = parsed.value("bundle").filter(|bundle| !bundle.is_empty()) {
+            rustix::process::chdir(bundle).map_err(|errno| Failure::new(format!("chdir {bundle}: {errno}")))?;
+        }
+        let bundle = std::env::current_dir().map_err(|error| Failure::new(format!("working folder: {error}")))?;
+        let (preserved, listening) = preserved(parsed)?;
+        Ok(Self {
+            id: parsed.id(),
+            bundle,
+            pid_file,
+            pivot: if parsed.on("no-pivot") { Pivot::Move } else { Pivot::Root },
+            keyring: if parsed.on("no-new-keyring") { Keyring::Callers } else { Keyring::Own },
+            preserved,
+            listening,
+        })
+    }
+
+    /// The bundle's configuration.
+    pub(super) fn load(&self) -> Result<Spec, Failure> {
+        let mut spec = config::load(Path::new("config.json"))?;
+        if self.listening > 0
+            && let Some(process) = spec.process_mut()
+        {
+            let mut environment = process.env_mut().take().unwrap_or_default();
+            environment.push(format!("LISTEN_FDS={}", self.listening));
+            environment.push("LISTEN_PID=1".to_owned());
+            process.set_env(Some(environment));
+        }
+        Ok(spec)
+    }
+
+    /// Makes the container.
+    pub(super) fn make(&self, context: &Context, spec: &Spec, start: Start) -> Result<Made, Failure> {
+        let proof = SingleThread::check().map_err(|error| Failure::new(error.to_string()))?;
+        let order = life::Order {
+            root: &context.root,
+            id: self.id,
+            bundle: &self.bundle,
+            spec,
+            preserved: self.preserved,
+            pivot: self.pivot,
+            keyring: self.keyring,
+            start,
+            warn: &|text| context.log.warn(text),
+        };
+        life::make(proof, &order).map_err(|error| Failure::from(error).doing("unable to start container process"))
+    }
+
+    /// Writes the file that was asked for with the first process's id.
+    pub(super) fn write_pid(&self, pid: i32) -> Result<(), Failure> {
+        self.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, pid))
+    }
+}
+
+/// The file that is to get a process id, from the root: the working folder changes.
+pub(super) fn pid_file(parsed: &Parsed) -> Result<Option<PathBuf>, Failure> {
+    let path = parsed.value("pid-file").filter(|path| !path.is_empty()).map(std::path::absolute);
+    path.transpose().map_err(|error| Failure::new(format!("--pid-file: {error}")))
+}
+
+/// Writes a file with a process id, whole or not at all.
+pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), Failure> {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let new = path.with_file_name(format!(".{name}"));
+    let written = std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|error| {
+        // may not be there
+        let _ = std::fs::remove_file(&new);
+        Failure::new(format!("--pid-file {}: {error}", path.display()))
+    })
+}
+
+/// How many descriptors behind the standard streams are kept, and how many of these are sockets handed over by systemd.
+pub(super) fn preserved(parsed: &Parsed) -> Result<(u32, u32), Failure> {
+    let listening = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    let asked = parsed.number::<u32>("preserve-fds")?.unwrap_or(0);
+    let all = asked.saturating_add(listening);
+    for fd in 3..3_u32.saturating_add(all) {
+        let path = format!("/proc/self/fd/{fd}");
+        if rustix::fs::readlink(&path, Vec::new()).is_err() {
+            return Err(Failure::new(format!("--preserve-fds: there is no descriptor {fd}")));
+        }
+    }
+    Ok((all, listening))
+}

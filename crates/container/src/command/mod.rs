@@ -1,0 +1,218 @@
+//! The command line of `insula-oci`, which is runc's: one file for each command, one line for each in [`COMMANDS`].
+
+mod create;
+mod delete;
+mod flags;
+mod foreground;
+mod kill;
+mod log;
+mod run;
+mod start;
+mod state;
+
+use crate::error::SetupError;
+use crate::runtime::folder::Root;
+use flags::{Command, Flag, Order, Parsed};
+use log::{Form, Log};
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const NAME: &str = "insula-oci";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The newest version of the specification that is followed.
+pub(crate) const SPECIFICATION: &str = "1.2.1";
+
+/// All commands, sorted.
+static COMMANDS: &[&Command] =
+    &[&create::COMMAND, &delete::COMMAND, &kill::COMMAND, &run::COMMAND, &start::COMMAND, &state::COMMAND];
+
+static GLOBAL: [Flag; 8] = [
+    Flag::value("criu", "ignored; the criu program is found in PATH"),
+    Flag::switch("debug", "log what is done, too"),
+    Flag::value("log", "the file that messages are written to (default: standard error)"),
+    Flag::value("log-format", "the form of messages: text or json (default: text)"),
+    Flag::value(
+        "root",
+        "the folder for the state of containers (default: /run/insula-oci, or below $XDG_RUNTIME_DIR for a user)",
+    ),
+    Flag::value(
+        "rootless",
+        "whether control groups that may not be used are done without: true, false or auto (default: auto)",
+    ),
+    Flag::switch("systemd-cgroup", "have systemd make control groups; cgroupsPath is then slice:prefix:name"),
+    Flag::switch("version", "print the version").letter('v'),
+];
+
+/// What the flags before the command say.
+pub(crate) struct Context {
+    pub(crate) log: Log,
+    pub(crate) root: Root,
+    pub(crate) systemd: bool,
+}
+
+/// A command that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    code: Option<u8>,
+}
+
+/// How a command ends: with an exit code.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: None }
+    }
+
+    /// Says what was being done.
+    pub(crate) fn doing(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        Self::new(error.message)
+    }
+}
+
+/// Runs the program; the arguments are those behind its name.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut words = Vec::new();
+    for argument in arguments {
+        match argument.into_string() {
+            Ok(word) => words.push(word),
+            Err(word) => {
+                Log::default().error(&format!("argument {word:?} is not UTF-8"));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let mut words = words.into_iter().peekable();
+    let given = match flags::parse(&[&GLOBAL], Order::FlagsFirst, &mut words) {
+        Ok(given) => given,
+        Err(failure) => return end(&Log::default(), Err(failure), 1),
+    };
+    if given.on("version") {
+        print(&format!("{NAME} version {VERSION}\nspec: {SPECIFICATION}\n"));
+        return ExitCode::SUCCESS;
+    }
+    let log = match log_of(&given) {
+        Ok(log) => log,
+        Err(failure) => return end(&Log::default(), Err(failure), 1),
+    };
+    let Some(name) = words.next().filter(|name| !given.help && name != "help") else {
+        print(&help());
+        return ExitCode::SUCCESS;
+    };
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        let failure = Failure::new(format!("no command {name:?}; see: {NAME} --help"));
+        return end(&log, Err(failure), 1);
+    };
+    run_command(command, &given, log, &mut words)
+}
+
+fn run_command(
+    command: &Command,
+    given: &Parsed,
+    log: Log,
+    words: &mut std::iter::Peekable<std::vec::IntoIter<String>>,
+) -> ExitCode {
+    let parsed = flags::parse(command.flags, command.order, words).and_then(|mut parsed| {
+        parsed.arguments.extend(words);
+        let (least, most) = command.arguments;
+        let count = parsed.arguments.len();
+        if parsed.help || (least..=most).contains(&count) {
+            return Ok(parsed);
+        }
+        let wanted = if least == most { format!("exactly {least}") } else { format!("a minimum of {least}") };
+        let text = format!("{:?} requires {wanted} argument(s); see: {NAME} {} --help", command.name, command.name);
+        Err(Failure::new(format!("{NAME}: {text}")))
+    });
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err(failure) => return end(&log, Err(failure), command.failure_code),
+    };
+    if parsed.help {
+        print(&help_of(command));
+        return ExitCode::SUCCESS;
+    }
+    let context = Context { log, root: Root::new(root_of(given)), systemd: given.on("systemd-cgroup") };
+    let outcome = (command.run)(&context, &parsed);
+    end(&context.log, outcome, command.failure_code)
+}
+
+fn end(log: &Log, outcome: Outcome, code: u8) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            log.error(&failure.message);
+            ExitCode::from(failure.code.unwrap_or(code))
+        }
+    }
+}
+
+fn log_of(given: &Parsed) -> Result<Log, Failure> {
+    let form = match given.value("log-format") {
+        None | Some("" | "text") => Form::Text,
+        Some("json") => Form::Json,
+        Some(other) => return Err(Failure::new(format!("invalid log-format {other:?}: text and json are known"))),
+    };
+    match given.value("rootless") {
+        None | Some("true" | "false" | "auto") => {}
+        Some(other) => {
+            return Err(Failure::new(format!("invalid rootless value {other:?}: true, false and auto are known")));
+        }
+    }
+    let file = given.value("log").filter(|path| !matches!(*path, "" | "/dev/stderr")).map(PathBuf::from);
+    if let Some(path) = &file {
+        let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|error| Failure::new(format!("log file {}: {error}", path.display())))?;
+    }
+    Ok(Log { file, form, debug: given.on("debug") })
+}
+
+fn root_of(given: &Parsed) -> PathBuf {
+    if let Some(root) = given.value("root").filter(|root| !root.is_empty()) {
+        // later commands may stand elsewhere, and so may we after entering the bundle
+        return std::path::absolute(root).unwrap_or_else(|_| PathBuf::from(root));
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+    match runtime.filter(|_| !rustix::process::geteuid().is_root()) {
+        Some(folder) => PathBuf::from(folder).join(NAME),
+        None => PathBuf::from("/run").join(NAME),
+    }
+}
+
+/// Writes to standard output; a reader that has gone is not told.
+pub(crate) fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn help() -> String {
+    let mut text = format!(
+        "{NAME} runs containers by the Open Container Initiative's runtime specification\n\nUSAGE:\n   {NAME} [GLOBAL FLAGS] COMMAND [FLAGS] ARGUMENTS\n\nCOMMANDS:\n"
+    );
+    for command in COMMANDS {
+        text += &format!("   {:<12} {}\n", command.name, command.about);
+    }
+    text + "\nGLOBAL FLAGS:\n" + &lines_of(&[&GLOBAL])
+}
+
+fn help_of(command: &Command) -> String {
+    let flags = lines_of(command.flags);
+    let flags = if flags.is_empty() { flags } else { format!("\nFLAGS:\n{flags}") };
+    format!("{}\n\nUSAGE:\n   {NAME} {} {}\n{flags}", command.about, command.name, command.usage)
+}
+
+fn lines_of(tables: &[&'static [Flag]]) -> String {
+    let line = |flag: &Flag| {
+        let letter = flag.letter.map(|letter| format!(", -{letter}")).unwrap_or_default();
+        let value = if flag.kind == flags::Kind::Value { " VALUE" } else { "" };
+        format!("   {:<28} {}\n", format!("--{}{letter}{value}", flag.name), flag.help)
+    };
+    tables.iter().flat_map(|table| table.iter()).map(line).collect()
+}

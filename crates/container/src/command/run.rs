@@ -1,0 +1,84 @@
+//! `run`: makes a container, starts it, waits for its end and takes it away.
+
+use super::create::{Asked, BUNDLE, undo};
+use super::flags::{Command, Flag, Order, Parsed};
+use super::foreground::{self, Stay};
+use super::{Context, Failure, Outcome};
+use crate::runtime::life::{self, Made, Remains, Start};
+use crate::runtime::record::{Birth, Record};
+use oci_spec::runtime::Spec;
+
+static FLAGS: [Flag; 3] = [
+    Flag::switch("detach", "leave it running").letter('d'),
+    Flag::switch("keep", "do not take it away at its end"),
+    Flag::switch("no-subreaper", "do not become the parent of processes that lose theirs"),
+];
+
+pub(super) static COMMAND: Command = Command {
+    name: "run",
+    usage: "[FLAGS] ID",
+    about: "make a container and start it",
+    flags: &[&BUNDLE, &FLAGS],
+    order: Order::Mixed,
+    arguments: (1, 1),
+    failure_code: 1,
+    run,
+};
+
+fn run(context: &Context, parsed: &Parsed) -> Outcome {
+    run_container(context, parsed).map_err(|failure| failure.doing("insula-oci run failed"))
+}
+
+fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
+    let asked = Asked::of(parsed)?;
+    let spec = asked.load()?;
+    let stay = if parsed.on("detach") { Stay::Detached } else { Stay::Foreground };
+    let socket = foreground::console_socket(parsed, &spec, stay)?;
+    let mut made = asked.make(context, &spec, Start::Here)?;
+    let terminal = made.container.streams.terminal.take();
+    let started = || -> Result<(), Failure> {
+        if let (Some(master), Some(socket)) = (&terminal, &socket) {
+            foreground::send_terminal(socket, master)?;
+        }
+        asked.write_pid(made.container.pid)
+    };
+    if let Err(failure) = started() {
+        undo(context, &made);
+        return Err(failure);
+    }
+    if stay == Stay::Foreground {
+        sys::process::block_signals();
+    }
+    let begun = made.container.start();
+    if let Err(error) = begun {
+        end(context, &made, &spec)?;
+        return Err(Failure::from(error).doing("unable to start container process"));
+    }
+    let has_hooks = spec.hooks().as_ref().and_then(|all| all.poststart().as_ref()).is_some_and(|all| !all.is_empty());
+    if has_hooks && let Some(record) = Record::read(&made.folder)? {
+        let birth = Birth::read(&made.folder)?;
+        if let Err(error) = life::poststart(&record, birth.as_ref()) {
+            end(context, &made, &spec)?;
+            return Err(error.into());
+        }
+    }
+    if stay == Stay::Detached {
+        return Ok(0);
+    }
+    let code = foreground::attend(&made.container.pidfd, terminal.filter(|_| socket.is_none()))?;
+    if !parsed.on("keep") {
+        end(context, &made, &spec)?;
+    }
+    Ok(code)
+}
+
+/// Takes the container away, with its poststop hooks.
+fn end(context: &Context, made: &Made, spec: &Spec) -> Result<(), Failure> {
+    crate::create::reap(&made.container.pidfd);
+    let hooks = spec.hooks().as_ref().and_then(|all| all.poststop().as_deref()).unwrap_or_default();
+    let Some(record) = Record::read(&made.folder)? else { return Ok(made.folder.remove()?) };
+    debug_assert_eq!(record.poststop.len(), hooks.len());
+    let remains = Remains { folder: &made.folder, record: &record, born: true, group: Some(&made.container.group) };
+    life::destroy(&remains, &|text| context.log.warn(text))?;
+    Ok(())
+}

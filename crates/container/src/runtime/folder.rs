@@ -1,0 +1,216 @@
+//! The folders of containers.
+
+use crate::error::{Doing, Result, SetupError};
+use control::FailureKind;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::io::Write as _;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Every file that a container's folder may have.
+const FILES: [&str; 5] = ["init.json", "start", "seccomp", "state.json", "state.json.new"];
+const START: &str = "start";
+const LONGEST_ID: usize = 1024;
+
+/// The folder of all containers.
+#[derive(Debug, Clone)]
+pub(crate) struct Root(PathBuf);
+
+/// The folder of one container.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+    pub(crate) id: String,
+}
+
+/// Checks a container's id.
+///
+/// # Errors
+/// [`FailureKind::Invalid`] for one that cannot be a file's name or has other characters than letters, digits and `_+-.`
+pub(crate) fn check_id(id: &str) -> Result<()> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    if id.is_empty() {
+        return Err(SetupError::invalid("container id cannot be empty"));
+    }
+    if matches!(id, "." | "..") || !id.bytes().all(fits) || id.len() > LONGEST_ID {
+        let text = format!("invalid container ID format {id:?}: letters, digits and _+-. make an id");
+        return Err(SetupError::invalid(text));
+    }
+    Ok(())
+}
+
+impl Root {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Makes the folder of a new container; nobody else has it then.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] where the id is taken.
+    pub(crate) fn reserve(&self, id: &str) -> Result<Folder> {
+        check_id(id)?;
+        let path = self.0.join(id);
+        let private = Mode::from_raw_mode(0o711);
+        let made = match rustix::fs::mkdir(&path, private) {
+            Err(Errno::NOENT) => {
+                use std::os::unix::fs::DirBuilderExt as _;
+                let mut builder = std::fs::DirBuilder::new();
+                builder.recursive(true).mode(0o700).create(&self.0).doing(|| self.0.display().to_string())?;
+                rustix::fs::mkdir(&path, private)
+            }
+            other => other,
+        };
+        match made {
+            Ok(()) => self.find(id),
+            Err(Errno::EXIST) => Err(SetupError::new(FailureKind::Conflict, "container with given ID already exists")),
+            Err(errno) => Err(errno).doing(|| path.display().to_string()),
+        }
+    }
+
+    /// Opens the folder of a container.
+    ///
+    /// # Errors
+    /// [`FailureKind::NotFound`] where there is none.
+    pub(crate) fn find(&self, id: &str) -> Result<Folder> {
+        check_id(id)?;
+        let path = self.0.join(id);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Folder { fd, path, id: id.to_owned() }),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                Err(SetupError::new(FailureKind::NotFound, "container does not exist"))
+            }
+            Err(errno) => Err(errno).doing(|| path.display().to_string()),
+        }
+    }
+
+    /// The ids of all containers, sorted.
+    ///
+    /// # Errors
+    /// What reading the folder says, except that it is missing.
+    pub(crate) fn ids(&self) -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.doing(|| self.0.display().to_string())?,
+        };
+        let mut ids: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|id| check_id(id).is_ok())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a new file.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)).doing(|| self.shown(name))?;
+        std::fs::File::from(fd).write_all(bytes).doing(|| self.shown(name))
+    }
+
+    /// The content of a file; `None` where there is none.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.doing(|| self.shown(name))?,
+        };
+        let mut bytes = Vec::with_capacity(4096);
+        std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut bytes).doing(|| self.shown(name))?;
+        Ok(Some(bytes))
+    }
+
+    /// The socket on which the first process waits for its start. The address goes by way of our descriptor, since a path may be longer
+    /// than the 107 bytes that fit in one.
+    pub(crate) fn listen(&self) -> Result<OwnedFd> {
+        let socket = self.socket()?;
+        rustix::net::bind(&socket, &self.address()?).doing(|| self.shown(START))?;
+        rustix::net::listen(&socket, 4).doing(|| "listen")?;
+        Ok(socket)
+    }
+
+    /// Connects to that socket.
+    pub(crate) fn connect(&self) -> Result<OwnedFd> {
+        let socket = self.socket()?;
+        rustix::net::connect(&socket, &self.address()?).doing(|| self.shown(START))?;
+        Ok(socket)
+    }
+
+    fn socket(&self) -> Result<OwnedFd> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).doing(|| "socket")
+    }
+
+    fn address(&self) -> Result<rustix::net::SocketAddrUnix> {
+        let path = format!("/proc/self/fd/{}/{START}", self.fd.as_raw_fd());
+        rustix::net::SocketAddrUnix::new(path).doing(|| self.shown(START))
+    }
+
+    /// Removes the folder with all that is in it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        for name in FILES {
+            match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno).doing(|| self.shown(name)),
+            }
+        }
+        match rustix::fs::rmdir(&self.path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // something of somebody else's
+            Err(Errno::NOTEMPTY) => std::fs::remove_dir_all(&self.path).doing(|| self.path.display().to_string()),
+            Err(errno) => Err(errno).doing(|| self.path.display().to_string()),
+        }
+    }
+
+    fn shown(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_names_of_files() {
+        for good in ["a", "web-1", "a_b+c.d", "..."] {
+            check_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "ü", "a\0"] {
+            check_id(bad).unwrap_err();
+        }
+        check_id(&"x".repeat(LONGEST_ID + 1)).unwrap_err();
+    }
+
+    #[test]
+    fn an_id_is_taken_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path().join("deep/root"));
+        assert_eq!(root.ids().unwrap(), Vec::<String>::new());
+        let one = root.reserve("one").unwrap();
+        assert_eq!(root.reserve("one").unwrap_err().kind, FailureKind::Conflict);
+        assert_eq!(root.find("two").unwrap_err().kind, FailureKind::NotFound);
+        one.write("state.json", b"{}").unwrap();
+        assert_eq!(one.read("state.json").unwrap().unwrap(), b"{}");
+        assert_eq!(one.read("init.json").unwrap(), None);
+        assert_eq!(root.ids().unwrap(), ["one"]);
+        one.remove().unwrap();
+        assert_eq!(root.ids().unwrap(), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,416 @@
+//! The life of a container: made, started, killed, deleted.
+
+use super::clock::Moment;
+use super::folder::{Folder, Root};
+use super::group;
+use super::record::{Birth, Record};
+use super::status::{self, Seen, Status};
+use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, cgroups, reap};
+use crate::error::{Doing, Result, SetupError};
+use crate::hooks::{self, State};
+use crate::stdio::Stdio;
+use crate::sync::{Line, Word};
+use cgroup::Group;
+use control::{FailureKind, Rootfs, SeccompProgram};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::borrow::Cow;
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use sys::process::SingleThread;
+
+const SIGKILL: i32 = 9;
+/// How long a killed process may take to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to make.
+pub(crate) struct Order<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) id: &'a str,
+    /// Absolute.
+    pub(crate) bundle: &'a Path,
+    pub(crate) spec: &'a Spec,
+    pub(crate) preserved: u32,
+    pub(crate) pivot: Pivot,
+    pub(crate) keyring: Keyring,
+    pub(crate) start: Start,
+    /// Told what had to be left out or changed.
+    pub(crate) warn: &'a dyn Fn(&str),
+}
+
+/// Whether the container gets a session keyring of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keyring {
+    Own,
+    Callers,
+}
+
+/// Who starts the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// This process.
+    Here,
+    /// A later one.
+    Later,
+}
+
+/// A container that has been made.
+pub(crate) struct Made {
+    pub(crate) folder: Folder,
+    pub(crate) container: Container,
+}
+
+/// A container that is there: its folder and what is known of it.
+pub(crate) struct Known {
+    pub(crate) folder: Folder,
+    pub(crate) record: Record<'static>,
+    pub(crate) birth: Option<Birth>,
+    pub(crate) status: Status,
+}
+
+impl Known {
+    /// Looks at a container.
+    ///
+    /// # Errors
+    /// [`FailureKind::NotFound`] where there is none.
+    pub(crate) fn find(root: &Root, id: &str) -> Result<Self> {
+        let folder = root.find(id)?;
+        let Some(record) = Record::read(&folder)? else {
+            return Err(SetupError::new(FailureKind::NotFound, "container does not exist"));
+        };
+        let birth = Birth::read(&folder)?;
+        let status = status::of(birth.as_ref());
+        Ok(Self { folder, record, birth, status })
+    }
+
+    /// The first process, of which it is sure that it is the recorded one.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] where it has ended.
+    pub(crate) fn init(&self) -> Result<(&Birth, OwnedFd)> {
+        let ended = || SetupError::new(FailureKind::Conflict, "container not running");
+        let birth = self.birth.as_ref().ok_or_else(ended)?;
+        let pidfd = open_process(birth).ok_or_else(ended)?;
+        Ok((birth, pidfd))
+    }
+
+    /// Its control group.
+    pub(crate) fn group(&self) -> Result<Group> {
+        let path = self.record.group.as_ref();
+        let path = path.ok_or_else(|| SetupError::unsupported("the container has no control group of its own"))?;
+        group::open(path)
+    }
+
+    /// The state that hooks read.
+    pub(crate) fn state<'a>(&'a self, status: &'a str) -> State<'a> {
+        State {
+            oci_version: &self.record.oci_version,
+            id: &self.record.id,
+            status,
+            pid: self.birth.as_ref().map(|birth| birth.pid).filter(|_| status != "stopped"),
+            bundle: &self.record.bundle,
+            annotations: (*self.record.annotations).as_ref(),
+        }
+    }
+}
+
+fn open_process(birth: &Birth) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(Pid::from_raw(birth.pid)?, PidfdFlags::empty()).ok()?;
+    // opened first, looked at afterwards: the number cannot be used again now
+    Seen::at(birth.pid).filter(|seen| seen.start == birth.start && !matches!(seen.state, b'Z' | b'X'))?;
+    Some(pidfd)
+}
+
+/// Makes a container. What fails leaves nothing behind.
+pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
+    let spec = order.spec;
+    let process = spec.process().as_ref().ok_or_else(|| SetupError::invalid("process property must not be empty"))?;
+    let root = spec.root().as_ref().ok_or_else(|| SetupError::invalid("root property must not be empty"))?;
+    let rootfs = order.bundle.join(root.path());
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
+    let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'_, [Hook]> {
+        Cow::Borrowed(spec.hooks().as_ref().and_then(|all| pick(all).as_deref()).unwrap_or_default())
+    };
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let record = Record {
+        form: Record::FORM,
+        oci_version: Cow::Borrowed(spec.version()),
+        id: Cow::Borrowed(order.id),
+        bundle: Cow::Borrowed(order.bundle),
+        rootfs,
+        created: Moment::now().nanoseconds(),
+        owner: rustix::process::geteuid().as_raw(),
+        annotations: Cow::Borrowed(spec.annotations()),
+        group: Some(group::path(spec, order.id)),
+        own_pids: namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none()),
+        process: Cow::Borrowed(process),
+        poststart: hooks(oci_spec::runtime::Hooks::poststart),
+        poststop: hooks(oci_spec::runtime::Hooks::poststop),
+        seccomp_flags: seccomp.as_ref().map(|program| program.flags),
+        keyring: order.keyring == Keyring::Own,
+        binds: binds(spec),
+        joined: namespaces.iter().filter_map(|one| Some((one.typ().to_string(), one.path().clone()?))).collect(),
+    };
+    let folder = order.root.reserve(order.id)?;
+    let built = record
+        .write(&folder, seccomp.as_ref().map(oci::seccomp::Program::to_bytes).as_deref())
+        .and_then(|()| build(proof, order, &folder, &record, seccomp.as_ref()));
+    match built {
+        Ok(container) => Ok(Made { folder, container }),
+        Err(error) => {
+            if let Err(left) = folder.remove() {
+                (order.warn)(&left.message);
+            }
+            let state = state_of(&record, "stopped", None);
+            hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| (order.warn)(text));
+            Err(error)
+        }
+    }
+}
+
+fn binds(spec: &Spec) -> Vec<PathBuf> {
+    let bound = |mount: &&oci_spec::runtime::Mount| {
+        let word = |option: &String| matches!(option.as_str(), "bind" | "rbind");
+        mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(word)
+    };
+    spec.mounts().iter().flatten().filter(bound).map(|mount| mount.destination().clone()).collect()
+}
+
+fn state_of<'a>(record: &'a Record<'_>, status: &'a str, pid: Option<i32>) -> State<'a> {
+    State {
+        oci_version: &record.oci_version,
+        id: &record.id,
+        status,
+        pid,
+        bundle: &record.bundle,
+        annotations: (*record.annotations).as_ref(),
+    }
+}
+
+fn build(
+    proof: SingleThread,
+    order: &Order<'_>,
+    folder: &Folder,
+    record: &Record<'_>,
+    seccomp: Option<&oci::seccomp::Program>,
+) -> Result<Container> {
+    let listener = if order.start == Start::Later { Some(folder.listen()?) } else { None };
+    let resources = group::resources(order.spec);
+    let host = cgroups()?;
+    let path = record.group.as_deref().unwrap_or_default();
+    let (group, applied) = host.create(path, &resources).doing(|| "cannot make the control group")?;
+    let freezer = group::freezer(&group);
+    let spec_hooks = order.spec.hooks().as_ref();
+    let mut run_hooks = |pid: i32| {
+        birth_of(pid, 0, freezer.clone())?.write(folder)?;
+        let state = state_of(record, "creating", Some(pid));
+        hooks::run_all("prestart", spec_hooks.and_then(hooks::prestart), &state)?;
+        hooks::run_all("createRuntime", spec_hooks.and_then(|all| all.create_runtime().as_ref()), &state)
+    };
+    let keyring = (order.keyring == Keyring::Own).then(|| keyring_of(order.id)).transpose()?;
+    let program = seccomp.map(|program| SeccompProgram { flags: program.flags, instructions: program.packed() });
+    let plan = Plan {
+        spec: order.spec,
+        rootfs: &Rootfs::Directory { path: record.rootfs.clone() },
+        layers: Vec::new(),
+        netns: None,
+        seccomp: program.as_ref(),
+        stdio: Stdio::Inherit,
+        first: First::Program,
+        terms: Terms {
+            pivot: order.pivot,
+            preserved: order.preserved,
+            keyring: keyring.as_deref(),
+            listener,
+            state: Some(state_of(record, "creating", None)),
+            hooks: Some(&mut run_hooks),
+            owners: Owners::Kept,
+        },
+    };
+    let (container, warnings) = create::create_in(proof, plan, (host, group), applied.warnings)?;
+    warnings.iter().for_each(|text| (order.warn)(text));
+    let written = birth_of(container.pid, container.namespaces.bits(), freezer).and_then(|birth| birth.write(folder));
+    match written {
+        Ok(()) => Ok(container),
+        Err(error) => {
+            abandon(&container, order.warn);
+            Err(error)
+        }
+    }
+}
+
+/// The name of a container's session keyring.
+pub(crate) fn keyring_of(id: &str) -> Result<CString> {
+    CString::new(format!("_ses.{id}")).map_err(|_| SetupError::invalid("a NUL character in the container's id"))
+}
+
+fn birth_of(pid: i32, namespaces: u64, freezer: Option<PathBuf>) -> Result<Birth> {
+    let seen = Seen::at(pid);
+    let seen = seen.ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's first process has ended"))?;
+    Ok(Birth { pid, start: seen.start, namespaces, freezer })
+}
+
+/// Ends a container that is a child of this process, and takes its group away.
+pub(crate) fn abandon(container: &Container, warn: &dyn Fn(&str)) {
+    reap(&container.pidfd);
+    let gone = container.group.kill().and_then(|()| container.group.remove());
+    if let Err(error) = gone {
+        warn(&format!("the control group stays: {error}"));
+    }
+}
+
+/// Starts a container that waits.
+pub(crate) fn start(root: &Root, id: &str) -> Result<()> {
+    let known = Known::find(root, id)?;
+    match known.status {
+        Status::Created => {}
+        Status::Stopped => {
+            return Err(SetupError::new(FailureKind::Conflict, "cannot start a container that has stopped"));
+        }
+        Status::Running => {
+            return Err(SetupError::new(FailureKind::Conflict, "cannot start an already running container"));
+        }
+        other => {
+            let text = format!("cannot start a container in the {other} state");
+            return Err(SetupError::new(FailureKind::Conflict, text));
+        }
+    }
+    let line = Line::over(known.folder.connect()?);
+    match line.hear()? {
+        Some((Word::Ready, _)) => line.say(&Word::Go, &[])?,
+        // somebody else was faster
+        _ => return Err(SetupError::new(FailureKind::Conflict, "cannot start an already running container")),
+    }
+    await_exec(&line)?;
+    poststart(&known.record, known.birth.as_ref())
+}
+
+/// Runs the hooks behind the start; one that fails ends the container.
+pub(crate) fn poststart(record: &Record<'_>, birth: Option<&Birth>) -> Result<()> {
+    if record.poststart.is_empty() {
+        return Ok(());
+    }
+    let state = state_of(record, "running", birth.map(|birth| birth.pid));
+    hooks::run_all("poststart", Some(&record.poststart.to_vec()), &state).inspect_err(|_| {
+        if let Some(pidfd) = birth.and_then(open_process) {
+            // it may end at this moment
+            let _ = sys::signal::kill_pidfd(pidfd.as_fd(), SIGKILL);
+        }
+    })
+}
+
+/// Which processes of a container a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    First,
+    All,
+}
+
+/// Sends a signal to a container.
+pub(crate) fn kill(root: &Root, id: &str, signal: i32, whom: Whom) -> Result<()> {
+    let known = Known::find(root, id)?;
+    if whom == Whom::All || (signal == SIGKILL && !known.record.own_pids) {
+        if whom == Whom::First && known.status == Status::Stopped {
+            return Err(SetupError::new(FailureKind::Conflict, "container not running"));
+        }
+        let group = known.group()?;
+        let sent = if signal == SIGKILL { group.kill().map(|()| 0) } else { group.signal_all(signal) };
+        return sent.map(|_| ()).doing(|| "cannot signal the container's processes");
+    }
+    let (birth, pidfd) = known.init()?;
+    sys::signal::kill_pidfd(pidfd.as_fd(), signal).doing(|| format!("process {}", birth.pid))?;
+    if signal == SIGKILL && known.status == Status::Paused {
+        // version 1 lets nobody die while they are frozen
+        known.group()?.thaw().doing(|| "cannot thaw the container")?;
+    }
+    Ok(())
+}
+
+/// What may be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// A container that does not run.
+    No,
+    /// Any; one that is not there is no failure.
+    Yes,
+}
+
+/// Deletes a container.
+pub(crate) fn delete(root: &Root, id: &str, force: Force, warn: &dyn Fn(&str)) -> Result<()> {
+    let folder = match root.find(id) {
+        Err(error) if error.kind == FailureKind::NotFound && force == Force::Yes => return Ok(()),
+        other => other?,
+    };
+    let record = match Record::read(&folder) {
+        Ok(Some(record)) => record,
+        Ok(None) => return folder.remove(),
+        Err(error) if force == Force::Yes => {
+            warn(&error.message);
+            return folder.remove();
+        }
+        Err(error) => return Err(error),
+    };
+    let birth = Birth::read(&folder)?;
+    let status = status::of(birth.as_ref());
+    if force == Force::No && !matches!(status, Status::Stopped | Status::Created) {
+        let text = format!("cannot delete container {id} that is not stopped: {status}");
+        return Err(SetupError::new(FailureKind::Conflict, text));
+    }
+    let group = record.group.as_ref().map(|path| group::open(path)).and_then(Result::ok);
+    if let Some(pidfd) = birth.as_ref().and_then(open_process) {
+        // it may end at this moment
+        let _ = sys::signal::kill_pidfd(pidfd.as_fd(), SIGKILL);
+        if status == Status::Paused
+            && let Some(group) = &group
+        {
+            group.thaw().doing(|| "cannot thaw the container")?;
+        }
+        await_end(&pidfd)?;
+    }
+    destroy(&Remains { folder: &folder, record: &record, born: birth.is_some(), group: group.as_ref() }, warn)
+}
+
+fn await_end(pidfd: &OwnedFd) -> Result<()> {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).doing(|| "poll")?;
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err(SetupError::new(FailureKind::Internal, "container init still running")),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).doing(|| "poll"),
+        }
+    }
+}
+
+/// What is left of a container whose first process has ended.
+pub(crate) struct Remains<'a> {
+    pub(crate) folder: &'a Folder,
+    pub(crate) record: &'a Record<'a>,
+    /// Whether it ever had a process: a group of the same name may be somebody else's otherwise.
+    pub(crate) born: bool,
+    pub(crate) group: Option<&'a Group>,
+}
+
+/// Takes away what is left of a container.
+pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> {
+    let record = remains.record;
+    if let Some(group) = remains.group {
+        if remains.born && !record.own_pids {
+            group.kill().doing(|| "cannot kill the container's processes")?;
+        }
+        match group.remove() {
+            Err(error) if remains.born => return Err(error).doing(|| "cannot remove the control group"),
+            _ => {}
+        }
+    }
+    remains.folder.remove()?;
+    let state = state_of(record, "stopped", None);
+    hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| warn(text));
+    Ok(())
+}

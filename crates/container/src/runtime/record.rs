@@ -1,0 +1,118 @@
+//! What is written down of a container.
+
+use super::folder::Folder;
+use crate::error::{Doing, Result, SetupError};
+use control::{FailureKind, SeccompProgram};
+use oci_spec::runtime::{Hook, Process};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// The form of the files; another one is refused.
+const FORM: u32 = 1;
+
+/// All that later commands need of the configuration, which may have changed by then.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record<'a> {
+    pub(crate) form: u32,
+    pub(crate) oci_version: Cow<'a, str>,
+    pub(crate) id: Cow<'a, str>,
+    pub(crate) bundle: Cow<'a, Path>,
+    pub(crate) rootfs: PathBuf,
+    /// RFC 3339.
+    pub(crate) created: String,
+    /// The user who made it.
+    pub(crate) owner: u32,
+    pub(crate) annotations: Cow<'a, Option<HashMap<String, String>>>,
+    /// Its control group; `None` where it is the caller's.
+    pub(crate) group: Option<Cow<'a, str>>,
+    /// Whether its processes have a pid namespace of their own, and so end with the first.
+    pub(crate) own_pids: bool,
+    pub(crate) process: Cow<'a, Process>,
+    #[serde(default, skip_serializing_if = "<[Hook]>::is_empty")]
+    pub(crate) poststart: Cow<'a, [Hook]>,
+    #[serde(default, skip_serializing_if = "<[Hook]>::is_empty")]
+    pub(crate) poststop: Cow<'a, [Hook]>,
+    /// The flags of the filter in the file `seccomp`.
+    pub(crate) seccomp_flags: Option<u32>,
+    /// Whether processes get a session keyring of the container's.
+    pub(crate) keyring: bool,
+    /// Where the configuration binds from outside: destinations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) binds: Vec<PathBuf>,
+    /// Namespaces that were there before: kind and path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) joined: Vec<(String, PathBuf)>,
+}
+
+/// The first process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Birth {
+    pub(crate) pid: i32,
+    /// When the kernel says it began, in ticks since boot: a number of process may be used again.
+    pub(crate) start: u64,
+    /// The namespaces that it does not share with us, as clone(2) has them.
+    pub(crate) namespaces: u64,
+    /// The file that tells whether the group is frozen.
+    pub(crate) freezer: Option<PathBuf>,
+}
+
+impl<'a> Record<'a> {
+    /// The form that this program writes.
+    pub(crate) const FORM: u32 = FORM;
+
+    /// Writes the record of a new container, with its filter.
+    pub(crate) fn write(&self, folder: &Folder, seccomp: Option<&[u8]>) -> Result<()> {
+        let bytes = serde_json::to_vec(self).doing(|| "cannot write the record")?;
+        folder.write("state.json", &bytes)?;
+        seccomp.map_or(Ok(()), |bytes| folder.write("seccomp", bytes))
+    }
+
+    /// Reads the record; `None` where the container was never made.
+    ///
+    /// # Errors
+    /// [`FailureKind::Internal`] for a record of another form.
+    pub(crate) fn read(folder: &Folder) -> Result<Option<Record<'static>>> {
+        let Some(bytes) = folder.read("state.json")?.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+        let shown = || folder.path().join("state.json").display().to_string();
+        let record: Record<'static> = match serde_json::from_slice(&bytes) {
+            Ok(record) => record,
+            // cut short: nothing was made behind it
+            Err(error) if error.is_eof() => return Ok(None),
+            Err(error) => return Err(error).doing(shown),
+        };
+        if record.form == FORM {
+            Ok(Some(record))
+        } else {
+            let text = format!("{} is of form {}, this program knows {FORM}", shown(), record.form);
+            Err(SetupError::new(FailureKind::Internal, text))
+        }
+    }
+
+    /// The compiled filter.
+    pub(crate) fn seccomp(&self, folder: &Folder) -> Result<Option<SeccompProgram>> {
+        let Some(flags) = self.seccomp_flags else { return Ok(None) };
+        let bytes = folder.read("seccomp")?.unwrap_or_default();
+        let (whole, rest) = bytes.as_chunks::<8>();
+        if whole.is_empty() || !rest.is_empty() {
+            return Err(SetupError::new(FailureKind::Internal, "the container's seccomp program is damaged"));
+        }
+        let instructions = whole.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        Ok(Some(SeccompProgram { flags, instructions }))
+    }
+}
+
+impl Birth {
+    /// Writes down the first process.
+    pub(crate) fn write(&self, folder: &Folder) -> Result<()> {
+        folder.write("init.json", &serde_json::to_vec(self).doing(|| "cannot write the record")?)
+    }
+
+    /// Reads it; `None` where there was none yet.
+    pub(crate) fn read(folder: &Folder) -> Result<Option<Self>> {
+        let Some(bytes) = folder.read("init.json")? else { return Ok(None) };
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+}

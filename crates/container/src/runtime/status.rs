@@ -1,0 +1,107 @@
+//! The status of a container, as the kernel shows it.
+
+use super::record::Birth;
+use std::fmt::{self, Display};
+
+/// Forked, has not executed anything yet: `PF_FORKNOEXEC` of linux/sched.h.
+const FORK_NO_EXEC: u64 = 0x40;
+
+/// A container's status, in the specification's words and runc's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It is being made, or what made it was killed.
+    Creating,
+    /// The first process waits.
+    Created,
+    /// The program runs.
+    Running,
+    /// All its processes stand still.
+    Paused,
+    /// The first process has ended.
+    Stopped,
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// What the kernel says of a process: proc_pid_stat(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) state: u8,
+    pub(crate) flags: u64,
+    /// In ticks since boot.
+    pub(crate) start: u64,
+}
+
+impl Seen {
+    /// Looks at a process; `None` when it is gone.
+    pub(crate) fn at(pid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &[u8]) -> Option<Self> {
+        // the name may have anything in it, so the fields are counted from its end
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let flags = fields.nth(5)?.parse().ok()?;
+        let start = fields.nth(12)?.parse().ok()?;
+        Some(Self { state, flags, start })
+    }
+}
+
+/// The status of a container by its first process.
+pub(crate) fn of(birth: Option<&Birth>) -> Status {
+    let Some(birth) = birth else { return Status::Creating };
+    match Seen::at(birth.pid) {
+        Some(seen) if seen.start != birth.start || matches!(seen.state, b'Z' | b'X') => Status::Stopped,
+        None => Status::Stopped,
+        Some(_) if frozen(birth) => Status::Paused,
+        Some(seen) if seen.flags & FORK_NO_EXEC != 0 => Status::Created,
+        Some(_) => Status::Running,
+    }
+}
+
+fn frozen(birth: &Birth) -> bool {
+    let text = birth.freezer.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    text.is_some_and(|text| matches!(text.trim(), "FROZEN" | "FREEZING" | "1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_is_understood_whatever_the_name() {
+        let line = "7 (a) (b c) S 1 7 7 0 -1 4194368 90 0 0 0 0 0 0 0 20 0 1 0 31337 1000 200";
+        let seen = Seen::parse(line.as_bytes()).unwrap();
+        assert_eq!(seen, Seen { state: b'S', flags: 4_194_368, start: 31337 });
+        assert_ne!(seen.flags & FORK_NO_EXEC, 0);
+        assert_eq!(Seen::parse(b"7 (a"), None);
+    }
+
+    #[test]
+    fn this_process_has_been_executed() {
+        let own = Seen::at(rustix::process::getpid().as_raw_nonzero().get()).unwrap();
+        assert_eq!(own.flags & FORK_NO_EXEC, 0);
+        let birth = |start| Birth {
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            start,
+            namespaces: 0,
+            freezer: None,
+        };
+        assert_eq!(of(Some(&birth(own.start))), Status::Running);
+        assert_eq!(of(Some(&birth(own.start + 1))), Status::Stopped);
+        assert_eq!(of(None), Status::Creating);
+    }
+}
