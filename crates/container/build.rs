@@ -14,6 +14,7 @@ const PROGRAM: &str = "insula-oci";
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=INSULA_MUSL");
+    println!("cargo::rustc-check-cfg=cfg(musl)");
     let var = |name: &str| std::env::var(name).unwrap_or_default();
     let (arch, environment) = (var("CARGO_CFG_TARGET_ARCH"), var("CARGO_CFG_TARGET_ENV"));
     let is_static = var("CARGO_CFG_TARGET_FEATURE").split(',').any(|feature| feature == "crt-static");
@@ -35,9 +36,8 @@ fn main() {
     for file in ["crt1.o", "crti.o", "crtn.o"] {
         argument(&folder.join(file).display().to_string());
     }
-    // The unwinder asks glibc where code lies; any function that answers with non-zero says "I do not know". Nothing unwinds
-    // in a program that aborts on panic.
-    argument("-Wl,--defsym=_dl_find_object=getpid");
+    // the program then stands in for what only glibc has: `sys::in_place_of_glibc`
+    println!("cargo::rustc-cfg=musl");
     if !names(&folder.join("libc.a"), "open64") {
         // musl since 1.2.4 offers the names of the large file interface to compilers only
         for name in LARGE_FILE_NAMES {

@@ -22,6 +22,8 @@ use sys::process::{Forked, Namespaces, SingleThread};
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 sys::entry!(floor);
+#[cfg(musl)]
+sys::in_place_of_glibc!();
 
 fn floor(arguments: Vec<OsString>) -> u8 {
     run(&arguments).unwrap_or_else(|error| {

@@ -27,6 +27,29 @@ macro_rules! entry {
     };
 }
 
+/// Gives a program that is linked with musl in glibc's place what the standard library asks of glibc alone.
+#[macro_export]
+macro_rules! in_place_of_glibc {
+    () => {
+        /// The unwinder asks where code lies; non-zero says that we do not know, and it looks for itself.
+        #[expect(unsafe_code, reason = "the unwinder calls this name")]
+        #[unsafe(no_mangle)]
+        extern "C" fn _dl_find_object(
+            _address: *mut std::ffi::c_void,
+            _found: *mut std::ffi::c_void,
+        ) -> std::ffi::c_int {
+            -1
+        }
+
+        /// With this version the standard library trusts posix_spawn(3) to report errors, as musl's does.
+        #[expect(unsafe_code, reason = "the standard library calls this name")]
+        #[unsafe(no_mangle)]
+        extern "C" fn gnu_get_libc_version() -> *const std::ffi::c_char {
+            c"2.24".as_ptr()
+        }
+    };
+}
+
 /// The program's arguments; makes the process fit to run, too.
 ///
 /// # Safety

@@ -1,5 +1,7 @@
 //! `insula-oci`: an OCI runtime with runc's command line.
 
-fn main() -> std::process::ExitCode {
-    container::command::main(std::env::args_os().skip(1))
-}
+#![no_main]
+
+sys::entry!(container::command::main);
+#[cfg(musl)]
+sys::in_place_of_glibc!();

@@ -17,7 +17,6 @@ use log::{Form, Log};
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 const NAME: &str = "insula-oci";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,15 +78,16 @@ impl From<SetupError> for Failure {
     }
 }
 
-/// Runs the program; the arguments are those behind its name.
-pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+/// Runs the program with its arguments, of which the first is its name; returns its exit code.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> u8 {
     let mut words = Vec::new();
-    for argument in arguments {
+    for argument in arguments.into_iter().skip(1) {
         match argument.into_string() {
             Ok(word) => words.push(word),
             Err(word) => {
                 Log::default().error(&format!("argument {word:?} is not UTF-8"));
-                return ExitCode::FAILURE;
+                return 1;
             }
         }
     }
@@ -98,7 +98,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     if given.on("version") {
         print(&format!("{NAME} version {VERSION}\nspec: {SPECIFICATION}\n"));
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let log = match log_of(&given) {
         Ok(log) => log,
@@ -106,7 +106,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let Some(name) = words.next().filter(|name| !given.help && name != "help") else {
         print(&help());
-        return ExitCode::SUCCESS;
+        return 0;
     };
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
         let failure = Failure::new(format!("no command {name:?}; see: {NAME} --help"));
@@ -120,7 +120,7 @@ fn run_command(
     given: &Parsed,
     log: Log,
     words: &mut std::iter::Peekable<std::vec::IntoIter<String>>,
-) -> ExitCode {
+) -> u8 {
     let parsed = flags::parse(command.flags, command.order, words).and_then(|mut parsed| {
         parsed.arguments.extend(words);
         let (least, most) = command.arguments;
@@ -138,19 +138,19 @@ fn run_command(
     };
     if parsed.help {
         print(&help_of(command));
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let context = Context { log, root: Root::new(root_of(given)), systemd: given.on("systemd-cgroup") };
     let outcome = (command.run)(&context, &parsed);
     end(&context.log, outcome, command.failure_code)
 }
 
-fn end(log: &Log, outcome: Outcome, code: u8) -> ExitCode {
+fn end(log: &Log, outcome: Outcome, code: u8) -> u8 {
     match outcome {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(failure) => {
             log.error(&failure.message);
-            ExitCode::from(failure.code.unwrap_or(code))
+            failure.code.unwrap_or(code)
         }
     }
 }
