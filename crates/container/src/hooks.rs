@@ -43,7 +43,6 @@ pub struct State<'a> {
 }
 
 /// The hooks that newer versions of the specification call createRuntime.
-#[expect(deprecated, reason = "the specification calls them so, and engines still use them")]
 pub(crate) fn prestart(all: &Hooks) -> Option<&Vec<Hook>> {
     all.prestart().as_ref()
 }

@@ -262,13 +262,8 @@ impl Job<'_> {
             let capability = thread_calls::CapabilitySet::from_bits_retain(1 << number);
             match thread_calls::configure_capability_in_ambient_set(capability, true) {
                 Ok(()) => {}
-                // configurations with an empty inheritable set are common, and every runtime runs them
-                Err(Errno::PERM) => self.line.say(
-                    &Word::Warning(format!(
-                        "ambient capability {number} is not raised: it is not permitted and inheritable"
-                    )),
-                    &[],
-                )?,
+                // not permitted and inheritable: such configurations are common, and every runtime runs them
+                Err(Errno::PERM) => {}
                 Err(errno) => return Err(errno).doing(|| "prctl(PR_CAP_AMBIENT)"),
             }
         }

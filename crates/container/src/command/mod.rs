@@ -2,13 +2,22 @@
 
 mod create;
 mod delete;
+mod events;
+mod exec;
+mod features;
 mod flags;
 mod foreground;
 mod kill;
+mod list;
 mod log;
+mod pause;
+mod ps;
+mod resume;
 mod run;
+mod spec;
 mod start;
 mod state;
+mod update;
 
 use crate::error::SetupError;
 use crate::runtime::folder::Root;
@@ -24,8 +33,23 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) const SPECIFICATION: &str = "1.2.1";
 
 /// All commands, sorted.
-static COMMANDS: &[&Command] =
-    &[&create::COMMAND, &delete::COMMAND, &kill::COMMAND, &run::COMMAND, &start::COMMAND, &state::COMMAND];
+static COMMANDS: &[&Command] = &[
+    &create::COMMAND,
+    &delete::COMMAND,
+    &events::COMMAND,
+    &exec::COMMAND,
+    &features::COMMAND,
+    &kill::COMMAND,
+    &list::COMMAND,
+    &pause::COMMAND,
+    &ps::COMMAND,
+    &resume::COMMAND,
+    &run::COMMAND,
+    &spec::COMMAND,
+    &start::COMMAND,
+    &state::COMMAND,
+    &update::COMMAND,
+];
 
 static GLOBAL: [Flag; 8] = [
     Flag::value("criu", "ignored; the criu program is found in PATH"),
@@ -141,6 +165,7 @@ fn run_command(
         return 0;
     }
     let context = Context { log, root: Root::new(root_of(given)), systemd: given.on("systemd-cgroup") };
+    context.log.debug(&format!("{} {}", command.name, parsed.arguments.join(" ")));
     let outcome = (command.run)(&context, &parsed);
     end(&context.log, outcome, command.failure_code)
 }

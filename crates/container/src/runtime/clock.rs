@@ -4,7 +4,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// A moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub(crate) struct Moment {
     seconds: i64,
     nanoseconds: u32,
 }
@@ -12,20 +12,20 @@ pub struct Moment {
 impl Moment {
     /// This moment.
     #[must_use]
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let now = clock_gettime(ClockId::Realtime);
         Self { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
     }
 
     /// RFC 3339 in UTC, to the second.
     #[must_use]
-    pub fn seconds(self) -> String {
+    pub(crate) fn seconds(self) -> String {
         format!("{}Z", self.date_time())
     }
 
     /// RFC 3339 in UTC, with nanoseconds.
     #[must_use]
-    pub fn nanoseconds(self) -> String {
+    pub(crate) fn nanoseconds(self) -> String {
         format!("{}.{:09}Z", self.date_time(), self.nanoseconds)
     }
 

@@ -22,7 +22,6 @@ pub(crate) struct Root(PathBuf);
 pub(crate) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
-    pub(crate) id: String,
 }
 
 /// Checks a container's id.
@@ -79,7 +78,7 @@ impl Root {
         let path = self.0.join(id);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Folder { fd, path, id: id.to_owned() }),
+            Ok(fd) => Ok(Folder { fd, path }),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 Err(SetupError::new(FailureKind::NotFound, "container does not exist"))
             }

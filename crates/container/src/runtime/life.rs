@@ -103,18 +103,6 @@ impl Known {
         let path = path.ok_or_else(|| SetupError::unsupported("the container has no control group of its own"))?;
         group::open(path)
     }
-
-    /// The state that hooks read.
-    pub(crate) fn state<'a>(&'a self, status: &'a str) -> State<'a> {
-        State {
-            oci_version: &self.record.oci_version,
-            id: &self.record.id,
-            status,
-            pid: self.birth.as_ref().map(|birth| birth.pid).filter(|_| status != "stopped"),
-            bundle: &self.record.bundle,
-            annotations: (*self.record.annotations).as_ref(),
-        }
-    }
 }
 
 fn open_process(birth: &Birth) -> Option<OwnedFd> {

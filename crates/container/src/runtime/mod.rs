@@ -18,6 +18,8 @@ pub(crate) mod clock;
 pub(crate) mod config;
 pub(crate) mod folder;
 pub(crate) mod group;
+pub(crate) mod join;
+
 pub(crate) mod life;
 pub(crate) mod record;
 pub(crate) mod status;

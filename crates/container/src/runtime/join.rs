@@ -1,0 +1,99 @@
+//! One more process in a container.
+
+use super::life::{Known, keyring_of};
+use super::status::Status;
+use crate::create::cgroups;
+use crate::error::{Doing, Result, SetupError};
+use crate::exec::{self, Lifetime, Plan, Running, Terms};
+use crate::stdio::Stdio;
+use control::FailureKind;
+use oci_spec::runtime::Process;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use sys::process::{Namespaces, SingleThread};
+
+/// What to run.
+pub(crate) struct Order<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) preserved: u32,
+    /// Groups below the container's, each for one controller or for all.
+    pub(crate) groups: Vec<SubGroup<'a>>,
+    pub(crate) paused: WhilePaused,
+}
+
+/// Whether a process may be added to a container whose processes stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhilePaused {
+    Refused,
+    Allowed,
+}
+
+/// A group below the container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SubGroup<'a> {
+    /// Only for these controllers, split by commas.
+    pub(crate) controllers: Option<&'a str>,
+    pub(crate) path: &'a str,
+}
+
+/// Starts the process.
+///
+/// # Errors
+/// [`FailureKind::Conflict`] for a container that does not run, and as [`exec::exec`].
+pub(crate) fn run(proof: SingleThread, known: &Known, order: &Order<'_>) -> Result<Running> {
+    let refuse = |text: &str| Err(SetupError::new(FailureKind::Conflict, text));
+    match known.status {
+        Status::Running | Status::Created => {}
+        Status::Paused if order.paused == WhilePaused::Allowed => {}
+        Status::Paused => return refuse("cannot exec in a paused container (use --ignore-paused to override)"),
+        Status::Stopped | Status::Creating => return refuse("cannot exec in a stopped container"),
+    }
+    let (birth, pidfd) = known.init()?;
+    let seccomp = known.record.seccomp(&known.folder)?;
+    let keyring = if known.record.keyring { Some(keyring_of(&known.record.id)?) } else { None };
+    let plan = Plan {
+        process: order.process,
+        seccomp: seccomp.as_ref(),
+        stdio: Stdio::Inherit,
+        init: pidfd.as_fd(),
+        namespaces: Namespaces::from_bits_truncate(birth.namespaces),
+        groups: join_files(known, &order.groups)?,
+        terms: Terms { preserved: order.preserved, keyring, lifetime: Lifetime::Free },
+    };
+    exec::exec(proof, plan)
+}
+
+/// The files that let a process enter the container's groups.
+fn join_files(known: &Known, asked: &[SubGroup<'_>]) -> Result<Vec<OwnedFd>> {
+    if known.record.group.is_none() {
+        return Ok(Vec::new());
+    }
+    let group = known.group()?;
+    if asked.is_empty() {
+        return group.join_fds().doing(|| "cannot open the control group");
+    }
+    let host = cgroups()?;
+    let mut files = Vec::new();
+    for ((_, names), dir) in host.hierarchies().zip(group.dirs()) {
+        let file = find(asked, names).map_or_else(|| dir.clone(), |path| dir.join(path)).join("cgroup.procs");
+        let opened = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        files.push(opened.doing(|| format!("--cgroup: {}", file.display()))?);
+    }
+    for one in asked.iter().filter_map(|one| one.controllers) {
+        let known =
+            one.split(',').all(|name| host.hierarchies().any(|(_, names)| names.iter().any(|have| have == name)));
+        if !known {
+            return Err(SetupError::invalid(format!("--cgroup: unknown controller {one:?}")));
+        }
+    }
+    Ok(files)
+}
+
+fn find(asked: &[SubGroup<'_>], names: &[String]) -> Option<PathBuf> {
+    let serves = |one: &&SubGroup<'_>| {
+        one.controllers.is_none_or(|list| list.split(',').any(|name| names.iter().any(|have| have == name)))
+    };
+    let path = Path::new(asked.iter().rev().find(serves)?.path);
+    Some(path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect())
+}
