@@ -3,10 +3,13 @@
 use crate::create::Doomed;
 use crate::error::{Doing, Result, SetupError};
 use crate::init::{self, Inside};
+use crate::sync::{Line, Word};
+use control::FailureKind;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use sys::process::{Forked, Namespaces, SingleThread};
 
 /// Forks in the wanted namespaces; existing ones are entered first and left again afterwards, because a child in a user
@@ -19,9 +22,12 @@ pub(crate) fn fork_into(
 ) -> Result<(i32, OwnedFd)> {
     let mut back = Vec::new();
     let entered = wanted.enter(proof, &mut back);
-    let forked = entered.and_then(|()| {
-        let flags = wanted.new - Namespaces::CGROUP - Namespaces::TIME;
-        sys::process::clone3(proof, flags, cgroup.map(AsFd::as_fd)).doing(|| "cannot make the container's process")
+    let forked = entered.and_then(|()| match &wanted.user {
+        None => {
+            let flags = wanted.new - Namespaces::CGROUP - Namespaces::TIME;
+            sys::process::clone3(proof, flags, cgroup.map(AsFd::as_fd)).doing(|| "cannot make the container's process")
+        }
+        Some(user) => fork_below(proof, wanted, user.as_fd(), cgroup, &inside),
     });
     if let Ok(Forked::Child) = forked {
         drop(back);
@@ -37,60 +43,185 @@ pub(crate) fn fork_into(
     }
 }
 
+/// Forks where an existing user namespace is joined. Nobody comes back from there, so a process in between goes, and has its
+/// child, which is ours all the same, in new namespaces that belong to that user namespace.
+fn fork_below(
+    proof: SingleThread,
+    wanted: &Wanted,
+    user: BorrowedFd<'_>,
+    cgroup: Option<&OwnedFd>,
+    inside: &Inside<'_>,
+) -> Result<Forked> {
+    let (line, theirs) = Line::pair()?;
+    let between = sys::process::clone3(proof, Namespaces::empty(), cgroup.map(AsFd::as_fd));
+    match between.doing(|| "cannot make a process for the user namespace")? {
+        Forked::Child => {
+            drop(line);
+            let gone = sys::process::setns(proof, user, Namespaces::USER);
+            let made = gone.doing(|| "linux.namespaces: cannot enter the user namespace").and_then(|()| {
+                let flags = wanted.new - Namespaces::CGROUP - Namespaces::TIME;
+                sys::process::clone3_sibling(proof, flags).doing(|| "cannot make the container's process")
+            });
+            match made {
+                Ok(Forked::Child) => return Ok(Forked::Child),
+                Ok(Forked::Parent { pidfd, .. }) => {
+                    // heard by our parent, or nobody needs it
+                    let _ = theirs.say(&Word::Ready, &[pidfd.as_fd()]);
+                }
+                Err(error) => {
+                    let _ = inside.line.say(&Word::Failed(error.clone()), &[]);
+                    let _ = theirs.say(&Word::Failed(error), &[]);
+                }
+            }
+            sys::process::exit_now(0)
+        }
+        Forked::Parent { pidfd: between, .. } => {
+            drop(theirs);
+            let heard = line.hear();
+            let _reaped = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(between.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            let gone = || SetupError::new(FailureKind::Internal, "the way into the user namespace was cut off");
+            match heard? {
+                Some((Word::Ready, mut fds)) => {
+                    let pidfd = fds.pop().ok_or_else(gone)?;
+                    Ok(Forked::Parent { pid: pid_of(&pidfd)?, pidfd })
+                }
+                Some((Word::Failed(error), _)) => Err(error),
+                _ => Err(gone()),
+            }
+        }
+    }
+}
+
+/// The process behind a descriptor, as it is numbered here.
+fn pid_of(pidfd: &OwnedFd) -> Result<i32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).doing(|| "fdinfo")?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's process is gone"))
+}
+
+/// What remains to be done about namespaces by the first process itself.
+pub(crate) fn settle(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
+    let joins_user = path_of(inside.spec, LinuxNamespaceType::User).is_some();
+    if let Some(path) = path_of(inside.spec, LinuxNamespaceType::Mount) {
+        // last, as paths mean something else afterwards; the root and the sources of mounts are open already
+        let target = open_namespace(path, Namespaces::MOUNT)?;
+        sys::process::setns(proof, target.as_fd(), Namespaces::MOUNT)
+            .doing(|| format!("linux.namespaces: cannot enter the mount namespace {}", path.display()))?;
+    }
+    if inside.own.contains(Namespaces::TIME) && (joins_user || inside.own.contains(Namespaces::USER)) {
+        // belongs to the user namespace then; a program gets into it by being executed
+        time_namespace(proof, &offsets(inside.spec))?;
+    }
+    if joins_user {
+        crate::process::become_root()?;
+        crate::process::die_with_parent()?;
+    }
+    Ok(())
+}
+
+fn time_namespace(proof: SingleThread, offsets: &str) -> Result<()> {
+    sys::process::unshare(proof, Namespaces::TIME).doing(|| "cannot make a time namespace")?;
+    if !offsets.is_empty() {
+        std::fs::write("/proc/self/timens_offsets", offsets).doing(|| "linux.timeOffsets")?;
+    }
+    Ok(())
+}
+
+fn offsets(spec: &Spec) -> String {
+    let all = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
+    let line = |(clock, offset): (&String, &oci_spec::runtime::LinuxTimeOffset)| {
+        format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+    };
+    all.into_iter().flatten().map(line).collect()
+}
+
+/// The namespace of a kind that is to be joined. An empty path is none.
+fn path_of(spec: &Spec, kind: LinuxNamespaceType) -> Option<&Path> {
+    let all = spec.linux().as_ref()?.namespaces().as_ref()?;
+    let path = all.iter().find(|one| one.typ() == kind)?.path().as_deref()?;
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+/// Opens a namespace by its path, and sees to it that it is one of the kind.
+fn open_namespace(path: &Path, kind: Namespaces) -> Result<OwnedFd> {
+    let name = NAMES.iter().find(|(have, _)| *have == kind).map_or("", |(_, name)| *name);
+    let what = || format!("linux.namespaces: {name} namespace {}", path.display());
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        let kind = if errno == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Internal };
+        SetupError::new(kind, format!("{}: {errno}", what()))
+    })?;
+    match sys::process::namespace_type(fd.as_fd()) {
+        Ok(have) if have == kind => Ok(fd),
+        Ok(have) => {
+            let other = NAMES.iter().find(|(one, _)| *one == have).map_or("other", |(_, name)| *name);
+            Err(SetupError::invalid(format!("{}: is a namespace of type {other}", what())))
+        }
+        Err(_) => Err(SetupError::invalid(format!("{}: is no namespace", what()))),
+    }
+}
+
 /// Which namespaces are new and which are joined.
 pub(crate) struct Wanted {
     pub(crate) new: Namespaces,
     joins: Vec<(Namespaces, OwnedFd)>,
+    /// Of which the container becomes a member, with the ids that it has already.
+    user: Option<OwnedFd>,
+    /// Entered by the first process itself.
+    mount: bool,
     offsets: String,
 }
 
 impl Wanted {
     pub(crate) fn of(spec: &Spec, netns: Option<OwnedFd>) -> Result<Self> {
         let linux = spec.linux().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no linux part"))?;
-        let mut wanted = Self { new: Namespaces::empty(), joins: Vec::new(), offsets: String::new() };
+        let offsets = offsets(spec);
+        let mut wanted = Self { new: Namespaces::empty(), joins: Vec::new(), user: None, mount: false, offsets };
+        let mut seen = Namespaces::empty();
         for namespace in linux.namespaces().iter().flatten() {
-            let (kind, _) = kind_of(namespace.typ());
+            let (kind, name) = kind_of(namespace.typ());
+            if seen.contains(kind) {
+                return Err(SetupError::invalid(format!("linux.namespaces: {name} is there twice")));
+            }
+            seen |= kind;
             if kind == Namespaces::NET && netns.is_some() {
                 continue;
             }
-            match namespace.path() {
+            match path_of(spec, namespace.typ()) {
                 None => wanted.new |= kind,
-                Some(path) if kind == Namespaces::USER || kind == Namespaces::MOUNT => {
-                    let text = format!("namespace {}: only new user and mount namespaces can be used", path.display());
-                    return Err(SetupError::unsupported(text));
-                }
                 Some(path) => {
-                    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-                    wanted.joins.push((kind, fd.doing(|| format!("namespace {}", path.display()))?));
+                    let fd = open_namespace(path, kind)?;
+                    match kind {
+                        Namespaces::USER => wanted.user = Some(fd),
+                        Namespaces::MOUNT => wanted.mount = true,
+                        _ => wanted.joins.push((kind, fd)),
+                    }
                 }
             }
         }
         wanted.joins.extend(netns.map(|fd| (Namespaces::NET, fd)));
-        for (clock, offset) in linux.time_offsets().iter().flatten() {
-            let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
-            wanted.offsets += &format!("{clock} {seconds} {nanoseconds}\n");
-        }
-        if !wanted.new.contains(Namespaces::MOUNT) {
-            return Err(SetupError::unsupported("a container needs a mount namespace of its own"));
-        }
         Ok(wanted)
     }
 
     pub(crate) fn joined(&self) -> Namespaces {
-        self.joins.iter().fold(Namespaces::empty(), |all, (kind, _)| all | *kind)
+        let user = if self.user.is_some() { Namespaces::USER } else { Namespaces::empty() };
+        let mount = if self.mount { Namespaces::MOUNT } else { Namespaces::empty() };
+        self.joins.iter().fold(user | mount, |all, (kind, _)| all | *kind)
     }
 
     fn enter(&self, proof: SingleThread, back: &mut Vec<(OwnedFd, Namespaces)>) -> Result<()> {
         for (kind, target) in &self.joins {
             back.push((own(*kind)?, *kind));
-            sys::process::setns(proof, target.as_fd(), *kind).doing(|| "cannot enter a namespace")?;
+            let name = NAMES.iter().find(|(have, _)| have == kind).map_or("", |(_, name)| *name);
+            sys::process::setns(proof, target.as_fd(), *kind)
+                .doing(|| format!("linux.namespaces: cannot enter the {name} namespace"))?;
         }
-        if self.new.contains(Namespaces::TIME) {
-            // the helper itself stays where it is, its children are born in the new namespace
-            sys::process::unshare(proof, Namespaces::TIME).doing(|| "cannot make a time namespace")?;
-            if !self.offsets.is_empty() {
-                std::fs::write("/proc/self/timens_offsets", &self.offsets).doing(|| "linux.timeOffsets")?;
-            }
+        if self.new.contains(Namespaces::TIME) && self.user.is_none() && !self.new.contains(Namespaces::USER) {
+            // this process itself stays where it is, its children are born in the new namespace
+            back.push((own(Namespaces::TIME)?, Namespaces::TIME));
+            time_namespace(proof, &self.offsets)?;
         }
         Ok(())
     }
@@ -171,16 +302,53 @@ pub(crate) fn container_root(spec: &Spec) -> (u32, u32) {
 }
 
 fn write_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {
-    let lines = |mappings: &[LinuxIdMapping]| {
-        let line = |one: &LinuxIdMapping| format!("{} {} {}\n", one.container_id(), one.host_id(), one.size());
-        mappings.iter().map(line).collect::<String>()
-    };
     if uids.is_empty() || gids.is_empty() {
         return Err(SetupError::invalid("a user namespace needs linux.uidMappings and linux.gidMappings"));
     }
-    let folder = PathBuf::from(format!("/proc/{pid}"));
-    std::fs::write(folder.join("uid_map"), lines(uids)).doing(|| "cannot map users")?;
-    std::fs::write(folder.join("gid_map"), lines(gids)).doing(|| "cannot map groups")?;
-    rustix::fs::open(folder.join("ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    map(pid, "uid", uids, uid)?;
+    map(pid, "gid", gids, gid)?;
+    rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "cannot open the user namespace")
+}
+
+/// Maps users (`uid`) or groups (`gid`): directly where we may, else by the program that has the right to map what
+/// /etc/subuid and /etc/subgid grant; without either, a user may still map itself.
+///
+/// # Source
+/// user_namespaces(7), newuidmap(1), newgidmap(1).
+fn map(pid: i32, what: &str, mappings: &[LinuxIdMapping], own: u32) -> Result<()> {
+    let line = |one: &LinuxIdMapping| format!("{} {} {}\n", one.container_id(), one.host_id(), one.size());
+    let text: String = mappings.iter().map(line).collect();
+    let file = format!("/proc/{pid}/{what}_map");
+    let alone = matches!(mappings, [one] if one.size() == 1 && one.host_id() == own);
+    let failed = match std::fs::write(&file, &text) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if Errno::from_io_error(&failed) == Some(Errno::PERM) {
+        if alone && what == "gid" {
+            // who maps only itself must give up changing groups first
+            std::fs::write(format!("/proc/{pid}/setgroups"), "deny").doing(|| "setgroups")?;
+            return std::fs::write(&file, &text).doing(|| "linux.gidMappings");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return by_program(pid, what, &text);
+        }
+    }
+    Err(failed).doing(|| format!("linux.{what}Mappings: cannot write {:?}", text.trim_end()))
+}
+
+fn by_program(pid: i32, what: &str, text: &str) -> Result<()> {
+    let program = format!("new{what}map");
+    let output = std::process::Command::new(&program).arg(pid.to_string()).args(text.split_whitespace()).output();
+    let output = output.map_err(|error| {
+        let text = format!("linux.{what}Mappings: an unprivileged user needs the program {program}: {error}");
+        SetupError::unsupported(text)
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(SetupError::invalid(format!("linux.{what}Mappings: {program}: {}", said.trim())))
 }

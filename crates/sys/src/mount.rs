@@ -281,3 +281,37 @@ pub fn mount_classic(source: &str, target: &Path, filesystem: &str, data: &str) 
     let data = CString::new(data).map_err(|_| SysError::new("mount", rustix::io::Errno::INVAL))?;
     raw::mount(source, target, filesystem, raw::MountFlags::empty(), data.as_c_str()).map_err(SysError::of("mount"))
 }
+
+/// Opens the mounted file system that `root` is the root of, to change its options.
+///
+/// # Errors
+/// `EINVAL` where `root` is no mount's root, `EPERM` without the right to administer the file system.
+pub fn fspick(root: BorrowedFd<'_>, filesystem: &str) -> std::result::Result<FsContext, FsError> {
+    let flags = raw::FsPickFlags::FSPICK_CLOEXEC | raw::FsPickFlags::FSPICK_EMPTY_PATH;
+    let fd = raw::fspick(root, "", flags).map_err(|errno| FsError {
+        filesystem: filesystem.to_owned(),
+        option: String::new(),
+        error: SysError::new("fspick", errno),
+        log: String::new(),
+    })?;
+    Ok(FsContext { fd, filesystem: filesystem.to_owned() })
+}
+
+impl FsContext {
+    /// Changes the mounted file system to what was configured.
+    ///
+    /// # Errors
+    /// Whatever the file system says of its options.
+    pub fn reconfigure(&self) -> std::result::Result<(), FsError> {
+        self.outcome("fsconfig", "", raw::fsconfig_reconfigure(self.fd.as_fd()))
+    }
+}
+
+/// Makes the current directory the root directory of this process alone; the mounts stay as they are.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_CHROOT`.
+pub fn chroot_here() -> Result<()> {
+    rustix::process::chroot(".").map_err(SysError::of("chroot"))?;
+    rustix::process::chdir("/").map_err(SysError::of("chdir"))
+}

@@ -106,6 +106,50 @@ pub fn clone3(_proof: SingleThread, namespaces: Namespaces, cgroup: Option<Borro
     }
 }
 
+/// As [`clone3`], for a process whose parent is to be the caller's own parent, which then waits for it.
+///
+/// # Errors
+/// As [`clone3`]; `EINVAL` where the caller is process 1 of its namespace.
+pub fn clone3_sibling(_proof: SingleThread, namespaces: Namespaces) -> Result<Forked> {
+    const PIDFD: u64 = 0x1000;
+    const PARENT: u64 = 0x8000;
+    let mut pidfd: libc::c_int = -1;
+    // the signal at its end is that of the caller
+    let args = CloneArgs {
+        flags: PIDFD | PARENT | namespaces.bits(),
+        pidfd: (&raw mut pidfd).addr() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: one thread only, so the child's copy of memory is consistent; no stack is given, so both return here.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(SysError::last("clone3")),
+        0 => Ok(Forked::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Forked::Parent { pid: i32::try_from(pid).unwrap_or(0), pidfd })
+        }
+    }
+}
+
+/// Of which kind the namespace is that `namespace` is open on.
+///
+/// # Errors
+/// `ENOTTY` for what is no namespace.
+///
+/// # Source
+/// ioctl_ns(2), `NS_GET_NSTYPE`.
+pub fn namespace_type(namespace: BorrowedFd<'_>) -> Result<Namespaces> {
+    const GET_TYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument and touches no memory of ours.
+    let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), GET_TYPE) };
+    match u64::try_from(kind) {
+        Ok(bits) => Ok(Namespaces::from_bits_retain(bits)),
+        Err(_) => Err(SysError::last("ioctl NS_GET_NSTYPE")),
+    }
+}
+
 /// Forks plainly, for a process that a seccomp program may keep from clone3. `None` in the child, its id in the parent.
 ///
 /// # Errors

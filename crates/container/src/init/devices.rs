@@ -24,7 +24,7 @@ const LINKS: [(&str, &str); 5] = [
 pub(crate) fn make(inside: &Inside<'_>, root: BorrowedFd<'_>, mapped: bool) -> Result<()> {
     let spec = inside.spec;
     let bound = spec.mounts().iter().flatten().any(|mount| {
-        mount.destination() == Path::new("/dev") && matches!(mount.typ().as_deref(), Some("bind" | "none") | None)
+        mount.destination() == Path::new("/dev") && matches!(mount.typ().as_deref(), Some("bind" | "none" | "") | None)
     });
     if bound {
         return Ok(());
@@ -36,27 +36,65 @@ pub(crate) fn make(inside: &Inside<'_>, root: BorrowedFd<'_>, mapped: bool) -> R
         other => other.doing(|| "/dev")?,
     };
     let old = rustix::process::umask(Mode::empty());
+    let outcome = defaults(root, dev.as_fd(), mapped, fresh);
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let outcome = outcome.and_then(|()| devices.iter().try_for_each(|device| asked(device, root, mapped)));
+    rustix::process::umask(old);
+    outcome
+}
+
+fn defaults(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, mapped: bool, fresh: bool) -> Result<()> {
+    // a /dev of the image's own on a read-only root has what it has
+    let kept = |errno| errno == Errno::ROFS && !fresh;
+    let mut bound = mapped;
     for (name, major, minor) in DEFAULT {
-        let made = if mapped {
-            bind(root, &Path::new("/dev").join(name), &Path::new("/dev").join(name))
-        } else {
-            match mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)) {
-                Err(errno) if errno == Errno::EXIST || (!fresh && errno == Errno::ROFS) => Ok(()),
-                other => other.doing(|| format!("device /dev/{name}")),
+        let path = Path::new("/dev").join(name);
+        if !bound {
+            let mode = Mode::from_raw_mode(0o666);
+            match mknodat(dev, name, FileType::CharacterDevice, mode, makedev(major, minor)) {
+                Ok(()) => continue,
+                Err(Errno::EXIST) => {
+                    same(root, &path, FileType::CharacterDevice, makedev(major, minor))?;
+                    continue;
+                }
+                Err(errno) if kept(errno) => continue,
+                // in somebody else's user namespace nodes cannot be made either
+                Err(Errno::PERM) => bound = true,
+                Err(errno) => return Err(errno).doing(|| format!("device /dev/{name}")),
             }
-        };
-        made?;
+        }
+        bind(root, &path, &path)?;
     }
     for (name, target) in LINKS {
-        match symlinkat(target, &dev, name) {
-            Err(errno) if errno == Errno::EXIST || (!fresh && errno == Errno::ROFS) => {}
+        match symlinkat(target, dev, name) {
+            Err(Errno::EXIST) if name == "ptmx" => {
+                // an image's own node would lead to the host's terminals
+                rustix::fs::unlinkat(dev, name, AtFlags::empty()).doing(|| "link /dev/ptmx")?;
+                symlinkat(target, dev, name).doing(|| "link /dev/ptmx")?;
+            }
+            Err(errno) if errno == Errno::EXIST || kept(errno) => {}
             other => other.doing(|| format!("link /dev/{name}"))?,
         }
     }
-    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-    let outcome = devices.iter().try_for_each(|device| asked(device, root, mapped));
-    rustix::process::umask(old);
-    outcome
+    if fresh && rustix::fs::access("/proc/kcore", rustix::fs::Access::EXISTS).is_ok() {
+        match symlinkat("/proc/kcore", dev, "core") {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).doing(|| "link /dev/core"),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is there in place of a device.
+fn same(root: BorrowedFd<'_>, path: &Path, kind: FileType, device: u64) -> Result<()> {
+    let what = || format!("device {}", path.display());
+    let have = root::resolve(root, path, OFlags::PATH | OFlags::NOFOLLOW).doing(what)?;
+    let stat = rustix::fs::fstat(&have).doing(what)?;
+    let device_differs = kind != FileType::Fifo && stat.st_rdev != device;
+    if FileType::from_raw_mode(stat.st_mode) != kind || device_differs {
+        return Err(SetupError::invalid(format!("{}: the image has something else there", what())));
+    }
+    Ok(())
 }
 
 fn bind(root: BorrowedFd<'_>, host: &Path, shown: &Path) -> Result<()> {
@@ -80,26 +118,16 @@ fn asked(device: &LinuxDevice, root: BorrowedFd<'_>, mapped: bool) -> Result<()>
     let (major, minor) =
         if kind == FileType::Fifo { (0, 0) } else { (number(device.major())?, number(device.minor())?) };
     if mapped && kind != FileType::Fifo {
-        let host = rustix::fs::stat(path).doing(what)?;
-        if host.st_rdev != makedev(major, minor) {
-            return Err(SetupError::unsupported(format!(
-                "{}: another device than on the host, in a user namespace",
-                what()
-            )));
-        }
-        return bind(root, path, path);
+        return bind_same(device, root, makedev(major, minor));
     }
     let folder = root::ensure_dir(root, path.parent().unwrap_or(Path::new("/"))).doing(what)?;
     let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
     match mknodat(&folder, name, kind, mode, makedev(major, minor)) {
         Err(Errno::EXIST) => {
-            let have = root::resolve(root, path, OFlags::PATH | OFlags::NOFOLLOW).doing(what)?;
-            let stat = rustix::fs::fstat(&have).doing(what)?;
-            if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != makedev(major, minor) {
-                return Err(SetupError::invalid(format!("{}: the image has something else there", what())));
-            }
+            same(root, path, kind, makedev(major, minor))?;
             chmodat(&folder, name, mode, AtFlags::empty()).doing(what)?;
         }
+        Err(Errno::PERM) if kind != FileType::Fifo => return bind_same(device, root, makedev(major, minor)),
         other => other.doing(what)?,
     }
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
@@ -108,4 +136,15 @@ fn asked(device: &LinuxDevice, root: BorrowedFd<'_>, mapped: bool) -> Result<()>
         chownat(&folder, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags).doing(what)?;
     }
     Ok(())
+}
+
+/// In a user namespace: the host's node, if it is the same device.
+fn bind_same(device: &LinuxDevice, root: BorrowedFd<'_>, number: u64) -> Result<()> {
+    let path = device.path();
+    let host = rustix::fs::stat(path).doing(|| format!("device {} of the host", path.display()))?;
+    if host.st_rdev != number {
+        let text = format!("device {}: another device than on the host, in a user namespace", path.display());
+        return Err(SetupError::unsupported(text));
+    }
+    bind(root, path, path)
 }

@@ -3,15 +3,21 @@
 //! Runs in the new namespaces, still with the host's files in sight until [`root::enter`]. Every path of the container is
 //! resolved inside its root by openat2(2), so no symbolic link of an image leads outside; mounts are placed on descriptors.
 
+mod copy;
 mod devices;
+mod groups;
+pub(crate) mod memory;
 pub(crate) mod mounts;
-mod options;
+pub(crate) mod names;
+pub(crate) mod options;
+mod protect;
 pub(crate) mod root;
 mod tiny;
 
 use crate::create::{First, Pivot};
 use crate::error::{Doing, Result, SetupError};
 use crate::hooks::{self, State};
+use crate::namespaces;
 use crate::process::{self, Job};
 use crate::stdio::Ends;
 use crate::sync::{Line, Word};
@@ -71,19 +77,26 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     }
     let mapped = inside.own.contains(Namespaces::USER);
     let received = if mapped { Some(await_mapping(&inside.line)?) } else { None };
+    namespaces::settle(proof, inside)?;
     if inside.own.contains(Namespaces::CGROUP) {
         sys::process::unshare(proof, Namespaces::CGROUP).doing(|| "cannot make a cgroup namespace")?;
     }
     let root = received.as_ref().or(inside.root.as_ref());
     let root = root.ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system was given"))?;
-    names(inside)?;
-    sysctls(inside)?;
-    root::attach(root)?;
+    names::set(inside.spec)?;
+    names::sysctls(inside.spec)?;
+    memory::policy(inside.spec)?;
+    let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
+        (false, _) => root::Entry::Chroot,
+        (true, Pivot::Root) => root::Entry::Pivot,
+        (true, Pivot::Move) => root::Entry::Move,
+    };
+    let root = root::attach(root.as_fd(), inside.spec, entry)?;
     mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
-    mounts::protect(inside.spec, root.as_fd())?;
+    protect::place(inside.spec, root.as_fd())?;
     before_entering(inside)?;
-    root::enter(root.as_fd(), inside.spec)?;
+    root::enter(root.as_fd(), inside.spec, entry)?;
     finish(proof, inside)
 }
 
@@ -178,52 +191,4 @@ fn await_start(inside: &Inside<'_>) -> Result<()> {
         Some((Word::Go, _)) => Ok(()),
         _ => sys::process::exit_now(1),
     }
-}
-
-fn names(inside: &Inside<'_>) -> Result<()> {
-    let own = inside.own.contains(Namespaces::UTS);
-    if let Some(name) = inside.spec.hostname().as_ref().filter(|name| own && !name.is_empty()) {
-        rustix::system::sethostname(name.as_bytes()).doing(|| format!("hostname {name:?}"))?;
-    }
-    if let Some(name) = inside.spec.domainname().as_ref().filter(|name| own && !name.is_empty()) {
-        rustix::system::setdomainname(name.as_bytes()).doing(|| format!("domainname {name:?}"))?;
-    }
-    Ok(())
-}
-
-/// Kernel settings: only those that belong to a namespace of the container's own.
-fn sysctls(inside: &Inside<'_>) -> Result<()> {
-    let asked = inside.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    for (name, value) in asked.into_iter().flatten() {
-        let path = name.replace('.', "/");
-        let joined = inside.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-        let has = |kind: Namespaces, typ: oci_spec::runtime::LinuxNamespaceType| {
-            inside.own.contains(kind) || joined.is_some_and(|all| all.iter().any(|one| one.typ() == typ))
-        };
-        use oci_spec::runtime::LinuxNamespaceType::{Ipc, Network, Uts};
-        let ipc = ["kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax"];
-        let ipc_more = ["kernel/shmmni", "kernel/shm_rmid_forced"];
-        let allowed = if path.starts_with("net/") {
-            has(Namespaces::NET, Network)
-        } else if ipc.contains(&path.as_str()) || ipc_more.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
-            has(Namespaces::IPC, Ipc)
-        } else {
-            path == "kernel/domainname" && has(Namespaces::UTS, Uts)
-        };
-        if !allowed || path.split('/').any(|part| part.is_empty() || part == "..") {
-            return Err(SetupError::invalid(format!(
-                "sysctl {name:?} is not in a separate kernel namespace; it would change the host"
-            )));
-        }
-        let full = format!("/proc/sys/{path}");
-        let missing = !std::path::Path::new(&full).exists();
-        if missing {
-            return Err(SetupError::new(
-                FailureKind::NotFound,
-                format!("sysctl {name:?} does not exist on this kernel"),
-            ));
-        }
-        std::fs::write(&full, value).doing(|| format!("sysctl {name}={value}"))?;
-    }
-    Ok(())
 }

@@ -1,10 +1,9 @@
 //! Mount options as words.
 
-use crate::error::{Result, SetupError};
 use sys::mount::{Depth, MountAttr, MountPropagationFlags};
 
 /// Options, sorted by what they are for.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
     /// Attributes of the mount.
     pub(crate) set: MountAttr,
@@ -18,9 +17,34 @@ pub(crate) struct Options {
     pub(crate) bind: Option<Depth>,
     /// Its owners are mapped.
     pub(crate) idmap: Option<Depth>,
+    /// It changes what is mounted there already.
+    pub(crate) remount: bool,
+    /// What the mount point held is copied into the new file system.
+    pub(crate) copy_up: bool,
+    /// Words of mount(8) that concern a file system as a whole, as fsconfig(2) takes them.
+    pub(crate) whole: Vec<&'static str>,
     /// The file system's own options.
     pub(crate) data: Vec<(String, Option<String>)>,
 }
+
+/// Words for a file system as a whole: what fsconfig(2) is told, nothing where the kernel has no such switch any more.
+///
+/// # Source
+/// mount(8), "filesystem-independent mount options"; Linux `fs/fs_context.c`.
+const WHOLE: &[(&str, Option<&str>)] = &[
+    ("async", Some("async")),
+    ("defaults", None),
+    ("dirsync", Some("dirsync")),
+    ("iversion", None),
+    ("lazytime", Some("lazytime")),
+    ("loud", None),
+    ("mand", None),
+    ("noiversion", None),
+    ("nolazytime", Some("nolazytime")),
+    ("nomand", None),
+    ("silent", None),
+    ("sync", Some("sync")),
+];
 
 /// Words for attributes: the attribute, and whether the word sets it.
 const ATTRIBUTES: &[(&str, MountAttr, bool)] = &[
@@ -45,25 +69,23 @@ const ATTRIBUTES: &[(&str, MountAttr, bool)] = &[
 ];
 
 impl Options {
-    /// Sorts the words of one mount.
-    pub(crate) fn parse(words: &[String]) -> Result<Self> {
+    /// Sorts the words of one mount. Words that nobody knows are the file system's own.
+    pub(crate) fn parse(words: &[String]) -> Self {
         let mut options = Self::default();
         for word in words {
-            options.word(word)?;
+            options.word(word);
         }
-        Ok(options)
+        options
     }
 
-    fn word(&mut self, word: &str) -> Result<()> {
+    fn word(&mut self, word: &str) {
         match word {
             "bind" => self.bind = self.bind.or(Some(Depth::One)),
             "rbind" => self.bind = Some(Depth::Recursive),
             "idmap" => self.idmap = Some(Depth::One),
             "ridmap" => self.idmap = Some(Depth::Recursive),
-            "defaults" | "async" | "nomand" | "noiversion" | "loud" | "silent" => {}
-            "remount" => {
-                return Err(SetupError::unsupported("mount option \"remount\" makes no sense in a new container"));
-            }
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
             _ => {
                 if let Some(change) = propagation(word) {
                     self.propagation.push(change);
@@ -71,14 +93,21 @@ impl Options {
                     change(&mut self.set, &mut self.clear, attr, set);
                 } else if let Some((attr, set)) = word.strip_prefix('r').and_then(attribute) {
                     change(&mut self.set_below, &mut self.clear_below, attr, set);
+                } else if let Some(known) = whole(word) {
+                    self.whole.extend(known);
                 } else {
                     let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
                     self.data.push((key.to_owned(), value.map(str::to_owned)));
                 }
             }
         }
-        Ok(())
     }
+}
+
+/// `Some(None)` for a word that is known and does nothing.
+fn whole(word: &str) -> Option<Option<&'static str>> {
+    let at = WHOLE.binary_search_by_key(&word, |(name, _)| name).ok()?;
+    WHOLE.get(at).map(|(_, key)| *key)
 }
 
 fn attribute(word: &str) -> Option<(MountAttr, bool)> {
@@ -122,12 +151,13 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Options {
-        Options::parse(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()).unwrap()
+        Options::parse(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
-    fn the_table_is_sorted() {
+    fn the_tables_are_sorted() {
         assert!(ATTRIBUTES.is_sorted_by_key(|(name, _, _)| name));
+        assert!(WHOLE.is_sorted_by_key(|(name, _)| name));
     }
 
     #[test]
@@ -138,6 +168,30 @@ mod tests {
         assert_eq!(options.set_below, MountAttr::NODEV);
         assert_eq!(options.propagation, [(MountPropagationFlags::DOWNSTREAM, Depth::Recursive)]);
         assert_eq!(options.data, [("size".into(), Some("64k".into())), ("newinstance".into(), None)]);
+    }
+
+    #[test]
+    fn words_of_mount_8_do_not_reach_the_file_system_as_data() {
+        let options = parse(&["defaults", "sync", "dirsync", "silent", "nomand", "lazytime", "tmpcopyup", "remount"]);
+        assert_eq!(options.whole, ["sync", "dirsync", "lazytime"]);
+        assert!(options.copy_up && options.remount && options.data.is_empty());
+    }
+
+    #[test]
+    fn recursive_words_are_for_all_below() {
+        let options = parse(&["rro", "rnosuid", "rnodev", "rnoexec", "rnoatime", "rnosymfollow", "rexec"]);
+        let set =
+            MountAttr::RDONLY | MountAttr::NOSUID | MountAttr::NODEV | MountAttr::NOATIME | MountAttr::NOSYMFOLLOW;
+        assert_eq!((options.set_below, options.clear_below), (set, MountAttr::NOEXEC | MountAttr::ATIME_FIELD));
+        assert!(options.set.is_empty() && options.data.is_empty());
+    }
+
+    #[test]
+    fn several_propagation_words_keep_their_order() {
+        let options = parse(&["rslave", "shared", "unbindable"]);
+        let kinds: Vec<_> = options.propagation.iter().map(|(kind, _)| *kind).collect();
+        use MountPropagationFlags as Flags;
+        assert_eq!(kinds, [Flags::DOWNSTREAM, Flags::SHARED, Flags::UNBINDABLE]);
     }
 
     #[test]

@@ -8,18 +8,31 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr,
-    move_mount, open_tree, pivot_root_here, set_propagation,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    chroot_here, mount_setattr, move_mount, open_tree, pivot_root_here, set_propagation,
 };
 
 /// Opens the root file system as a detached mount; with a user namespace, its owners are mapped by that.
 pub(crate) fn open(rootfs: &Rootfs, layers: &[OwnedFd], user: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     match rootfs {
         Rootfs::Directory { path } => {
-            let tree = clone_tree(CWD, path).map_err(|error| {
-                let kind = if error.errno == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Internal };
-                SetupError::new(kind, format!("root file system {}: {error}", path.display()))
-            })?;
+            let missing = |errno| {
+                let kind = if errno == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Internal };
+                SetupError::new(kind, format!("root file system {}: {errno}", path.display()))
+            };
+            // what is mounted below comes along
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+            let tree = match open_tree(CWD, path, flags) {
+                Err(error) if error.errno == Errno::PERM => {
+                    // without the right to copy mounts here: see `attach`
+                    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(missing)?
+                }
+                other => other.map_err(|error| missing(error.errno))?,
+            };
+            let stat = rustix::fs::fstat(&tree).map_err(missing)?;
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+                return Err(SetupError::invalid(format!("root file system {}: not a directory", path.display())));
+            }
             map(&tree, user).doing(|| format!("root file system {}", path.display()))?;
             Ok(tree)
         }
@@ -138,32 +151,93 @@ fn upper_dirs(folder: &Path, user: Option<BorrowedFd<'_>>) -> Result<Upper> {
     Ok(Upper { upper: open("upper")?, work: open("work")?, _base: base })
 }
 
-/// Puts the root file system over the current root, where [`enter`] then goes.
-pub(crate) fn attach(root: &OwnedFd) -> Result<()> {
-    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    set_propagation(Path::new("/"), slave).doing(|| "cannot part the mounts from the host's")?;
-    let private = MountAttrs { propagation: Some(MountPropagationFlags::PRIVATE), ..MountAttrs::default() };
-    mount_setattr(root.as_fd(), Depth::Recursive, &private).doing(|| "cannot make the root file system private")?;
-    move_mount(root.as_fd(), Path::new(""), CWD, Path::new("/"), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .doing(|| "cannot attach the root file system")
+/// How the root file system becomes the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// pivot_root(2), in a mount namespace of the container's own.
+    Pivot,
+    /// chroot(2) into what lies over the root of such a namespace, for hosts whose root cannot be pivoted (an initramfs).
+    Move,
+    /// chroot(2) in a mount namespace that others are in too.
+    Chroot,
+}
+
+/// Puts the root file system where [`enter`] then goes: over the current root, or, where others see it too, over its own folder.
+/// Returns it, as a mount that can be changed.
+pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result<OwnedFd> {
+    if entry != Entry::Chroot {
+        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        set_propagation(Path::new("/"), slave).doing(|| "cannot part the mounts from the host's")?;
+    }
+    // a folder of the host's stays bound to it only where that is asked for
+    let slave = matches!(
+        spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()),
+        Some("slave" | "rslave")
+    );
+    let kind = if slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
+    let attrs = MountAttrs { propagation: Some(kind), ..MountAttrs::default() };
+    let what = || "cannot attach the root file system";
+    let root = rustix::io::fcntl_dupfd_cloexec(given, 3).doing(what)?;
+    let path = || std::fs::read_link(format!("/proc/self/fd/{}", given.as_raw_fd())).doing(what);
+    let root = match mount_setattr(root.as_fd(), Depth::Recursive, &attrs) {
+        Ok(()) => root,
+        // no mount of ours to change, but a folder that could only be opened outside: it is copied here
+        Err(error) if matches!(error.errno, Errno::INVAL | Errno::PERM) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+            let tree = open_tree(CWD, &path()?, flags).doing(what)?;
+            mount_setattr(tree.as_fd(), Depth::Recursive, &attrs).doing(what)?;
+            tree
+        }
+        Err(error) => return Err(error).doing(what),
+    };
+    let place = if entry == Entry::Chroot { path()? } else { PathBuf::from("/") };
+    move_mount(root.as_fd(), Path::new(""), CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(what)?;
+    Ok(root)
 }
 
 /// Makes the attached root file system the root; the host's files are out of sight afterwards.
-pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec) -> Result<()> {
+pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result<()> {
     let readonly = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
+    if entry == Entry::Move {
+        hide_kernel_files()?;
+    }
     rustix::process::fchdir(root).doing(|| "cannot go to the root file system")?;
-    pivot_root_here().doing(|| "cannot make it the root")?;
-    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().clone());
-    let propagation = asked.as_deref().map(super::options::propagation);
-    let propagation =
-        propagation.map(|found| found.ok_or_else(|| SetupError::invalid("linux.rootfsPropagation: no such type")));
-    if let Some((flags, depth)) = propagation.transpose()? {
+    match entry {
+        Entry::Pivot => pivot_root_here().doing(|| "cannot make it the root")?,
+        Entry::Move | Entry::Chroot => chroot_here().doing(|| "cannot make it the root")?,
+    }
+    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    if let Some(word) = asked.filter(|word| !word.is_empty()) {
+        let (flags, depth) = super::options::propagation(word).ok_or_else(|| {
+            SetupError::invalid(format!("linux.rootfsPropagation: {word:?} is no kind of propagation"))
+        })?;
         let attrs = MountAttrs { propagation: Some(flags), ..MountAttrs::default() };
         mount_setattr(root, depth, &attrs).doing(|| "linux.rootfsPropagation")?;
     }
     if readonly {
         let attrs = MountAttrs { set: MountAttr::RDONLY, ..MountAttrs::default() };
         mount_setattr(root, Depth::One, &attrs).doing(|| "cannot make the root file system read-only")?;
+    }
+    Ok(())
+}
+
+/// Takes the host's /proc and /sys away before a chroot: a process that breaks out of it must not find them without the masks
+/// of the container's own.
+fn hide_kernel_files() -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").doing(|| "/proc/self/mountinfo")?;
+    let places = mounts.lines().rev().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let place = mount.split(' ').nth(4)?;
+        matches!(kind.split(' ').next()?, "proc" | "sysfs").then_some(place)
+    });
+    for place in places {
+        // mounts of the container's own have the same paths seen from its root; from here they cannot be reached by a path
+        let outcome = sys::mount::umount(Path::new(place), UnmountFlags::DETACH);
+        if let Err(error) = outcome
+            && !matches!(error.errno, Errno::INVAL | Errno::NOENT | Errno::PERM)
+        {
+            return Err(error).doing(|| format!("cannot hide the host's {place}"));
+        }
     }
     Ok(())
 }
@@ -178,6 +252,15 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rusti
             other => return other,
         }
     }
+}
+
+/// As [`resolve`], for a path that is what it says: [`Errno::LOOP`] where it has a symbolic link or a `..`.
+pub(crate) fn resolve_plain(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(Errno::LOOP);
+    }
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, relative(path), flags | OFlags::CLOEXEC, Mode::empty(), how)
 }
 
 fn relative(path: &Path) -> PathBuf {
