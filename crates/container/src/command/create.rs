@@ -37,7 +37,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 
 fn create(context: &Context, parsed: &Parsed) -> Outcome {
     let asked = Asked::of(parsed)?;
-    let spec = asked.load()?;
+    let spec = asked.load(context)?;
     let socket = foreground::console_socket(parsed, &spec, foreground::Stay::Detached)?;
     let made = asked.make(context, &spec, Start::Later)?;
     let finish = || -> Result<(), Failure> {
@@ -106,8 +106,9 @@ impl<'a> Asked<'a> {
     }
 
     /// The bundle's configuration.
-    pub(super) fn load(&self) -> Result<Spec, Failure> {
-        let mut spec = config::load(Path::new("config.json"))?;
+    pub(super) fn load(&self, context: &Context) -> Result<Spec, Failure> {
+        let (mut spec, warnings) = config::load(Path::new("config.json"))?;
+        warnings.iter().for_each(|text| context.log.warn(text));
         if self.listening > 0
             && let Some(process) = spec.process_mut()
         {
@@ -132,6 +133,7 @@ impl<'a> Asked<'a> {
             keyring: self.keyring,
             start,
             warn: &|text| context.log.warn(text),
+            debug: &|text| context.log.debug(text),
         };
         life::make(proof, &order).map_err(|error| Failure::from(error).doing("unable to start container process"))
     }

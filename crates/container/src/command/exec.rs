@@ -49,6 +49,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 fn execute(context: &Context, parsed: &Parsed) -> Outcome {
     let known = Known::find(&context.root, parsed.id())?;
     let process = process_of(context, parsed, &known)?;
+    crate::check::process(&process)?;
     let stay = if parsed.on("detach") { Stay::Detached } else { Stay::Foreground };
     let terminal = process.terminal().unwrap_or(false);
     let socket = foreground::connect_console(parsed.value("console-socket"), terminal, stay)?;

@@ -31,7 +31,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 
 fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
     let asked = Asked::of(parsed)?;
-    let spec = asked.load()?;
+    let spec = asked.load(context)?;
     let stay = if parsed.on("detach") { Stay::Detached } else { Stay::Foreground };
     let socket = foreground::console_socket(parsed, &spec, stay)?;
     let mut made = asked.make(context, &spec, Start::Here)?;

@@ -1,5 +1,6 @@
 //! The configuration of a bundle.
 
+use crate::check;
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use oci_spec::runtime::Spec;
@@ -10,14 +11,24 @@ use std::path::Path;
 /// The largest configuration that is read. A thousand mounts need a fifth of a megabyte.
 pub(crate) const MOST_BYTES: u64 = 64 << 20;
 
-/// Reads the configuration of the bundle that is the working folder.
+/// Reads a configuration, and looks it over; with it come words about what was left out.
 ///
 /// # Errors
-/// [`FailureKind::NotFound`] where there is none, [`FailureKind::Invalid`] for one that is too large or cannot be understood.
-pub(crate) fn load(path: &Path) -> Result<Spec> {
-    let spec: Spec = parse(&read(path)?, &path.display().to_string())?;
+/// [`FailureKind::NotFound`] where there is none, [`FailureKind::Invalid`] for one that is too large, cannot be understood or is wrong,
+/// [`FailureKind::Unsupported`] for what this host lacks.
+pub(crate) fn load(path: &Path) -> Result<(Spec, Vec<String>)> {
+    understand(&read(path)?, &path.display().to_string())
+}
+
+/// As [`load`], of a text.
+pub(crate) fn understand(bytes: &[u8], what: &str) -> Result<(Spec, Vec<String>)> {
+    let (spec, warnings) = check::parse(bytes).or_else(|error| {
+        // once more, to find the place
+        parse::<Spec>(bytes, what).and(Err(error))
+    })?;
     version(spec.version())?;
-    Ok(spec)
+    check::check(&spec)?;
+    Ok((spec, warnings))
 }
 
 /// Reads a file of JSON, up to a limit.

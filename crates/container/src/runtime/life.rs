@@ -39,6 +39,8 @@ pub(crate) struct Order<'a> {
     pub(crate) start: Start,
     /// Told what had to be left out or changed.
     pub(crate) warn: &'a dyn Fn(&str),
+    /// Told what only somebody who looks for a fault wants to know.
+    pub(crate) debug: &'a dyn Fn(&str),
 }
 
 /// Whether the container gets a session keyring of its own.
@@ -116,10 +118,12 @@ fn open_process(birth: &Birth) -> Option<OwnedFd> {
 pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
     let spec = order.spec;
     let process = spec.process().as_ref().ok_or_else(|| SetupError::invalid("process property must not be empty"))?;
-    let root = spec.root().as_ref().ok_or_else(|| SetupError::invalid("root property must not be empty"))?;
-    let rootfs = order.bundle.join(root.path());
+    let rootfs = crate::check::root(spec, order.bundle)?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
+    for name in seccomp.iter().flat_map(|program| &program.unknown) {
+        (order.debug)(&format!("linux.seccomp: {name:?} is no system call here"));
+    }
     let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'_, [Hook]> {
         Cow::Borrowed(spec.hooks().as_ref().and_then(|all| pick(all).as_deref()).unwrap_or_default())
     };
