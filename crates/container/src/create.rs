@@ -210,6 +210,7 @@ pub fn cgroups() -> Result<&'static Host> {
 /// # Errors
 /// As [`create_in`].
 pub fn create(proof: SingleThread, plan: Plan<'_>) -> Result<(Container, Created)> {
+    crate::check::check(plan.spec)?;
     let host = cgroups()?;
     let linux = plan.spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().clone());

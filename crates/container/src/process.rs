@@ -275,23 +275,37 @@ impl Job<'_> {
         Program::of(self.process)?.look_up(self.process.cwd())
     }
 
-    /// Becomes the program. Returns only a failure.
+    /// Becomes the program. A failure before the last steps is returned; later this process ends by itself, and says why.
     pub(crate) fn run(&self) -> Result<()> {
         let program = Program::of(self.process)?;
-        // before the working folder: no path leads through a descriptor that the program is not meant to have
+        // before the working folder: no path leads through a descriptor that the program is not meant to have. Those who own
+        // the descriptors must not close them a second time, so there is no way back from here.
         sys::process::close_all_but(3 + self.preserved, self.line.as_fd());
-        let cwd = self.process.cwd();
-        rustix::process::chdir(cwd).map_err(|errno| {
-            SetupError::invalid(format!("cannot enter the working directory {}: {errno}", cwd.display()))
-        })?;
-        match rustix::process::getcwd(Vec::new()) {
-            Ok(path) if path.to_bytes().starts_with(b"/") => {}
-            _ => return Err(SetupError::invalid("the working directory is outside of the container")),
+        let error = self.become_program(&program);
+        let code = if error.kind == FailureKind::CommandNotFound { 127 } else { 126 };
+        // heard by whoever waits for the start; without anybody there the code has to do
+        let _ = self.line.say(&Word::Failed(error), &[]);
+        sys::process::exit_now(code)
+    }
+
+    fn become_program(&self, program: &Program) -> SetupError {
+        let prepare = || -> Result<()> {
+            let cwd = self.process.cwd();
+            rustix::process::chdir(cwd).map_err(|errno| {
+                SetupError::invalid(format!("cannot enter the working directory {}: {errno}", cwd.display()))
+            })?;
+            match rustix::process::getcwd(Vec::new()) {
+                Ok(path) if path.to_bytes().starts_with(b"/") => {}
+                _ => return Err(SetupError::invalid("the working directory is outside of the container")),
+            }
+            sys::process::reset_sigpipe();
+            self.confine()
+        };
+        if let Err(error) = prepare() {
+            return error;
         }
-        sys::process::reset_sigpipe();
-        self.confine()?;
         sys::process::unblock_signals();
-        Err(program.exec())
+        program.exec()
     }
 }
 
@@ -400,7 +414,7 @@ impl Program {
     }
 
     /// Tries each candidate; returns why none runs.
-    fn exec(self) -> SetupError {
+    fn exec(&self) -> SetupError {
         let mut denied = None;
         for path in &self.candidates {
             let errno = sys::process::execve(path, &self.arguments, &self.environment).errno;

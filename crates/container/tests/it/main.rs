@@ -6,4 +6,5 @@ mod attach;
 mod harness;
 mod life;
 mod limits;
+mod oci;
 mod roots;
