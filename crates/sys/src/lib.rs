@@ -6,6 +6,7 @@
 //!
 //! Neighbours: everything above uses this crate; it uses nothing of ours.
 
+pub mod arena;
 pub mod bpf;
 pub mod departure;
 pub mod entry;

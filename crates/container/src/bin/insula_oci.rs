@@ -2,6 +2,9 @@
 
 #![no_main]
 
+#[global_allocator]
+static ARENA: sys::arena::Arena = sys::arena::Arena::new();
+
 sys::entry!(container::command::main);
 #[cfg(musl)]
 sys::in_place_of_glibc!();
