@@ -44,6 +44,15 @@ impl Rule {
         self.node == Node::Any && self.major.is_none() && self.minor.is_none() && self.access == EVERY_ACCESS
     }
 
+    /// Whether the rule, of the same verdict, makes the other pointless.
+    fn covers(&self, other: &Self) -> bool {
+        self.verdict == other.verdict
+            && (self.node == other.node || self.node == Node::Any)
+            && (self.major.is_none() || self.major == other.major)
+            && (self.minor.is_none() || self.minor == other.minor)
+            && self.access & other.access == other.access
+    }
+
     /// The rule as a line for `devices.allow` or `devices.deny`.
     pub(crate) fn line(&self) -> String {
         let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
@@ -65,45 +74,107 @@ impl Rule {
 pub(crate) fn rules(given: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     let mut rules = Vec::with_capacity(given.len());
     for rule in given {
-        let bad = |reason| CgroupError::DeviceRule { rule: rule.to_string(), reason };
-        let verdict = if rule.allow() { Verdict::Allow } else { Verdict::Deny };
-        let mut access = 0;
-        for letter in rule.access().as_deref().unwrap_or_default().chars() {
-            access |= match letter {
-                'r' => READ,
-                'w' => WRITE,
-                'm' => MKNOD,
-                _ => return Err(bad("an access is made of the letters r, w and m")),
-            };
-        }
-        if access == 0 {
-            access = EVERY_ACCESS;
-        }
-        let number = |number: Option<i64>| match number {
-            None | Some(-1) => Ok(None),
-            // The program compares with signed 32-bit constants; device numbers are far smaller.
-            Some(number) => match i32::try_from(number) {
-                Ok(number) if number >= 0 => Ok(Some(number.unsigned_abs())),
-                _ => Err(bad("a device number is out of range")),
-            },
-        };
-        let (major, minor) = (number(rule.major())?, number(rule.minor())?);
-        let nodes: &[Node] = match rule.typ().unwrap_or(LinuxDeviceType::A) {
-            // In version 1 the letter a ignores everything after it, so a narrower rule for both kinds is two rules.
-            LinuxDeviceType::A if major.is_none() && minor.is_none() && access == EVERY_ACCESS => &[Node::Any],
-            LinuxDeviceType::A => &[Node::Block, Node::Char],
-            LinuxDeviceType::B => &[Node::Block],
-            LinuxDeviceType::C | LinuxDeviceType::U => &[Node::Char],
-            LinuxDeviceType::P => return Err(bad("a pipe is not a device")),
-        };
-        for &node in nodes {
-            rules.push(Rule { verdict, node, major, minor, access });
-        }
+        check_into(rule, &mut rules)?;
     }
     if let Some(last) = rules.iter().rposition(Rule::is_for_everything) {
         rules.drain(..last);
     }
     Ok(rules)
+}
+
+/// The rules of a container that an OCI runtime starts: everything is denied, then come the specification's rules in
+/// their order, then the devices that every container has. Whoever wants all devices says so in one rule for everything.
+///
+/// # Source
+/// runtime-spec `config-linux.md`, Default Devices, and the list that runc adds.
+pub(crate) fn container_rules(given: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+    let rule = |verdict, node, numbers: Option<(u32, Option<u32>)>, access| Rule {
+        verdict,
+        node,
+        major: numbers.map(|(major, _)| major),
+        minor: numbers.and_then(|(_, minor)| minor),
+        access,
+    };
+    let mut all = vec![rule(Verdict::Deny, Node::Any, None, EVERY_ACCESS)];
+    for one in given {
+        check_into(one, &mut all)?;
+    }
+    if let Some(last) = all.iter().rposition(Rule::is_for_everything) {
+        all.drain(..last);
+    }
+    if all.first().is_some_and(|first| first.verdict == Verdict::Allow) {
+        return Ok(all);
+    }
+    for node in [Node::Char, Node::Block] {
+        all.push(rule(Verdict::Allow, node, None, MKNOD));
+    }
+    for (major, minor) in DEFAULT_DEVICES {
+        all.push(rule(Verdict::Allow, Node::Char, Some((major, minor)), EVERY_ACCESS));
+    }
+    // Podman and containerd name the same devices again: a line less for each.
+    let denies_later = all.iter().skip(1).any(|rule| rule.verdict == Verdict::Deny);
+    if !denies_later {
+        let mut seen: Vec<Rule> = Vec::with_capacity(all.len());
+        for rule in all {
+            if !seen.iter().any(|known| known.covers(&rule)) {
+                seen.push(rule);
+            }
+        }
+        return Ok(seen);
+    }
+    Ok(all)
+}
+
+/// `null`, `zero`, `full`, `random`, `urandom`, `tty`, `console`, `ptmx`, and pseudo terminals.
+const DEFAULT_DEVICES: [(u32, Option<u32>); 9] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
+];
+
+/// Checks one rule of the specification and adds what it becomes.
+fn check_into(rule: &LinuxDeviceCgroup, rules: &mut Vec<Rule>) -> Result<()> {
+    let bad = |reason| CgroupError::DeviceRule { rule: rule.to_string(), reason };
+    let verdict = if rule.allow() { Verdict::Allow } else { Verdict::Deny };
+    let mut access = 0;
+    for letter in rule.access().as_deref().unwrap_or_default().chars() {
+        access |= match letter {
+            'r' => READ,
+            'w' => WRITE,
+            'm' => MKNOD,
+            _ => return Err(bad("an access is made of the letters r, w and m")),
+        };
+    }
+    if access == 0 {
+        access = EVERY_ACCESS;
+    }
+    let number = |number: Option<i64>| match number {
+        None | Some(-1) => Ok(None),
+        // The program compares with signed 32-bit constants; device numbers are far smaller.
+        Some(number) => match i32::try_from(number) {
+            Ok(number) if number >= 0 => Ok(Some(number.unsigned_abs())),
+            _ => Err(bad("a device number is out of range")),
+        },
+    };
+    let (major, minor) = (number(rule.major())?, number(rule.minor())?);
+    let nodes: &[Node] = match rule.typ().unwrap_or(LinuxDeviceType::A) {
+        // In version 1 the letter a ignores everything after it, so a narrower rule for both kinds is two rules.
+        LinuxDeviceType::A if major.is_none() && minor.is_none() && access == EVERY_ACCESS => &[Node::Any],
+        LinuxDeviceType::A => &[Node::Block, Node::Char],
+        LinuxDeviceType::B => &[Node::Block],
+        LinuxDeviceType::C | LinuxDeviceType::U => &[Node::Char],
+        LinuxDeviceType::P => return Err(bad("a pipe is not a device")),
+    };
+    for &node in nodes {
+        rules.push(Rule { verdict, node, major, minor, access });
+    }
+    Ok(())
 }
 
 /// Whether the rules restrict nothing.

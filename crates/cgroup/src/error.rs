@@ -48,6 +48,55 @@ pub enum CgroupError {
         /// One of its processes.
         pid: i32,
     },
+    /// The group exists and has processes; in runc's words.
+    #[error("container's cgroup is not empty: {count} process(es) found in {}", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// How many processes it has.
+        count: usize,
+    },
+    /// A version 2 setting on a host with version 1.
+    #[error(
+        "cannot use unified on cgroup v1: this host's controllers are in version 1 hierarchies; leave linux.resources.unified out"
+    )]
+    NoUnified,
+    /// A limit that is below what is in use, and that was not to be set then.
+    #[error("rejecting {what} limit {limit} <= usage {used}, as checkBeforeUpdate asks")]
+    BelowUsage {
+        /// Memory, or memory and swap.
+        what: &'static str,
+        /// The limit asked for, in bytes.
+        limit: u64,
+        /// What is in use, in bytes.
+        used: u64,
+    },
+    /// A value that the kernel replaced by the nearest that it takes.
+    #[error("the kernel made {shown:?} of {value:?} in {}; ask for a value in its range", file.display())]
+    Clamped {
+        /// The file.
+        file: PathBuf,
+        /// The value that was asked for.
+        value: String,
+        /// The value that it has now.
+        shown: String,
+    },
+    /// Something asked for that the kernel of this host can't do.
+    #[error("{lack}; leave that setting out, or use a kernel that has it")]
+    Lacking {
+        /// What it lacks.
+        lack: &'static str,
+    },
+    /// A value of the configuration that can't be right.
+    #[error("invalid {what} {value:?}: {reason}")]
+    BadValue {
+        /// Which value.
+        what: &'static str,
+        /// As given.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A group that does not exist.
     #[error("no control group {path} here")]
     NotFound {

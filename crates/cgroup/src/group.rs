@@ -1,6 +1,6 @@
 //! One group: a directory of the same name in every hierarchy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::SysError;
 
+use crate::Version;
 use crate::device::{self, Rule, Verdict};
-use crate::hierarchy::{Hierarchy, Kind, write_all};
+use crate::hierarchy::{Access, Hierarchy, Kind, write_all};
 use crate::host::Shared;
-use crate::plan::{Missing, NO_CONTROLLER, Setting, Step};
+use crate::place::{Named, Place, Rights, plain};
+use crate::plan::{Check, Missing, NO_CONTROLLER, Setting, Step};
 use crate::usage::{self, Usage};
 use crate::{CgroupError, Result, plan_v1, plan_v2};
 
@@ -41,7 +43,35 @@ pub struct Applied {
 #[derive(Debug, Clone)]
 pub struct Group {
     shared: Arc<Shared>,
-    /// The path inside each hierarchy, without the leading slash.
+    /// The path inside each hierarchy by slot, or one for all; without the leading slash.
+    paths: Arc<[String]>,
+    manner: Manner,
+    rights: Rights,
+}
+
+/// How limits are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Tell what the kernel made of each value, and go on without what it lacks, with a warning.
+    Told,
+    /// Only write, and fail at what is missing: what an OCI runtime does.
+    Strict,
+}
+
+/// Where a group is, to find it again without a look at the host: see [`Group::record`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    hierarchies: Vec<RecordedDir>,
+    #[serde(default)]
+    rights: Rights,
+}
+
+/// A group's directory in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct RecordedDir {
+    kind: Kind,
+    controllers: Vec<String>,
+    mount_point: PathBuf,
     path: String,
 }
 
@@ -54,15 +84,51 @@ enum Age {
 
 impl Group {
     pub(crate) fn create(shared: &Arc<Shared>, path: &str, resources: &LinuxResources) -> Result<(Self, Applied)> {
-        let group = Self { shared: Arc::clone(shared), path: plain(path)? };
+        let group = Self::told(shared, path)?;
         let mut made = Vec::with_capacity(shared.hierarchies.len());
         let outcome = group.make_dirs(&mut made).and_then(|()| group.limit(resources, Age::Fresh));
+        group.or_undo(outcome, made)
+    }
+
+    pub(crate) fn create_at(
+        shared: &Arc<Shared>,
+        place: &Place,
+        resources: &LinuxResources,
+    ) -> Result<(Self, Applied)> {
+        let (manner, rights) = (Manner::Strict, place.rights);
+        let mut group = Self { shared: Arc::clone(shared), paths: Arc::clone(&place.paths), manner, rights };
+        let mut made = Vec::with_capacity(shared.hierarchies.len());
+        let mut closed = Vec::new();
+        let mut age = Age::Fresh;
+        for hierarchy in &shared.hierarchies {
+            match group.make_or_take(hierarchy) {
+                Ok(Age::Fresh) => made.push(Arc::clone(hierarchy)),
+                Ok(Age::Old) => age = Age::Old,
+                Err(CgroupError::Make { source, .. })
+                    if rights == Rights::User
+                        && place.named == Named::ById
+                        && matches!(source.errno, Errno::ACCESS | Errno::PERM | Errno::ROFS) =>
+                {
+                    closed.push(hierarchy.slot);
+                }
+                Err(error) => return group.or_undo(Err(error), made),
+            }
+        }
+        if !closed.is_empty() {
+            group.shared = Arc::new(shared.without(&closed));
+        }
+        let outcome = group.limit(resources, age);
+        group.or_undo(outcome, made)
+    }
+
+    /// The group with what limiting it gave, or nothing of what was made.
+    fn or_undo(self, outcome: Result<Applied>, made: Vec<Arc<Hierarchy>>) -> Result<(Self, Applied)> {
         match outcome {
-            Ok(applied) => Ok((group, applied)),
+            Ok(applied) => Ok((self, applied)),
             Err(error) => {
                 for hierarchy in made {
                     // The first failure is the one to report; a directory that stays is empty and replaced next time.
-                    let _ = group.remove_from(hierarchy);
+                    let _ = self.remove_from(&hierarchy);
                 }
                 Err(error)
             }
@@ -70,24 +136,77 @@ impl Group {
     }
 
     pub(crate) fn open(shared: &Arc<Shared>, path: &str) -> Result<Self> {
-        let group = Self { shared: Arc::clone(shared), path: plain(path)? };
-        if shared.hierarchies.iter().any(|hierarchy| hierarchy.exists(&group.path)) {
+        let group = Self::told(shared, path)?;
+        if shared.hierarchies.iter().any(|hierarchy| hierarchy.exists(group.at(hierarchy))) {
             Ok(group)
         } else {
             Err(CgroupError::NotFound { path: path.to_owned() })
         }
     }
 
-    /// The group's path inside every hierarchy, such as `/insula/ID`.
+    fn told(shared: &Arc<Shared>, path: &str) -> Result<Self> {
+        let paths = Arc::new([plain(path)?]);
+        Ok(Self { shared: Arc::clone(shared), paths, manner: Manner::Told, rights: Rights::Full })
+    }
+
+    /// Where the group is, for a later command that need not look at the host again.
+    #[must_use]
+    pub fn record(&self) -> GroupRecord {
+        let dir = |own: &Arc<Hierarchy>| RecordedDir {
+            kind: own.kind,
+            controllers: own.controllers.clone(),
+            mount_point: own.mount_point.clone(),
+            path: self.at(own).to_owned(),
+        };
+        GroupRecord { hierarchies: self.shared.hierarchies.iter().map(dir).collect(), rights: self.rights }
+    }
+
+    /// The group of a record. Nothing is opened or looked at, so the group may be gone.
+    ///
+    /// # Errors
+    /// When a path in the record is none that we write.
+    pub fn from_record(record: &GroupRecord) -> Result<Self> {
+        let mut hierarchies = Vec::with_capacity(record.hierarchies.len());
+        let mut paths = Vec::with_capacity(record.hierarchies.len());
+        for (slot, dir) in record.hierarchies.iter().enumerate() {
+            let mount_point = dir.mount_point.clone();
+            hierarchies.push(Hierarchy::open(slot, dir.kind, dir.controllers.clone(), mount_point, Access::ByPath)?);
+            paths.push(plain(&format!("/{}", dir.path))?);
+        }
+        let shared = Arc::new(Shared::recorded(hierarchies));
+        Ok(Self { shared, paths: paths.into(), manner: Manner::Strict, rights: record.rights })
+    }
+
+    /// The group's directories by controller, with the name `""` for version 2: `cgroup_paths` of runc's state.
+    #[must_use]
+    pub fn controller_dirs(&self) -> BTreeMap<String, PathBuf> {
+        let mut dirs = BTreeMap::new();
+        for hierarchy in &self.shared.hierarchies {
+            let dir = hierarchy.path(self.at(hierarchy));
+            if hierarchy.kind == Kind::V2 {
+                dirs.insert(String::new(), dir);
+            } else {
+                dirs.extend(hierarchy.controllers.iter().map(|name| (name.clone(), dir.clone())));
+            }
+        }
+        dirs
+    }
+
+    /// The group's path in one hierarchy, without the leading slash.
+    pub(crate) fn at(&self, hierarchy: &Hierarchy) -> &str {
+        self.paths.get(hierarchy.slot).or(self.paths.first()).map_or("", String::as_str)
+    }
+
+    /// The group's path inside every hierarchy, such as `/insula/ID`; where they differ, that of the first.
     #[must_use]
     pub fn path(&self) -> String {
-        format!("/{}", self.path)
+        format!("/{}", self.paths.first().map_or("", String::as_str))
     }
 
     /// The group's directory in each hierarchy.
     #[must_use]
     pub fn dirs(&self) -> Vec<PathBuf> {
-        self.shared.hierarchies.iter().map(|hierarchy| hierarchy.path(&self.path)).collect()
+        self.shared.hierarchies.iter().map(|hierarchy| hierarchy.path(self.at(hierarchy))).collect()
     }
 
     /// Opens the file that lets a process join, in each hierarchy: a process of one thread that writes `0` to each of
@@ -103,8 +222,8 @@ impl Group {
     /// # Source
     /// `cgroup_procs_write_start` in the kernel's `kernel/cgroup/cgroup.c`.
     pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
-        let open = |hierarchy: &Hierarchy| {
-            let file = self.file(if hierarchy.kind == Kind::V1 { "tasks" } else { "cgroup.procs" });
+        let open = |hierarchy: &Arc<Hierarchy>| {
+            let file = self.file(hierarchy, if hierarchy.kind == Kind::V1 { "tasks" } else { "cgroup.procs" });
             hierarchy.open_file(&file, OFlags::WRONLY).map_err(|errno| CgroupError::Read {
                 file: hierarchy.path(&file),
                 source: SysError::new("openat", errno),
@@ -117,7 +236,7 @@ impl Group {
     #[must_use]
     pub fn v2_fd(&self) -> Option<OwnedFd> {
         match self.shared.hierarchies.as_slice() {
-            [only] if only.kind == Kind::V2 => only.open_dir(&self.path).ok(),
+            [only] if only.kind == Kind::V2 => only.open_dir(self.at(only)).ok(),
             _ => None,
         }
     }
@@ -127,8 +246,8 @@ impl Group {
     /// # Errors
     /// When the kernel refuses, for instance because the process is gone.
     pub fn place(&self, pid: i32) -> Result<()> {
-        let file = self.file("cgroup.procs");
         for hierarchy in &self.shared.hierarchies {
+            let file = self.file(hierarchy, "cgroup.procs");
             let value = pid.to_string();
             hierarchy.write(&file, &value).map_err(|source| refused(hierarchy, &file, value, source))?;
         }
@@ -166,11 +285,12 @@ impl Group {
     pub fn pids(&self) -> Result<Vec<i32>> {
         let shared = &self.shared;
         let best = shared.v2().filter(|_| shared.hierarchies.len() == 1).or_else(|| shared.v1("pids"));
-        let Some(hierarchy) = best.or_else(|| shared.v1("freezer")).or(shared.hierarchies.first()) else {
+        let Some(hierarchy) = best.or_else(|| shared.v1("freezer")).or(shared.hierarchies.first().map(Arc::as_ref))
+        else {
             return Ok(Vec::new());
         };
         let mut pids = BTreeSet::new();
-        collect_pids(hierarchy, &self.path, &mut pids)?;
+        collect_pids(hierarchy, self.at(hierarchy), &mut pids)?;
         Ok(pids.into_iter().collect())
     }
 
@@ -196,7 +316,7 @@ impl Group {
     /// When a process can't be signalled.
     pub fn kill(&self) -> Result<()> {
         const SIGKILL: i32 = 9;
-        let at_once = self.shared.v2().is_some_and(|own| own.write(&self.file("cgroup.kill"), "1").is_ok());
+        let at_once = self.shared.v2().is_some_and(|own| own.write(&self.file(own, "cgroup.kill"), "1").is_ok());
         // Each round reaches what was forked before it; only a process killed twice has not been reaped yet.
         let mut killed = BTreeSet::new();
         let rounds = if at_once { 0 } else { RACES };
@@ -215,7 +335,7 @@ impl Group {
         }
         if let Some(freezer) = self.shared.v1("freezer") {
             // A frozen process of version 1 dies only after it is thawed; groups that were never frozen don't mind.
-            let _ = freezer.write(&self.file("freezer.state"), "THAWED");
+            let _ = freezer.write(&self.file(freezer, "freezer.state"), "THAWED");
         }
         Ok(())
     }
@@ -225,7 +345,7 @@ impl Group {
     /// # Errors
     /// When a file can't be read or understood. What the host does not count is left out.
     pub fn usage(&self) -> Result<Usage> {
-        usage::read(&self.shared, &self.path)
+        usage::read(&self.shared, &|own| self.at(own))
     }
 
     /// How many processes of the group the kernel killed because memory ran out.
@@ -233,7 +353,7 @@ impl Group {
     /// # Errors
     /// When the counter can't be read or understood.
     pub fn oom_kills(&self) -> Result<u64> {
-        usage::oom_kills(&self.shared, &self.path)
+        usage::oom_kills(&self.shared, &|own| self.at(own))
     }
 
     /// Removes the group and the groups below it. The groups above stay, since the next start wants them: see
@@ -252,40 +372,82 @@ impl Group {
         outcome
     }
 
-    fn file(&self, name: &str) -> String {
-        format!("{}/{name}", self.path)
+    pub(crate) fn file(&self, hierarchy: &Hierarchy, name: &str) -> String {
+        format!("{}/{name}", self.at(hierarchy))
+    }
+
+    /// The host's hierarchies, as far as the group is in them.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Makes the directory in every hierarchy, noting each in `made` so that the caller can undo it.
-    fn make_dirs<'a>(&'a self, made: &mut Vec<&'a Hierarchy>) -> Result<()> {
+    fn make_dirs(&self, made: &mut Vec<Arc<Hierarchy>>) -> Result<()> {
         for hierarchy in &self.shared.hierarchies {
             self.make_dir(hierarchy)?;
-            made.push(hierarchy);
-            if hierarchy.kind == Kind::V1 && hierarchy.has("cpuset") {
-                inherit_cpuset(hierarchy, &self.path)?;
-            }
-            if hierarchy.kind == Kind::V2 {
-                self.delegate(hierarchy);
-            }
+            made.push(Arc::clone(hierarchy));
+            self.furnish(hierarchy)?;
         }
         Ok(())
     }
 
-    fn make_dir(&self, hierarchy: &Hierarchy) -> Result<()> {
-        let fail =
-            |call, errno| CgroupError::Make { dir: hierarchy.path(&self.path), source: SysError::new(call, errno) };
+    /// Gives a new group what it needs before it can take a process or a limit.
+    fn furnish(&self, hierarchy: &Hierarchy) -> Result<()> {
+        match hierarchy.kind {
+            Kind::V1 if hierarchy.has("cpuset") => inherit_cpuset(hierarchy, self.at(hierarchy)),
+            Kind::V1 => Ok(()),
+            Kind::V2 => {
+                self.delegate(hierarchy);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the directory, or takes an existing group that has no processes.
+    fn make_or_take(&self, hierarchy: &Hierarchy) -> Result<Age> {
+        let path = self.at(hierarchy);
+        let fail = |call, errno| CgroupError::Make { dir: hierarchy.path(path), source: SysError::new(call, errno) };
         for _ in 0..RACES {
-            match hierarchy.make_dir(&self.path) {
-                Ok(()) => return Ok(()),
-                // The parent is not there yet, or was removed with its last group a moment ago.
-                Err(Errno::NOENT) => make_parents(hierarchy, &self.path)?,
+            match hierarchy.make_dir(path) {
+                Ok(()) => {
+                    let outcome = self.furnish(hierarchy);
+                    if outcome.is_err() {
+                        // The caller knows nothing of this directory yet.
+                        let _ = hierarchy.remove_dir(path);
+                    }
+                    return outcome.map(|()| Age::Fresh);
+                }
+                Err(Errno::NOENT) => make_parents(hierarchy, path)?,
                 Err(Errno::EXIST) => {
                     let mut pids = BTreeSet::new();
-                    collect_pids(hierarchy, &self.path, &mut pids)?;
-                    if let Some(&pid) = pids.first() {
-                        return Err(CgroupError::InUse { dir: hierarchy.path(&self.path), pid });
+                    collect_pids(hierarchy, path, &mut pids)?;
+                    if !pids.is_empty() {
+                        return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }
-                    match remove_tree(hierarchy, &self.path) {
+                    self.furnish(hierarchy)?;
+                    return Ok(Age::Old);
+                }
+                Err(errno) => return Err(fail("mkdirat", errno)),
+            }
+        }
+        Err(fail("mkdirat", Errno::NOENT))
+    }
+
+    fn make_dir(&self, hierarchy: &Hierarchy) -> Result<()> {
+        let path = self.at(hierarchy);
+        let fail = |call, errno| CgroupError::Make { dir: hierarchy.path(path), source: SysError::new(call, errno) };
+        for _ in 0..RACES {
+            match hierarchy.make_dir(path) {
+                Ok(()) => return Ok(()),
+                // The parent is not there yet, or was removed with its last group a moment ago.
+                Err(Errno::NOENT) => make_parents(hierarchy, path)?,
+                Err(Errno::EXIST) => {
+                    let mut pids = BTreeSet::new();
+                    collect_pids(hierarchy, path, &mut pids)?;
+                    if let Some(&pid) = pids.first() {
+                        return Err(CgroupError::InUse { dir: hierarchy.path(path), pid });
+                    }
+                    match remove_tree(hierarchy, path) {
                         Ok(()) => {}
                         // Only a directory that is no control group file system holds plain files.
                         Err(Errno::NOTEMPTY) => return Ok(()),
@@ -300,15 +462,17 @@ impl Group {
 
     /// Has the parents of a version 2 group hand their controllers down.
     fn delegate(&self, hierarchy: &Hierarchy) {
-        let have = hierarchy.read_optional(&self.file("cgroup.controllers")).ok().flatten().unwrap_or_default();
+        let have =
+            hierarchy.read_optional(&self.file(hierarchy, "cgroup.controllers")).ok().flatten().unwrap_or_default();
         let missing: Vec<&String> =
             hierarchy.controllers.iter().filter(|name| !have.split_whitespace().any(|have| have == *name)).collect();
         if missing.is_empty() {
             return;
         }
-        let ends = self.path.match_indices('/').map(|(at, _)| at);
+        let path = self.at(hierarchy);
+        let ends = path.match_indices('/').map(|(at, _)| at);
         for end in std::iter::once(0).chain(ends) {
-            let parent = &self.path[..end];
+            let parent = &path[..end];
             let file = if parent.is_empty() {
                 "cgroup.subtree_control".to_owned()
             } else {
@@ -326,50 +490,117 @@ impl Group {
 
     fn limit(&self, resources: &LinuxResources, age: Age) -> Result<Applied> {
         let mut applied = Applied::default();
-        let has_v1 = self.shared.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::V1);
+        let version = self.shared.version;
+        let has_v1 = version != Version::V2;
         if has_v1 {
+            if self.manner == Manner::Strict && resources.unified().as_ref().is_some_and(|files| !files.is_empty()) {
+                return Err(CgroupError::NoUnified);
+            }
             for step in plan_v1::plan(resources)? {
-                self.carry_out(Kind::V1, step, age, &mut applied)?;
+                self.carry_out(Kind::V1, step, &mut applied)?;
             }
         }
-        if self.shared.v2().is_some() {
+        if version != Version::V1 {
+            self.check_memory(resources)?;
             for step in plan_v2::plan(resources)? {
                 if !has_v1 || self.belongs_to_v2(&step) {
-                    self.carry_out(Kind::V2, step, age, &mut applied)?;
+                    self.carry_out(Kind::V2, step, &mut applied)?;
                 }
+            }
+        }
+        if let Some(rules) = self.device_rules(resources)? {
+            match self.shared.v1("devices") {
+                Some(hierarchy) => self.set_devices_v1(hierarchy, &rules, age, &mut applied)?,
+                None => self.set_devices_v2(&rules, age, &mut applied)?,
             }
         }
         Ok(applied)
     }
 
-    /// On a hybrid host, whether a step of the version 2 plan is this generation's to do.
-    fn belongs_to_v2(&self, step: &Step) -> bool {
-        match step {
-            Step::One(setting) | Step::Pair(setting, _) => {
-                self.shared.v2().is_some_and(|own| own.has(setting.controller))
-            }
-            Step::Devices(_) => self.shared.v1("devices").is_none(),
-            Step::Warn(_) => false,
+    /// The rules for devices, or `None` where there is nothing to write.
+    fn device_rules(&self, resources: &LinuxResources) -> Result<Option<Vec<Rule>>> {
+        let given = resources.devices().as_deref().unwrap_or_default();
+        match self.manner {
+            Manner::Told if given.is_empty() => Ok(None),
+            Manner::Told => device::rules(given).map(Some),
+            // A user's groups have no rules for devices: only root writes those, and a user makes no device anyway.
+            Manner::Strict if self.rights == Rights::User => device::rules(given).map(|_| None),
+            Manner::Strict => device::container_rules(given).map(Some),
         }
     }
 
-    fn carry_out(&self, kind: Kind, step: Step, age: Age, applied: &mut Applied) -> Result<()> {
-        match step {
-            Step::One(setting) => self.set(kind, &setting, applied),
-            Step::Pair(first, second) => match self.set(kind, &first, applied) {
-                Err(CgroupError::Write { source, .. }) if source.errno == Errno::INVAL => {
-                    self.set(kind, &second, applied)?;
-                    self.set(kind, &first, applied)
-                }
-                outcome => outcome.and_then(|()| self.set(kind, &second, applied)),
-            },
-            Step::Devices(rules) if kind == Kind::V1 => self.set_devices_v1(&rules, age, applied),
-            Step::Devices(rules) => self.set_devices_v2(&rules, age, applied),
-            Step::Warn(text) => {
-                applied.warnings.push(text);
-                Ok(())
+    /// Refuses a limit below what is in use already, where that was asked for; version 1's kernel does so by itself.
+    fn check_memory(&self, resources: &LinuxResources) -> Result<()> {
+        let Some(memory) = resources.memory().as_ref() else { return Ok(()) };
+        let (true, Some(own)) = (memory.check_before_update() == Some(true), self.shared.v2()) else { return Ok(()) };
+        let number = |name: &str| -> Result<u64> {
+            let text = own.read_optional(&self.file(own, name))?.unwrap_or_default();
+            Ok(text.trim().parse().unwrap_or(0))
+        };
+        let used = number("memory.current")?;
+        let swap = number("memory.swap.current")?;
+        for (what, limit, used) in
+            [("memory", memory.limit(), used), ("memory and swap", memory.swap(), used.saturating_add(swap))]
+        {
+            if let Some(limit) = limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0)
+                && limit <= used
+            {
+                return Err(CgroupError::BelowUsage { what, limit, used });
             }
         }
+        Ok(())
+    }
+
+    /// On a hybrid host, whether a step of the version 2 plan is this generation's to do.
+    fn belongs_to_v2(&self, step: &Step) -> bool {
+        match step {
+            Step::One(setting) => self.shared.v2().is_some_and(|own| own.has(setting.controller)),
+            Step::Together(settings) => {
+                settings.iter().all(|setting| self.shared.v2().is_some_and(|own| own.has(setting.controller)))
+            }
+            Step::Lack { .. } => false,
+        }
+    }
+
+    fn carry_out(&self, kind: Kind, step: Step, applied: &mut Applied) -> Result<()> {
+        match step {
+            Step::One(setting) => self.set(kind, &setting, applied),
+            Step::Together(mut waiting) => loop {
+                let before = waiting.len();
+                let mut refusal = None;
+                let mut later = Vec::new();
+                for setting in waiting {
+                    match self.set(kind, &setting, applied) {
+                        Ok(()) => {}
+                        Err(CgroupError::Write { file, value, hint, source }) if source.errno == Errno::INVAL => {
+                            refusal.get_or_insert(CgroupError::Write { file, value, hint, source });
+                            later.push(setting);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                waiting = later;
+                match refusal {
+                    None => return Ok(()),
+                    // Nothing was taken in this round, so the next would be the same.
+                    Some(error) if waiting.len() == before => return Err(error),
+                    Some(_) => {}
+                }
+            },
+            Step::Lack { lack, outcome } => self.lacks(lack, outcome, applied),
+        }
+    }
+
+    /// Something asked for that this host can't do and a container could live without.
+    fn lacks(&self, lack: &'static str, outcome: &'static str, applied: &mut Applied) -> Result<()> {
+        if self.manner == Manner::Strict {
+            return Err(CgroupError::Lacking { lack });
+        }
+        let text = format!("{lack}; {outcome}");
+        if !applied.warnings.contains(&text) {
+            applied.warnings.push(text);
+        }
+        Ok(())
     }
 
     /// Writes one setting to the first of its files that the kernel has.
@@ -380,8 +611,17 @@ impl Group {
         };
         if let Some(hierarchy) = hierarchy {
             for (name, value) in &setting.candidates {
-                let file = self.file(name);
-                match hierarchy.write_and_read(&file, value) {
+                let file = self.file(hierarchy, name);
+                let shown = match self.manner {
+                    Manner::Told => hierarchy.write_and_read(&file, value),
+                    Manner::Strict if setting.check == Check::Kept => hierarchy.write_and_read(&file, value),
+                    Manner::Strict => hierarchy.write(&file, value).map(|()| value.clone()),
+                };
+                match shown {
+                    Ok(shown) if setting.check == Check::Kept && self.manner == Manner::Strict && shown != *value => {
+                        let file = hierarchy.path(&file);
+                        return Err(CgroupError::Clamped { file, value: value.clone(), shown });
+                    }
                     Ok(shown) => {
                         applied.values.push((hierarchy.path(&file), shown));
                         return Ok(());
@@ -394,13 +634,17 @@ impl Group {
             return Ok(());
         }
         match setting.missing {
+            Missing::Fail { what, .. } if self.rights == Rights::User => Err(CgroupError::Unsupported {
+                what,
+                controller: setting.controller,
+                advice: "leave the limit out, or have a version 2 group with that controller delegated to this user",
+            }),
             Missing::Fail { what, advice } => {
                 Err(CgroupError::Unsupported { what, controller: setting.controller, advice })
             }
-            Missing::Warn(text) => {
-                if !applied.warnings.iter().any(|known| known == text) {
-                    applied.warnings.push(text.to_owned());
-                }
+            Missing::Warn { lack, outcome } => self.lacks(lack, outcome, applied),
+            Missing::Ignore(text) => {
+                applied.warnings.push(text.to_owned());
                 Ok(())
             }
         }
@@ -412,22 +656,12 @@ impl Group {
         self.shared.v2().is_some_and(|own| own.has(name))
     }
 
-    fn set_devices_v1(&self, rules: &[Rule], age: Age, applied: &mut Applied) -> Result<()> {
+    fn set_devices_v1(&self, hierarchy: &Hierarchy, rules: &[Rule], age: Age, applied: &mut Applied) -> Result<()> {
         if age == Age::Fresh && device::allow_everything(rules) {
             return Ok(());
         }
-        let Some(hierarchy) = self.shared.v1("devices") else {
-            if self.shared.v2().is_some() {
-                return Ok(());
-            }
-            return Err(CgroupError::Unsupported {
-                what: "device nodes",
-                controller: "devices",
-                advice: NO_CONTROLLER,
-            });
-        };
         let open = |name: &str| {
-            let file = self.file(name);
+            let file = self.file(hierarchy, name);
             let opened = hierarchy.open_file(&file, OFlags::WRONLY);
             opened.map_err(|errno| refused(hierarchy, &file, String::new(), SysError::new("openat", errno)))
         };
@@ -438,24 +672,36 @@ impl Group {
                 Verdict::Allow => (&allow, "devices.allow"),
                 Verdict::Deny => (&deny, "devices.deny"),
             };
-            write_all(file, &rule.line())
-                .map_err(|errno| refused(hierarchy, &self.file(name), rule.line(), SysError::new("write", errno)))?;
+            write_all(file, &rule.line()).map_err(|errno| {
+                refused(hierarchy, &self.file(hierarchy, name), rule.line(), SysError::new("write", errno))
+            })?;
         }
-        let list = self.file("devices.list");
-        if let Some(shown) = hierarchy.read_optional(&list)? {
+        let list = self.file(hierarchy, "devices.list");
+        if self.manner == Manner::Told
+            && let Some(shown) = hierarchy.read_optional(&list)?
+        {
             applied.values.push((hierarchy.path(&list), shown.trim_end().to_owned()));
         }
         Ok(())
     }
 
     fn set_devices_v2(&self, rules: &[Rule], age: Age, applied: &mut Applied) -> Result<()> {
-        let Some(hierarchy) = self.shared.v2() else { return Ok(()) };
-        let dir = hierarchy.path(&self.path);
+        let Some(hierarchy) = self.shared.v2() else {
+            if age == Age::Fresh && (self.rights == Rights::User || device::allow_everything(rules)) {
+                return Ok(());
+            }
+            return Err(CgroupError::Unsupported {
+                what: "device nodes",
+                controller: "devices",
+                advice: NO_CONTROLLER,
+            });
+        };
+        let dir = hierarchy.path(self.at(hierarchy));
         let fail = |source| CgroupError::DeviceFilter { dir: dir.clone(), source };
         if age == Age::Fresh && device::allow_everything(rules) {
             return Ok(());
         }
-        let group = hierarchy.open_dir(&self.path)?;
+        let group = hierarchy.open_dir(self.at(hierarchy))?;
         let old = match age {
             Age::Fresh => Vec::new(),
             Age::Old => sys::bpf::device_filters(group.as_fd()).map_err(fail)?,
@@ -481,11 +727,11 @@ impl Group {
             || CgroupError::Unsupported { what: "running processes", controller: "freezer", advice: NO_CONTROLLER };
         let (hierarchy, write, value, read, done) = if let Some(own) = self.shared.v1("freezer") {
             let word = if freeze { "FROZEN" } else { "THAWED" };
-            (own, self.file("freezer.state"), word, self.file("freezer.state"), word)
+            (own, self.file(own, "freezer.state"), word, self.file(own, "freezer.state"), word)
         } else {
             let own = self.shared.v2().ok_or_else(unsupported)?;
             let (value, done) = if freeze { ("1", "frozen 1") } else { ("0", "frozen 0") };
-            (own, self.file("cgroup.freeze"), value, self.file("cgroup.events"), done)
+            (own, self.file(own, "cgroup.freeze"), value, self.file(own, "cgroup.events"), done)
         };
         let deadline = Instant::now() + FREEZE_TIMEOUT;
         let mut pause = Duration::from_micros(50);
@@ -501,7 +747,7 @@ impl Group {
                     let _ = self.thaw();
                 }
                 let timeout_ms = u64::try_from(FREEZE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-                return Err(CgroupError::StateTimeout { dir: hierarchy.path(&self.path), state, timeout_ms });
+                return Err(CgroupError::StateTimeout { dir: hierarchy.path(self.at(hierarchy)), state, timeout_ms });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
@@ -512,14 +758,14 @@ impl Group {
         let deadline = Instant::now() + REMOVE_TIMEOUT;
         let mut pause = Duration::from_micros(200);
         loop {
-            match remove_tree(hierarchy, &self.path) {
+            match remove_tree(hierarchy, self.at(hierarchy)) {
                 Ok(()) => return Ok(()),
                 Err(Errno::BUSY) if Instant::now() < deadline => {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(20));
                 }
                 Err(errno) => {
-                    let dir = hierarchy.path(&self.path);
+                    let dir = hierarchy.path(self.at(hierarchy));
                     return Err(CgroupError::Remove { dir, source: SysError::new("rmdir", errno) });
                 }
             }
@@ -548,14 +794,6 @@ pub(crate) fn release(shared: &Shared, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks a group path and takes off its leading slash.
-fn plain(path: &str) -> Result<String> {
-    let bad = || CgroupError::BadPath { path: path.to_owned() };
-    let relative = path.strip_prefix('/').ok_or_else(bad)?;
-    let fits = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']) && part.len() < 256;
-    if relative.split('/').all(fits) { Ok(relative.to_owned()) } else { Err(bad()) }
-}
-
 /// Makes the groups above `path`; those that are there stay as they are.
 fn make_parents(hierarchy: &Hierarchy, path: &str) -> Result<()> {
     for (end, _) in path.match_indices('/') {
@@ -581,11 +819,11 @@ fn make_parents(hierarchy: &Hierarchy, path: &str) -> Result<()> {
 fn inherit_cpuset(hierarchy: &Hierarchy, path: &str) -> Result<()> {
     let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
     let below = |dir: &str, name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-    // The kernel fills both at once, so that the second tells for both.
-    for name in ["cpuset.mems", "cpuset.cpus"] {
+    // The kernel fills both at once, so that the first tells for both.
+    for (name, look) in [("cpuset.mems", true), ("cpuset.cpus", false)] {
         let own = below(path, name);
-        if hierarchy.read_optional(&own)?.is_none_or(|value| !value.trim().is_empty()) {
-            continue;
+        if look && hierarchy.read_optional(&own)?.is_none_or(|value| !value.trim().is_empty()) {
+            return Ok(());
         }
         let mut value = hierarchy.read_optional(&below(parent, name))?.unwrap_or_default();
         if value.trim().is_empty() && !parent.is_empty() {

@@ -1,19 +1,22 @@
 //! One mounted hierarchy: its controllers, its directory, and the few file operations that groups need.
 //!
-//! Every operation is relative to one directory descriptor, so the mount table is read once and no path is walked from
-//! the root again.
+//! In a daemon every operation is relative to one directory descriptor, so that no path is walked from the root again. A
+//! program that makes one group and ends goes by paths: opening and closing the directory costs more than it saves.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::borrow::Cow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use sys::SysError;
 
 use crate::{CgroupError, Result};
 
 /// Which interface a hierarchy speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Version 1: some controllers, or only a name.
     V1,
@@ -21,23 +24,52 @@ pub(crate) enum Kind {
     V2,
 }
 
+/// Whether a hierarchy's directory is kept open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// One descriptor, for a process that lives long.
+    Kept,
+    /// None: each operation walks the path.
+    ByPath,
+}
+
 /// One mounted hierarchy.
 #[derive(Debug)]
 pub(crate) struct Hierarchy {
+    /// Its place among the host's hierarchies.
+    pub(crate) slot: usize,
     pub(crate) kind: Kind,
     /// The controllers' names; a named hierarchy without controllers has `name=NAME`.
     pub(crate) controllers: Vec<String>,
     pub(crate) mount_point: PathBuf,
-    dir: OwnedFd,
+    dir: Option<OwnedFd>,
 }
 
 impl Hierarchy {
-    /// Opens the hierarchy mounted at `mount_point`.
-    pub(crate) fn open(kind: Kind, controllers: Vec<String>, mount_point: PathBuf) -> Result<Self> {
+    /// The hierarchy mounted at `mount_point`.
+    pub(crate) fn open(
+        slot: usize,
+        kind: Kind,
+        controllers: Vec<String>,
+        mount_point: PathBuf,
+        access: Access,
+    ) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(&mount_point, flags, Mode::empty())
-            .map_err(|errno| CgroupError::Read { file: mount_point.clone(), source: SysError::new("open", errno) })?;
-        Ok(Self { kind, controllers, mount_point, dir })
+        let dir = match access {
+            Access::ByPath => None,
+            Access::Kept => Some(rustix::fs::open(&mount_point, flags, Mode::empty()).map_err(|errno| {
+                CgroupError::Read { file: mount_point.clone(), source: SysError::new("open", errno) }
+            })?),
+        };
+        Ok(Self { slot, kind, controllers, mount_point, dir })
+    }
+
+    /// Where to look for `relative`: a directory and a path below it.
+    fn at<'a>(&'a self, relative: &'a str) -> (BorrowedFd<'a>, Cow<'a, Path>) {
+        match &self.dir {
+            Some(dir) => (dir.as_fd(), Cow::Borrowed(Path::new(relative))),
+            None => (rustix::fs::CWD, Cow::Owned(self.path(relative))),
+        }
     }
 
     pub(crate) fn has(&self, controller: &str) -> bool {
@@ -50,7 +82,8 @@ impl Hierarchy {
     }
 
     pub(crate) fn open_file(&self, relative: &str, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
-        rustix::fs::openat(&self.dir, relative, flags | OFlags::CLOEXEC, Mode::empty())
+        let (dir, path) = self.at(relative);
+        rustix::fs::openat(dir, &*path, flags | OFlags::CLOEXEC, Mode::empty())
     }
 
     pub(crate) fn open_dir(&self, relative: &str) -> Result<OwnedFd> {
@@ -102,24 +135,36 @@ impl Hierarchy {
 
     /// Makes one directory; its parent must exist.
     pub(crate) fn make_dir(&self, relative: &str) -> std::result::Result<(), Errno> {
-        rustix::fs::mkdirat(&self.dir, relative, Mode::from_raw_mode(0o755))
+        let (dir, path) = self.at(relative);
+        rustix::fs::mkdirat(dir, &*path, Mode::from_raw_mode(0o755))
     }
 
     pub(crate) fn remove_dir(&self, relative: &str) -> std::result::Result<(), Errno> {
-        rustix::fs::unlinkat(&self.dir, relative, AtFlags::REMOVEDIR)
+        let (dir, path) = self.at(relative);
+        rustix::fs::unlinkat(dir, &*path, AtFlags::REMOVEDIR)
     }
 
     pub(crate) fn exists(&self, relative: &str) -> bool {
-        rustix::fs::accessat(&self.dir, relative, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+        let (dir, path) = self.at(relative);
+        rustix::fs::accessat(dir, &*path, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     /// The names of the groups directly below `relative`.
     pub(crate) fn children(&self, relative: &str) -> Vec<String> {
+        self.list(relative, |kind| kind == rustix::fs::FileType::Directory)
+    }
+
+    /// The names of the files of the group `relative`.
+    pub(crate) fn entries(&self, relative: &str) -> Vec<String> {
+        self.list(relative, |kind| kind != rustix::fs::FileType::Directory)
+    }
+
+    fn list(&self, relative: &str, wanted: impl Fn(rustix::fs::FileType) -> bool) -> Vec<String> {
         let Ok(dir) = self.open_file(relative, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
-        let Ok(entries) = rustix::fs::Dir::read_from(dir) else { return Vec::new() };
+        let Ok(entries) = rustix::fs::Dir::new(dir) else { return Vec::new() };
         entries
             .flatten()
-            .filter(|entry| entry.file_type() == rustix::fs::FileType::Directory)
+            .filter(|entry| wanted(entry.file_type()))
             .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
             .filter(|name| name != "." && name != "..")
             .collect()
@@ -127,7 +172,7 @@ impl Hierarchy {
 }
 
 /// Reads a whole kernel file from its start.
-fn read_all(file: &OwnedFd) -> std::result::Result<String, Errno> {
+pub(crate) fn read_all(file: &OwnedFd) -> std::result::Result<String, Errno> {
     let mut bytes = vec![0_u8; 4096];
     let mut filled = 0;
     loop {
@@ -137,6 +182,11 @@ fn read_all(file: &OwnedFd) -> std::result::Result<String, Errno> {
         let offset = u64::try_from(filled).unwrap_or(u64::MAX);
         match rustix::io::pread(file.as_fd(), &mut bytes[filled..], offset) {
             Ok(0) => break,
+            // The kernel fills a buffer as far as whole lines go, and no line of these files is so long: this was all.
+            Ok(count) if filled == 0 && count < bytes.len() / 2 => {
+                filled = count;
+                break;
+            }
             Ok(count) => filled += count,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
@@ -164,6 +214,8 @@ pub(crate) struct CgroupMount {
     pub(crate) kind: Kind,
     pub(crate) controllers: Vec<String>,
     pub(crate) mount_point: PathBuf,
+    /// Which of the hierarchy's groups is mounted there; `/` but in a container without a namespace of its own.
+    pub(crate) root: String,
 }
 
 /// The control group mounts in the text of a `mountinfo` file; of a hierarchy mounted twice, the first.
@@ -174,7 +226,8 @@ pub(crate) fn parse_mounts(mountinfo: &str, root: &Path) -> Vec<CgroupMount> {
     let mut mounts: Vec<CgroupMount> = Vec::new();
     for line in mountinfo.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(point) = left.split(' ').nth(4) else { continue };
+        let mut left = left.split(' ').skip(3);
+        let (Some(top), Some(point)) = (left.next(), left.next()) else { continue };
         let mut right = right.split(' ');
         let (kind, options) = match (right.next(), right.nth(1)) {
             (Some("cgroup"), Some(options)) => (Kind::V1, options),
@@ -191,7 +244,7 @@ pub(crate) fn parse_mounts(mountinfo: &str, root: &Path) -> Vec<CgroupMount> {
         }
         let point = unescape(point);
         let mount_point = root.join(point.strip_prefix('/').unwrap_or(&point));
-        mounts.push(CgroupMount { kind, controllers, mount_point });
+        mounts.push(CgroupMount { kind, controllers, mount_point, root: unescape(top) });
     }
     mounts
 }

@@ -8,7 +8,8 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::group::{Applied, Group};
-use crate::hierarchy::{Hierarchy, Kind, parse_mounts};
+use crate::hierarchy::{Access, Hierarchy, Kind, parse_mounts, read_all};
+use crate::place::{Own, Place};
 use crate::{CgroupError, Result};
 
 /// Which generations of control groups a host has mounted.
@@ -66,7 +67,9 @@ pub struct Host {
 pub(crate) struct Shared {
     pub(crate) version: Version,
     /// The hierarchies that groups are made in.
-    pub(crate) hierarchies: Vec<Hierarchy>,
+    pub(crate) hierarchies: Vec<Arc<Hierarchy>>,
+    /// For each slot, which of the hierarchy's groups is mounted.
+    roots: Vec<String>,
     supports: OnceLock<Supports>,
 }
 
@@ -76,9 +79,16 @@ impl Host {
     /// # Errors
     /// When the mount table or a hierarchy can't be opened, or no hierarchy is mounted.
     pub fn detect() -> Result<Self> {
-        let path = Path::new("/proc/self/mountinfo");
-        let bytes = std::fs::read(path).map_err(|source| CgroupError::Mounts { path: path.to_owned(), source })?;
-        Self::from_mounts(&String::from_utf8_lossy(&bytes), Path::new("/"))
+        Self::find(&read_table("/proc/self/mountinfo")?, Path::new("/"), Access::Kept)
+    }
+
+    /// As [`Self::detect`], for a program that makes or opens one group and ends: nothing is kept open, so that a
+    /// hierarchy costs nothing until it is used.
+    ///
+    /// # Errors
+    /// When the mount table can't be read, or no hierarchy is mounted.
+    pub fn glance() -> Result<Self> {
+        Self::find(&read_table("/proc/self/mountinfo")?, Path::new("/"), Access::ByPath)
     }
 
     /// Takes the hierarchies from the text of a `mountinfo` file, with every mount point below `root`.
@@ -86,6 +96,10 @@ impl Host {
     /// # Errors
     /// When a hierarchy can't be opened, or the text has none.
     pub fn from_mounts(mountinfo: &str, root: &Path) -> Result<Self> {
+        Self::find(mountinfo, root, Access::Kept)
+    }
+
+    fn find(mountinfo: &str, root: &Path, access: Access) -> Result<Self> {
         let mounts = parse_mounts(mountinfo, root);
         let has = |kind| mounts.iter().any(|mount| mount.kind == kind);
         let version = match (has(Kind::V1), has(Kind::V2)) {
@@ -95,8 +109,10 @@ impl Host {
             (false, false) => return Err(CgroupError::NotMounted),
         };
         let mut hierarchies = Vec::with_capacity(mounts.len());
+        let mut roots = Vec::with_capacity(mounts.len());
         for mount in mounts {
-            let mut hierarchy = Hierarchy::open(mount.kind, mount.controllers, mount.mount_point)?;
+            let slot = hierarchies.len();
+            let mut hierarchy = Hierarchy::open(slot, mount.kind, mount.controllers, mount.mount_point, access)?;
             if hierarchy.kind == Kind::V2 {
                 let text = hierarchy.read_optional("cgroup.controllers")?.unwrap_or_default();
                 hierarchy.controllers = text.split_whitespace().map(str::to_owned).collect();
@@ -106,9 +122,38 @@ impl Host {
                     continue;
                 }
             }
-            hierarchies.push(hierarchy);
+            hierarchies.push(Arc::new(hierarchy));
+            roots.push(mount.root);
         }
-        Ok(Self { shared: Arc::new(Shared { version, hierarchies, supports: OnceLock::new() }) })
+        Ok(Self { shared: Arc::new(Shared { version, hierarchies, roots, supports: OnceLock::new() }) })
+    }
+
+    /// Where the container `id` with this `cgroupsPath` belongs.
+    ///
+    /// An absolute path is taken from the top of each hierarchy. A relative one, and `id` when there is none, is below
+    /// the group that this process is in; in version 2 beside it, because a group with processes can't hand its
+    /// controllers down.
+    ///
+    /// # Errors
+    /// When the path has `..` in it or can't be a group's name, or this process's own groups can't be read.
+    ///
+    /// # Source
+    /// runtime-spec `config-linux.md`, Cgroups Path; where it leaves the choice to us, runc.
+    pub fn place(&self, cgroups_path: Option<&str>, id: &str) -> Result<Place> {
+        let own = || Ok(Own::parse(&read_table("/proc/self/cgroup")?));
+        Place::resolve(&self.shared, cgroups_path, id, own)
+    }
+
+    /// Makes the group of a container as an OCI runtime does, and limits it; nothing of it stays when that fails.
+    ///
+    /// Other than in [`Self::create`], a limit that this host can't keep is an error, an empty group that exists is
+    /// taken as it is, and devices that `resources` does not name are denied, but for those that every container has.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotEmpty`] when the group has processes; when a directory can't be made, a limit is refused by the
+    /// kernel, or the host has no controller for it.
+    pub fn create_at(&self, place: &Place, resources: &LinuxResources) -> Result<(Group, Applied)> {
+        Group::create_at(&self.shared, place, resources)
     }
 
     /// Which generations are mounted.
@@ -183,12 +228,35 @@ impl Host {
 impl Shared {
     /// The version 1 hierarchy of a controller.
     pub(crate) fn v1(&self, controller: &str) -> Option<&Hierarchy> {
-        self.hierarchies.iter().find(|own| own.kind == Kind::V1 && own.has(controller))
+        self.hierarchies.iter().map(Arc::as_ref).find(|own| own.kind == Kind::V1 && own.has(controller))
     }
 
     /// The version 2 hierarchy, when groups are made in it.
     pub(crate) fn v2(&self) -> Option<&Hierarchy> {
-        self.hierarchies.iter().find(|own| own.kind == Kind::V2)
+        self.hierarchies.iter().map(Arc::as_ref).find(|own| own.kind == Kind::V2)
+    }
+
+    /// Hierarchies that a record names, without a look at the mounts.
+    pub(crate) fn recorded(hierarchies: Vec<Hierarchy>) -> Self {
+        let has = |kind| hierarchies.iter().any(|own| own.kind == kind);
+        let version = match (has(Kind::V1), has(Kind::V2)) {
+            (true, true) => Version::Hybrid,
+            (false, true) => Version::V2,
+            _ => Version::V1,
+        };
+        let hierarchies = hierarchies.into_iter().map(Arc::new).collect();
+        Self { version, hierarchies, roots: Vec::new(), supports: OnceLock::new() }
+    }
+
+    /// The same host without some of its hierarchies, which a user may not write.
+    pub(crate) fn without(&self, slots: &[usize]) -> Self {
+        let hierarchies = self.hierarchies.iter().filter(|own| !slots.contains(&own.slot)).cloned().collect();
+        Self { version: self.version, hierarchies, roots: self.roots.clone(), supports: OnceLock::new() }
+    }
+
+    /// Which of the hierarchy's groups is mounted.
+    pub(crate) fn root_of(&self, hierarchy: &Hierarchy) -> &str {
+        self.roots.get(hierarchy.slot).map_or("/", String::as_str)
     }
 
     fn look(&self, group: &str) -> Supports {
@@ -215,4 +283,12 @@ impl Shared {
             freeze: v1("freezer", "freezer.state") || v2("cgroup.freeze"),
         }
     }
+}
+
+/// The text of a table of this process in `/proc`.
+pub(crate) fn read_table(path: &str) -> Result<String> {
+    let wrap = |errno: rustix::io::Errno| CgroupError::Mounts { path: path.into(), source: errno.into() };
+    let file =
+        rustix::fs::open(path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty());
+    read_all(&file.map_err(wrap)?).map_err(wrap)
 }

@@ -19,14 +19,20 @@ mod error;
 mod group;
 mod hierarchy;
 mod host;
+mod oom;
+mod place;
 mod plan;
 mod plan_v1;
 mod plan_v2;
+pub mod stats;
 mod usage;
 
 pub use error::{CgroupError, Result};
-pub use group::{Applied, Group};
+pub use group::{Applied, Group, GroupRecord};
 pub use host::{Host, Supports, Version};
+pub use oom::{OomNews, OomWatch};
+pub use place::{Place, Rights};
+pub use stats::Stats;
 pub use usage::{BlockUsage, CpuUsage, MemoryUsage, Throttling, Usage};
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use oci_spec::runtime::{
 };
 
 use crate::Result;
-use crate::device;
-use crate::plan::{Missing, NO_CONTROLLER, Setting, Step, v1_amount};
+use crate::plan::{Missing, NO_CONTROLLER, Setting, Step, lack, page_size, rdma, v1_amount, warn};
 
 /// The steps that bring a version 1 group to `resources`, in the order in which the kernel accepts them.
 pub(crate) fn plan(resources: &LinuxResources) -> Result<Vec<Step>> {
@@ -28,16 +27,14 @@ pub(crate) fn plan(resources: &LinuxResources) -> Result<Vec<Step>> {
         plan_block_io(block_io, &mut steps);
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        steps.push(Step::One(hugepage(limit)));
+        plan_hugepage(limit, &mut steps)?;
     }
     if let Some(network) = resources.network() {
         plan_network(network, &mut steps);
     }
+    rdma(resources, fail("RDMA resources"), &mut steps);
     if resources.unified().as_ref().is_some_and(|files| !files.is_empty()) {
-        steps.push(Step::Warn("this host uses control groups version 1; version 2 settings are ignored".to_owned()));
-    }
-    if let Some(rules) = resources.devices().as_ref().filter(|rules| !rules.is_empty()) {
-        steps.push(Step::Devices(device::rules(rules)?));
+        steps.push(lack("this host uses control groups version 1, which have no unified settings"));
     }
     Ok(steps)
 }
@@ -53,34 +50,45 @@ fn plan_cpu(cpu: &LinuxCpu, steps: &mut Vec<Step>) {
     if let Some(mems) = cpu.mems().as_ref().filter(|mems| !mems.is_empty()) {
         steps.push(Step::One(Setting::new("cpuset", "cpuset.mems", mems, fail("the usable memory nodes"))));
     }
-    if let Some(idle) = cpu.idle() {
-        let missing = Missing::Warn("this kernel has no idle scheduling of groups; the setting is ignored");
-        steps.push(Step::One(Setting::new("cpu", "cpu.idle", idle, missing)));
+    // An idle group has no share of its own, and the kernel refuses to set one.
+    if let Some(shares) = cpu.shares().filter(|shares| *shares > 0 && cpu.idle() != Some(1)) {
+        let setting = Setting::new("cpu", "cpu.shares", shares, fail("the share of processor time"));
+        // The other way round a group that was idle would refuse its new share.
+        steps.extend(idle(cpu));
+        steps.push(Step::One(setting.kept()));
+    } else {
+        steps.extend(idle(cpu));
     }
-    if let Some(shares) = cpu.shares().filter(|shares| *shares > 0) {
-        steps.push(Step::One(Setting::new("cpu", "cpu.shares", shares, fail("the share of processor time"))));
-    }
-    let period = cpu.period().filter(|period| *period > 0);
-    let quota = cpu.quota().filter(|quota| *quota != 0);
-    let of_period = |value| Setting::new("cpu", "cpu.cfs_period_us", value, fail("processor time"));
-    let of_quota = |value| Setting::new("cpu", "cpu.cfs_quota_us", v1_amount(value), fail("processor time"));
-    match (period, quota) {
-        (Some(period), Some(quota)) => steps.push(Step::Pair(of_period(period), of_quota(quota))),
-        (Some(period), None) => steps.push(Step::One(of_period(period))),
-        (None, Some(quota)) => steps.push(Step::One(of_quota(quota))),
-        (None, None) => {}
-    }
+    let mut together = Vec::new();
     if let Some(burst) = cpu.burst() {
-        let missing = Missing::Warn("this kernel has no processor bursts; the setting is ignored");
-        steps.push(Step::One(Setting::new("cpu", "cpu.cfs_burst_us", burst, missing)));
+        let missing = Missing::Ignore("this kernel has no processor bursts; the setting is ignored");
+        together.push(Setting::new("cpu", "cpu.cfs_burst_us", burst, missing));
     }
-    let realtime = Missing::Warn("this kernel has no real-time group scheduling; the setting is ignored");
+    if let Some(period) = cpu.period().filter(|period| *period > 0) {
+        together.push(Setting::new("cpu", "cpu.cfs_period_us", period, fail("processor time")));
+    }
+    if let Some(quota) = cpu.quota().filter(|quota| *quota != 0) {
+        together.push(Setting::new("cpu", "cpu.cfs_quota_us", v1_amount(quota), fail("processor time")));
+    }
+    if !together.is_empty() {
+        steps.push(Step::Together(together));
+    }
+    let realtime = warn("this kernel has no real-time group scheduling");
+    let mut together = Vec::new();
     if let Some(period) = cpu.realtime_period().filter(|period| *period > 0) {
-        steps.push(Step::One(Setting::new("cpu", "cpu.rt_period_us", period, realtime)));
+        together.push(Setting::new("cpu", "cpu.rt_period_us", period, realtime));
     }
     if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
-        steps.push(Step::One(Setting::new("cpu", "cpu.rt_runtime_us", runtime, realtime)));
+        together.push(Setting::new("cpu", "cpu.rt_runtime_us", runtime, realtime));
     }
+    if !together.is_empty() {
+        steps.push(Step::Together(together));
+    }
+}
+
+fn idle(cpu: &LinuxCpu) -> Option<Step> {
+    let missing = warn("this kernel has no idle scheduling of groups");
+    cpu.idle().map(|idle| Step::One(Setting::new("cpu", "cpu.idle", idle, missing)))
 }
 
 fn plan_memory(memory: &LinuxMemory, steps: &mut Vec<Step>) {
@@ -89,14 +97,33 @@ fn plan_memory(memory: &LinuxMemory, steps: &mut Vec<Step>) {
     let swap = memory.swap().filter(|swap| *swap != 0).or(limit.filter(|limit| *limit < 0));
     let of_limit = |value| Setting::new("memory", "memory.limit_in_bytes", v1_amount(value), fail("memory"));
     let of_swap = |value| {
-        let missing = Missing::Warn("this kernel does not account swap; the limit of memory and swap is ignored");
+        let missing = Missing::Warn {
+            lack: "this kernel does not account swap",
+            outcome: "the limit of memory and swap is ignored",
+        };
         Setting::new("memory", "memory.memsw.limit_in_bytes", v1_amount(value), missing)
     };
     match (limit, swap) {
-        (Some(limit), Some(swap)) => steps.push(Step::Pair(of_limit(limit), of_swap(swap))),
+        // Implied by us, so that a kernel without the file has nothing to refuse.
+        (Some(limit), Some(-1)) if memory.swap().is_none_or(|swap| swap <= 0) => {
+            let missing = Missing::Ignore("this kernel does not account swap; memory and swap together have no limit");
+            let swap = Setting::new("memory", "memory.memsw.limit_in_bytes", "-1", missing);
+            steps.push(Step::Together(vec![of_limit(limit), swap]));
+        }
+        (Some(limit), Some(swap)) => steps.push(Step::Together(vec![of_limit(limit), of_swap(swap)])),
         (Some(limit), None) => steps.push(Step::One(of_limit(limit))),
         (None, Some(swap)) => steps.push(Step::One(of_swap(swap))),
         (None, None) => {}
+    }
+    if let Some(kernel) = memory.kernel().filter(|value| *value != 0) {
+        let missing = Missing::Ignore("this kernel does not limit kernel memory by itself; the setting is ignored");
+        steps.push(Step::One(Setting::new("memory", "memory.kmem.limit_in_bytes", v1_amount(kernel), missing)));
+    }
+    // Groups have accounted for those below them, always, since Linux 5.11; what cannot be had is told.
+    if memory.use_hierarchy() == Some(false) {
+        let missing =
+            Missing::Ignore("this kernel always accounts memory of the groups below; useHierarchy is ignored");
+        steps.push(Step::One(Setting::new("memory", "memory.use_hierarchy", 0, missing)));
     }
     if let Some(reservation) = memory.reservation().filter(|value| *value != 0) {
         let setting =
@@ -104,22 +131,22 @@ fn plan_memory(memory: &LinuxMemory, steps: &mut Vec<Step>) {
         steps.push(Step::One(setting));
     }
     if let Some(tcp) = memory.kernel_tcp().filter(|value| *value != 0) {
-        let missing = Missing::Warn("this kernel does not limit TCP buffers; the setting is ignored");
+        let missing = warn("this kernel does not limit TCP buffers");
         steps.push(Step::One(Setting::new("memory", "memory.kmem.tcp.limit_in_bytes", v1_amount(tcp), missing)));
     }
     // Docker sends -1, which arrives here as a huge number, for "as the host has it".
-    if let Some(swappiness) = memory.swappiness().filter(|value| *value <= 200) {
-        let missing = Missing::Warn("this kernel has no swappiness of groups; the setting is ignored");
+    if let Some(swappiness) = memory.swappiness().filter(|value| *value != u64::MAX) {
+        let missing = warn("this kernel has no swappiness of groups");
         steps.push(Step::One(Setting::new("memory", "memory.swappiness", swappiness, missing)));
     }
     if memory.disable_oom_killer() == Some(true) {
-        let missing = Missing::Warn("this kernel cannot disable the out-of-memory killer; the setting is ignored");
+        let missing = warn("this kernel cannot disable the out-of-memory killer");
         steps.push(Step::One(Setting::new("memory", "memory.oom_control", 1, missing)));
     }
 }
 
 fn plan_block_io(block_io: &LinuxBlockIo, steps: &mut Vec<Step>) {
-    let no_weight = Missing::Warn("this kernel has no blkio weight; --blkio-weight is ignored");
+    let no_weight = Missing::Warn { lack: "this kernel has no blkio weight", outcome: "--blkio-weight is ignored" };
     if let Some(weight) = block_io.weight().filter(|weight| *weight > 0) {
         let setting = Setting::new("blkio", "blkio.weight", weight, no_weight).or("blkio.bfq.weight", weight);
         steps.push(Step::One(setting));
@@ -127,8 +154,10 @@ fn plan_block_io(block_io: &LinuxBlockIo, steps: &mut Vec<Step>) {
     if let Some(weight) = block_io.leaf_weight().filter(|weight| *weight > 0) {
         steps.push(Step::One(Setting::new("blkio", "blkio.leaf_weight", weight, no_weight)));
     }
-    let no_device_weight =
-        Missing::Warn("this kernel has no blkio weight of devices; --blkio-weight-device is ignored");
+    let no_device_weight = Missing::Warn {
+        lack: "this kernel has no blkio weight of devices",
+        outcome: "--blkio-weight-device is ignored",
+    };
     for device in block_io.weight_device().iter().flatten() {
         let number = format!("{}:{}", device.major(), device.minor());
         if let Some(weight) = device.weight().filter(|weight| *weight > 0) {
@@ -154,13 +183,19 @@ fn plan_block_io(block_io: &LinuxBlockIo, steps: &mut Vec<Step>) {
     throttle("blkio.throttle.write_iops_device", block_io.throttle_write_iops_device());
 }
 
-fn hugepage(limit: &LinuxHugepageLimit) -> Setting {
-    let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-    Setting::new("hugetlb", file, v1_amount(limit.limit()), fail("huge pages of that size"))
+fn plan_hugepage(limit: &LinuxHugepageLimit, steps: &mut Vec<Step>) -> Result<()> {
+    let size = page_size(limit.page_size())?;
+    let value = v1_amount(limit.limit());
+    let file = format!("hugetlb.{size}.limit_in_bytes");
+    steps.push(Step::One(Setting::new("hugetlb", file, &value, fail("huge pages of that size"))));
+    let missing = Missing::Ignore("this kernel does not limit reserved huge pages; only their use is limited");
+    let file = format!("hugetlb.{size}.rsvd.limit_in_bytes");
+    steps.push(Step::One(Setting::new("hugetlb", file, value, missing)));
+    Ok(())
 }
 
 fn plan_network(network: &LinuxNetwork, steps: &mut Vec<Step>) {
-    if let Some(class) = network.class_id() {
+    if let Some(class) = network.class_id().filter(|class| *class != 0) {
         steps.push(Step::One(Setting::new("net_cls", "net_cls.classid", class, fail("the network class"))));
     }
     for priority in network.priorities().iter().flatten() {

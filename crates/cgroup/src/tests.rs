@@ -192,7 +192,7 @@ fn v2_translates_the_same_resources() {
     resources.set_pids(Some(LinuxPidsBuilder::default().limit(0).build().unwrap()));
     tree.group().apply(&resources).unwrap();
     assert_eq!(tree.read("unified", "cpu.max"), "150000 100000\n");
-    assert_eq!(tree.read("unified", "cpu.weight"), "39\n");
+    assert_eq!(tree.read("unified", "cpu.weight"), "100\n");
     assert_eq!(tree.read("unified", "memory.max"), "1000\n");
     assert_eq!(tree.read("unified", "memory.swap.max"), "2000\n");
     assert_eq!(tree.read("unified", "io.weight"), "default 4950\n");
@@ -226,7 +226,8 @@ fn hybrid_hosts_write_each_limit_where_its_controller_is() {
 
 #[test]
 fn weights_map_over_the_whole_range() {
-    for (shares, weight) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)] {
+    for (shares, weight) in [(0, 1), (2, 1), (1024, 100), (2048, 174), (512, 59), (262_144, 10_000), (u64::MAX, 10_000)]
+    {
         assert_eq!(plan_v2::weight_of_shares(shares), weight, "{shares}");
     }
     for (blkio, io) in [(10, 1), (500, 4950), (1000, 10_000), (u16::MAX, 10_000)] {
@@ -378,4 +379,126 @@ fn v2_usage_is_read() {
     assert_eq!((usage.block[0].read_bytes, usage.block[0].write_ops), (1, 4));
     assert_eq!(tree.group().oom_kills().unwrap(), 1);
     assert_eq!(tree.group().pids().unwrap(), [7, 12]);
+}
+
+#[test]
+fn the_forms_of_a_path_lead_to_places() {
+    use crate::place::{Own, Place};
+    let tree = Tree::new(&["cpu", "memory"], None);
+    let host = tree.host();
+    let own = || Ok(Own::parse("4:memory:/job/7\n1:cpu:/\n0::/user/me\n"));
+    let paths = |path: Option<&str>| Place::resolve(&host.shared, path, "box", own).map(|place| place.paths.to_vec());
+    assert_eq!(paths(None).unwrap(), ["box", "job/7/box"]);
+    assert_eq!(paths(Some("")).unwrap(), ["box", "job/7/box"]);
+    assert_eq!(paths(Some("a//b/")).unwrap(), ["a/b", "job/7/a/b"]);
+    assert_eq!(paths(Some("/a/./b")).unwrap(), ["a/b"]);
+    for bad in ["..", "/a/../b", "a/..", "/", "a\nb"] {
+        assert!(matches!(paths(Some(bad)), Err(CgroupError::BadPath { .. })), "{bad:?}");
+    }
+    let v2 = Tree::new(&[], Some("cpu"));
+    let place = Place::resolve(&v2.host().shared, None, "box", own).unwrap();
+    assert_eq!(place.paths.to_vec(), ["user/box"], "beside the group of this process");
+}
+
+#[test]
+fn a_record_finds_the_group_again() {
+    let tree = Tree::new(&["pids", "memory"], None);
+    tree.file("pids", "cgroup.procs", "7\n").file("pids", "pids.current", "1\n");
+    let record = serde_json::to_string(&tree.group().record()).unwrap();
+    let again = Group::from_record(&serde_json::from_str(&record).unwrap()).unwrap();
+    assert_eq!(again.pids().unwrap(), [7]);
+    assert_eq!(again.dirs(), tree.group().dirs());
+    assert_eq!(again.controller_dirs()["memory"], tree.path("memory/insula/x"));
+    let wrong = record.replace("insula/x", "insula/../x");
+    assert!(Group::from_record(&serde_json::from_str(&wrong).unwrap()).is_err());
+}
+
+#[test]
+fn a_runtime_refuses_what_the_engine_only_tells() {
+    let tree = Tree::new(&["cpu", "memory", "blkio", "devices"], None);
+    tree.file("cpu", "cpu.shares", "").file("devices", "devices.allow", "").file("devices", "devices.deny", "");
+    let place = tree.host().place(Some("/insula/x"), "x").unwrap();
+    let refused = |resources: &LinuxResources| tree.host().create_at(&place, resources).unwrap_err().to_string();
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None).set_block_io(Some(LinuxBlockIoBuilder::default().weight(300_u16).build().unwrap()));
+    assert!(refused(&resources).contains("no blkio weight"), "{}", refused(&resources));
+    resources.set_block_io(None).set_unified(Some([("memory.high".to_owned(), "1".to_owned())].into()));
+    assert!(refused(&resources).contains("cannot use unified on cgroup v1"));
+    resources.set_unified(None).set_rdma(Some([("mlx5_0".to_owned(), rdma(2))].into()));
+    assert!(refused(&resources).contains("the controller rdma is not available"), "{}", refused(&resources));
+    resources.set_rdma(None);
+    tree.host().create_at(&place, &resources).unwrap();
+    assert_eq!(tree.read("devices", "devices.deny"), "a\n", "what nobody allows is denied");
+    assert!(tree.read("devices", "devices.allow").contains("c 1:3 rwm"), "every container has /dev/null");
+    tree.file("cpu", "cgroup.procs", "42\n");
+    assert!(refused(&resources).contains("container's cgroup is not empty: 1 process(es) found"));
+}
+
+fn rdma(handles: u32) -> oci_spec::runtime::LinuxRdma {
+    oci_spec::runtime::LinuxRdmaBuilder::default().hca_handles(handles).build().unwrap()
+}
+
+#[test]
+fn v2_takes_rdma_huge_pages_burst_and_checks_memory_first() {
+    let tree = Tree::new(&[], Some("cpu memory rdma hugetlb"));
+    for file in ["rdma.max", "hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "cpu.max", "cpu.max.burst", "memory.max"] {
+        tree.file("unified", file, "");
+    }
+    tree.file("unified", "memory.current", "5000\n").file("unified", "memory.swap.max", "");
+    let mut resources = LinuxResources::default();
+    let pages =
+        oci_spec::runtime::LinuxHugepageLimitBuilder::default().page_size("2MB").limit(4 << 20).build().unwrap();
+    resources.set_devices(None).set_rdma(Some([("mlx5_0".to_owned(), rdma(2))].into()));
+    resources.set_hugepage_limits(Some(vec![pages.clone()]));
+    resources.set_cpu(Some(LinuxCpuBuilder::default().quota(50_000).burst(10_000_u64).build().unwrap()));
+    tree.group().apply(&resources).unwrap();
+    assert_eq!(tree.read("unified", "rdma.max"), "mlx5_0 hca_handle=2\n");
+    assert_eq!(tree.read("unified", "hugetlb.2MB.max"), "4194304\n");
+    assert_eq!(tree.read("unified", "hugetlb.2MB.rsvd.max"), "4194304\n");
+    assert_eq!((tree.read("unified", "cpu.max"), tree.read("unified", "cpu.max.burst")).1, "10000\n");
+    let low = LinuxMemoryBuilder::default().limit(4096).check_before_update(true).build().unwrap();
+    resources.set_memory(Some(low));
+    let error = tree.group().apply(&resources).unwrap_err().to_string();
+    assert!(error.contains("rejecting memory limit 4096 <= usage 5000"), "{error}");
+    assert_eq!(tree.read("unified", "memory.max"), "");
+    let below = LinuxMemoryBuilder::default().limit(4096).swap(1000).build().unwrap();
+    resources.set_memory(Some(below));
+    assert!(tree.group().apply(&resources).is_err());
+    resources.set_memory(None);
+    let mut odd = pages;
+    odd.set_page_size("2MB/../../x".to_owned());
+    resources.set_hugepage_limits(Some(vec![odd]));
+    assert!(matches!(tree.group().apply(&resources), Err(CgroupError::BadValue { .. })));
+}
+
+#[test]
+fn stats_have_the_fields_of_runc() {
+    let tree = Tree::new(&V1, None);
+    tree.file("cpuacct", "cpuacct.usage", "5\n")
+        .file("cpuacct", "cpuacct.usage_percpu", "2 3 \n")
+        .file("cpuacct", "cpuacct.usage_all", "cpu user system\n0 1 1\n1 2 1\n")
+        .file("cpuset", "cpuset.cpus", "0-1,3\n")
+        .file("memory", "memory.limit_in_bytes", "9223372036854771712\n")
+        .file("memory", "memory.usage_in_bytes", "4096\n")
+        .file("memory", "memory.stat", "cache 7\n")
+        .file("pids", "pids.current", "1\n")
+        .file("pids", "pids.max", "max\n")
+        .file("blkio", "blkio.throttle.io_serviced_recursive", "8:0 Read 1\n8:0 Total 1\nTotal 1\n");
+    let stats = serde_json::to_value(tree.group().stats().unwrap()).unwrap();
+    assert_eq!(
+        stats["cpu"]["usage"],
+        serde_json::json!({"total": 5, "percpu": [2, 3], "percpu_user": [1, 2], "percpu_kernel": [1, 1], "kernel": 0, "user": 0})
+    );
+    assert_eq!(stats["cpu"]["throttling"], serde_json::json!({}));
+    assert_eq!(stats["cpuset"]["cpus"], serde_json::json!([0, 1, 3]));
+    assert_eq!(
+        stats["memory"]["usage"],
+        serde_json::json!({"limit": 9_223_372_036_854_771_712_u64, "usage": 4096, "failcnt": 0})
+    );
+    assert_eq!(
+        (&stats["memory"]["raw"]["cache"], &stats["pids"]),
+        (&serde_json::json!(7), &serde_json::json!({"current": 1}))
+    );
+    assert_eq!(stats["blkio"]["ioServicedRecursive"][0], serde_json::json!({"major": 8, "op": "Read", "value": 1}));
+    assert!(stats["network_interfaces"].is_null());
 }

@@ -93,17 +93,17 @@ const TICKS_PER_SECOND: u64 = 100;
 const NO_LIMIT: u64 = 1 << 62;
 
 /// A group's files in one hierarchy.
-struct Files<'a> {
-    hierarchy: &'a Hierarchy,
-    group: &'a str,
+pub(crate) struct Files<'a> {
+    pub(crate) hierarchy: &'a Hierarchy,
+    pub(crate) group: &'a str,
 }
 
 impl Files<'_> {
-    fn text(&self, name: &str) -> Result<String> {
+    pub(crate) fn text(&self, name: &str) -> Result<String> {
         Ok(self.hierarchy.read_optional(&format!("{}/{name}", self.group))?.unwrap_or_default())
     }
 
-    fn parse(&self, name: &str, text: &str) -> Result<u64> {
+    pub(crate) fn parse(&self, name: &str, text: &str) -> Result<u64> {
         text.trim().parse().map_err(|_| CgroupError::Parse {
             file: self.hierarchy.path(&format!("{}/{name}", self.group)),
             text: text.to_owned(),
@@ -111,7 +111,7 @@ impl Files<'_> {
     }
 
     /// The one number of a file; 0 when there is no such file.
-    fn number(&self, name: &str) -> Result<u64> {
+    pub(crate) fn number(&self, name: &str) -> Result<u64> {
         let text = self.text(name)?;
         if text.trim().is_empty() { Ok(0) } else { self.parse(name, &text) }
     }
@@ -126,7 +126,7 @@ impl Files<'_> {
     }
 
     /// A file of `name number` lines.
-    fn table(&self, name: &str) -> Result<BTreeMap<String, u64>> {
+    pub(crate) fn table(&self, name: &str) -> Result<BTreeMap<String, u64>> {
         let mut table = BTreeMap::new();
         for line in self.text(name)?.lines() {
             if let Some((key, value)) = line.split_once(' ') {
@@ -138,16 +138,17 @@ impl Files<'_> {
 }
 
 /// The usage of `group`.
-pub(crate) fn read(shared: &Shared, group: &str) -> Result<Usage> {
+pub(crate) fn read<'a>(shared: &'a Shared, group: &dyn Fn(&Hierarchy) -> &'a str) -> Result<Usage> {
     let mut usage = Usage::default();
-    let v1 = |controller: &str| shared.v1(controller).map(|hierarchy| Files { hierarchy, group });
-    let v2 =
-        |controller: &str| shared.v2().filter(|own| own.has(controller)).map(|hierarchy| Files { hierarchy, group });
+    let v1 = |controller: &str| shared.v1(controller).map(|hierarchy| Files { hierarchy, group: group(hierarchy) });
+    let v2 = |controller: &str| {
+        shared.v2().filter(|own| own.has(controller)).map(|hierarchy| Files { hierarchy, group: group(hierarchy) })
+    };
     if let Some(files) = v1("cpuacct") {
         read_cpuacct(&files, &mut usage.cpu)?;
     } else if let Some(hierarchy) = shared.v2() {
         // The core counts processor time, also without the cpu controller.
-        read_cpu_v2(&Files { hierarchy, group }, &mut usage.cpu)?;
+        read_cpu_v2(&Files { hierarchy, group: group(hierarchy) }, &mut usage.cpu)?;
     }
     if let Some(files) = v1("cpu") {
         let table = files.table("cpu.stat")?;
@@ -175,13 +176,13 @@ pub(crate) fn read(shared: &Shared, group: &str) -> Result<Usage> {
 }
 
 /// The group's count of processes that were killed because memory ran out.
-pub(crate) fn oom_kills(shared: &Shared, group: &str) -> Result<u64> {
+pub(crate) fn oom_kills<'a>(shared: &'a Shared, group: &dyn Fn(&Hierarchy) -> &'a str) -> Result<u64> {
     let (hierarchy, file) = match (shared.v1("memory"), shared.v2()) {
         (Some(own), _) => (own, "memory.oom_control"),
         (None, Some(own)) => (own, "memory.events"),
         (None, None) => return Ok(0),
     };
-    Ok(of(&Files { hierarchy, group }.table(file)?, "oom_kill"))
+    Ok(of(&Files { hierarchy, group: group(hierarchy) }.table(file)?, "oom_kill"))
 }
 
 fn of(table: &BTreeMap<String, u64>, key: &str) -> u64 {

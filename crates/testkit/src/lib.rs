@@ -3,6 +3,7 @@
 //! This crate is used by tests only, so a broken expectation panics with what was seen; nothing here returns errors
 //! that a test would unwrap anyway.
 
+pub mod guest;
 mod island;
 mod residue;
 pub mod rootfs;

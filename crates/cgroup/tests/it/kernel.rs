@@ -287,3 +287,109 @@ fn racing_creates_and_removes_share_a_parent() {
     host.release(parent).unwrap();
     assert!(matches!(host.open(parent), Err(CgroupError::NotFound { .. })));
 }
+
+#[test]
+fn a_runtime_makes_counts_and_forgets_a_group() {
+    let Some(_) = host() else { return };
+    let host = Host::glance().unwrap();
+    let names: Vec<String> = host.hierarchies().flat_map(|(_, controllers)| controllers.to_vec()).collect();
+    println!("controllers: {}", names.join(" "));
+    let place = host.place(Some(&path("oci")), "ignored").unwrap();
+    let (group, _) = host.create_at(&place, &limits()).unwrap();
+    let mut scoped = Scoped { group, children: Vec::new() };
+    let check = "read go; : < /dev/null || exit 1; (: < /dev/kmsg) 2>/dev/null && exit 2; : > /dev/full; exit 0";
+    let child = scoped.run(check);
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "only the devices that every container has");
+    scoped.run("read go; sleep 60");
+    let refused = host.create_at(&place, &limits()).unwrap_err();
+    assert!(matches!(refused, CgroupError::NotEmpty { count: 1, .. }), "{refused}");
+    let again = Group::from_record(&scoped.group.record()).unwrap();
+    let stats = again.stats().unwrap();
+    assert!(stats.cpu.usage.total > 0 && stats.pids.current == 1 && stats.pids.limit == 20, "{stats:?}");
+    assert_eq!(stats.memory.usage.limit, 64 << 20);
+    again.freeze().unwrap();
+    again.kill().unwrap();
+    scoped.children.last_mut().unwrap().wait().unwrap();
+    again.remove().unwrap();
+    assert!(nothing_left(&again));
+}
+
+#[test]
+fn want_of_memory_is_told_and_so_is_the_end() {
+    use cgroup::OomNews;
+    let Some(host) = host() else { return };
+    let mut scoped = Scoped::new(&host, "oomwatch", limits().set_devices(None));
+    let mut watch = scoped.group.watch_oom().unwrap();
+    assert_eq!(watch.take().unwrap(), OomNews::Nothing);
+    let child = scoped.run("read go; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}");
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    let _ = child.wait().unwrap();
+    let out = testkit::wait_for(std::time::Duration::from_secs(10), || {
+        (watch.take().unwrap() == OomNews::OutOfMemory).then_some(())
+    });
+    assert!(out.is_some(), "the kernel told of no kill");
+    scoped.group.kill().unwrap();
+    scoped.group.remove().unwrap();
+    let gone = testkit::wait_for(std::time::Duration::from_secs(10), || {
+        (watch.take().unwrap() == OomNews::Gone).then_some(())
+    });
+    assert!(gone.is_some(), "the end of the group was not told");
+}
+
+#[test]
+fn every_limit_of_version_2_is_what_was_asked_for() {
+    use oci_spec::runtime::{LinuxBlockIoBuilder, LinuxThrottleDeviceBuilder};
+    let Some(host) = host() else { return };
+    if host.version() != cgroup::Version::V2 {
+        println!("skipped: not a host with version 2 alone; the guest is one");
+        return;
+    }
+    let mut resources = limits();
+    let cpu = LinuxCpuBuilder::default().shares(2048_u64).quota(40_000).period(80_000_u64).burst(20_000_u64);
+    resources.set_cpu(Some(cpu.cpus("0").mems("0").build().unwrap()));
+    let memory = LinuxMemoryBuilder::default().limit(64 << 20).swap(96 << 20).reservation(8 << 20).build().unwrap();
+    resources.set_memory(Some(memory));
+    let mut files = std::collections::HashMap::from([
+        ("memory.high".to_owned(), "33554432".to_owned()),
+        ("cgroup.max.depth".to_owned(), "3".to_owned()),
+    ]);
+    // The number of the disk that the guest test gives.
+    let disk = fs::read_to_string("/sys/block/vda/dev").ok();
+    if let Some((major, minor)) = disk.as_deref().and_then(|number| number.trim().split_once(':')) {
+        let device = LinuxThrottleDeviceBuilder::default().major(major.parse::<i64>().unwrap());
+        let device = device.minor(minor.parse::<i64>().unwrap()).rate(1_048_576_u64).build().unwrap();
+        let block = LinuxBlockIoBuilder::default().throttle_read_bps_device(vec![device]).build().unwrap();
+        resources.set_block_io(Some(block));
+    }
+    resources.set_unified(Some(files.clone()));
+    let place = host.place(Some(&path("all")), "ignored").unwrap();
+    let (group, _) = host.create_at(&place, &resources).unwrap();
+    let mut scoped = Scoped { group, children: Vec::new() };
+    let dir = scoped.group.dirs()[0].clone();
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default().trim_end().to_owned();
+    for (name, value) in [
+        ("cpu.weight", "174"),
+        ("cpu.max", "40000 80000"),
+        ("cpu.max.burst", "20000"),
+        ("cpuset.cpus", "0"),
+        ("cpuset.mems", "0"),
+        ("memory.max", "67108864"),
+        ("memory.low", "8388608"),
+        ("memory.high", "33554432"),
+        ("cgroup.max.depth", "3"),
+        ("pids.max", "20"),
+    ] {
+        assert_eq!(read(name), value, "{name}");
+    }
+    if disk.is_some() {
+        assert!(read("io.max").contains("rbps=1048576"), "{}", read("io.max"));
+    }
+    files.insert("memory.nonsense".to_owned(), "1".to_owned());
+    resources.set_unified(Some(files));
+    let error = scoped.group.apply(&resources).unwrap_err().to_string();
+    assert!(error.contains("memory.nonsense") || error.contains("that resource"), "{error}");
+    scoped.run("sleep 60");
+    scoped.group.freeze().unwrap();
+    assert!(read("cgroup.events").contains("frozen 1"));
+}
