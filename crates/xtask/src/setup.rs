@@ -72,7 +72,6 @@ const NEEDS: &[Need] = &[
         purposes: ALL,
     },
     program("podman", "podman", "peer of the benchmark", BENCH),
-    program("python3", "python3-minimal", "reads the peak memory of a peer", BENCH),
     program("runc", "runc", "peer of the benchmark", BENCH),
     program("strace", "strace", "counts system calls", BENCH),
     program("tar", "tar", "makes the trees that are imported", ALL),

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::measure::{Groups, Sample, Spread};
@@ -391,10 +391,13 @@ fn footprint(runtimes: &[Runtime], floor: &Path, rootfs: &Path) -> Result<String
         let counted = fs::read_to_string(&counts).context("cannot read what strace counted")?;
         let total = counted.lines().last().and_then(|line| line.split_whitespace().nth(3)).context("no total")?;
         let total: u64 = total.parse().context("strace's total is no number")?;
-        let peak = peak_memory(program, words)?;
+        let runtime = runtimes.iter().find(|runtime| runtime.name == *name);
+        let peak = runtime.map(peak_memory).transpose()?;
+        #[expect(clippy::cast_precision_loss, reason = "memory of a program is far below 2^52 KiB")]
+        let peak = peak.map_or("-".to_owned(), |kib| format!("{:.2}", kib as f64 / 1024.0));
         let size = fs::metadata(program).with_context(|| format!("no {}", program.display()))?.len();
         #[expect(clippy::cast_precision_loss, reason = "sizes of programs are far below 2^52")]
-        let _ = writeln!(text, "| {name} | {total} | {:.1} | {:.2} |", peak as f64 / 1024.0, size as f64 / 1e6);
+        let _ = writeln!(text, "| {name} | {total} | {peak} | {:.2} |", size as f64 / 1e6);
         calls_by_name.insert(*name, counted);
     }
     if let Some(own) = calls_by_name.get("insula-oci") {
@@ -403,14 +406,18 @@ fn footprint(runtimes: &[Runtime], floor: &Path, rootfs: &Path) -> Result<String
     Ok(text)
 }
 
-/// The most memory, in KiB, that the process of a program had; its children do not count.
-fn peak_memory(program: &Path, words: &[String]) -> Result<u64> {
-    let script = "import os, sys\n\
-                  pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n\
-                  print(os.wait4(pid, 0)[2].ru_maxrss)";
-    let printed = Run::new("python3").args(["-c", script]).arg(program).args(words).output()?;
-    match printed.trim().parse() {
-        Ok(kib) => Ok(kib),
-        Err(_) => bail!("cannot measure the memory of {}: {printed}", program.display()),
+/// The most memory, in KiB, that the runtime's own process has had while it waits for a container that it runs.
+fn peak_memory(runtime: &Runtime) -> Result<u64> {
+    let id = "memory";
+    let mut child = runtime.command(&["run", "--bundle"]).arg(runtime.dir.join("idle")).arg(id).quiet().spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while runtime.state(id).is_ok_and(|state| state["status"] != "running") || runtime.state(id).is_err() {
+        ensure!(Instant::now() < deadline, "{} does not start a container", runtime.name);
+        std::thread::sleep(Duration::from_millis(20));
     }
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).context("cannot read its memory")?;
+    runtime.command(&["kill", id, "KILL"]).check()?;
+    child.wait().context("cannot wait for the runtime")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmHWM is no number")
 }
