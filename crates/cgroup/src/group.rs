@@ -90,13 +90,18 @@ impl Group {
         group.or_undo(outcome, made)
     }
 
+    pub(crate) fn planned(shared: &Arc<Shared>, place: &Place) -> Self {
+        let (manner, rights) = (Manner::Strict, place.rights);
+        Self { shared: Arc::clone(shared), paths: Arc::clone(&place.paths), manner, rights }
+    }
+
     pub(crate) fn create_at(
         shared: &Arc<Shared>,
         place: &Place,
         resources: &LinuxResources,
     ) -> Result<(Self, Applied)> {
-        let (manner, rights) = (Manner::Strict, place.rights);
-        let mut group = Self { shared: Arc::clone(shared), paths: Arc::clone(&place.paths), manner, rights };
+        let rights = place.rights;
+        let mut group = Self::planned(shared, place);
         let mut made = Vec::with_capacity(shared.hierarchies.len());
         let mut closed = Vec::new();
         let mut age = Age::Fresh;

@@ -144,6 +144,12 @@ impl Host {
         Place::resolve(&self.shared, cgroups_path, id, own)
     }
 
+    /// The group that [`Self::create_at`] would make there, for a record that is written before anything is made.
+    #[must_use]
+    pub fn group_at(&self, place: &Place) -> Group {
+        Group::planned(&self.shared, place)
+    }
+
     /// Makes the group of a container as an OCI runtime does, and limits it; nothing of it stays when that fails.
     ///
     /// Other than in [`Self::create`], a limit that this host can't keep is an error, an empty group that exists is

@@ -5,10 +5,10 @@ use super::{Context, Failure, Outcome, print};
 use crate::error::Doing as _;
 use crate::runtime::life::Known;
 use crate::runtime::status::{self, Status};
-use cgroup::{BlockUsage, Group, Usage};
+use cgroup::{Group, OomNews, Stats};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::{Map, Value, json};
-use std::time::Duration;
+use serde::Serialize;
+use std::time::{Duration, Instant};
 
 static FLAGS: [Flag; 2] = [
     Flag::value("interval", "time between two reports, such as 500ms or 1m (default: 5s)"),
@@ -25,9 +25,6 @@ pub(super) static COMMAND: Command = Command {
     failure_code: 1,
     run,
 };
-
-/// What the kernel of version 1 shows for no limit: the largest number of whole pages.
-const NO_LIMIT: u64 = 0x7fff_ffff_ffff_f000;
 
 fn run(context: &Context, parsed: &Parsed) -> Outcome {
     let interval = match parsed.value("interval").filter(|text| !text.is_empty()) {
@@ -49,84 +46,53 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
         return Ok(0);
     }
     let (birth, pidfd) = known.init()?;
-    let mut killed = group.oom_kills().unwrap_or(0);
+    let mut memory = group.watch_oom().ok();
+    let mut next = Instant::now() + interval;
     loop {
-        let wait = Timespec::try_from(interval).map_err(|error| Failure::new(error.to_string()))?;
-        let ended = match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&wait)) {
-            Ok(ready) => ready > 0,
-            Err(rustix::io::Errno::INTR) => false,
+        let left = next.saturating_duration_since(Instant::now());
+        let wait = Timespec::try_from(left).map_err(|error| Failure::new(error.to_string()))?;
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(memory.iter().map(|watch| PollFd::new(watch, PollFlags::IN)));
+        match poll(&mut fds, Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Failure::new(format!("poll: {errno}"))),
-        };
-        let now = group.oom_kills().unwrap_or(killed);
-        if now > killed {
-            killed = now;
-            print(&format!("{{\"type\":\"oom\",\"id\":{}}}\n", json!(parsed.id())));
+        }
+        let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+        drop(fds);
+        match memory.as_mut().map(cgroup::OomWatch::take) {
+            None | Some(Ok(OomNews::Nothing)) => {}
+            Some(Ok(OomNews::OutOfMemory)) => say(&Event { kind: "oom", id: parsed.id(), data: None })?,
+            Some(Ok(OomNews::Gone) | Err(_)) => memory = None,
         }
         if ended || status::of(Some(birth)) == Status::Stopped {
             return Ok(0);
         }
-        report(parsed.id(), &group)?;
+        if Instant::now() >= next {
+            next += interval;
+            report(parsed.id(), &group)?;
+        }
     }
 }
 
 fn report(id: &str, group: &Group) -> Result<(), Failure> {
-    let usage = group.usage().doing(|| "cannot read what the container uses")?;
-    print(&format!("{}\n", json!({"type": "stats", "id": id, "data": data(&usage)})));
+    let data = group.stats().doing(|| "cannot read what the container uses")?;
+    say(&Event { kind: "stats", id, data: Some(data) })
+}
+
+/// A line of the output.
+#[derive(Debug, Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Stats>,
+}
+
+fn say(event: &Event<'_>) -> Result<(), Failure> {
+    let text = serde_json::to_string(event).map_err(|error| Failure::new(error.to_string()))?;
+    print(&format!("{text}\n"));
     Ok(())
-}
-
-fn data(usage: &Usage) -> Value {
-    let (cpu, memory) = (&usage.cpu, &usage.memory);
-    let limit = memory.limit.unwrap_or(NO_LIMIT);
-    json!({
-        "cpu": {
-            "usage": {
-                "total": cpu.total_ns,
-                "percpu": cpu.per_cpu_ns,
-                "kernel": cpu.system_ns,
-                "user": cpu.user_ns,
-            },
-            "throttling": plain([
-                ("periods", cpu.throttling.periods),
-                ("throttledPeriods", cpu.throttling.throttled_periods),
-                ("throttledTime", cpu.throttling.throttled_ns),
-            ]),
-        },
-        "memory": {
-            "cache": memory.cache,
-            "usage": {"limit": limit, "usage": memory.bytes, "max": memory.max_bytes, "failcnt": memory.failures},
-            "swap": {"limit": 0, "usage": memory.swap, "failcnt": 0},
-            "kernel": {"limit": 0, "failcnt": 0},
-            "kernelTCP": {"limit": 0, "failcnt": 0},
-            "raw": memory.stat,
-        },
-        "pids": plain([("current", usage.pids), ("limit", usage.pids_limit.unwrap_or(0))]),
-        "blkio": blkio(&usage.block),
-        "hugetlb": {},
-        "intel_rdt": {},
-        "network_interfaces": null,
-    })
-}
-
-/// Numbers that are left out when they are 0.
-fn plain<const N: usize>(all: [(&str, u64); N]) -> Map<String, Value> {
-    all.into_iter().filter(|(_, number)| *number > 0).map(|(name, number)| (name.to_owned(), number.into())).collect()
-}
-
-fn blkio(all: &[BlockUsage]) -> Value {
-    if all.is_empty() {
-        return json!({});
-    }
-    let entries = |pick: fn(&BlockUsage) -> [(&'static str, u64); 2]| -> Vec<Value> {
-        let entry = |one: &BlockUsage| {
-            pick(one).map(|(op, value)| json!({"major": one.major, "minor": one.minor, "op": op, "value": value}))
-        };
-        all.iter().flat_map(entry).collect()
-    };
-    json!({
-        "ioServiceBytesRecursive": entries(|one| [("Read", one.read_bytes), ("Write", one.write_bytes)]),
-        "ioServicedRecursive": entries(|one| [("Read", one.read_ops), ("Write", one.write_ops)]),
-    })
 }
 
 /// A duration as Go writes it: 1h2m3.5s, 500ms.
@@ -165,14 +131,5 @@ mod tests {
         for bad in ["", "5", "s", "5x", "-1s"] {
             assert_eq!(duration(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_report_has_the_parts_that_engines_read() {
-        let data = data(&Usage::default());
-        for part in ["cpu", "memory", "pids", "blkio", "hugetlb", "intel_rdt"] {
-            assert!(data.get(part).is_some(), "{part}");
-        }
-        assert_eq!(data["memory"]["usage"]["limit"], NO_LIMIT);
     }
 }

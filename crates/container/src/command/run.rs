@@ -78,7 +78,7 @@ fn end(context: &Context, made: &Made, spec: &Spec) -> Result<(), Failure> {
     let hooks = spec.hooks().as_ref().and_then(|all| all.poststop().as_deref()).unwrap_or_default();
     let Some(record) = Record::read(&made.folder)? else { return Ok(made.folder.remove()?) };
     debug_assert_eq!(record.poststop.len(), hooks.len());
-    let remains = Remains { folder: &made.folder, record: &record, born: true, group: Some(&made.container.group) };
+    let remains = Remains { folder: &made.folder, record: &record, born: true, group: &made.container.group };
     life::destroy(&remains, &|text| context.log.warn(text))?;
     Ok(())
 }

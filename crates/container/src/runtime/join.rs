@@ -2,13 +2,13 @@
 
 use super::life::{Known, keyring_of};
 use super::status::Status;
-use crate::create::cgroups;
 use crate::error::{Doing, Result, SetupError};
 use crate::exec::{self, Lifetime, Plan, Running, Terms};
 use crate::stdio::Stdio;
 use control::FailureKind;
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::process::{Namespaces, SingleThread};
@@ -66,26 +66,26 @@ pub(crate) fn run(proof: SingleThread, known: &Known, order: &Order<'_>) -> Resu
 
 /// The files that let a process enter the container's groups.
 fn join_files(known: &Known, asked: &[SubGroup<'_>]) -> Result<Vec<OwnedFd>> {
-    if known.record.group.is_none() {
-        return Ok(Vec::new());
-    }
     let group = known.group()?;
     if asked.is_empty() {
         return group.join_fds().doing(|| "cannot open the control group");
     }
-    let host = cgroups()?;
+    // controllers that share a hierarchy share a folder
+    let mut by_folder: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for (name, folder) in group.controller_dirs() {
+        by_folder.entry(folder).or_default().push(name);
+    }
+    let names = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
+    for name in asked.iter().filter_map(|one| one.controllers).flat_map(names) {
+        if !by_folder.values().flatten().any(|have| *have == name) {
+            return Err(SetupError::invalid(format!("--cgroup: unknown controller {name:?}")));
+        }
+    }
     let mut files = Vec::new();
-    for ((_, names), dir) in host.hierarchies().zip(group.dirs()) {
-        let file = find(asked, names).map_or_else(|| dir.clone(), |path| dir.join(path)).join("cgroup.procs");
+    for (folder, names) in &by_folder {
+        let file = find(asked, names).map_or_else(|| folder.clone(), |path| folder.join(path)).join("cgroup.procs");
         let opened = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
         files.push(opened.doing(|| format!("--cgroup: {}", file.display()))?);
-    }
-    for one in asked.iter().filter_map(|one| one.controllers) {
-        let known =
-            one.split(',').all(|name| host.hierarchies().any(|(_, names)| names.iter().any(|have| have == name)));
-        if !known {
-            return Err(SetupError::invalid(format!("--cgroup: unknown controller {one:?}")));
-        }
     }
     Ok(files)
 }

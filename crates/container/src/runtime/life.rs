@@ -2,15 +2,15 @@
 
 use super::clock::Moment;
 use super::folder::{Folder, Root};
-use super::group;
+use super::group::{self, Planned};
 use super::record::{Birth, Record};
 use super::status::{self, Seen, Status};
-use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, cgroups, reap};
+use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, reap};
 use crate::error::{Doing, Result, SetupError};
 use crate::hooks::{self, State};
 use crate::stdio::Stdio;
 use crate::sync::{Line, Word};
-use cgroup::Group;
+use cgroup::{Group, Rights};
 use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -101,9 +101,8 @@ impl Known {
 
     /// Its control group.
     pub(crate) fn group(&self) -> Result<Group> {
-        let path = self.record.group.as_ref();
-        let path = path.ok_or_else(|| SetupError::unsupported("the container has no control group of its own"))?;
-        group::open(path)
+        let record = self.birth.as_ref().map_or(&self.record.group, |birth| &birth.group);
+        Group::from_record(record).doing(|| "cannot open the control group")
     }
 }
 
@@ -127,6 +126,8 @@ pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
     let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'_, [Hook]> {
         Cow::Borrowed(spec.hooks().as_ref().and_then(|all| pick(all).as_deref()).unwrap_or_default())
     };
+    let rights = if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User };
+    let planned = group::plan(spec, order.id, rights)?;
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let record = Record {
         form: Record::FORM,
@@ -137,7 +138,7 @@ pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
         created: Moment::now().nanoseconds(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: Cow::Borrowed(spec.annotations()),
-        group: Some(group::path(spec, order.id)),
+        group: planned.group.record(),
         own_pids: namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none()),
         process: Cow::Borrowed(process),
         poststart: hooks(oci_spec::runtime::Hooks::poststart),
@@ -150,7 +151,7 @@ pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
     let folder = order.root.reserve(order.id)?;
     let built = record
         .write(&folder, seccomp.as_ref().map(oci::seccomp::Program::to_bytes).as_deref())
-        .and_then(|()| build(proof, order, &folder, &record, seccomp.as_ref()));
+        .and_then(|()| build(proof, order, &folder, &record, (seccomp.as_ref(), &planned)));
     match built {
         Ok(container) => Ok(Made { folder, container }),
         Err(error) => {
@@ -188,17 +189,14 @@ fn build(
     order: &Order<'_>,
     folder: &Folder,
     record: &Record<'_>,
-    seccomp: Option<&oci::seccomp::Program>,
+    (seccomp, planned): (Option<&oci::seccomp::Program>, &Planned),
 ) -> Result<Container> {
     let listener = if order.start == Start::Later { Some(folder.listen()?) } else { None };
-    let resources = group::resources(order.spec);
-    let host = cgroups()?;
-    let path = record.group.as_deref().unwrap_or_default();
-    let (group, applied) = host.create(path, &resources).doing(|| "cannot make the control group")?;
-    let freezer = group::freezer(&group);
+    let (group, warnings) = group::make(planned, order.spec)?;
+    let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: group.record(), freezer: group::freezer(&group) };
     let spec_hooks = order.spec.hooks().as_ref();
     let mut run_hooks = |pid: i32| {
-        birth_of(pid, 0, freezer.clone())?.write(folder)?;
+        birth.of(pid)?.write(folder)?;
         let state = state_of(record, "creating", Some(pid));
         hooks::run_all("prestart", spec_hooks.and_then(hooks::prestart), &state)?;
         hooks::run_all("createRuntime", spec_hooks.and_then(|all| all.create_runtime().as_ref()), &state)
@@ -223,9 +221,10 @@ fn build(
             owners: Owners::Kept,
         },
     };
-    let (container, warnings) = create::create_in(proof, plan, (host, group), applied.warnings)?;
+    let (container, warnings) = create::create_in(proof, plan, (&planned.host, group), warnings)?;
     warnings.iter().for_each(|text| (order.warn)(text));
-    let written = birth_of(container.pid, container.namespaces.bits(), freezer).and_then(|birth| birth.write(folder));
+    birth.namespaces = container.namespaces.bits();
+    let written = birth.of(container.pid).and_then(|birth| birth.write(folder));
     match written {
         Ok(()) => Ok(container),
         Err(error) => {
@@ -240,10 +239,13 @@ pub(crate) fn keyring_of(id: &str) -> Result<CString> {
     CString::new(format!("_ses.{id}")).map_err(|_| SetupError::invalid("a NUL character in the container's id"))
 }
 
-fn birth_of(pid: i32, namespaces: u64, freezer: Option<PathBuf>) -> Result<Birth> {
-    let seen = Seen::at(pid);
-    let seen = seen.ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's first process has ended"))?;
-    Ok(Birth { pid, start: seen.start, namespaces, freezer })
+impl Birth {
+    /// The same for the process that has come to be.
+    fn of(&mut self, pid: i32) -> Result<&Self> {
+        let ended = || SetupError::new(FailureKind::Internal, "the container's first process has ended");
+        (self.pid, self.start) = (pid, Seen::at(pid).ok_or_else(ended)?.start);
+        Ok(self)
+    }
 }
 
 /// Ends a container that is a child of this process, and takes its group away.
@@ -352,18 +354,17 @@ pub(crate) fn delete(root: &Root, id: &str, force: Force, warn: &dyn Fn(&str)) -
         let text = format!("cannot delete container {id} that is not stopped: {status}");
         return Err(SetupError::new(FailureKind::Conflict, text));
     }
-    let group = record.group.as_ref().map(|path| group::open(path)).and_then(Result::ok);
+    let recorded = birth.as_ref().map_or(&record.group, |birth| &birth.group);
+    let group = Group::from_record(recorded).doing(|| "cannot open the control group")?;
     if let Some(pidfd) = birth.as_ref().and_then(open_process) {
         // it may end at this moment
         let _ = sys::signal::kill_pidfd(pidfd.as_fd(), SIGKILL);
-        if status == Status::Paused
-            && let Some(group) = &group
-        {
+        if status == Status::Paused {
             group.thaw().doing(|| "cannot thaw the container")?;
         }
         await_end(&pidfd)?;
     }
-    destroy(&Remains { folder: &folder, record: &record, born: birth.is_some(), group: group.as_ref() }, warn)
+    destroy(&Remains { folder: &folder, record: &record, born: birth.is_some(), group: &group }, warn)
 }
 
 fn await_end(pidfd: &OwnedFd) -> Result<()> {
@@ -386,20 +387,18 @@ pub(crate) struct Remains<'a> {
     pub(crate) record: &'a Record<'a>,
     /// Whether it ever had a process: a group of the same name may be somebody else's otherwise.
     pub(crate) born: bool,
-    pub(crate) group: Option<&'a Group>,
+    pub(crate) group: &'a Group,
 }
 
 /// Takes away what is left of a container.
 pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> {
     let record = remains.record;
-    if let Some(group) = remains.group {
-        if remains.born && !record.own_pids {
-            group.kill().doing(|| "cannot kill the container's processes")?;
-        }
-        match group.remove() {
-            Err(error) if remains.born => return Err(error).doing(|| "cannot remove the control group"),
-            _ => {}
-        }
+    if remains.born && !record.own_pids {
+        remains.group.kill().doing(|| "cannot kill the container's processes")?;
+    }
+    match remains.group.remove() {
+        Err(error) if remains.born => return Err(error).doing(|| "cannot remove the control group"),
+        _ => {}
     }
     remains.folder.remove()?;
     let state = state_of(record, "stopped", None);

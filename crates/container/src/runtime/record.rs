@@ -2,6 +2,7 @@
 
 use super::folder::Folder;
 use crate::error::{Doing, Result, SetupError};
+use cgroup::GroupRecord;
 use control::{FailureKind, SeccompProgram};
 use oci_spec::runtime::{Hook, Process};
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,8 @@ pub(crate) struct Record<'a> {
     /// The user who made it.
     pub(crate) owner: u32,
     pub(crate) annotations: Cow<'a, Option<HashMap<String, String>>>,
-    /// Its control group; `None` where it is the caller's.
-    pub(crate) group: Option<Cow<'a, str>>,
+    /// The control group that it is to have.
+    pub(crate) group: GroupRecord,
     /// Whether its processes have a pid namespace of their own, and so end with the first.
     pub(crate) own_pids: bool,
     pub(crate) process: Cow<'a, Process>,
@@ -55,6 +56,8 @@ pub(crate) struct Birth {
     pub(crate) start: u64,
     /// The namespaces that it does not share with us, as clone(2) has them.
     pub(crate) namespaces: u64,
+    /// The control group that it has: a user may have got less than was wanted.
+    pub(crate) group: GroupRecord,
     /// The file that tells whether the group is frozen.
     pub(crate) freezer: Option<PathBuf>,
 }

@@ -94,11 +94,10 @@ mod tests {
     fn this_process_has_been_executed() {
         let own = Seen::at(rustix::process::getpid().as_raw_nonzero().get()).unwrap();
         assert_eq!(own.flags & FORK_NO_EXEC, 0);
-        let birth = |start| Birth {
-            pid: rustix::process::getpid().as_raw_nonzero().get(),
-            start,
-            namespaces: 0,
-            freezer: None,
+        let birth = |start: u64| -> Birth {
+            let pid = rustix::process::getpid().as_raw_nonzero().get();
+            let text = serde_json::json!({"pid": pid, "start": start, "namespaces": 0, "group": {"hierarchies": []}});
+            serde_json::from_value(text).unwrap()
         };
         assert_eq!(of(Some(&birth(own.start))), Status::Running);
         assert_eq!(of(Some(&birth(own.start + 1))), Status::Stopped);
