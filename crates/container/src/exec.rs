@@ -4,6 +4,7 @@ use crate::create::{Doomed, await_exec, write_oom};
 use crate::error::{Doing, Result, SetupError};
 use crate::namespaces::own;
 use crate::process::{Console, Job, become_root, die_with_parent, join_keyring, live_on};
+use crate::schedule::{self, Moment};
 use crate::stdio::{self, Ends, Stdio, Streams};
 use crate::sync::{Line, Word};
 use control::{FailureKind, SeccompProgram};
@@ -114,6 +115,7 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
 
 fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Result<()> {
     die_with_parent()?;
+    schedule::affinity(plan.process, Moment::Initial)?;
     for procs in &plan.groups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
@@ -129,6 +131,7 @@ fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Res
     if let Some(master) = job.streams(ends, Console::None)? {
         line.say(&Word::Ready, &[master.as_fd()])?;
     }
+    schedule::affinity(plan.process, Moment::Final)?;
     job.privileges()?;
     if plan.terms.lifetime == Lifetime::Free {
         live_on()?;

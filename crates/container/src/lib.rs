@@ -22,6 +22,7 @@ mod init;
 mod namespaces;
 mod process;
 pub mod runtime;
+mod schedule;
 pub mod shim;
 pub mod stdio;
 mod sync;
