@@ -1,6 +1,6 @@
 //! One more process in a running container.
 
-use crate::create::{Doomed, await_exec, write_oom};
+use crate::create::{Doomed, await_exec, reap, write_oom};
 use crate::error::{Doing, Result, SetupError};
 use crate::namespaces::own;
 use crate::process::{Console, Job, become_root, die_with_parent, join_keyring, live_on};
@@ -109,8 +109,9 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     if let Some(wanted) = plan.process.oom_score_adj() {
         warnings.extend(write_oom(pid, wanted));
     }
-    warnings.extend(await_exec(&line)?);
-    Ok(Running { pidfd: doomed.release()?, pid, streams, warnings })
+    let pidfd = doomed.release()?;
+    warnings.extend(await_exec(&line, pidfd.as_fd()).inspect_err(|_| reap(&pidfd))?);
+    Ok(Running { pidfd, pid, streams, warnings })
 }
 
 fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Result<()> {
@@ -124,7 +125,7 @@ fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Res
     if plan.namespaces.contains(Namespaces::USER) {
         become_root()?;
     }
-    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved: plan.terms.preserved };
+    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved: plan.terms.preserved, agent: None };
     if let Some(name) = &plan.terms.keyring {
         join_keyring(name, line);
     }

@@ -12,6 +12,7 @@
 //! Making a container knows nothing of the shim, so that another face (a runtime command line) can stand over the same
 //! code. Neighbours: `cgroup` and `sys` below, `control` for the words that the daemon uses.
 
+mod agent;
 pub mod check;
 pub mod command;
 pub mod create;

@@ -30,6 +30,8 @@ pub(crate) struct Job<'a> {
     pub(crate) line: &'a Line,
     /// How many descriptors behind the standard streams the program keeps.
     pub(crate) preserved: u32,
+    /// What the agent that answers its system calls is told.
+    pub(crate) agent: Option<String>,
 }
 
 /// Whether a terminal also becomes the container's console.
@@ -248,11 +250,13 @@ impl Job<'_> {
     /// The seccomp program and the final capabilities.
     pub(crate) fn confine(&self) -> Result<()> {
         let unprivileged = self.process.no_new_privileges().unwrap_or(false);
-        let load = || match self.seccomp {
-            Some(program) => {
-                sys::seccomp::load(program.flags, &program.instructions).doing(|| "cannot load the seccomp profile")
+        let load = || {
+            let Some(program) = self.seccomp else { return Ok(()) };
+            let loaded = sys::seccomp::load(program.flags, &program.instructions);
+            match loaded.doing(|| "linux.seccomp: cannot load the seccomp profile")? {
+                Some(listener) => crate::agent::ask(self.line, self.agent.as_deref(), &listener),
+                None => Ok(()),
             }
-            None => Ok(()),
         };
         if !unprivileged {
             load()?;
