@@ -7,6 +7,8 @@
 //!
 //! There is no runtime: the program starts in under a millisecond, asks, and ends.
 
+#![cfg_attr(not(test), no_main)]
+
 mod client;
 mod container;
 mod context;
@@ -23,7 +25,7 @@ mod template;
 mod terminal;
 mod value;
 
-use std::process::ExitCode;
+use std::ffi::OsString;
 
 use crate::context::Globals;
 use crate::flags::{Action, Command};
@@ -68,13 +70,15 @@ static COMMANDS: &[&Command] = &[
 /// The exit code of a command line that cannot be understood, as Docker has it.
 const BAD_LINE: u8 = 125;
 
-fn main() -> ExitCode {
-    ExitCode::from(run())
-}
+#[cfg(not(test))]
+sys::entry!(run);
+#[cfg(musl)]
+sys::in_place_of_glibc!();
 
-fn run() -> u8 {
+#[cfg_attr(test, expect(dead_code, reason = "the test program has a main of its own"))]
+fn run(arguments: Vec<OsString>) -> u8 {
     let mut words = Vec::new();
-    for word in std::env::args_os().skip(1) {
+    for word in arguments.into_iter().skip(1) {
         match word.into_string() {
             Ok(word) => words.push(word),
             Err(word) => {

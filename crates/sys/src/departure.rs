@@ -237,18 +237,26 @@ fn unlink_and_run(departure: Departure, file: Option<BorrowedFd<'_>>, report: Bo
     run(page, &calls, report)
 }
 
-/// The pages of this program's file that are mapped: address and length.
-fn segments() -> Vec<(usize, usize)> {
-    const PAGE: usize = 4096;
+/// The program headers of the running program, as its file has them.
+pub(crate) fn program_headers() -> &'static [libc::Elf64_Phdr] {
     // SAFETY: asks for a number.
     let start = unsafe { libc::getauxval(libc::AT_PHDR) };
     // SAFETY: as above.
     let count = unsafe { libc::getauxval(libc::AT_PHNUM) };
-    let (Ok(start), Ok(count)) = (usize::try_from(start), usize::try_from(count)) else { return Vec::new() };
-    // SAFETY: the kernel says where the headers of the running program lie in its memory, and how many there are.
-    let headers =
-        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<libc::Elf64_Phdr>(start), count) };
+    let (Ok(start), Ok(count)) = (usize::try_from(start), usize::try_from(count)) else { return &[] };
+    if start == 0 {
+        return &[];
+    }
+    // SAFETY: the kernel says where the headers of the running program lie in its memory, and how many there are; they stay.
+    unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(start), count) }
+}
+
+/// The pages of this program's file that are mapped: address and length.
+fn segments() -> Vec<(usize, usize)> {
+    const PAGE: usize = 4096;
+    let headers = program_headers();
     let cut = |value: u64| usize::try_from(value).unwrap_or(0);
+    let start = headers.as_ptr().addr();
     let own = headers.iter().find(|one| one.p_type == libc::PT_PHDR).map_or(start, |one| cut(one.p_vaddr));
     let moved = start.wrapping_sub(own);
     let loaded = headers.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_filesz > 0);

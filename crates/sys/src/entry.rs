@@ -8,7 +8,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use std::ffi::{CStr, OsString, c_char, c_int};
+use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStringExt;
 
@@ -31,14 +31,15 @@ macro_rules! entry {
 #[macro_export]
 macro_rules! in_place_of_glibc {
     () => {
-        /// The unwinder asks where code lies; non-zero says that we do not know, and it looks for itself.
+        /// The unwinder asks where the tables for an address lie.
         #[expect(unsafe_code, reason = "the unwinder calls this name")]
         #[unsafe(no_mangle)]
         extern "C" fn _dl_find_object(
-            _address: *mut std::ffi::c_void,
-            _found: *mut std::ffi::c_void,
+            address: *mut std::ffi::c_void,
+            found: *mut $crate::entry::FoundObject,
         ) -> std::ffi::c_int {
-            -1
+            // SAFETY: the unwinder passes room for the answer.
+            unsafe { $crate::entry::find_object(address, found) }
         }
 
         /// With this version the standard library trusts posix_spawn(3) to report errors, as musl's does.
@@ -48,6 +49,38 @@ macro_rules! in_place_of_glibc {
             c"2.24".as_ptr()
         }
     };
+}
+
+/// `struct dl_find_object` of glibc's `dlfcn.h`, on machines without the field for the data base.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct FoundObject {
+    flags: u64,
+    map_start: usize,
+    map_end: usize,
+    link_map: usize,
+    eh_frame: usize,
+    reserved: [u64; 7],
+}
+
+/// Answers where this program's own unwind tables lie, the only ones that a static program has. 0 if `address` is in the program.
+///
+/// # Safety
+/// `found` points at room for the answer.
+pub unsafe fn find_object(address: *mut c_void, found: *mut FoundObject) -> c_int {
+    const GNU_EH_FRAME: u32 = 0x6474_e550;
+    let headers = crate::departure::program_headers();
+    let loaded = headers.iter().filter(|one| one.p_type == libc::PT_LOAD);
+    let size = |value: u64| usize::try_from(value).unwrap_or(0);
+    let start = loaded.clone().map(|one| size(one.p_vaddr)).min().unwrap_or(0);
+    let end = loaded.map(|one| size(one.p_vaddr + one.p_memsz)).max().unwrap_or(0);
+    let tables = headers.iter().find(|one| one.p_type == GNU_EH_FRAME);
+    let Some(tables) = tables.filter(|_| (start..end).contains(&address.addr())) else { return -1 };
+    let answer =
+        FoundObject { map_start: start, map_end: end, eh_frame: size(tables.p_vaddr), ..FoundObject::default() };
+    // SAFETY: the caller promises the room.
+    unsafe { found.write(answer) };
+    0
 }
 
 /// The program's arguments; makes the process fit to run, too.
