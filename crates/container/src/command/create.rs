@@ -5,6 +5,7 @@ use super::foreground::{self, send_terminal};
 use super::{Context, Failure, Outcome};
 use crate::create::Pivot;
 use crate::runtime::config;
+use crate::runtime::criu::Criu;
 use crate::runtime::life::{self, Keyring, Made, Start};
 use oci_spec::runtime::Spec;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,22 @@ impl<'a> Asked<'a> {
 
     /// Makes the container.
     pub(super) fn make(&self, context: &Context, spec: &Spec, start: Start) -> Result<Made, Failure> {
+        self.ordered(context, spec, start, life::make)
+            .map_err(|failure| failure.doing("unable to start container process"))
+    }
+
+    /// Makes the container of what criu wrote down.
+    pub(super) fn restore(&self, context: &Context, spec: &Spec, criu: Criu) -> Result<Made, Failure> {
+        self.ordered(context, spec, Start::Here, |proof, order| life::restore(proof, order, criu))
+    }
+
+    fn ordered(
+        &self,
+        context: &Context,
+        spec: &Spec,
+        start: Start,
+        make: impl FnOnce(SingleThread, &life::Order<'_>) -> crate::Result<Made>,
+    ) -> Result<Made, Failure> {
         let proof = SingleThread::check().map_err(|error| Failure::new(error.to_string()))?;
         let order = life::Order {
             root: &context.root,
@@ -135,7 +152,7 @@ impl<'a> Asked<'a> {
             warn: &|text| context.log.warn(text),
             debug: &|text| context.log.debug(text),
         };
-        life::make(proof, &order).map_err(|error| Failure::from(error).doing("unable to start container process"))
+        make(proof, &order).map_err(Failure::from)
     }
 
     /// Writes the file that was asked for with the first process's id.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Every file that a container's folder may have.
-const FILES: [&str; 5] = ["init.json", "start", "seccomp", "state.json", "state.json.new"];
+const FILES: [&str; 4] = ["init.json", "start", "seccomp", "state.json"];
 const START: &str = "start";
 const LONGEST_ID: usize = 1024;
 

@@ -1,6 +1,7 @@
 //! The life of a container: made, started, killed, deleted.
 
 use super::clock::Moment;
+use super::criu::Criu;
 use super::folder::{Folder, Root};
 use super::group::{self, Planned};
 use super::record::{Birth, Record};
@@ -14,13 +15,14 @@ use cgroup::{Group, Rights};
 use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use sys::process::SingleThread;
+use sys::process::{Namespaces, SingleThread};
 
 const SIGKILL: i32 = 9;
 /// How long a killed process may take to end.
@@ -115,26 +117,50 @@ fn open_process(birth: &Birth) -> Option<OwnedFd> {
 
 /// Makes a container. What fails leaves nothing behind.
 pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
-    let spec = order.spec;
-    let process = spec.process().as_ref().ok_or_else(|| SetupError::invalid("process property must not be empty"))?;
-    let rootfs = crate::check::root(spec, order.bundle)?;
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
     for name in seccomp.iter().flat_map(|program| &program.unknown) {
         (order.debug)(&format!("linux.seccomp: {name:?} is no system call here"));
     }
-    let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'_, [Hook]> {
+    let planned = plan(order)?;
+    let record = record_of(order, &planned, seccomp.as_ref())?;
+    within_folder(order, &record, seccomp.as_ref(), |folder| {
+        build(proof, order, folder, &record, (seccomp.as_ref(), &planned))
+    })
+}
+
+/// Makes a container of what criu wrote down. What fails leaves nothing behind.
+pub(crate) fn restore(proof: SingleThread, order: &Order<'_>, criu: Criu) -> Result<Made> {
+    let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
+    let planned = plan(order)?;
+    let record = record_of(order, &planned, seccomp.as_ref())?;
+    within_folder(order, &record, seccomp.as_ref(), |folder| {
+        revive(proof, folder, &record, (&planned, order.spec), criu)
+    })
+}
+
+fn plan(order: &Order<'_>) -> Result<Planned> {
+    let rights = if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User };
+    group::plan(order.spec, order.id, rights)
+}
+
+fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::seccomp::Program>) -> Result<Record<'a>> {
+    let spec = order.spec;
+    let process = spec.process().as_ref().ok_or_else(|| SetupError::invalid("process property must not be empty"))?;
+    let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'a, [Hook]> {
         Cow::Borrowed(spec.hooks().as_ref().and_then(|all| pick(all).as_deref()).unwrap_or_default())
     };
-    let rights = if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User };
-    let planned = group::plan(spec, order.id, rights)?;
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let record = Record {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
+    let mounts = spec.mounts().iter().flatten();
+    Ok(Record {
         form: Record::FORM,
         oci_version: Cow::Borrowed(spec.version()),
         id: Cow::Borrowed(order.id),
         bundle: Cow::Borrowed(order.bundle),
-        rootfs,
+        rootfs: crate::check::root(spec, order.bundle)?,
         created: Moment::now().nanoseconds(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: Cow::Borrowed(spec.annotations()),
@@ -143,34 +169,89 @@ pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
         process: Cow::Borrowed(process),
         poststart: hooks(oci_spec::runtime::Hooks::poststart),
         poststop: hooks(oci_spec::runtime::Hooks::poststop),
-        seccomp_flags: seccomp.as_ref().map(|program| program.flags),
+        seccomp_flags: seccomp.map(|program| program.flags),
         keyring: order.keyring == Keyring::Own,
-        binds: binds(spec),
+        binds: mounts.filter(|mount| is_bind(mount)).map(|mount| mount.destination().clone()).collect(),
+        masked: masked.iter().map(PathBuf::from).collect(),
         joined: namespaces.iter().filter_map(|one| Some((one.typ().to_string(), one.path().clone()?))).collect(),
-    };
+    })
+}
+
+/// Reserves the container's folder, writes the record and has the rest made; takes all away again if that fails.
+fn within_folder(
+    order: &Order<'_>,
+    record: &Record<'_>,
+    seccomp: Option<&oci::seccomp::Program>,
+    build: impl FnOnce(&Folder) -> Result<Container>,
+) -> Result<Made> {
     let folder = order.root.reserve(order.id)?;
-    let built = record
-        .write(&folder, seccomp.as_ref().map(oci::seccomp::Program::to_bytes).as_deref())
-        .and_then(|()| build(proof, order, &folder, &record, (seccomp.as_ref(), &planned)));
-    match built {
+    let filter = seccomp.map(oci::seccomp::Program::to_bytes);
+    match record.write(&folder, filter.as_deref()).and_then(|()| build(&folder)) {
         Ok(container) => Ok(Made { folder, container }),
         Err(error) => {
             if let Err(left) = folder.remove() {
                 (order.warn)(&left.message);
             }
-            let state = state_of(&record, "stopped", None);
+            let state = state_of(record, "stopped", None);
             hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| (order.warn)(text));
             Err(error)
         }
     }
 }
 
-fn binds(spec: &Spec) -> Vec<PathBuf> {
-    let bound = |mount: &&oci_spec::runtime::Mount| {
-        let word = |option: &String| matches!(option.as_str(), "bind" | "rbind");
-        mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(word)
+/// Whether a mount shows something of the host's.
+pub(crate) fn is_bind(mount: &oci_spec::runtime::Mount) -> bool {
+    let word = |option: &String| matches!(option.as_str(), "bind" | "rbind");
+    mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(word)
+}
+
+/// Has criu make the processes again, as children of this one.
+fn revive(
+    proof: SingleThread,
+    folder: &Folder,
+    record: &Record<'_>,
+    (planned, spec): (&Planned, &Spec),
+    mut criu: Criu,
+) -> Result<Container> {
+    let (group, _) = group::make(planned, spec)?;
+    let mut run = || -> Result<(i32, OwnedFd)> {
+        // criu wants the root to be a mount point; in a namespace of our own nobody else sees it, and nothing is left
+        sys::process::unshare(proof, Namespaces::MOUNT).doing(|| "cannot make a mount namespace")?;
+        let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        sys::mount::set_propagation(Path::new("/"), apart).doing(|| "cannot part the mounts from the host's")?;
+        rustix::mount::mount_bind_recursive(&record.rootfs, &record.rootfs)
+            .doing(|| format!("bind {}", record.rootfs.display()))?;
+        let pid_file = folder.path().join("criu.pid");
+        criu.value("--root", &record.rootfs);
+        criu.value("--pidfile", &pid_file);
+        for (name, dir) in group.controller_dirs() {
+            let path = dir.strip_prefix("/sys/fs/cgroup").ok().and_then(|path| path.to_str()).unwrap_or_default();
+            let below = path.split_once('/').map_or(path, |(_, below)| below);
+            if !name.is_empty() {
+                criu.value("--cgroup-root", format!("{name}:/{below}"));
+            }
+        }
+        criu.flag("--restore-detached");
+        criu.flag("--restore-sibling");
+        criu.run()?;
+        let text = std::fs::read_to_string(&pid_file).doing(|| pid_file.display().to_string())?;
+        let pid: i32 = text.trim().parse().doing(|| pid_file.display().to_string())?;
+        let number = Pid::from_raw(pid).ok_or_else(|| SetupError::invalid("criu wrote no process id"))?;
+        Ok((pid, pidfd_open(number, PidfdFlags::empty()).doing(|| "pidfd_open")?))
     };
-    spec.mounts().iter().flatten().filter(bound).map(|mount| mount.destination().clone()).collect()
+    let made = run().and_then(|(pid, pidfd)| {
+        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let namespaces =
+            listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
+        let (record, freezer) = (group.record(), group::freezer(&group));
+        let mut birth = Birth { pid, start: 0, namespaces: namespaces.bits(), group: record, freezer };
+        birth.of(pid)?.write(folder)?;
+        Ok(Container::restored(pidfd, pid, group.clone(), namespaces))
+    });
+    made.inspect_err(|_| {
+        // the failure that brought us here is the one worth telling
+        let _ = group.kill().and_then(|()| group.remove());
+    })
 }
 
 fn state_of<'a>(record: &'a Record<'_>, status: &'a str, pid: Option<i32>) -> State<'a> {

@@ -43,6 +43,9 @@ pub(crate) struct Record<'a> {
     /// Where the configuration binds from outside: destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) binds: Vec<PathBuf>,
+    /// What the configuration hides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) masked: Vec<PathBuf>,
     /// Namespaces that were there before: kind and path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) joined: Vec<(String, PathBuf)>,
