@@ -1,7 +1,7 @@
 //! A configuration is looked at before anything is made, so that what is wrong with it is told by the name of its field.
 //!
-//! Also reads configurations: [`parse`] takes what other runtimes take too (empty lists written as `null`, capabilities that
-//! nobody knows), which the plain structures refuse.
+//! Also reads what other runtimes take and the plain structures refuse ([`lenient`]): empty lists written as `null`, capabilities
+//! that nobody knows.
 
 use crate::error::{Doing, Result, SetupError};
 use crate::init::{memory, names, options};
@@ -15,14 +15,19 @@ use std::path::{Component, Path};
 /// Reads a configuration; with it come words about what was left out.
 ///
 /// # Errors
-/// [`FailureKind::Invalid`] for text that is no configuration, with line and column or the name of what is wrong.
+/// [`FailureKind::Invalid`] for text that is no configuration, with line and column.
 pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
-    let strict = match serde_json::from_slice::<Spec>(text) {
-        Ok(spec) => return Ok((spec, Vec::new())),
-        Err(error) => error,
-    };
-    let wrong = |error: &dyn std::fmt::Display| SetupError::invalid(format!("config.json: {error}"));
-    let mut value: Value = serde_json::from_slice(text).map_err(|error| wrong(&error))?;
+    match serde_json::from_slice(text) {
+        Ok(spec) => Ok((spec, Vec::new())),
+        Err(error) => lenient(text).ok_or_else(|| SetupError::invalid(format!("config.json: {error}"))),
+    }
+}
+
+/// Reads a configuration that the plain structures refuse and that other runtimes take; with it come words about what was left out.
+/// `None` for what is wrong all the same.
+#[must_use]
+pub fn lenient(text: &[u8]) -> Option<(Spec, Vec<String>)> {
+    let mut value: Value = serde_json::from_slice(text).ok()?;
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
     if let Some(process) = value.get_mut("process").and_then(Value::as_object_mut) {
@@ -36,8 +41,7 @@ pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
             }
         }
     }
-    let spec = serde_json::from_value::<Spec>(value).map_err(|_| wrong(&strict))?;
-    Ok((spec, warnings))
+    Some((serde_json::from_value::<Spec>(value).ok()?, warnings))
 }
 
 /// `null` stands for what is not there.

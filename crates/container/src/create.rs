@@ -10,7 +10,7 @@ use cgroup::{Group, Host};
 use control::{CgroupValue, Created, FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{LinuxResources, Spec};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use sys::process::{Namespaces, SingleThread};
@@ -118,7 +118,7 @@ impl Container {
             return Err(SetupError::new(FailureKind::Conflict, "the container has been started already"));
         };
         line.say(&Word::Go, &[])?;
-        await_exec(&line).map(|_| ())
+        await_exec(&line, self.pidfd.as_fd()).map(|_| ())
     }
 
     /// A container whose processes another program has made, and that runs already.
@@ -142,14 +142,19 @@ impl Container {
     }
 }
 
-/// Collects what a child says until its program runs; returns its warnings.
-pub(crate) fn await_exec(line: &Line) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
+/// Collects what a child says until its program runs, and takes its seccomp listener to the agent; returns its warnings.
+pub(crate) fn await_exec(line: &Line, process: BorrowedFd<'_>) -> Result<Vec<String>> {
+    let (mut warnings, mut agent) = (Vec::new(), String::new());
     loop {
         match line.hear()? {
             None => return Ok(warnings),
             Some((Word::Warning(text), _)) => warnings.push(text),
             Some((Word::Failed(error), _)) => return Err(error),
+            Some((Word::Agent(part), _)) => agent.push_str(&part),
+            Some((Word::Listener(number), _)) => {
+                crate::agent::serve(process, &agent, number)?;
+                line.say(&Word::Go, &[])?;
+            }
             Some(_) => {}
         }
     }

@@ -1,9 +1,10 @@
 //! One more process in a running container.
 
-use crate::create::{Doomed, await_exec, write_oom};
+use crate::create::{Doomed, await_exec, reap, write_oom};
 use crate::error::{Doing, Result, SetupError};
 use crate::namespaces::own;
 use crate::process::{Console, Job, become_root, die_with_parent, join_keyring, live_on};
+use crate::schedule::{self, Moment};
 use crate::stdio::{self, Ends, Stdio, Streams};
 use crate::sync::{Line, Word};
 use control::{FailureKind, SeccompProgram};
@@ -108,12 +109,14 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     if let Some(wanted) = plan.process.oom_score_adj() {
         warnings.extend(write_oom(pid, wanted));
     }
-    warnings.extend(await_exec(&line)?);
-    Ok(Running { pidfd: doomed.release()?, pid, streams, warnings })
+    let pidfd = doomed.release()?;
+    warnings.extend(await_exec(&line, pidfd.as_fd()).inspect_err(|_| reap(&pidfd))?);
+    Ok(Running { pidfd, pid, streams, warnings })
 }
 
 fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Result<()> {
     die_with_parent()?;
+    schedule::affinity(plan.process, Moment::Initial)?;
     for procs in &plan.groups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
@@ -122,13 +125,14 @@ fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Res
     if plan.namespaces.contains(Namespaces::USER) {
         become_root()?;
     }
-    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved: plan.terms.preserved };
+    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved: plan.terms.preserved, agent: None };
     if let Some(name) = &plan.terms.keyring {
         join_keyring(name, line);
     }
     if let Some(master) = job.streams(ends, Console::None)? {
         line.say(&Word::Ready, &[master.as_fd()])?;
     }
+    schedule::affinity(plan.process, Moment::Final)?;
     job.privileges()?;
     if plan.terms.lifetime == Lifetime::Free {
         live_on()?;

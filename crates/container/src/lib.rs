@@ -12,6 +12,7 @@
 //! Making a container knows nothing of the shim, so that another face (a runtime command line) can stand over the same
 //! code. Neighbours: `cgroup` and `sys` below, `control` for the words that the daemon uses.
 
+mod agent;
 pub mod check;
 pub mod command;
 pub mod create;
@@ -22,6 +23,7 @@ mod init;
 mod namespaces;
 mod process;
 pub mod runtime;
+mod schedule;
 pub mod shim;
 pub mod stdio;
 mod sync;

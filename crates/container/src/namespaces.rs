@@ -8,6 +8,7 @@ use control::FailureKind;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use sys::process::{Forked, Namespaces, SingleThread};
@@ -86,7 +87,7 @@ fn fork_below(
             match heard? {
                 Some((Word::Ready, mut fds)) => {
                     let pidfd = fds.pop().ok_or_else(gone)?;
-                    Ok(Forked::Parent { pid: pid_of(&pidfd)?, pidfd })
+                    Ok(Forked::Parent { pid: pid_of(pidfd.as_fd())?, pidfd })
                 }
                 Some((Word::Failed(error), _)) => Err(error),
                 _ => Err(gone()),
@@ -96,7 +97,7 @@ fn fork_below(
 }
 
 /// The process behind a descriptor, as it is numbered here.
-fn pid_of(pidfd: &OwnedFd) -> Result<i32> {
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<i32> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).doing(|| "fdinfo")?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
     pid.filter(|pid| *pid > 0).ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's process is gone"))
@@ -124,10 +125,21 @@ pub(crate) fn settle(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
 
 fn time_namespace(proof: SingleThread, offsets: &str) -> Result<()> {
     sys::process::unshare(proof, Namespaces::TIME).doing(|| "cannot make a time namespace")?;
-    if !offsets.is_empty() {
-        std::fs::write("/proc/self/timens_offsets", offsets).doing(|| "linux.timeOffsets")?;
+    if offsets.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let write = || std::fs::write("/proc/self/timens_offsets", offsets);
+    let outcome = write().or_else(|error| {
+        if error.kind() != std::io::ErrorKind::PermissionDenied {
+            return Err(error);
+        }
+        // a process whose ids have changed does not own its own files in /proc, unless it may be dumped
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+        let outcome = write();
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        outcome
+    });
+    outcome.doing(|| "linux.timeOffsets")
 }
 
 fn offsets(spec: &Spec) -> String {

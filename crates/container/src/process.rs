@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 use rustix::termios::Winsize;
 use rustix::thread as thread_calls;
 use std::ffi::{CStr, CString};
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -29,6 +30,8 @@ pub(crate) struct Job<'a> {
     pub(crate) line: &'a Line,
     /// How many descriptors behind the standard streams the program keeps.
     pub(crate) preserved: u32,
+    /// What the agent that answers its system calls is told.
+    pub(crate) agent: Option<String>,
 }
 
 /// Whether a terminal also becomes the container's console.
@@ -65,7 +68,15 @@ pub(crate) fn become_root() -> Result<()> {
     let (user, group) = (Uid::ROOT, Gid::ROOT);
     thread_calls::set_thread_res_gid(group, group, group).doing(|| "setresgid")?;
     thread_calls::set_thread_res_uid(user, user, user).doing(|| "setresuid")?;
-    thread_calls::set_thread_groups(&[]).doing(|| "setgroups")
+    no_groups()
+}
+
+/// Gives up all supplementary groups, unless the user namespace forbids to change them: then they stay, and mean nothing inside.
+fn no_groups() -> Result<()> {
+    match thread_calls::set_thread_groups(&[]) {
+        Err(Errno::PERM) if std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny")) => Ok(()),
+        other => other.doing(|| "setgroups"),
+    }
 }
 
 /// Makes the working folder if the image lacks it; whether it can be entered shows later.
@@ -146,7 +157,7 @@ impl Job<'_> {
             self.limit(limit)?;
         }
         self.label()?;
-        self.schedule();
+        crate::schedule::set(process)?;
         if process.no_new_privileges().unwrap_or(false) {
             thread_calls::set_no_new_privs(true).doing(|| "prctl(PR_SET_NO_NEW_PRIVS)")?;
         }
@@ -173,10 +184,20 @@ impl Job<'_> {
         let user = self.process.user();
         let groups: Vec<Gid> = user.additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
         let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
-        thread_calls::set_keep_capabilities(true).doing(|| "prctl(PR_SET_KEEPCAPS)")?;
-        thread_calls::set_thread_groups(&groups).doing(|| "setgroups: a group is not mapped in the user namespace")?;
-        thread_calls::set_thread_res_gid(gid, gid, gid).doing(|| format!("setresgid {}", user.gid()))?;
-        thread_calls::set_thread_res_uid(uid, uid, uid).doing(|| format!("setresuid {}", user.uid()))?;
+        if user.uid() != 0 {
+            thread_calls::set_keep_capabilities(true).doing(|| "prctl(PR_SET_KEEPCAPS)")?;
+        }
+        if groups.is_empty() {
+            no_groups()?;
+        } else {
+            thread_calls::set_thread_groups(&groups).doing(|| {
+                "process.user.additionalGids: setgroups: a group is not mapped in the user namespace, or it forbids groups"
+            })?;
+        }
+        thread_calls::set_thread_res_gid(gid, gid, gid)
+            .doing(|| format!("process.user.gid: setresgid {}", user.gid()))?;
+        thread_calls::set_thread_res_uid(uid, uid, uid)
+            .doing(|| format!("process.user.uid: setresuid {}", user.uid()))?;
         if user.uid() != 0 {
             let mut sets = thread_calls::capabilities(None).doing(|| "capget")?;
             sets.effective = sets.permitted;
@@ -209,36 +230,33 @@ impl Job<'_> {
     /// The security module's label for the program.
     fn label(&self) -> Result<()> {
         let process = self.process;
-        if let Some(profile) = process.apparmor_profile().as_deref().filter(|name| !name.is_empty()) {
-            attribute("/proc/self/attr/apparmor/exec", &format!("exec {profile}"))
-                .or_else(|_| attribute("/proc/self/attr/exec", &format!("exec {profile}")))
-                .map_err(|error| SetupError::unsupported(format!("AppArmor profile {profile:?}: {}", error.message)))?;
+        let profile = process.apparmor_profile().as_deref().filter(|name| !name.is_empty());
+        let enabled = || Path::new("/sys/module/apparmor").exists();
+        if let Some(profile) = profile.filter(|name| *name != "unconfined" || enabled()) {
+            attribute("attr/apparmor/exec", &format!("exec {profile}"))
+                .or_else(|_| attribute("attr/exec", &format!("exec {profile}")))
+                .map_err(|error| {
+                    SetupError::unsupported(format!("process.apparmorProfile {profile:?}: {}", error.message))
+                })?;
         }
         if let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) {
-            attribute("/proc/self/attr/exec", label)
-                .map_err(|error| SetupError::unsupported(format!("SELinux label {label:?}: {}", error.message)))?;
+            attribute("attr/exec", label).and_then(|()| attribute("attr/keycreate", label)).map_err(|error| {
+                SetupError::unsupported(format!("process.selinuxLabel {label:?}: {}", error.message))
+            })?;
         }
         Ok(())
-    }
-
-    /// Niceness, where the configuration asks for one.
-    fn schedule(&self) {
-        let asked = self.process.scheduler().as_ref().and_then(|scheduler| *scheduler.nice());
-        if let Some(nice) = asked
-            && let Err(errno) = rustix::process::setpriority_process(None, nice)
-        {
-            let _ = self.line.say(&Word::Warning(format!("nice {nice} was not set: {errno}")), &[]);
-        }
     }
 
     /// The seccomp program and the final capabilities.
     pub(crate) fn confine(&self) -> Result<()> {
         let unprivileged = self.process.no_new_privileges().unwrap_or(false);
-        let load = || match self.seccomp {
-            Some(program) => {
-                sys::seccomp::load(program.flags, &program.instructions).doing(|| "cannot load the seccomp profile")
+        let load = || {
+            let Some(program) = self.seccomp else { return Ok(()) };
+            let loaded = sys::seccomp::load(program.flags, &program.instructions);
+            match loaded.doing(|| "linux.seccomp: cannot load the seccomp profile")? {
+                Some(listener) => crate::agent::ask(self.line, self.agent.as_deref(), &listener),
+                None => Ok(()),
             }
-            None => Ok(()),
         };
         if !unprivileged {
             load()?;
@@ -277,7 +295,10 @@ impl Job<'_> {
 
     /// Becomes the program. A failure before the last steps is returned; later this process ends by itself, and says why.
     pub(crate) fn run(&self) -> Result<()> {
-        let program = Program::of(self.process)?;
+        let mut program = Program::of(self.process)?;
+        if !program.environment.iter().any(|variable| variable.to_bytes().starts_with(b"HOME=")) {
+            program.environment.extend(home(self.process.user().uid()));
+        }
         // before the working folder: no path leads through a descriptor that the program is not meant to have. Those who own
         // the descriptors must not close them a second time, so there is no way back from here.
         sys::process::close_all_but(3 + self.preserved, self.line.as_fd());
@@ -351,13 +372,47 @@ fn check_magic(fd: &OwnedFd, magic: u64, what: &str) -> Result<()> {
     }
 }
 
-/// Writes to a file of the kernel's own in /proc, and to nothing that stands in its place.
-fn attribute(path: &str, value: &str) -> Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty()).doing(|| path.to_owned())?;
-    check_magic(&file, PROC_MAGIC, path)?;
-    rustix::io::write(&file, value.as_bytes()).doing(|| path.to_owned())?;
+/// Writes to a file of this process in /proc, and to nothing that stands in its place: the way there starts at the root of a
+/// proc file system and crosses no mount (CVE-2025-52881).
+fn attribute(name: &str, value: &str) -> Result<()> {
+    const ROOT_INODE: u64 = 1;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).doing(|| "/proc")?;
+    check_magic(&proc, PROC_MAGIC, "/proc")?;
+    if rustix::fs::fstat(&proc).doing(|| "/proc")?.st_ino != ROOT_INODE {
+        return Err(SetupError::invalid("/proc is not the root of a proc file system"));
+    }
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    let path = format!("thread-self/{name}");
+    let file = rustix::fs::openat2(&proc, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), how);
+    let file = file.doing(|| format!("/proc/{path}"))?;
+    rustix::io::write(&file, value.as_bytes()).doing(|| format!("/proc/{path}"))?;
     Ok(())
+}
+
+/// The home folder of a user in the container's list of users; `/` where it is not there. The list comes from an image: it is
+/// read as far as a sane one goes, and only if it is a file.
+fn home(uid: u32) -> Option<CString> {
+    const LONGEST: u64 = 4 << 20;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let text = rustix::fs::open("/etc/passwd", flags, Mode::empty()).ok().and_then(|file| {
+        let stat = rustix::fs::fstat(&file).ok()?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return None;
+        }
+        let mut text = Vec::new();
+        std::fs::File::from(file).take(LONGEST).read_to_end(&mut text).ok()?;
+        Some(text)
+    });
+    let found = text.as_ref().and_then(|text| {
+        text.split(|byte| *byte == b'\n').find_map(|line| {
+            let mut fields = line.split(|byte| *byte == b':');
+            let number = std::str::from_utf8(fields.nth(2)?).ok()?.parse::<u32>().ok()?;
+            let home = fields.nth(2).filter(|home| !home.is_empty())?;
+            (number == uid).then_some(home)
+        })
+    });
+    CString::new([b"HOME=", found.unwrap_or(b"/")].concat()).ok()
 }
 
 /// A program, ready for execve.
@@ -371,8 +426,11 @@ struct Program {
 impl Program {
     fn of(process: &Process) -> Result<Self> {
         let arguments = process.args().as_deref().unwrap_or_default();
-        let name = arguments.first().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| SetupError::invalid("no command is given"))?.clone();
+        let name = arguments.first().ok_or_else(|| SetupError::invalid("process.args: no command is given"))?.clone();
+        if name.is_empty() {
+            let text = "exec: \"\": executable file not found in $PATH";
+            return Err(SetupError::new(FailureKind::CommandNotFound, text));
+        }
         let text = |text: &String| {
             CString::new(text.as_str())
                 .map_err(|_| SetupError::invalid("a NUL character in the command or its environment"))

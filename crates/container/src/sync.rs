@@ -5,6 +5,8 @@
 //!                   f KIND TEXT   it failed; nothing follows
 //!                   r             ready, waits (descriptor: the terminal's master, if there is one)
 //!                   h             the root is about to be entered: hooks may run now
+//!                   a TEXT        a part of what the agent for system calls is told
+//!                   l NUMBER      the descriptor for the agent; waits
 //! parent -> child   m             ids are mapped (descriptor: the root file system)
 //!                   g             go
 //!                   s             stay: outlive the parent, wait for another one (answered by r)
@@ -47,9 +49,16 @@ pub(crate) enum Word {
     Stay,
     /// The user namespace's ids are mapped.
     Mapped,
+    /// A part of what the agent is told that answers system calls; the parts before it belong to the same text.
+    Agent(String),
+    /// The number of the descriptor on which system calls are answered, to be taken to the agent; waits for [`Word::Go`].
+    Listener(i32),
     /// Run the program.
     Go,
 }
+
+/// How much of a text fits into one word.
+pub(crate) const PART: usize = MAX_TEXT;
 
 /// One end of the line.
 #[derive(Debug)]
@@ -134,6 +143,8 @@ fn encode(word: &Word) -> Vec<u8> {
         }
         Word::Ready => b"r".to_vec(),
         Word::Mapped => b"m".to_vec(),
+        Word::Agent(part) => text(b"a", part),
+        Word::Listener(number) => format!("l{number}").into_bytes(),
         Word::Go => b"g".to_vec(),
         Word::Hooks => b"h".to_vec(),
         Word::Stay => b"s".to_vec(),
@@ -147,6 +158,8 @@ fn decode(bytes: &[u8]) -> Option<Word> {
         [b'f', kind, rest @ ..] => Some(Word::Failed(SetupError::new(*KINDS.get(usize::from(*kind))?, text(rest)))),
         [b'r'] => Some(Word::Ready),
         [b'm'] => Some(Word::Mapped),
+        [b'a', rest @ ..] => Some(Word::Agent(text(rest))),
+        [b'l', rest @ ..] => text(rest).parse().ok().map(Word::Listener),
         [b'g'] => Some(Word::Go),
         [b'h'] => Some(Word::Hooks),
         [b's'] => Some(Word::Stay),

@@ -16,10 +16,17 @@ fn changed(pointer: &str, value: Value) -> Value {
     config
 }
 
+fn parse(text: &str) -> (Spec, Vec<String>) {
+    match serde_json::from_str(text) {
+        Ok(spec) => (spec, Vec::new()),
+        Err(_) => lenient(text.as_bytes()).unwrap(),
+    }
+}
+
 /// What is said of it; empty where it is right.
 fn said(pointer: &str, value: Value) -> String {
     let text = changed(pointer, value).to_string();
-    match parse(text.as_bytes()).and_then(|(spec, _)| check(&spec)) {
+    match check(&parse(&text).0) {
         Ok(()) => String::new(),
         Err(error) => error.message,
     }
@@ -76,13 +83,14 @@ fn what_is_right_is_let_through() {
 
 #[test]
 fn what_other_runtimes_read_is_read() {
-    let text = changed("/linux/devices", Value::Null).to_string();
-    assert!(parse(text.as_bytes()).is_ok());
+    let nothing = json!([{"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": null}]);
+    let text =
+        changed("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": nothing, "flags": null}));
+    assert_eq!(check(&parse(&text.to_string()).0), Ok(()));
     let sets = json!({"bounding": ["CAP_KILL", "CAP_FLYING"], "effective": ["CAP_FLYING"], "ambient": null});
-    let (spec, warnings) = parse(changed("/process/capabilities", sets).to_string().as_bytes()).unwrap();
+    let (spec, warnings) = parse(&changed("/process/capabilities", sets).to_string());
     assert_eq!(warnings, ["ignoring unknown or unavailable capability \"CAP_FLYING\""]);
     let sets = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap();
     assert_eq!(sets.bounding().as_ref().map(std::collections::HashSet::len), Some(1));
-    let error = parse(b"{\"ociVersion\": 1}").unwrap_err().message;
-    assert!(error.starts_with("config.json: ") && error.contains("line 1"), "{error}");
+    assert!(lenient(b"{\"ociVersion\": 1}").is_none());
 }

@@ -15,7 +15,9 @@ const DEEPEST: usize = 200;
 
 /// Copies what `from` holds, and its own mode and owner, to `to`. Sockets are left out, as nobody listens on a copy.
 pub(crate) fn folder(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    level(from, to, 0)
+    // a new mount comes as a mere place
+    let to = openat(to, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    level(from, to.as_fd(), 0)
 }
 
 fn level(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Result<()> {

@@ -97,6 +97,8 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     protect::place(inside.spec, root.as_fd())?;
     before_entering(inside)?;
     root::enter(root.as_fd(), inside.spec, entry)?;
+    // closed with everything else when the program's turn comes; closing them here would be calls for nothing
+    std::mem::forget((root, received));
     finish(proof, inside)
 }
 
@@ -137,7 +139,8 @@ fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
         inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
     process::make_cwd(process);
     let beyond = &inside.beyond;
-    let job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved };
+    let agent = inside.seccomp.and_then(|_| crate::agent::describe(inside.spec, beyond.state.as_ref()));
+    let job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved, agent };
     if let Some(name) = beyond.keyring {
         process::join_keyring(name, &inside.line);
     }

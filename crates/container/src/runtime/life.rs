@@ -360,7 +360,9 @@ pub(crate) fn start(root: &Root, id: &str) -> Result<()> {
         // somebody else was faster
         _ => return Err(SetupError::new(FailureKind::Conflict, "cannot start an already running container")),
     }
-    await_exec(&line)?;
+    let process = known.birth.as_ref().and_then(open_process);
+    let process = process.ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's process is gone"))?;
+    await_exec(&line, process.as_fd())?;
     poststart(&known.record, known.birth.as_ref())
 }
 

@@ -141,19 +141,29 @@ fn answer(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Seccomp
 
 /// The flags for loading: what the profile asks for, and a listener when a rule needs one.
 fn flags(seccomp: &LinuxSeccomp) -> u32 {
+    const TSYNC: u32 = 1;
     const NEW_LISTENER: u32 = 8;
+    const TSYNC_ESRCH: u32 = 16;
+    const WAIT_KILLABLE_RECV: u32 = 32;
     let mut flags = 0;
     for flag in seccomp.flags().iter().flatten() {
         flags |= match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 1,
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => TSYNC,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 32,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
         };
     }
     let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
     if notifies(seccomp.default_action()) || seccomp.syscalls().iter().flatten().any(|call| notifies(call.action())) {
         flags |= NEW_LISTENER;
+        if flags & TSYNC != 0 {
+            // both together only with the other way to tell of a thread that cannot follow
+            flags |= TSYNC_ESRCH;
+        }
+    } else {
+        // is about waiting for an answer
+        flags &= !WAIT_KILLABLE_RECV;
     }
     flags
 }
