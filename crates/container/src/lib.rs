@@ -17,6 +17,7 @@ pub mod error;
 pub mod exec;
 mod init;
 mod process;
+pub mod resctrl;
 pub mod shim;
 pub mod stdio;
 mod sync;
