@@ -75,6 +75,13 @@ struct RecordedDir {
     path: String,
 }
 
+/// Whether a group that exists may have processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tenants {
+    None,
+    Any,
+}
+
 /// Whether a group was made just now, and so has the kernel's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
@@ -99,6 +106,7 @@ impl Group {
         shared: &Arc<Shared>,
         place: &Place,
         resources: &LinuxResources,
+        tenants: Tenants,
     ) -> Result<(Self, Applied)> {
         let rights = place.rights;
         let mut group = Self::planned(shared, place);
@@ -106,7 +114,7 @@ impl Group {
         let mut closed = Vec::new();
         let mut age = Age::Fresh;
         for hierarchy in &shared.hierarchies {
-            match group.make_or_take(hierarchy) {
+            match group.make_or_take(hierarchy, tenants) {
                 Ok(Age::Fresh) => made.push(Arc::clone(hierarchy)),
                 Ok(Age::Old) => age = Age::Old,
                 Err(CgroupError::Make { source, .. })
@@ -409,7 +417,7 @@ impl Group {
     }
 
     /// Makes the directory, or takes an existing group that has no processes.
-    fn make_or_take(&self, hierarchy: &Hierarchy) -> Result<Age> {
+    fn make_or_take(&self, hierarchy: &Hierarchy, tenants: Tenants) -> Result<Age> {
         let path = self.at(hierarchy);
         let fail = |call, errno| CgroupError::Make { dir: hierarchy.path(path), source: SysError::new(call, errno) };
         for _ in 0..RACES {
@@ -425,7 +433,9 @@ impl Group {
                 Err(Errno::NOENT) => make_parents(hierarchy, path)?,
                 Err(Errno::EXIST) => {
                     let mut pids = BTreeSet::new();
-                    collect_pids(hierarchy, path, &mut pids)?;
+                    if tenants == Tenants::None {
+                        collect_pids(hierarchy, path, &mut pids)?;
+                    }
                     if !pids.is_empty() {
                         return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }

@@ -63,7 +63,9 @@ pub(super) fn common(criu: &mut Criu, parsed: &Parsed) -> Result<(), Failure> {
         "" => criu.flag("--manage-cgroups=soft"),
         mode @ ("soft" | "full" | "strict" | "ignore") => criu.flag(&format!("--manage-cgroups={mode}")),
         other => {
-            return Err(Failure::new(format!("invalid manage-cgroups-mode {other:?}: soft, full and strict are known")));
+            return Err(Failure::new(format!(
+                "invalid manage-cgroups-mode {other:?}: soft, full and strict are known"
+            )));
         }
     }
     for kind in parsed.values("empty-ns") {
