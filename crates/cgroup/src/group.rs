@@ -1,5 +1,6 @@
 //! One group: a directory of the same name in every hierarchy.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -515,9 +516,15 @@ impl Group {
                 self.carry_out(Kind::V1, step, &mut applied)?;
             }
         }
-        if version != Version::V1 {
+        // Where a user may make no group at all, the plan says which limits are missing.
+        if version == Version::V2 || self.shared.v2().is_some() {
             self.check_memory(resources)?;
-            for step in plan_v2::plan(resources)? {
+            let mut resources = Cow::Borrowed(resources);
+            if has_v1 && !self.v2_has("memory") {
+                // Version 2 has stricter rules for memory, which are not for a controller of version 1.
+                resources.to_mut().set_memory(None);
+            }
+            for step in plan_v2::plan(&resources)? {
                 if !has_v1 || self.belongs_to_v2(&step) {
                     self.carry_out(Kind::V2, step, &mut applied)?;
                 }

@@ -145,7 +145,7 @@ impl Resctrl {
             write(&file, &format!("{}\n", lines.join("\n")))?;
         }
         let monitoring = [asked.enable_monitoring(), asked.enable_cmt(), asked.enable_mbm()];
-        if monitoring.into_iter().any(|wanted| wanted.is_some_and(|wanted| wanted)) {
+        if monitoring.iter().any(|wanted| **wanted == Some(true)) {
             let folder = self.class.join("mon_groups").join(id);
             match fs::create_dir(&folder) {
                 Ok(()) => self.monitor = Some(folder),

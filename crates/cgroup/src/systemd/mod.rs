@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::dbus::{Bus, CALL, ERROR, Message, REPLY, Reader, SIGNAL, Target, Value};
+use crate::dbus::{Bus, ERROR, Message, REPLY, Reader, SIGNAL, Target, Value};
 use crate::device::{self, Node, Rule, Verdict};
 use crate::plan_v2::weight_of_shares;
 use crate::{Place, Rights, Version};
@@ -334,7 +334,7 @@ impl Systemd {
                     }
                 }
                 // Nobody calls us; every other message is for somebody else.
-                CALL | _ => {}
+                _ => {}
             }
             if let Some((_, result)) = ended.iter().find(|(path, _)| Some(path) == job.as_ref()) {
                 return match result.as_str() {

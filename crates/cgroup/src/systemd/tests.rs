@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder};
 
 use super::*;
-use crate::dbus::{encode, receive};
+use crate::dbus::{CALL, encode, receive};
 
 /// What the fake answers to one call.
 enum Answer {

@@ -6,6 +6,7 @@ use super::{Context, Failure, Outcome};
 use crate::create::Pivot;
 use crate::runtime::config;
 use crate::runtime::criu::Criu;
+use crate::runtime::group::Driver;
 use crate::runtime::life::{self, Keyring, Made, Start};
 use oci_spec::runtime::Spec;
 use std::path::{Path, PathBuf};
@@ -149,6 +150,7 @@ impl<'a> Asked<'a> {
             pivot: self.pivot,
             keyring: self.keyring,
             start,
+            driver: if context.systemd { Driver::Systemd } else { Driver::Files },
             warn: &|text| context.log.warn(text),
             debug: &|text| context.log.debug(text),
         };

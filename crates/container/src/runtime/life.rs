@@ -11,7 +11,7 @@ use crate::error::{Doing, Result, SetupError};
 use crate::hooks::{self, State};
 use crate::stdio::Stdio;
 use crate::sync::{Line, Word};
-use cgroup::{Group, Rights};
+use cgroup::Group;
 use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,6 +39,8 @@ pub(crate) struct Order<'a> {
     pub(crate) pivot: Pivot,
     pub(crate) keyring: Keyring,
     pub(crate) start: Start,
+    /// Who makes the control group.
+    pub(crate) driver: group::Driver,
     /// Told what had to be left out or changed.
     pub(crate) warn: &'a dyn Fn(&str),
     /// Told what only somebody who looks for a fault wants to know.
@@ -141,8 +143,7 @@ pub(crate) fn restore(proof: SingleThread, order: &Order<'_>, criu: Criu) -> Res
 }
 
 fn plan(order: &Order<'_>) -> Result<Planned> {
-    let rights = if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User };
-    group::plan(order.spec, order.id, rights)
+    group::plan(order.spec, order.id, group::rights(), order.driver)
 }
 
 fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::seccomp::Program>) -> Result<Record<'a>> {
@@ -165,6 +166,8 @@ fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::sec
         owner: rustix::process::geteuid().as_raw(),
         annotations: Cow::Borrowed(spec.annotations()),
         group: planned.group.record(),
+        scope: planned.scope.as_ref().map(|scope| (scope.slice.clone(), scope.unit.clone())),
+        resctrl: None,
         own_pids: namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none()),
         process: Cow::Borrowed(process),
         poststart: hooks(oci_spec::runtime::Hooks::poststart),
@@ -213,7 +216,7 @@ fn revive(
     (planned, spec): (&Planned, &Spec),
     mut criu: Criu,
 ) -> Result<Container> {
-    let (group, _) = group::make(planned, spec)?;
+    let group::Made { group, _placeholder, .. } = group::make(proof, planned, spec, &record.id)?;
     let mut run = || -> Result<(i32, OwnedFd)> {
         // criu wants the root to be a mount point; in a namespace of our own nobody else sees it, and nothing is left
         sys::process::unshare(proof, Namespaces::MOUNT).doing(|| "cannot make a mount namespace")?;
@@ -273,7 +276,7 @@ fn build(
     (seccomp, planned): (Option<&oci::seccomp::Program>, &Planned),
 ) -> Result<Container> {
     let listener = if order.start == Start::Later { Some(folder.listen()?) } else { None };
-    let (group, warnings) = group::make(planned, order.spec)?;
+    let group::Made { group, warnings, _placeholder } = group::make(proof, planned, order.spec, order.id)?;
     let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: group.record(), freezer: group::freezer(&group) };
     let spec_hooks = order.spec.hooks().as_ref();
     let mut run_hooks = |pid: i32| {
@@ -478,6 +481,11 @@ pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> 
     let record = remains.record;
     if remains.born && !record.own_pids {
         remains.group.kill().doing(|| "cannot kill the container's processes")?;
+    }
+    if let Some(scope) = record.unit()
+        && let Err(error) = group::stop(&scope)
+    {
+        warn(&error.message);
     }
     match remains.group.remove() {
         Err(error) if remains.born => return Err(error).doing(|| "cannot remove the control group"),
