@@ -10,7 +10,7 @@ mod flags;
 mod foreground;
 mod kill;
 mod list;
-mod log;
+pub(crate) mod log;
 mod pause;
 mod ps;
 mod restore;

@@ -7,8 +7,7 @@ use super::foreground;
 use super::{Context, Failure, Outcome};
 use crate::error::Doing as _;
 use crate::runtime::criu::{Criu, read_descriptors};
-use crate::runtime::life::{self, Remains};
-use crate::runtime::record::Record;
+use crate::runtime::life;
 use oci_spec::runtime::{Mount, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -65,10 +64,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     }
     sys::process::block_signals();
     let code = foreground::attend(&made.container.pidfd, None)?;
-    if let Some(record) = Record::read(&made.folder)? {
-        let remains = Remains { folder: &made.folder, record: &record, born: true, group: &made.container.group };
-        life::destroy(&remains, &|text| context.log.warn(text))?;
-    }
+    made.end(&|text| context.log.warn(text))?;
     Ok(code)
 }
 

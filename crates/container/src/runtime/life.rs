@@ -6,9 +6,11 @@ use super::folder::{Folder, Root};
 use super::group::{self, Planned};
 use super::record::{Birth, Record};
 use super::status::{self, Seen, Status};
+use crate::command::log::Log;
 use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, reap};
 use crate::error::{Doing, Result, SetupError};
 use crate::hooks::{self, State};
+use crate::resctrl::Resctrl;
 use crate::stdio::Stdio;
 use crate::sync::{Line, Word};
 use cgroup::Group;
@@ -42,9 +44,7 @@ pub(crate) struct Order<'a> {
     /// Who makes the control group.
     pub(crate) driver: group::Driver,
     /// Told what had to be left out or changed.
-    pub(crate) warn: &'a dyn Fn(&str),
-    /// Told what only somebody who looks for a fault wants to know.
-    pub(crate) debug: &'a dyn Fn(&str),
+    pub(crate) log: &'a Log,
 }
 
 /// Whether the container gets a session keyring of its own.
@@ -64,9 +64,20 @@ pub(crate) enum Start {
 }
 
 /// A container that has been made.
-pub(crate) struct Made {
+pub(crate) struct Made<'a> {
     pub(crate) folder: Folder,
     pub(crate) container: Container,
+    pub(crate) record: Record<'a>,
+    pub(crate) birth: Birth,
+}
+
+impl Made<'_> {
+    /// Takes the container away, whose first process is a child of this one.
+    pub(crate) fn end(&self, warn: &dyn Fn(&str)) -> Result<()> {
+        reap(&self.container.pidfd);
+        let (birth, group) = (Some(&self.birth), &self.container.group);
+        destroy(&Remains { folder: &self.folder, record: &self.record, birth, group }, warn)
+    }
 }
 
 /// A container that is there: its folder and what is known of it.
@@ -118,27 +129,27 @@ fn open_process(birth: &Birth) -> Option<OwnedFd> {
 }
 
 /// Makes a container. What fails leaves nothing behind.
-pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
+pub(crate) fn make<'a>(proof: SingleThread, order: &Order<'a>) -> Result<Made<'a>> {
     let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
     for name in seccomp.iter().flat_map(|program| &program.unknown) {
-        (order.debug)(&format!("linux.seccomp: {name:?} is no system call here"));
+        order.log.debug(&format!("linux.seccomp: {name:?} is no system call here"));
     }
     let planned = plan(order)?;
     let record = record_of(order, &planned, seccomp.as_ref())?;
-    within_folder(order, &record, seccomp.as_ref(), |folder| {
-        build(proof, order, folder, &record, (seccomp.as_ref(), &planned))
+    within_folder(order, record, seccomp.as_ref(), |folder, record| {
+        build(proof, order, folder, record, (seccomp.as_ref(), &planned))
     })
 }
 
 /// Makes a container of what criu wrote down. What fails leaves nothing behind.
-pub(crate) fn restore(proof: SingleThread, order: &Order<'_>, criu: Criu) -> Result<Made> {
+pub(crate) fn restore<'a>(proof: SingleThread, order: &Order<'a>, criu: Criu) -> Result<Made<'a>> {
     let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
     let planned = plan(order)?;
     let record = record_of(order, &planned, seccomp.as_ref())?;
-    within_folder(order, &record, seccomp.as_ref(), |folder| {
-        revive(proof, folder, &record, (&planned, order.spec), criu)
+    within_folder(order, record, seccomp.as_ref(), |folder, record| {
+        revive(proof, folder, record, (&planned, order.spec), criu)
     })
 }
 
@@ -167,7 +178,6 @@ fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::sec
         annotations: Cow::Borrowed(spec.annotations()),
         group: planned.group.record(),
         scope: planned.scope.as_ref().map(|scope| (scope.slice.clone(), scope.unit.clone())),
-        resctrl: None,
         own_pids: namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none()),
         process: Cow::Borrowed(process),
         poststart: hooks(oci_spec::runtime::Hooks::poststart),
@@ -181,22 +191,22 @@ fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::sec
 }
 
 /// Reserves the container's folder, writes the record and has the rest made; takes all away again if that fails.
-fn within_folder(
+fn within_folder<'a>(
     order: &Order<'_>,
-    record: &Record<'_>,
+    record: Record<'a>,
     seccomp: Option<&oci::seccomp::Program>,
-    build: impl FnOnce(&Folder) -> Result<Container>,
-) -> Result<Made> {
+    build: impl FnOnce(&Folder, &Record<'_>) -> Result<(Container, Birth)>,
+) -> Result<Made<'a>> {
     let folder = order.root.reserve(order.id)?;
     let filter = seccomp.map(oci::seccomp::Program::to_bytes);
-    match record.write(&folder, filter.as_deref()).and_then(|()| build(&folder)) {
-        Ok(container) => Ok(Made { folder, container }),
+    match record.write(&folder, filter.as_deref()).and_then(|()| build(&folder, &record)) {
+        Ok((container, birth)) => Ok(Made { folder, container, record, birth }),
         Err(error) => {
             if let Err(left) = folder.remove() {
-                (order.warn)(&left.message);
+                order.log.warn(&left.message);
             }
-            let state = state_of(record, "stopped", None);
-            hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| (order.warn)(text));
+            let state = state_of(&record, "stopped", None);
+            hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| order.log.warn(text));
             Err(error)
         }
     }
@@ -215,7 +225,7 @@ fn revive(
     record: &Record<'_>,
     (planned, spec): (&Planned, &Spec),
     mut criu: Criu,
-) -> Result<Container> {
+) -> Result<(Container, Birth)> {
     let group::Made { group, _placeholder, .. } = group::make(proof, planned, spec, &record.id)?;
     let mut run = || -> Result<(i32, OwnedFd)> {
         // criu wants the root to be a mount point; in a namespace of our own nobody else sees it, and nothing is left
@@ -247,9 +257,9 @@ fn revive(
         let namespaces =
             listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
         let (record, freezer) = (group.record(), group::freezer(&group));
-        let mut birth = Birth { pid, start: 0, namespaces: namespaces.bits(), group: record, freezer };
+        let mut birth = Birth { pid, start: 0, namespaces: namespaces.bits(), group: record, resctrl: None, freezer };
         birth.of(pid)?.write(folder)?;
-        Ok(Container::restored(pidfd, pid, group.clone(), namespaces))
+        Ok((Container::restored(pidfd, pid, group.clone(), namespaces), birth))
     });
     made.inspect_err(|_| {
         // the failure that brought us here is the one worth telling
@@ -274,10 +284,12 @@ fn build(
     folder: &Folder,
     record: &Record<'_>,
     (seccomp, planned): (Option<&oci::seccomp::Program>, &Planned),
-) -> Result<Container> {
+) -> Result<(Container, Birth)> {
     let listener = if order.start == Start::Later { Some(folder.listen()?) } else { None };
+    let class = class_of(order)?;
     let group::Made { group, warnings, _placeholder } = group::make(proof, planned, order.spec, order.id)?;
-    let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: group.record(), freezer: group::freezer(&group) };
+    let (recorded, freezer) = (group.record(), group::freezer(&group));
+    let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: recorded, resctrl: class.kept.clone(), freezer };
     let spec_hooks = order.spec.hooks().as_ref();
     let mut run_hooks = |pid: i32| {
         birth.of(pid)?.write(folder)?;
@@ -306,16 +318,48 @@ fn build(
         },
     };
     let (container, warnings) = create::create_in(proof, plan, (&planned.host, group), warnings)?;
-    warnings.iter().for_each(|text| (order.warn)(text));
+    warnings.iter().for_each(|text| order.log.warn(text));
     birth.namespaces = container.namespaces.bits();
-    let written = birth.of(container.pid).and_then(|birth| birth.write(folder));
-    match written {
-        Ok(()) => Ok(container),
+    let placed = birth.resctrl.as_ref().map_or(Ok(()), |class| class.place(container.pid)).doing(|| "linux.intelRdt");
+    match placed.and_then(|()| birth.of(container.pid)?.write(folder)) {
+        Ok(()) => {
+            class.keep();
+            Ok((container, birth))
+        }
         Err(error) => {
-            abandon(&container, order.warn);
+            abandon(&container, &|text| order.log.warn(text));
             Err(error)
         }
     }
+}
+
+/// A class of service, removed again unless the container came to stand.
+struct Class {
+    kept: Option<Resctrl>,
+}
+
+impl Class {
+    fn keep(mut self) {
+        self.kept = None;
+    }
+}
+
+impl Drop for Class {
+    fn drop(&mut self) {
+        if let Some(class) = &self.kept {
+            // the failure that brought us here is the one worth telling
+            let _ = class.remove();
+        }
+    }
+}
+
+fn class_of(order: &Order<'_>) -> Result<Class> {
+    let asked = order.spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let Some(asked) = asked else { return Ok(Class { kept: None }) };
+    let table = std::fs::read_to_string("/proc/self/mountinfo").doing(|| "/proc/self/mountinfo")?;
+    let root = crate::resctrl::mounted(&table);
+    let class = Resctrl::create(root.as_deref(), order.id, asked).doing(|| "linux.intelRdt")?;
+    Ok(Class { kept: Some(class) })
 }
 
 /// The name of a container's session keyring.
@@ -450,7 +494,7 @@ pub(crate) fn delete(root: &Root, id: &str, force: Force, warn: &dyn Fn(&str)) -
         }
         await_end(&pidfd)?;
     }
-    destroy(&Remains { folder: &folder, record: &record, born: birth.is_some(), group: &group }, warn)
+    destroy(&Remains { folder: &folder, record: &record, birth: birth.as_ref(), group: &group }, warn)
 }
 
 fn await_end(pidfd: &OwnedFd) -> Result<()> {
@@ -471,15 +515,15 @@ fn await_end(pidfd: &OwnedFd) -> Result<()> {
 pub(crate) struct Remains<'a> {
     pub(crate) folder: &'a Folder,
     pub(crate) record: &'a Record<'a>,
-    /// Whether it ever had a process: a group of the same name may be somebody else's otherwise.
-    pub(crate) born: bool,
+    /// Its first process: without one, a group of the same name may be somebody else's.
+    pub(crate) birth: Option<&'a Birth>,
     pub(crate) group: &'a Group,
 }
 
 /// Takes away what is left of a container.
 pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> {
     let record = remains.record;
-    if remains.born && !record.own_pids {
+    if remains.birth.is_some() && !record.own_pids {
         remains.group.kill().doing(|| "cannot kill the container's processes")?;
     }
     if let Some(scope) = record.unit()
@@ -488,8 +532,11 @@ pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> 
         warn(&error.message);
     }
     match remains.group.remove() {
-        Err(error) if remains.born => return Err(error).doing(|| "cannot remove the control group"),
+        Err(error) if remains.birth.is_some() => return Err(error).doing(|| "cannot remove the control group"),
         _ => {}
+    }
+    if let Some(class) = remains.birth.and_then(|birth| birth.resctrl.as_ref()) {
+        class.remove().doing(|| "cannot remove the class of service")?;
     }
     remains.folder.remove()?;
     let state = state_of(record, "stopped", None);

@@ -34,9 +34,6 @@ pub(crate) struct Record<'a> {
     /// The slice and the unit, where systemd makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scope: Option<(String, String)>,
-    /// Its class of service, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) resctrl: Option<Resctrl>,
     /// Whether its processes have a pid namespace of their own, and so end with the first.
     pub(crate) own_pids: bool,
     pub(crate) process: Cow<'a, Process>,
@@ -69,6 +66,9 @@ pub(crate) struct Birth {
     pub(crate) namespaces: u64,
     /// The control group that it has: a user may have got less than was wanted.
     pub(crate) group: GroupRecord,
+    /// Its class of service, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<Resctrl>,
     /// The file that tells whether the group is frozen.
     pub(crate) freezer: Option<PathBuf>,
 }
