@@ -1,5 +1,6 @@
 //! One group: a directory of the same name in every hierarchy.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -75,6 +76,13 @@ struct RecordedDir {
     path: String,
 }
 
+/// Whether a group that exists may have processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tenants {
+    None,
+    Any,
+}
+
 /// Whether a group was made just now, and so has the kernel's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
@@ -99,6 +107,7 @@ impl Group {
         shared: &Arc<Shared>,
         place: &Place,
         resources: &LinuxResources,
+        tenants: Tenants,
     ) -> Result<(Self, Applied)> {
         let rights = place.rights;
         let mut group = Self::planned(shared, place);
@@ -106,7 +115,7 @@ impl Group {
         let mut closed = Vec::new();
         let mut age = Age::Fresh;
         for hierarchy in &shared.hierarchies {
-            match group.make_or_take(hierarchy) {
+            match group.make_or_take(hierarchy, tenants) {
                 Ok(Age::Fresh) => made.push(Arc::clone(hierarchy)),
                 Ok(Age::Old) => age = Age::Old,
                 Err(CgroupError::Make { source, .. })
@@ -409,7 +418,7 @@ impl Group {
     }
 
     /// Makes the directory, or takes an existing group that has no processes.
-    fn make_or_take(&self, hierarchy: &Hierarchy) -> Result<Age> {
+    fn make_or_take(&self, hierarchy: &Hierarchy, tenants: Tenants) -> Result<Age> {
         let path = self.at(hierarchy);
         let fail = |call, errno| CgroupError::Make { dir: hierarchy.path(path), source: SysError::new(call, errno) };
         for _ in 0..RACES {
@@ -425,7 +434,9 @@ impl Group {
                 Err(Errno::NOENT) => make_parents(hierarchy, path)?,
                 Err(Errno::EXIST) => {
                     let mut pids = BTreeSet::new();
-                    collect_pids(hierarchy, path, &mut pids)?;
+                    if tenants == Tenants::None {
+                        collect_pids(hierarchy, path, &mut pids)?;
+                    }
                     if !pids.is_empty() {
                         return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }
@@ -505,9 +516,15 @@ impl Group {
                 self.carry_out(Kind::V1, step, &mut applied)?;
             }
         }
-        if version != Version::V1 {
+        // Where a user may make no group at all, the plan says which limits are missing.
+        if version == Version::V2 || self.shared.v2().is_some() {
             self.check_memory(resources)?;
-            for step in plan_v2::plan(resources)? {
+            let mut resources = Cow::Borrowed(resources);
+            if has_v1 && !self.v2_has("memory") {
+                // Version 2 has stricter rules for memory, which are not for a controller of version 1.
+                resources.to_mut().set_memory(None);
+            }
+            for step in plan_v2::plan(&resources)? {
                 if !has_v1 || self.belongs_to_v2(&step) {
                     self.carry_out(Kind::V2, step, &mut applied)?;
                 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-use crate::group::{Applied, Group};
+use crate::group::{Applied, Group, Tenants};
 use crate::hierarchy::{Access, Hierarchy, Kind, parse_mounts, read_all};
 use crate::place::{Own, Place};
 use crate::{CgroupError, Result};
@@ -159,7 +159,16 @@ impl Host {
     /// [`CgroupError::NotEmpty`] when the group has processes; when a directory can't be made, a limit is refused by the
     /// kernel, or the host has no controller for it.
     pub fn create_at(&self, place: &Place, resources: &LinuxResources) -> Result<(Group, Applied)> {
-        Group::create_at(&self.shared, place, resources)
+        Group::create_at(&self.shared, place, resources, Tenants::None)
+    }
+
+    /// As [`Self::create_at`], for a group that may have processes already: the scope that systemd has just made, where
+    /// it made one, and a new group in the hierarchies that systemd leaves alone. The caller places its process then.
+    ///
+    /// # Errors
+    /// When a directory can't be made, a limit is refused by the kernel, or the host has no controller for it.
+    pub fn adopt(&self, place: &Place, resources: &LinuxResources) -> Result<(Group, Applied)> {
+        Group::create_at(&self.shared, place, resources, Tenants::Any)
     }
 
     /// Which generations are mounted.

@@ -14,6 +14,7 @@
 //!
 //! Neighbours: `sys` below (only for the version 2 device filter, which is a BPF program); the shim and the engine above.
 
+mod dbus;
 mod device;
 mod error;
 mod group;
@@ -25,6 +26,7 @@ mod plan;
 mod plan_v1;
 mod plan_v2;
 pub mod stats;
+pub mod systemd;
 mod usage;
 
 pub use error::{CgroupError, Result};

@@ -17,7 +17,7 @@ pub enum OomNews {
     Nothing,
     /// The group ran out of memory since the last look.
     OutOfMemory,
-    /// The group was removed; nothing more will come.
+    /// The group was removed or, in version 2, its last process has ended; nothing more will come.
     Gone,
 }
 
@@ -29,6 +29,15 @@ pub struct OomWatch {
     file: String,
     fd: OwnedFd,
     kills: u64,
+    /// The end was seen together with want of memory, and is still to be told.
+    ended: Ended,
+}
+
+/// Whether the last process is known to have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Yes,
+    NotYet,
 }
 
 impl Group {
@@ -68,16 +77,20 @@ impl Group {
             let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
             let watch = watch.map_err(wrap("inotify_init1"))?;
             let path = hierarchy.path(&file);
-            let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
-            inotify::add_watch(&watch, &path, what).map_err(wrap("inotify_add_watch"))?;
+            let own = hierarchy.path(&self.file(hierarchy, "cgroup.events"));
+            // Removing a group tells nobody; that it has no process any more is told by its other file of events.
+            for path in [path, own] {
+                inotify::add_watch(&watch, &path, inotify::WatchFlags::MODIFY).map_err(wrap("inotify_add_watch"))?;
+            }
             watch
         };
-        Ok(OomWatch { group: self.clone(), kind, file, fd, kills })
+        Ok(OomWatch { group: self.clone(), kind, file, fd, kills, ended: Ended::NotYet })
     }
 }
 
 impl OomWatch {
-    /// Takes what has come since the last look, without waiting.
+    /// Takes what has come since the last look, without waiting. To be called until it is [`OomNews::Nothing`] or
+    /// [`OomNews::Gone`], since the descriptor may tell of two things at once.
     ///
     /// # Errors
     /// When the counter can't be read or understood.
@@ -90,19 +103,32 @@ impl OomWatch {
                 break;
             }
         }
+        if self.ended == Ended::Yes {
+            return Ok(OomNews::Gone);
+        }
         if !came {
             return Ok(OomNews::Nothing);
         }
         let shared = self.group.shared();
         let hierarchy = shared.v1("memory").or(shared.v2());
         // Removing the group signals the descriptor as well.
-        if !hierarchy.is_some_and(|own| own.exists(&self.file)) {
+        let Some(hierarchy) = hierarchy.filter(|own| own.exists(&self.file)) else {
             return Ok(OomNews::Gone);
+        };
+        if self.kind == Kind::V2 {
+            let text = hierarchy.read_optional(&self.group.file(hierarchy, "cgroup.events"))?.unwrap_or_default();
+            if text.lines().any(|line| line == "populated 0") {
+                self.ended = Ended::Yes;
+            }
         }
         let before = std::mem::replace(&mut self.kills, self.group.oom_kills()?);
         // Version 1 tells before it kills; version 2 tells of every event of the file, such as a limit that was reached.
         let out = self.kind == Kind::V1 || self.kills > before;
-        Ok(if out { OomNews::OutOfMemory } else { OomNews::Nothing })
+        Ok(match (out, self.ended) {
+            (true, _) => OomNews::OutOfMemory,
+            (false, Ended::Yes) => OomNews::Gone,
+            (false, Ended::NotYet) => OomNews::Nothing,
+        })
     }
 }
 

@@ -44,6 +44,11 @@ impl Place {
         self
     }
 
+    /// A place of this path in every hierarchy.
+    pub(crate) fn absolute(path: &str, rights: Rights) -> Result<Self> {
+        Ok(Self { paths: Arc::new([tidy(path)?]), rights, named: Named::ByConfig })
+    }
+
     pub(crate) fn resolve(
         shared: &Shared,
         cgroups_path: Option<&str>,

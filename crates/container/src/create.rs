@@ -121,6 +121,11 @@ impl Container {
         await_exec(&line, self.pidfd.as_fd()).map(|_| ())
     }
 
+    /// A container whose processes another program has made, and that runs already.
+    pub(crate) fn restored(pidfd: OwnedFd, pid: i32, group: Group, namespaces: Namespaces) -> Self {
+        Self { pidfd, pid, group, streams: Streams::default(), namespaces, line: None }
+    }
+
     /// Has the first process outlive this one, and wait for its start on the listening socket of [`Terms::listener`].
     ///
     /// # Errors

@@ -81,6 +81,12 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     if pids {
         sys::process::setns(proof, plan.init, Namespaces::PID).doing(|| "cannot enter the pid namespace")?;
     }
+    if plan.terms.lifetime == Lifetime::Free {
+        // the new process is in sight of the container's from its birth: until it is the program, nobody there may look into its memory or
+        // follow its descriptors to the host
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .doing(|| "prctl(PR_SET_DUMPABLE)")?;
+    }
     let forked = sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process");
     if let Ok(Forked::Child) = forked {
         drop(line);

@@ -22,6 +22,7 @@ pub mod hooks;
 mod init;
 mod namespaces;
 mod process;
+pub mod resctrl;
 pub mod runtime;
 mod schedule;
 pub mod shim;

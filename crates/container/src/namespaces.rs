@@ -258,7 +258,7 @@ const NAMES: [(Namespaces, &str); 8] = [
     (Namespaces::UTS, "uts"),
 ];
 
-fn kind_of(kind: LinuxNamespaceType) -> (Namespaces, &'static str) {
+pub(crate) fn kind_of(kind: LinuxNamespaceType) -> (Namespaces, &'static str) {
     match kind {
         LinuxNamespaceType::Mount => (Namespaces::MOUNT, "mnt"),
         LinuxNamespaceType::Cgroup => (Namespaces::CGROUP, "cgroup"),

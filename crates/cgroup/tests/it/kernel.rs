@@ -153,7 +153,7 @@ fn a_failed_create_leaves_nothing() {
 fn processes_join_freeze_and_die() {
     let Some(host) = host() else { return };
     let mut scoped = Scoped::new(&host, "life", &open());
-    let pid = i32::try_from(scoped.run("read go; sleep 60 & sleep 60").id()).unwrap();
+    let pid = i32::try_from(scoped.run("read go; sleep 60 & sleep 60; :").id()).unwrap();
     std::io::Write::write_all(scoped.children[0].stdin.as_mut().unwrap(), b"go\n").unwrap();
     let start = std::time::Instant::now();
     while scoped.group.pids().unwrap().len() < 3 {
@@ -348,7 +348,9 @@ fn every_limit_of_version_2_is_what_was_asked_for() {
     let mut resources = limits();
     let cpu = LinuxCpuBuilder::default().shares(2048_u64).quota(40_000).period(80_000_u64).burst(20_000_u64);
     resources.set_cpu(Some(cpu.cpus("0").mems("0").build().unwrap()));
-    let memory = LinuxMemoryBuilder::default().limit(64 << 20).swap(96 << 20).reservation(8 << 20).build().unwrap();
+    let mut memory = LinuxMemoryBuilder::default().limit(64 << 20).reservation(8 << 20).build().unwrap();
+    // The guest's kernel accounts no swap.
+    memory.set_swap(host.supports().swap.then_some(96 << 20));
     resources.set_memory(Some(memory));
     let mut files = std::collections::HashMap::from([
         ("memory.high".to_owned(), "33554432".to_owned()),
@@ -392,4 +394,51 @@ fn every_limit_of_version_2_is_what_was_asked_for() {
     scoped.run("sleep 60");
     scoped.group.freeze().unwrap();
     assert!(read("cgroup.events").contains("frozen 1"));
+}
+
+#[test]
+fn a_user_without_groups_gets_limits_refused_and_nothing_else() {
+    use cgroup::Rights;
+    const INSIDE: &str = "CGROUP_TEST_USER";
+    if std::env::var_os(INSIDE).is_some() {
+        let host = Host::glance().unwrap();
+        let place = host.place(None, &format!("insula-test-user-{}", std::process::id())).unwrap();
+        let place = place.with_rights(Rights::User);
+        let (group, _) = host.create_at(&place, &open()).unwrap();
+        assert_eq!(group.dirs().len(), 0, "this user may make no group anywhere: {:?}", group.dirs());
+        assert_eq!(group.join_fds().unwrap().len(), 0);
+        let error = host.create_at(&place, &limits()).unwrap_err().to_string();
+        assert!(error.contains("cannot limit") && error.contains("delegated to this user"), "{error}");
+        let named = host.place(Some("/insula-test-user/x"), "x").unwrap().with_rights(Rights::User);
+        assert!(matches!(host.create_at(&named, &open()), Err(CgroupError::Make { .. })));
+        return;
+    }
+    let Some(_) = host() else { return };
+    // Another user can't walk to where cargo puts tests.
+    let folder = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
+    let program = folder.as_ref().unwrap().path().join("it");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let name = "kernel::a_user_without_groups_gets_limits_refused_and_nothing_else";
+    let mut child = Command::new(&program);
+    child.args([name, "--exact"]).env(INSIDE, "1").uid(65_534).gid(65_534).current_dir("/");
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_version_1_cpuset_takes_from_parents_that_have_none() {
+    let Some(host) = host() else { return };
+    if !host.hierarchies().any(|(dir, names)| dir.join("tasks").exists() && names.iter().any(|name| name == "cpuset")) {
+        println!("skipped: cpuset is not version 1 here");
+        return;
+    }
+    let nested = format!("/insula-test-{}-nest/a/b", std::process::id());
+    let place = host.place(Some(&nested), "ignored").unwrap();
+    let (group, _) = host.create_at(&place, &open()).unwrap();
+    let dir = group.controller_dirs()["cpuset"].clone();
+    let cpus = fs::read_to_string(dir.join("cpuset.cpus")).unwrap();
+    group.remove().unwrap();
+    host.release(nested.trim_end_matches("/b")).unwrap();
+    assert!(!cpus.trim().is_empty(), "a group without processors takes no process");
 }

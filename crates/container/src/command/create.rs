@@ -5,6 +5,8 @@ use super::foreground::{self, send_terminal};
 use super::{Context, Failure, Outcome};
 use crate::create::Pivot;
 use crate::runtime::config;
+use crate::runtime::criu::Criu;
+use crate::runtime::group::Driver;
 use crate::runtime::life::{self, Keyring, Made, Start};
 use oci_spec::runtime::Spec;
 use std::path::{Path, PathBuf};
@@ -50,7 +52,7 @@ fn create(context: &Context, parsed: &Parsed) -> Outcome {
         undo(context, &made);
         return Err(failure);
     }
-    let Made { folder, container } = made;
+    let Made { folder, container, .. } = made;
     let (group, pidfd) = (container.group.clone(), container.pidfd.try_clone());
     if let Err(error) = container.leave() {
         if let Ok(pidfd) = pidfd {
@@ -65,7 +67,7 @@ fn create(context: &Context, parsed: &Parsed) -> Outcome {
 }
 
 /// Takes a container away that was made just now.
-pub(super) fn undo(context: &Context, made: &Made) {
+pub(super) fn undo(context: &Context, made: &Made<'_>) {
     life::abandon(&made.container, &|text| context.log.warn(text));
     if let Err(error) = made.folder.remove() {
         context.log.warn(&error.message);
@@ -121,7 +123,23 @@ impl<'a> Asked<'a> {
     }
 
     /// Makes the container.
-    pub(super) fn make(&self, context: &Context, spec: &Spec, start: Start) -> Result<Made, Failure> {
+    pub(super) fn make<'b>(&'b self, context: &'b Context, spec: &'b Spec, start: Start) -> Result<Made<'b>, Failure> {
+        self.ordered(context, spec, start, life::make)
+            .map_err(|failure| failure.doing("unable to start container process"))
+    }
+
+    /// Makes the container of what criu wrote down.
+    pub(super) fn restore<'b>(&'b self, context: &'b Context, spec: &'b Spec, criu: Criu) -> Result<Made<'b>, Failure> {
+        self.ordered(context, spec, Start::Here, |proof, order| life::restore(proof, order, criu))
+    }
+
+    fn ordered<'b>(
+        &'b self,
+        context: &'b Context,
+        spec: &'b Spec,
+        start: Start,
+        make: impl FnOnce(SingleThread, &life::Order<'b>) -> crate::Result<Made<'b>>,
+    ) -> Result<Made<'b>, Failure> {
         let proof = SingleThread::check().map_err(|error| Failure::new(error.to_string()))?;
         let order = life::Order {
             root: &context.root,
@@ -132,10 +150,10 @@ impl<'a> Asked<'a> {
             pivot: self.pivot,
             keyring: self.keyring,
             start,
-            warn: &|text| context.log.warn(text),
-            debug: &|text| context.log.debug(text),
+            driver: if context.systemd { Driver::Systemd } else { Driver::Files },
+            log: &context.log,
         };
-        life::make(proof, &order).map_err(|error| Failure::from(error).doing("unable to start container process"))
+        make(proof, &order).map_err(Failure::from)
     }
 
     /// Writes the file that was asked for with the first process's id.

@@ -99,7 +99,8 @@ fn process_of(context: &Context, parsed: &Parsed, known: &Known) -> Result<Proce
         return Err(Failure::new("process args cannot be empty"));
     };
     let mut process = known.record.process.clone().into_owned();
-    process.set_args(Some(arguments.to_vec())).set_console_size(None);
+    let size = if parsed.on("tty") { foreground::own_size() } else { None };
+    process.set_args(Some(arguments.to_vec())).set_console_size(size);
     process.set_terminal(Some(parsed.on("tty")));
     if let Some(cwd) = parsed.value("cwd").filter(|cwd| !cwd.is_empty()) {
         process.set_cwd(PathBuf::from(cwd));

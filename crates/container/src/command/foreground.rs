@@ -58,6 +58,13 @@ pub(super) fn send_terminal(socket: &OwnedFd, master: &OwnedFd) -> Result<(), Fa
     Ok(())
 }
 
+/// The size of our own terminal, for a program that looks at its own at once.
+pub(super) fn own_size() -> Option<oci_spec::runtime::Box> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin()).ok()?;
+    let shape = oci_spec::runtime::BoxBuilder::default().height(size.ws_row).width(size.ws_col);
+    shape.build().ok()
+}
+
 /// Our own terminal, raw until this is dropped.
 struct Raw(Option<Termios>);
 

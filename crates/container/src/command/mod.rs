@@ -1,5 +1,6 @@
 //! The command line of `insula-oci`, which is runc's: one file for each command, one line for each in [`COMMANDS`].
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -9,9 +10,10 @@ mod flags;
 mod foreground;
 mod kill;
 mod list;
-mod log;
+pub(crate) mod log;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod spec;
@@ -34,6 +36,7 @@ pub(crate) const SPECIFICATION: &str = "1.2.1";
 
 /// All commands, sorted.
 static COMMANDS: &[&Command] = &[
+    &checkpoint::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
@@ -43,6 +46,7 @@ static COMMANDS: &[&Command] = &[
     &list::COMMAND,
     &pause::COMMAND,
     &ps::COMMAND,
+    &restore::COMMAND,
     &resume::COMMAND,
     &run::COMMAND,
     &spec::COMMAND,

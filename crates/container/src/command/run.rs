@@ -4,9 +4,7 @@ use super::create::{Asked, BUNDLE, undo};
 use super::flags::{Command, Flag, Order, Parsed};
 use super::foreground::{self, Stay};
 use super::{Context, Failure, Outcome};
-use crate::runtime::life::{self, Made, Remains, Start};
-use crate::runtime::record::{Birth, Record};
-use oci_spec::runtime::Spec;
+use crate::runtime::life::{self, Start};
 
 static FLAGS: [Flag; 3] = [
     Flag::switch("detach", "leave it running").letter('d'),
@@ -49,36 +47,22 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
     if stay == Stay::Foreground {
         sys::process::block_signals();
     }
+    let warn = |text: &str| context.log.warn(text);
     let begun = made.container.start();
     if let Err(error) = begun {
-        end(context, &made, &spec)?;
+        made.end(&warn)?;
         return Err(Failure::from(error).doing("unable to start container process"));
     }
-    let has_hooks = spec.hooks().as_ref().and_then(|all| all.poststart().as_ref()).is_some_and(|all| !all.is_empty());
-    if has_hooks && let Some(record) = Record::read(&made.folder)? {
-        let birth = Birth::read(&made.folder)?;
-        if let Err(error) = life::poststart(&record, birth.as_ref()) {
-            end(context, &made, &spec)?;
-            return Err(error.into());
-        }
+    if let Err(error) = life::poststart(&made.record, Some(&made.birth)) {
+        made.end(&warn)?;
+        return Err(error.into());
     }
     if stay == Stay::Detached {
         return Ok(0);
     }
     let code = foreground::attend(&made.container.pidfd, terminal.filter(|_| socket.is_none()))?;
     if !parsed.on("keep") {
-        end(context, &made, &spec)?;
+        made.end(&warn)?;
     }
     Ok(code)
-}
-
-/// Takes the container away, with its poststop hooks.
-fn end(context: &Context, made: &Made, spec: &Spec) -> Result<(), Failure> {
-    crate::create::reap(&made.container.pidfd);
-    let hooks = spec.hooks().as_ref().and_then(|all| all.poststop().as_deref()).unwrap_or_default();
-    let Some(record) = Record::read(&made.folder)? else { return Ok(made.folder.remove()?) };
-    debug_assert_eq!(record.poststop.len(), hooks.len());
-    let remains = Remains { folder: &made.folder, record: &record, born: true, group: &made.container.group };
-    life::destroy(&remains, &|text| context.log.warn(text))?;
-    Ok(())
 }

@@ -63,6 +63,9 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     resources.set_devices(None);
     let applied = known.group()?.apply(&resources).doing(|| "cannot change the limits")?;
     applied.warnings.iter().for_each(|text| context.log.warn(text));
+    if let Some(scope) = known.record.unit() {
+        crate::runtime::group::tell(&scope, &resources)?;
+    }
     Ok(0)
 }
 

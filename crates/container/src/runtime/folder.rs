@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Every file that a container's folder may have.
-const FILES: [&str; 5] = ["init.json", "start", "seccomp", "state.json", "state.json.new"];
+const FILES: [&str; 5] = ["criu.pid", "init.json", "seccomp", "start", "state.json"];
 const START: &str = "start";
 const LONGEST_ID: usize = 1024;
 
@@ -155,8 +155,22 @@ impl Folder {
         rustix::net::SocketAddrUnix::new(path).doing(|| self.shown(START))
     }
 
-    /// Removes the folder with all that is in it.
+    /// Removes the folder with what a container has in it.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] where there is anything else in it: nothing is removed then.
     pub(crate) fn remove(&self) -> Result<()> {
+        if let Ok(entries) = rustix::fs::Dir::read_from(&self.fd) {
+            let foreign = entries.flatten().find(|entry| {
+                let name = entry.file_name().to_bytes();
+                !matches!(name, b"." | b"..") && !FILES.iter().any(|have| have.as_bytes() == name)
+            });
+            if let Some(entry) = foreign {
+                let name = entry.file_name().to_string_lossy();
+                let text = format!("{} has {name:?} in it, which is not a container's; it stays", self.path.display());
+                return Err(SetupError::new(FailureKind::Conflict, text));
+            }
+        }
         for name in FILES {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -165,8 +179,6 @@ impl Folder {
         }
         match rustix::fs::rmdir(&self.path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // something of somebody else's
-            Err(Errno::NOTEMPTY) => std::fs::remove_dir_all(&self.path).doing(|| self.path.display().to_string()),
             Err(errno) => Err(errno).doing(|| self.path.display().to_string()),
         }
     }
@@ -209,6 +221,10 @@ mod tests {
         assert_eq!(one.read("state.json").unwrap().unwrap(), b"{}");
         assert_eq!(one.read("init.json").unwrap(), None);
         assert_eq!(root.ids().unwrap(), ["one"]);
+        std::fs::write(one.path().join("mine"), "").unwrap();
+        assert_eq!(one.remove().unwrap_err().kind, FailureKind::Conflict);
+        assert!(one.path().join("state.json").exists());
+        std::fs::remove_file(one.path().join("mine")).unwrap();
         one.remove().unwrap();
         assert_eq!(root.ids().unwrap(), Vec::<String>::new());
     }

@@ -1,34 +1,114 @@
 //! The control group of a container.
 
+use crate::create::Doomed;
 use crate::error::{Doing, Result};
+use cgroup::systemd::{Asked, Scope, Systemd};
 use cgroup::{Group, Host, Place, Rights};
 use oci_spec::runtime::{LinuxResources, Spec};
 use std::path::PathBuf;
+use sys::process::{Forked, Namespaces, SingleThread};
 
 /// Where a container's group belongs, and the group that will be there.
 pub(crate) struct Planned {
     pub(crate) host: Host,
     pub(crate) group: Group,
+    /// The unit, where systemd makes the group.
+    pub(crate) scope: Option<Scope>,
     place: Place,
 }
 
+/// Who makes the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// This process.
+    Files,
+    /// systemd, asked over D-Bus.
+    Systemd,
+}
+
+/// A group that was made.
+pub(crate) struct Made {
+    pub(crate) group: Group,
+    /// What had to be left out.
+    pub(crate) warnings: Vec<String>,
+    /// Keeps a scope of systemd's from being empty until the container's process has come.
+    pub(crate) _placeholder: Option<Doomed>,
+}
+
 /// Looks where the group of a configuration belongs.
-pub(crate) fn plan(spec: &Spec, id: &str, rights: Rights) -> Result<Planned> {
+pub(crate) fn plan(spec: &Spec, id: &str, rights: Rights, driver: Driver) -> Result<Planned> {
     let host = Host::glance().doing(|| "cannot look at the control groups")?;
     let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     let asked = asked.map(|path| path.to_string_lossy());
-    let place = host.place(asked.as_deref(), id).doing(|| "linux.cgroupsPath")?.with_rights(rights);
-    Ok(Planned { group: host.group_at(&place), host, place })
+    let (place, scope) = match driver {
+        Driver::Files => (host.place(asked.as_deref(), id).doing(|| "linux.cgroupsPath")?.with_rights(rights), None),
+        Driver::Systemd => {
+            let scope = Scope::parse(asked.as_deref(), id, rights).doing(|| "linux.cgroupsPath")?;
+            let top = connect(rights)?.top().doing(|| "cannot ask systemd for its group")?;
+            (scope.place(&top, rights).doing(|| "linux.cgroupsPath")?, Some(scope))
+        }
+    };
+    Ok(Planned { group: host.group_at(&place), host, scope, place })
 }
 
-/// Makes the group; returns it with words about what had to be left out.
-pub(crate) fn make(planned: &Planned, spec: &Spec) -> Result<(Group, Vec<String>)> {
-    let asked = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let mut nothing = LinuxResources::default();
-    nothing.set_devices(None);
-    let made = planned.host.create_at(&planned.place, asked.unwrap_or(&nothing));
-    let (group, applied) = made.doing(|| "cannot make the control group")?;
-    Ok((group, applied.warnings))
+fn connect(rights: Rights) -> Result<Systemd> {
+    Systemd::connect(rights).doing(|| "--systemd-cgroup: cannot reach systemd")
+}
+
+/// Makes the group.
+pub(crate) fn make(proof: SingleThread, planned: &Planned, spec: &Spec, id: &str) -> Result<Made> {
+    let resources = resources(spec);
+    let what = || "cannot make the control group";
+    let Some(scope) = &planned.scope else {
+        let (group, applied) = planned.host.create_at(&planned.place, &resources).doing(what)?;
+        return Ok(Made { group, warnings: applied.warnings, _placeholder: None });
+    };
+    let forked = sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process")?;
+    let Forked::Parent { pid, pidfd } = forked else {
+        let _ = crate::process::die_with_parent();
+        loop {
+            // killed when the container's own process is in the scope
+            rustix::event::pause();
+        }
+    };
+    let placeholder = Doomed::new(pidfd);
+    let asked =
+        Asked { version: planned.host.version(), resources: &resources, annotations: spec.annotations().as_ref() };
+    let mut systemd = connect(rights())?;
+    let number = u32::try_from(pid).unwrap_or(0);
+    systemd.start(scope, number, id, &asked).doing(|| "systemd did not make the scope")?;
+    let adopted = planned.host.adopt(&planned.place, &resources).doing(what);
+    let (group, applied) = adopted.inspect_err(|_| {
+        // the failure that brought us here is the one worth telling
+        let _ = systemd.stop(scope);
+    })?;
+    Ok(Made { group, warnings: applied.warnings, _placeholder: Some(placeholder) })
+}
+
+/// Whose rights this process has.
+pub(crate) fn rights() -> Rights {
+    if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User }
+}
+
+fn resources(spec: &Spec) -> LinuxResources {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    asked.unwrap_or_else(|| {
+        let mut nothing = LinuxResources::default();
+        nothing.set_devices(None);
+        nothing
+    })
+}
+
+/// Has systemd forget a scope.
+pub(crate) fn stop(scope: &Scope) -> Result<()> {
+    connect(rights())?.stop(scope).doing(|| "systemd did not stop the scope")
+}
+
+/// Has systemd know limits that have changed.
+pub(crate) fn tell(scope: &Scope, resources: &LinuxResources) -> Result<()> {
+    let version = Host::glance().doing(|| "cannot look at the control groups")?.version();
+    let asked = Asked { version, resources, annotations: None };
+    connect(rights())?.set(scope, &asked).doing(|| "systemd did not take the limits")
 }
 
 /// The file that tells whether a group is frozen.

@@ -1,26 +1,30 @@
 //! The life of a container: made, started, killed, deleted.
 
 use super::clock::Moment;
+use super::criu::Criu;
 use super::folder::{Folder, Root};
 use super::group::{self, Planned};
 use super::record::{Birth, Record};
 use super::status::{self, Seen, Status};
+use crate::command::log::Log;
 use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, reap};
 use crate::error::{Doing, Result, SetupError};
 use crate::hooks::{self, State};
+use crate::resctrl::Resctrl;
 use crate::stdio::Stdio;
 use crate::sync::{Line, Word};
-use cgroup::{Group, Rights};
+use cgroup::Group;
 use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use sys::process::SingleThread;
+use sys::process::{Namespaces, SingleThread};
 
 const SIGKILL: i32 = 9;
 /// How long a killed process may take to end.
@@ -37,10 +41,10 @@ pub(crate) struct Order<'a> {
     pub(crate) pivot: Pivot,
     pub(crate) keyring: Keyring,
     pub(crate) start: Start,
+    /// Who makes the control group.
+    pub(crate) driver: group::Driver,
     /// Told what had to be left out or changed.
-    pub(crate) warn: &'a dyn Fn(&str),
-    /// Told what only somebody who looks for a fault wants to know.
-    pub(crate) debug: &'a dyn Fn(&str),
+    pub(crate) log: &'a Log,
 }
 
 /// Whether the container gets a session keyring of its own.
@@ -60,9 +64,20 @@ pub(crate) enum Start {
 }
 
 /// A container that has been made.
-pub(crate) struct Made {
+pub(crate) struct Made<'a> {
     pub(crate) folder: Folder,
     pub(crate) container: Container,
+    pub(crate) record: Record<'a>,
+    pub(crate) birth: Birth,
+}
+
+impl Made<'_> {
+    /// Takes the container away, whose first process is a child of this one.
+    pub(crate) fn end(&self, warn: &dyn Fn(&str)) -> Result<()> {
+        reap(&self.container.pidfd);
+        let (birth, group) = (Some(&self.birth), &self.container.group);
+        destroy(&Remains { folder: &self.folder, record: &self.record, birth, group }, warn)
+    }
 }
 
 /// A container that is there: its folder and what is known of it.
@@ -114,63 +129,142 @@ fn open_process(birth: &Birth) -> Option<OwnedFd> {
 }
 
 /// Makes a container. What fails leaves nothing behind.
-pub(crate) fn make(proof: SingleThread, order: &Order<'_>) -> Result<Made> {
-    let spec = order.spec;
-    let process = spec.process().as_ref().ok_or_else(|| SetupError::invalid("process property must not be empty"))?;
-    let rootfs = crate::check::root(spec, order.bundle)?;
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+pub(crate) fn make<'a>(proof: SingleThread, order: &Order<'a>) -> Result<Made<'a>> {
+    let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
     for name in seccomp.iter().flat_map(|program| &program.unknown) {
-        (order.debug)(&format!("linux.seccomp: {name:?} is no system call here"));
+        order.log.debug(&format!("linux.seccomp: {name:?} is no system call here"));
     }
-    let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'_, [Hook]> {
+    let planned = plan(order)?;
+    let record = record_of(order, &planned, seccomp.as_ref())?;
+    within_folder(order, record, seccomp.as_ref(), |folder, record| {
+        build(proof, order, folder, record, (seccomp.as_ref(), &planned))
+    })
+}
+
+/// Makes a container of what criu wrote down. What fails leaves nothing behind.
+pub(crate) fn restore<'a>(proof: SingleThread, order: &Order<'a>, criu: Criu) -> Result<Made<'a>> {
+    let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
+    let planned = plan(order)?;
+    let record = record_of(order, &planned, seccomp.as_ref())?;
+    within_folder(order, record, seccomp.as_ref(), |folder, record| {
+        revive(proof, folder, record, (&planned, order.spec), criu)
+    })
+}
+
+fn plan(order: &Order<'_>) -> Result<Planned> {
+    group::plan(order.spec, order.id, group::rights(), order.driver)
+}
+
+fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::seccomp::Program>) -> Result<Record<'a>> {
+    let spec = order.spec;
+    let process = spec.process().as_ref().ok_or_else(|| SetupError::invalid("process property must not be empty"))?;
+    let hooks = |pick: fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>| -> Cow<'a, [Hook]> {
         Cow::Borrowed(spec.hooks().as_ref().and_then(|all| pick(all).as_deref()).unwrap_or_default())
     };
-    let rights = if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User };
-    let planned = group::plan(spec, order.id, rights)?;
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let record = Record {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
+    let mounts = spec.mounts().iter().flatten();
+    Ok(Record {
         form: Record::FORM,
         oci_version: Cow::Borrowed(spec.version()),
         id: Cow::Borrowed(order.id),
         bundle: Cow::Borrowed(order.bundle),
-        rootfs,
+        rootfs: crate::check::root(spec, order.bundle)?,
         created: Moment::now().nanoseconds(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: Cow::Borrowed(spec.annotations()),
         group: planned.group.record(),
+        scope: planned.scope.as_ref().map(|scope| (scope.slice.clone(), scope.unit.clone())),
         own_pids: namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none()),
         process: Cow::Borrowed(process),
         poststart: hooks(oci_spec::runtime::Hooks::poststart),
         poststop: hooks(oci_spec::runtime::Hooks::poststop),
-        seccomp_flags: seccomp.as_ref().map(|program| program.flags),
+        seccomp_flags: seccomp.map(|program| program.flags),
         keyring: order.keyring == Keyring::Own,
-        binds: binds(spec),
+        binds: mounts.filter(|mount| is_bind(mount)).map(|mount| mount.destination().clone()).collect(),
+        masked: masked.iter().map(PathBuf::from).collect(),
         joined: namespaces.iter().filter_map(|one| Some((one.typ().to_string(), one.path().clone()?))).collect(),
-    };
+    })
+}
+
+/// Reserves the container's folder, writes the record and has the rest made; takes all away again if that fails.
+fn within_folder<'a>(
+    order: &Order<'_>,
+    record: Record<'a>,
+    seccomp: Option<&oci::seccomp::Program>,
+    build: impl FnOnce(&Folder, &Record<'_>) -> Result<(Container, Birth)>,
+) -> Result<Made<'a>> {
     let folder = order.root.reserve(order.id)?;
-    let built = record
-        .write(&folder, seccomp.as_ref().map(oci::seccomp::Program::to_bytes).as_deref())
-        .and_then(|()| build(proof, order, &folder, &record, (seccomp.as_ref(), &planned)));
-    match built {
-        Ok(container) => Ok(Made { folder, container }),
+    let filter = seccomp.map(oci::seccomp::Program::to_bytes);
+    match record.write(&folder, filter.as_deref()).and_then(|()| build(&folder, &record)) {
+        Ok((container, birth)) => Ok(Made { folder, container, record, birth }),
         Err(error) => {
             if let Err(left) = folder.remove() {
-                (order.warn)(&left.message);
+                order.log.warn(&left.message);
             }
             let state = state_of(&record, "stopped", None);
-            hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| (order.warn)(text));
+            hooks::run_each("poststop", &record.poststop, &state).iter().for_each(|text| order.log.warn(text));
             Err(error)
         }
     }
 }
 
-fn binds(spec: &Spec) -> Vec<PathBuf> {
-    let bound = |mount: &&oci_spec::runtime::Mount| {
-        let word = |option: &String| matches!(option.as_str(), "bind" | "rbind");
-        mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(word)
+/// Whether a mount shows something of the host's.
+pub(crate) fn is_bind(mount: &oci_spec::runtime::Mount) -> bool {
+    let word = |option: &String| matches!(option.as_str(), "bind" | "rbind");
+    mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(word)
+}
+
+/// Has criu make the processes again, as children of this one.
+fn revive(
+    proof: SingleThread,
+    folder: &Folder,
+    record: &Record<'_>,
+    (planned, spec): (&Planned, &Spec),
+    mut criu: Criu,
+) -> Result<(Container, Birth)> {
+    let group::Made { group, _placeholder, .. } = group::make(proof, planned, spec, &record.id)?;
+    let mut run = || -> Result<(i32, OwnedFd)> {
+        // criu wants the root to be a mount point; in a namespace of our own nobody else sees it, and nothing is left
+        sys::process::unshare(proof, Namespaces::MOUNT).doing(|| "cannot make a mount namespace")?;
+        let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        sys::mount::set_propagation(Path::new("/"), apart).doing(|| "cannot part the mounts from the host's")?;
+        rustix::mount::mount_bind_recursive(&record.rootfs, &record.rootfs)
+            .doing(|| format!("bind {}", record.rootfs.display()))?;
+        let pid_file = folder.path().join("criu.pid");
+        criu.value("--root", &record.rootfs);
+        criu.value("--pidfile", &pid_file);
+        for (name, dir) in group.controller_dirs() {
+            let path = dir.strip_prefix("/sys/fs/cgroup").ok().and_then(|path| path.to_str()).unwrap_or_default();
+            let below = path.split_once('/').map_or(path, |(_, below)| below);
+            if !name.is_empty() {
+                criu.value("--cgroup-root", format!("{name}:/{below}"));
+            }
+        }
+        criu.flag("--restore-detached");
+        criu.flag("--restore-sibling");
+        criu.run()?;
+        let text = std::fs::read_to_string(&pid_file).doing(|| pid_file.display().to_string())?;
+        let pid: i32 = text.trim().parse().doing(|| pid_file.display().to_string())?;
+        let number = Pid::from_raw(pid).ok_or_else(|| SetupError::invalid("criu wrote no process id"))?;
+        Ok((pid, pidfd_open(number, PidfdFlags::empty()).doing(|| "pidfd_open")?))
     };
-    spec.mounts().iter().flatten().filter(bound).map(|mount| mount.destination().clone()).collect()
+    let made = run().and_then(|(pid, pidfd)| {
+        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let namespaces =
+            listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
+        let (record, freezer) = (group.record(), group::freezer(&group));
+        let mut birth = Birth { pid, start: 0, namespaces: namespaces.bits(), group: record, resctrl: None, freezer };
+        birth.of(pid)?.write(folder)?;
+        Ok((Container::restored(pidfd, pid, group.clone(), namespaces), birth))
+    });
+    made.inspect_err(|_| {
+        // the failure that brought us here is the one worth telling
+        let _ = group.kill().and_then(|()| group.remove());
+    })
 }
 
 fn state_of<'a>(record: &'a Record<'_>, status: &'a str, pid: Option<i32>) -> State<'a> {
@@ -190,10 +284,12 @@ fn build(
     folder: &Folder,
     record: &Record<'_>,
     (seccomp, planned): (Option<&oci::seccomp::Program>, &Planned),
-) -> Result<Container> {
+) -> Result<(Container, Birth)> {
     let listener = if order.start == Start::Later { Some(folder.listen()?) } else { None };
-    let (group, warnings) = group::make(planned, order.spec)?;
-    let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: group.record(), freezer: group::freezer(&group) };
+    let class = class_of(order)?;
+    let group::Made { group, warnings, _placeholder } = group::make(proof, planned, order.spec, order.id)?;
+    let (recorded, freezer) = (group.record(), group::freezer(&group));
+    let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: recorded, resctrl: class.kept.clone(), freezer };
     let spec_hooks = order.spec.hooks().as_ref();
     let mut run_hooks = |pid: i32| {
         birth.of(pid)?.write(folder)?;
@@ -222,16 +318,48 @@ fn build(
         },
     };
     let (container, warnings) = create::create_in(proof, plan, (&planned.host, group), warnings)?;
-    warnings.iter().for_each(|text| (order.warn)(text));
+    warnings.iter().for_each(|text| order.log.warn(text));
     birth.namespaces = container.namespaces.bits();
-    let written = birth.of(container.pid).and_then(|birth| birth.write(folder));
-    match written {
-        Ok(()) => Ok(container),
+    let placed = birth.resctrl.as_ref().map_or(Ok(()), |class| class.place(container.pid)).doing(|| "linux.intelRdt");
+    match placed.and_then(|()| birth.of(container.pid)?.write(folder)) {
+        Ok(()) => {
+            class.keep();
+            Ok((container, birth))
+        }
         Err(error) => {
-            abandon(&container, order.warn);
+            abandon(&container, &|text| order.log.warn(text));
             Err(error)
         }
     }
+}
+
+/// A class of service, removed again unless the container came to stand.
+struct Class {
+    kept: Option<Resctrl>,
+}
+
+impl Class {
+    fn keep(mut self) {
+        self.kept = None;
+    }
+}
+
+impl Drop for Class {
+    fn drop(&mut self) {
+        if let Some(class) = &self.kept {
+            // the failure that brought us here is the one worth telling
+            let _ = class.remove();
+        }
+    }
+}
+
+fn class_of(order: &Order<'_>) -> Result<Class> {
+    let asked = order.spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let Some(asked) = asked else { return Ok(Class { kept: None }) };
+    let table = std::fs::read_to_string("/proc/self/mountinfo").doing(|| "/proc/self/mountinfo")?;
+    let root = crate::resctrl::mounted(&table);
+    let class = Resctrl::create(root.as_deref(), order.id, asked).doing(|| "linux.intelRdt")?;
+    Ok(Class { kept: Some(class) })
 }
 
 /// The name of a container's session keyring.
@@ -366,7 +494,7 @@ pub(crate) fn delete(root: &Root, id: &str, force: Force, warn: &dyn Fn(&str)) -
         }
         await_end(&pidfd)?;
     }
-    destroy(&Remains { folder: &folder, record: &record, born: birth.is_some(), group: &group }, warn)
+    destroy(&Remains { folder: &folder, record: &record, birth: birth.as_ref(), group: &group }, warn)
 }
 
 fn await_end(pidfd: &OwnedFd) -> Result<()> {
@@ -387,20 +515,28 @@ fn await_end(pidfd: &OwnedFd) -> Result<()> {
 pub(crate) struct Remains<'a> {
     pub(crate) folder: &'a Folder,
     pub(crate) record: &'a Record<'a>,
-    /// Whether it ever had a process: a group of the same name may be somebody else's otherwise.
-    pub(crate) born: bool,
+    /// Its first process: without one, a group of the same name may be somebody else's.
+    pub(crate) birth: Option<&'a Birth>,
     pub(crate) group: &'a Group,
 }
 
 /// Takes away what is left of a container.
 pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> {
     let record = remains.record;
-    if remains.born && !record.own_pids {
+    if remains.birth.is_some() && !record.own_pids {
         remains.group.kill().doing(|| "cannot kill the container's processes")?;
     }
+    if let Some(scope) = record.unit()
+        && let Err(error) = group::stop(&scope)
+    {
+        warn(&error.message);
+    }
     match remains.group.remove() {
-        Err(error) if remains.born => return Err(error).doing(|| "cannot remove the control group"),
+        Err(error) if remains.birth.is_some() => return Err(error).doing(|| "cannot remove the control group"),
         _ => {}
+    }
+    if let Some(class) = remains.birth.and_then(|birth| birth.resctrl.as_ref()) {
+        class.remove().doing(|| "cannot remove the class of service")?;
     }
     remains.folder.remove()?;
     let state = state_of(record, "stopped", None);

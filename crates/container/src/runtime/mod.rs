@@ -16,6 +16,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod config;
+pub(crate) mod criu;
 pub(crate) mod folder;
 pub(crate) mod group;
 pub(crate) mod join;

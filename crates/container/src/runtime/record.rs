@@ -2,7 +2,9 @@
 
 use super::folder::Folder;
 use crate::error::{Doing, Result, SetupError};
+use crate::resctrl::Resctrl;
 use cgroup::GroupRecord;
+use cgroup::systemd::Scope;
 use control::{FailureKind, SeccompProgram};
 use oci_spec::runtime::{Hook, Process};
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,9 @@ pub(crate) struct Record<'a> {
     pub(crate) annotations: Cow<'a, Option<HashMap<String, String>>>,
     /// The control group that it is to have.
     pub(crate) group: GroupRecord,
+    /// The slice and the unit, where systemd makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<(String, String)>,
     /// Whether its processes have a pid namespace of their own, and so end with the first.
     pub(crate) own_pids: bool,
     pub(crate) process: Cow<'a, Process>,
@@ -43,6 +48,9 @@ pub(crate) struct Record<'a> {
     /// Where the configuration binds from outside: destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) binds: Vec<PathBuf>,
+    /// What the configuration hides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) masked: Vec<PathBuf>,
     /// Namespaces that were there before: kind and path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) joined: Vec<(String, PathBuf)>,
@@ -58,6 +66,9 @@ pub(crate) struct Birth {
     pub(crate) namespaces: u64,
     /// The control group that it has: a user may have got less than was wanted.
     pub(crate) group: GroupRecord,
+    /// Its class of service, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<Resctrl>,
     /// The file that tells whether the group is frozen.
     pub(crate) freezer: Option<PathBuf>,
 }
@@ -92,6 +103,11 @@ impl<'a> Record<'a> {
             let text = format!("{} is of form {}, this program knows {FORM}", shown(), record.form);
             Err(SetupError::new(FailureKind::Internal, text))
         }
+    }
+
+    /// Its unit of systemd's.
+    pub(crate) fn unit(&self) -> Option<Scope> {
+        self.scope.clone().map(|(slice, unit)| Scope { slice, unit })
     }
 
     /// The compiled filter.
