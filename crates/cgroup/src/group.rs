@@ -87,7 +87,10 @@ pub(crate) enum Tenants {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
     Fresh,
-    Old,
+    /// Found empty, and taken for a new container.
+    Taken,
+    /// In use by the container whose limits change.
+    Standing,
 }
 
 impl Group {
@@ -112,7 +115,7 @@ impl Group {
         for hierarchy in &shared.hierarchies {
             match group.make_or_take(hierarchy, tenants) {
                 Ok(Age::Fresh) => made.push(Arc::clone(hierarchy)),
-                Ok(Age::Old) => age = Age::Old,
+                Ok(_) => age = Age::Taken,
                 Err(CgroupError::Make { source, .. })
                     if rights == Rights::User
                         && place.named == Named::ById
@@ -263,12 +266,13 @@ impl Group {
         Ok(())
     }
 
-    /// Changes the group's limits; what `resources` does not name stays.
+    /// Changes the group's limits; what `resources` does not name stays. The rules for devices are replaced as a whole
+    /// where it names some: the default of [`LinuxResources`] names one that denies all.
     ///
     /// # Errors
     /// When the kernel refuses a value or the host has no controller for it. Values before that one stay written.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Applied> {
-        self.limit(resources, Age::Old)
+        self.limit(resources, Age::Standing)
     }
 
     /// Stops every process of the group where it is, and returns when all of them stand still.
@@ -436,7 +440,7 @@ impl Group {
                         return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }
                     self.furnish(hierarchy)?;
-                    return Ok(Age::Old);
+                    return Ok(Age::Taken);
                 }
                 Err(errno) => return Err(fail("mkdirat", errno)),
             }
@@ -525,7 +529,7 @@ impl Group {
                 }
             }
         }
-        if let Some(rules) = self.device_rules(resources)? {
+        if let Some(rules) = self.device_rules(resources, age)? {
             match self.shared.v1("devices") {
                 Some(hierarchy) => self.set_devices_v1(hierarchy, &rules, age, &mut applied)?,
                 None => self.set_devices_v2(&rules, age, &mut applied)?,
@@ -535,11 +539,12 @@ impl Group {
     }
 
     /// The rules for devices, or `None` where there is nothing to write.
-    fn device_rules(&self, resources: &LinuxResources) -> Result<Option<Vec<Rule>>> {
+    fn device_rules(&self, resources: &LinuxResources, age: Age) -> Result<Option<Vec<Rule>>> {
         let given = resources.devices().as_deref().unwrap_or_default();
         match self.manner {
             Manner::Told if given.is_empty() => Ok(None),
             Manner::Told => device::rules(given).map(Some),
+            Manner::Strict if given.is_empty() && age == Age::Standing => Ok(None),
             // A user's groups have no rules for devices: only root writes those, and a user makes no device anyway.
             Manner::Strict if self.rights == Rights::User => device::rules(given).map(|_| None),
             Manner::Strict => device::container_rules(given).map(Some),
@@ -721,7 +726,7 @@ impl Group {
         let group = hierarchy.open_dir(self.at(hierarchy))?;
         let old = match age {
             Age::Fresh => Vec::new(),
-            Age::Old => sys::bpf::device_filters(group.as_fd()).map_err(fail)?,
+            Age::Taken | Age::Standing => sys::bpf::device_filters(group.as_fd()).map_err(fail)?,
         };
         if !device::allow_everything(rules) {
             sys::bpf::attach_device_filter(group.as_fd(), &device::program(rules)).map_err(fail)?;
