@@ -430,6 +430,10 @@ fn a_runtime_refuses_what_the_engine_only_tells() {
     tree.host().create_at(&place, &resources).unwrap();
     assert_eq!(tree.read("devices", "devices.deny"), "a\n", "what nobody allows is denied");
     assert!(tree.read("devices", "devices.allow").contains("c 1:3 rwm"), "every container has /dev/null");
+    let (group, _) = tree.host().create_at(&place, &resources).unwrap();
+    tree.file("devices", "devices.deny", "");
+    group.apply(&resources).unwrap();
+    assert_eq!(tree.read("devices", "devices.deny"), "", "a change of limits leaves the devices");
     tree.file("cpu", "cgroup.procs", "42\n");
     assert!(refused(&resources).contains("container's cgroup is not empty: 1 process(es) found"));
 }
