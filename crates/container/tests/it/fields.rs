@@ -275,7 +275,7 @@ mod kernel {
         let text = first.run(&first.config("cut -d. -f1 /proc/uptime", offsets));
         assert!(text.trim().parse::<u64>().is_ok_and(|up| up > 1_000_000), "{text}");
         // a process that stays in such a namespace, to be joined
-        let config = first.config("sleep 100", mapped);
+        let config = first.config("exec sleep 100 > /dev/null 2>&1", mapped);
         std::fs::write(first.path("config.json"), config.to_string()).unwrap();
         assert!(first.call(&["run", "--detach", &first.id]).status.success());
         let state: Value = serde_json::from_slice(&first.call(&["state", &first.id]).stdout).unwrap();
