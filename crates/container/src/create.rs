@@ -168,6 +168,12 @@ impl Doomed {
         Self(Some(pidfd))
     }
 
+    /// The child.
+    pub(crate) fn process(&self) -> Result<BorrowedFd<'_>> {
+        let process = self.0.as_ref().map(AsFd::as_fd);
+        process.ok_or_else(|| SetupError::new(FailureKind::Internal, "the process is gone"))
+    }
+
     pub(crate) fn release(mut self) -> Result<OwnedFd> {
         self.0.take().ok_or_else(|| SetupError::new(FailureKind::Internal, "the process is gone"))
     }
@@ -259,6 +265,7 @@ pub fn create_in(
     let mut terms = plan.terms;
     let inside = Inside {
         spec: plan.spec,
+        rootfs: plan.rootfs,
         seccomp: plan.seccomp,
         first: plan.first,
         root,
@@ -277,6 +284,7 @@ pub fn create_in(
     };
     let (pid, pidfd) = fork_into(proof, &wanted, into.as_ref(), inside)?;
     let doomed = Doomed::new(pidfd);
+    crate::interfaces::give(proof, plan.spec, pid, doomed.process()?)?;
     warnings.extend(adjust_oom(pid, plan.spec));
     if mapped {
         let user = map_ids(pid, plan.spec)?;

@@ -20,6 +20,7 @@ pub mod error;
 pub mod exec;
 pub mod hooks;
 mod init;
+mod interfaces;
 mod namespaces;
 mod process;
 pub mod resctrl;

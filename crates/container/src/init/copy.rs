@@ -28,10 +28,11 @@ fn level(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Result<()> {
     for entry in Dir::read_from(&from)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name != c"." && name != c".." {
-            if let Some((inner, copy)) = one(from.as_fd(), to, name)? {
-                level(inner.as_fd(), copy.as_fd(), depth + 1)?;
-            }
+        if name != c"."
+            && name != c".."
+            && let Some((inner, copy)) = one(from.as_fd(), to, name)?
+        {
+            level(inner.as_fd(), copy.as_fd(), depth + 1)?;
         }
     }
     // at the end, once nothing more is put into it

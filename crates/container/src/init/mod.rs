@@ -21,7 +21,7 @@ use crate::namespaces;
 use crate::process::{self, Job};
 use crate::stdio::Ends;
 use crate::sync::{Line, Word};
-use control::{FailureKind, SeccompProgram};
+use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::Spec;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +30,8 @@ use sys::process::{Namespaces, SingleThread};
 /// What the first process takes with it.
 pub(crate) struct Inside<'a> {
     pub(crate) spec: &'a Spec,
+    /// Where the root file system comes from.
+    pub(crate) rootfs: &'a Rootfs,
     pub(crate) seccomp: Option<&'a SeccompProgram>,
     pub(crate) first: First,
     /// The root file system; comes over the line in a user namespace.
@@ -91,7 +93,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
         (true, Pivot::Root) => root::Entry::Pivot,
         (true, Pivot::Move) => root::Entry::Move,
     };
-    let root = root::attach(root.as_fd(), inside.spec, entry)?;
+    let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, entry)?;
     mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
     protect::place(inside.spec, root.as_fd())?;

@@ -164,7 +164,7 @@ pub(crate) enum Entry {
 
 /// Puts the root file system where [`enter`] then goes: over the current root, or, where others see it too, over its own folder.
 /// Returns it, as a mount that can be changed.
-pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result<OwnedFd> {
+pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, rootfs: &Rootfs, entry: Entry) -> Result<OwnedFd> {
     if entry != Entry::Chroot {
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         set_propagation(Path::new("/"), slave).doing(|| "cannot part the mounts from the host's")?;
@@ -178,20 +178,25 @@ pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result
     let attrs = MountAttrs { propagation: Some(kind), ..MountAttrs::default() };
     let what = || "cannot attach the root file system";
     let root = rustix::io::fcntl_dupfd_cloexec(given, 3).doing(what)?;
-    let path = || std::fs::read_link(format!("/proc/self/fd/{}", given.as_raw_fd())).doing(what);
+    let path = || match rootfs {
+        Rootfs::Directory { path } => Ok(path),
+        Rootfs::Overlay { .. } => {
+            Err(SetupError::unsupported("linux.namespaces: layers need a mount namespace of the container's own"))
+        }
+    };
     let root = match mount_setattr(root.as_fd(), Depth::Recursive, &attrs) {
         Ok(()) => root,
         // no mount of ours to change, but a folder that could only be opened outside: it is copied here
         Err(error) if matches!(error.errno, Errno::INVAL | Errno::PERM) => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
-            let tree = open_tree(CWD, &path()?, flags).doing(what)?;
+            let tree = open_tree(CWD, path()?, flags).doing(what)?;
             mount_setattr(tree.as_fd(), Depth::Recursive, &attrs).doing(what)?;
             tree
         }
         Err(error) => return Err(error).doing(what),
     };
-    let place = if entry == Entry::Chroot { path()? } else { PathBuf::from("/") };
-    move_mount(root.as_fd(), Path::new(""), CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(what)?;
+    let place = if entry == Entry::Chroot { path()?.as_path() } else { Path::new("/") };
+    move_mount(root.as_fd(), Path::new(""), CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(what)?;
     Ok(root)
 }
 

@@ -275,7 +275,7 @@ mod kernel {
         let text = first.run(&first.config("cut -d. -f1 /proc/uptime", offsets));
         assert!(text.trim().parse::<u64>().is_ok_and(|up| up > 1_000_000), "{text}");
         // a process that stays in such a namespace, to be joined
-        let config = first.config("sleep 100", mapped);
+        let config = first.config("exec sleep 100 > /dev/null 2>&1", mapped);
         std::fs::write(first.path("config.json"), config.to_string()).unwrap();
         assert!(first.call(&["run", "--detach", &first.id]).status.success());
         let state: Value = serde_json::from_slice(&first.call(&["state", &first.id]).stdout).unwrap();
@@ -483,6 +483,66 @@ mod kernel {
         assert_eq!(told["state"]["id"], json!(bundle.id));
         assert_eq!(told["state"]["annotations"]["one"], json!("1"));
         assert!(told["pid"].as_i64().is_some_and(|pid| pid > 1) && told["pid"] == told["state"]["pid"]);
+    }
+
+    /// An interface that goes with this value, wherever it is.
+    struct Interface(String);
+
+    impl Drop for Interface {
+        fn drop(&mut self) {
+            // it went with the container's namespace, if all went well
+            let _ = Command::new("ip").args(["link", "delete", &self.0]).output();
+        }
+    }
+
+    #[test]
+    fn interfaces_move_in_with_their_addresses() {
+        if !privileged() {
+            return;
+        }
+        let name = format!("initd{}", std::process::id() % 100_000);
+        let made = Command::new("ip").args(["link", "add", &name, "type", "dummy"]).status();
+        if !made.is_ok_and(|status| status.success()) {
+            println!("skipped: no dummy interface can be made here");
+            return;
+        }
+        let _interface = Interface(name.clone());
+        let added = Command::new("ip").args(["address", "add", "10.213.7.1/24", "dev", &name]).status().unwrap();
+        assert!(added.success());
+        let text = said("cat /proc/net/dev /proc/net/fib_trie", |config| {
+            config["linux"]["netDevices"] = json!({&name: {"name": "inside0"}});
+        });
+        assert!(text.contains("inside0:") && text.contains("10.213.7.1") && !text.contains(&name), "{text}");
+        let text = said("true", |config| config["linux"]["netDevices"] = json!({"no-such-one": {}}));
+        assert!(text.contains("linux.netDevices: no-such-one"), "{text}");
+    }
+
+    #[test]
+    fn without_a_mount_namespace_the_callers_is_shared() {
+        if !privileged() {
+            return;
+        }
+        let bundle = Bundle::new();
+        let config = bundle.config("readlink /proc/self/ns/mnt; ls /rootfs || echo alone", |config| {
+            namespace(config, "mount", Value::Null);
+        });
+        std::fs::write(bundle.path("config.json"), config.to_string()).unwrap();
+        // the caller's own is a throw-away one, as what is mounted stays there
+        let line = format!(
+            "readlink /proc/self/ns/mnt; exec '{}' --root '{}' run {}",
+            env!("CARGO_BIN_EXE_insula-oci"),
+            bundle.path("state").display(),
+            bundle.id
+        );
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", &line])
+            .current_dir(bundle.folder.path())
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(matches!(lines.as_slice(), [one, two, "alone"] if one == two), "{text} {output:?}");
     }
 
     #[test]
