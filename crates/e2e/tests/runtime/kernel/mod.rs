@@ -1,14 +1,14 @@
 //! One file per section of the specification; all tests need root and a kernel.
 
 mod cgroups;
-//mod checkpoint;
-//mod command;
+mod checkpoint;
+mod command;
 mod config;
 mod devices;
-//mod escapes;
-//mod events;
+mod escapes;
+mod events;
 mod exec;
-//mod features;
+mod features;
 mod hooks;
 mod lifecycle;
 mod linux;
@@ -16,7 +16,7 @@ mod malformed;
 mod mounts;
 mod namespaces;
 mod process;
-//mod rootless;
+mod rootless;
 mod seccomp;
-//mod terminal;
-//mod update;
+mod terminal;
+mod update;
