@@ -3,7 +3,7 @@
 //!
 //! A keeper process holds the namespaces (mount, network, PID, UTS, IPC, cgroup) and is the PID namespace's first process,
 //! so that its end is the end of everything inside. It also waits for processes that lost their parents. Folders that
-//! programs keep state in (`/run`, `/var/lib/containers` and so on) are empty there. Each v1 hierarchy is mounted again with
+//! programs keep state in (`/run`, `/var/lib`) are empty there. Each v1 hierarchy is mounted again with
 //! the cell's own group as its root; a v2 hierarchy beside v1 ones is left out, because some runtimes refuse the mix.
 
 use std::fs;
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(20);
 static OPENED: AtomicU32 = AtomicU32::new(0);
 
 /// Folders that are empty in a cell.
-const EMPTY: &[&str] = &["/run", "/var/lib/containers", "/var/lib/containerd", "/var/lib/docker", "/var/lib/cni"];
+const EMPTY: &[&str] = &["/run", "/var/lib"];
 
 /// How long the keeper sleeps at a time, in seconds: a number that nobody else would take.
 const KEEPER_NAP: u32 = 86_399;
@@ -97,6 +97,16 @@ impl Cell {
     #[must_use]
     pub fn shell(&self, script: &str) -> Run {
         self.run(&["sh", "-c", script])
+    }
+
+    /// Takes the mounts that are there now as the cell's own, after a test has prepared it.
+    ///
+    /// # Panics
+    /// When the table of mounts can't be read.
+    pub fn settle(&self) {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.inside));
+        let table = table.unwrap_or_else(|error| panic!("the cell's mounts: {error}"));
+        let _ = self.island.file("mounts", &table);
     }
 
     /// What is in the cell beyond what was there when it was opened: processes, control groups, mounts.
