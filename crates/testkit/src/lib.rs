@@ -10,6 +10,7 @@ pub mod guest;
 mod island;
 mod residue;
 pub mod rootfs;
+pub mod stage;
 mod terminal;
 
 pub use cell::Cell;

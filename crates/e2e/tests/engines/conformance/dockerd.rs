@@ -130,8 +130,10 @@ fn foreground_streams_codes_and_terminals() {
     let mut terminal = Terminal::spawn(&docker.command(&["run", "--rm", "-it", "--network=none", IMAGE, "sh"]));
     terminal.send("tty; stty size\r");
     terminal.expect("/dev/pts/0", SOON);
-    terminal.resize(31, 97);
+    // The client looks at its window's size when that changes, and not yet when the shell's first line is there.
     let resized = wait_for(SOON, || {
+        terminal.resize(32, 97);
+        terminal.resize(31, 97);
         terminal.send("stty size\r");
         std::thread::sleep(std::time::Duration::from_millis(200));
         terminal.shown().contains("31 97").then_some(())
