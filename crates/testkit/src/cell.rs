@@ -26,8 +26,9 @@ const EMPTY: &[&str] = &["/run", "/var/lib"];
 /// How long the keeper sleeps at a time, in seconds: a number that nobody else would take.
 const KEEPER_NAP: u32 = 86_399;
 
-/// Joins the cell's control groups, as every process that enters does.
-const JOIN: &str = "for file in /sys/fs/cgroup/*/tasks; do [ -e $file ] && echo 0 > $file; done; \
+/// Joins the cell's control groups, as every process that enters does, and goes to the folder that it is to work in: to
+/// enter a mount namespace leads to its root.
+const JOIN: &str = "cd \"$0\"; for file in /sys/fs/cgroup/*/tasks; do [ -e $file ] && echo 0 > $file; done; \
                     [ -e /sys/fs/cgroup/keeper ] && echo 0 > /sys/fs/cgroup/keeper/cgroup.procs; exec \"$@\"";
 
 /// See the module.
@@ -79,11 +80,16 @@ impl Cell {
     /// A command that will run inside, in the island's folder.
     #[must_use]
     pub fn command(&self, words: &[&str]) -> Command {
+        self.command_in(self.island.root(), words)
+    }
+
+    /// A command that will run inside, in `folder`.
+    #[must_use]
+    pub fn command_in(&self, folder: &Path, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.inside.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"]);
-        command.args(["--", "sh", "-c", JOIN, "join"]).args(words);
-        // nsenter looks programs up as the test does.
-        command.current_dir(self.island.root()).env("HOME", self.island.root());
+        command.args(["--", "sh", "-c", JOIN]).arg(folder).args(words);
+        command.env("HOME", self.island.root());
         command
     }
 

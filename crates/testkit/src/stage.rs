@@ -49,9 +49,7 @@ impl Stage {
     pub fn command(&self, words: &[&str]) -> Command {
         let words = self.words(words);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut command = self.cell.command(&words);
-        command.current_dir(self.bundle.folder());
-        command
+        self.cell.command_in(self.bundle.folder(), &words)
     }
 
     /// Runs the runtime to its end.
@@ -76,9 +74,9 @@ impl Stage {
         let _ = self.bundle.write();
         let words = self.words(&["run", "--detach", ID]);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let folder = self.bundle.folder().display().to_string();
-        let script = "cd \"$1\"; shift; exec \"$@\" >output 2>&1 </dev/null";
-        let run = self.cell.run(&[&["sh", "-c", script, "start", &folder][..], &words].concat());
+        let script = "exec \"$@\" >output 2>&1 </dev/null";
+        let words = [&["sh", "-c", script, "start"][..], &words].concat();
+        let run = finish(&mut self.cell.command_in(self.bundle.folder(), &words), b"");
         assert_eq!(run.code, 0, "{}\n{}", run.said(), self.output());
     }
 

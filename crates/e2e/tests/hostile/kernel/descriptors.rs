@@ -12,9 +12,8 @@ use super::{SECRET, stage};
 fn with_descriptor(stage: &Stage, words: &[&str]) -> Run {
     let words = stage.words(words);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let folder = stage.bundle.folder().display().to_string();
-    let script = "cd \"$1\"; shift; exec 7</; exec \"$@\"";
-    stage.cell.run(&[&["sh", "-c", script, "holder", &folder][..], &words].concat())
+    let words = [&["sh", "-c", "exec 7</; exec \"$@\"", "holder"][..], &words].concat();
+    testkit::finish(&mut stage.cell.command_in(stage.bundle.folder(), &words), b"")
 }
 
 #[test]
@@ -65,7 +64,7 @@ fn no_descriptor_but_the_three_streams() {
     stage.bundle.set("/process/args", json!(["/bin/sleep", "1000"]));
     stage.start();
     assert_eq!(inside(with_descriptor(&stage, &["exec", ID, "/bin/ls", "/proc/self/fd"])), ["0", "1", "2", "3"]);
-    let links = stage.oci(&["exec", ID, "/bin/sh", "-c", "readlink /dev/fd /dev/stdin"]).ok();
+    let links = stage.oci(&["exec", ID, "/bin/sh", "-c", "readlink /dev/fd; readlink /dev/stdin"]).ok();
     assert_eq!(links, "/proc/self/fd\n/proc/self/fd/0");
     stage.finish();
 }
@@ -116,7 +115,7 @@ fn cve_2019_5736_proc_self_exe() {
     }
     stage.take_runtime(&copy.display().to_string());
     // A program of the container's own in the same place, writable as the runtime's would be: the control.
-    let victim = stage.bundle.rootfs().join("bin/victim");
+    let victim = stage.bundle.rootfs().join("bin/busybox-victim");
     fs::copy(stage.bundle.rootfs().join("bin/busybox"), &victim).unwrap();
     std::os::unix::fs::symlink("/proc/self/exe", stage.bundle.rootfs().join("bin/evil")).unwrap();
     stage.start();
@@ -126,7 +125,7 @@ fn cve_2019_5736_proc_self_exe() {
         let _ = stage.oci(&["exec", ID, "/bin/evil", "--version"]);
     }
     assert!(fs::read(&copy).unwrap() == before, "the runtime's program was written over:\n{}", stage.output());
-    let _ = stage.oci(&["exec", ID, "/bin/victim", "sleep", "0.5"]);
+    let _ = stage.oci(&["exec", ID, "/bin/busybox-victim", "sleep", "0.5"]);
     let sprung = testkit::wait_for(std::time::Duration::from_secs(20), || {
         fs::read(&victim).unwrap().starts_with(b"overwritten").then_some(())
     });

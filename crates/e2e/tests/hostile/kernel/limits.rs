@@ -16,9 +16,9 @@ fn devices_of_the_machine_stay_closed() {
     let Some((mut stage, _)) = stage(script) else { return };
     let denied = "1\nOperation not permitted\n".repeat(4);
     assert_eq!(stage.run().ok(), format!("allowed\n{}", denied.trim()));
-    // The control: with everything allowed, the kernel's log opens.
+    // The control: with everything allowed, the kernel's log opens (for writing, which needs no capability).
     stage.bundle.set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
-    let script = "mknod /tmp/d c 1 11 && exec 3</tmp/d && echo open";
+    let script = "mknod /tmp/d c 1 11 && exec 3>/tmp/d && echo open";
     stage.bundle.set("/process/args", json!(["/bin/sh", "-c", script]));
     assert_eq!(stage.run().ok(), "open");
     stage.finish();
