@@ -1,6 +1,7 @@
 //! Ways out through descriptors, working folders and the runtime's own program.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::json;
 use testkit::Run;
@@ -12,7 +13,9 @@ use super::{SECRET, stage};
 fn with_descriptor(stage: &Stage, words: &[&str]) -> Run {
     let words = stage.words(words);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let words = [&["sh", "-c", "exec 7</; exec \"$@\"", "holder"][..], &words].concat();
+    let words =
+        [&["sh", "-c", "exec 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</; exec \"$@\"", "holder"][..], &words]
+            .concat();
     testkit::finish(&mut stage.cell.command_in(stage.bundle.folder(), &words), b"")
 }
 
@@ -103,35 +106,65 @@ const OVERWRITER: &str = "echo ready; while :; do for p in /proc/[0-9]*; do \
     if echo overwritten 2>/dev/null >/proc/self/fd/9; then echo written $l; break; fi; sleep 0.02; done) 2>/dev/null & \
     done; done";
 
-#[test]
-fn cve_2019_5736_proc_self_exe() {
+/// What the container and the one who enters it do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bait {
+    /// A program of the image's is executed.
+    Program,
+    /// A link to `/proc/self/exe` is executed, which at this moment is the runtime.
+    Link,
+    /// The same as the first, and the container may trace processes.
+    Traced,
+}
+
+/// Lets a container try to write over the runtime's program while others enter it.
+fn overwrite(bait: Bait) {
     let Some((mut stage, _)) = stage(OVERWRITER) else { return };
     // What is written over, if it works, is only a copy.
     let copy = stage.cell.island().path("runtime");
     fs::copy(testkit::bundle::runtime(), &copy).unwrap();
     let before = fs::read(&copy).unwrap();
-    for set in ["bounding", "effective", "permitted"] {
-        stage.bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
+    let whole = || fs::read(&copy).is_ok_and(|bytes| bytes == before);
+    if bait == Bait::Traced {
+        for set in ["bounding", "effective", "permitted"] {
+            stage.bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
+        }
     }
     stage.take_runtime(&copy.display().to_string());
-    // A program of the container's own in the same place, writable as the runtime's would be: the control.
+    // A program of the container's own, writable as the runtime's would be: the control.
     let victim = stage.bundle.rootfs().join("bin/busybox-victim");
     fs::copy(stage.bundle.rootfs().join("bin/busybox"), &victim).unwrap();
     std::os::unix::fs::symlink("/proc/self/exe", stage.bundle.rootfs().join("bin/evil")).unwrap();
     stage.start();
-    for _ in 0..15 {
-        let _ = stage.oci(&["exec", ID, "/bin/true"]);
-        // The program that the link leads to is, at this moment, the runtime.
-        let _ = stage.oci(&["exec", ID, "/bin/evil", "--version"]);
+    let program = if bait == Bait::Link { "/bin/evil" } else { "/bin/true" };
+    for _ in 0..20 {
+        let _ = stage.oci(&["exec", ID, program, "--version"]);
     }
-    assert!(fs::read(&copy).unwrap() == before, "the runtime's program was written over:\n{}", stage.output());
+    // One that was caught is written over as soon as nobody runs it.
+    let written = testkit::wait_for(Duration::from_millis(500), || (!whole()).then_some(()));
+    assert!(written.is_none() && whole(), "the runtime's program was written over:\n{}", stage.output());
     let _ = stage.oci(&["exec", ID, "/bin/busybox-victim", "sleep", "0.5"]);
-    let sprung = testkit::wait_for(std::time::Duration::from_secs(20), || {
+    let sprung = testkit::wait_for(Duration::from_secs(20), || {
         fs::read(&victim).unwrap().starts_with(b"overwritten").then_some(())
     });
     assert!(sprung.is_some(), "the control was not written over:\n{}", stage.output());
+    assert!(whole(), "the runtime's program was written over");
     stage.finish();
-    assert!(fs::read(&copy).unwrap() == before, "the runtime's program was written over");
+}
+
+#[test]
+fn cve_2019_5736_proc_self_exe_of_who_enters() {
+    overwrite(Bait::Program);
+}
+
+#[test]
+fn cve_2019_5736_proc_self_exe_link() {
+    overwrite(Bait::Link);
+}
+
+#[test]
+fn cve_2019_5736_proc_self_exe_traced() {
+    overwrite(Bait::Traced);
 }
 
 #[test]
