@@ -3,7 +3,8 @@
 //!
 //! A keeper process holds the namespaces (mount, network, PID, UTS, IPC, cgroup) and is the PID namespace's first process,
 //! so that its end is the end of everything inside. It also waits for processes that lost their parents. Folders that
-//! programs keep state in (`/run`, `/var/lib`) are empty there. Each v1 hierarchy is mounted again with
+//! programs keep state in (`/run`, `/var/lib`) are empty there. The machine's
+//! file systems are read-only. Each v1 hierarchy is mounted again with
 //! the cell's own group as its root; a v2 hierarchy beside v1 ones is left out, because some runtimes refuse the mix.
 
 use std::fs;
@@ -21,7 +22,19 @@ const SOON: Duration = Duration::from_secs(20);
 static OPENED: AtomicU32 = AtomicU32::new(0);
 
 /// Folders that are empty in a cell.
-const EMPTY: &[&str] = &["/run", "/var/lib"];
+const EMPTY: &[&str] = &["/run", "/var/lib", "/var/tmp"];
+
+/// Makes the machine's file systems read-only, but for the island's folder: a runtime that takes an id for a path, or is
+/// tricked out of its root, must not be able to remove what is the machine's. `/etc` becomes a copy that can be written.
+const PROTECT: &str = "mkdir /run/upper /run/work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work overlay /etc
+mount --bind \"$HOME\" \"$HOME\"
+mount -o remount,bind,ro /
+grep -E ' - (ext[234]|xfs|btrfs|f2fs|zfs|overlay|tmpfs) ' /proc/self/mountinfo | cut -d' ' -f5 | while read point; do
+case $point in /|/run|/run/*|/var/lib|/var/tmp|/etc|/dev|/dev/*|/proc/*|/sys/*|\"$HOME\"|\"$HOME\"/*) ;;
+*) mount -o remount,bind,ro \"$point\" ;; esac; done
+! touch /usr/insula-cell 2>/dev/null || { rm /usr/insula-cell; exit 9; }
+";
 
 /// How long the keeper sleeps at a time, in seconds: a number that nobody else would take.
 const KEEPER_NAP: u32 = 86_399;
@@ -89,7 +102,7 @@ impl Cell {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.inside.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"]);
         command.args(["--", "sh", "-c", JOIN]).arg(folder).args(words);
-        command.env("HOME", self.island.root());
+        command.env("HOME", self.island.root()).env("TMPDIR", "/var/tmp");
         command
     }
 
@@ -199,7 +212,7 @@ impl Cell {
         );
         let mut command = Command::new("sh");
         command.args(["-ec", &script, "keeper", &inner(&ready)]).stdin(Stdio::null()).stdout(Stdio::null());
-        command.current_dir("/");
+        command.current_dir("/").env("HOME", self.island.root());
         let child = command.spawn().unwrap_or_else(|error| panic!("the cell's keeper: {error}"));
         let pid = child.id();
         let child = self.keeper.insert(child);
@@ -251,6 +264,7 @@ fn inner(ready: &Path) -> String {
     for folder in EMPTY {
         script.push_str(&format!("[ ! -d {folder} ] || mount -t tmpfs -o mode=755 tmpfs {folder}\n"));
     }
+    script.push_str(PROTECT);
     script.push_str("ip link set lo up\n");
     // A shell takes in what lost its parents while it waits, so it must not become the program that it runs last.
     script.push_str(&format!(
@@ -332,6 +346,9 @@ mod tests {
             assert!(groups.iter().all(|group| group.is_dir()));
             assert_eq!(cell.leftovers(), Vec::<String>::new());
             let root = cell.island().root().to_owned();
+            let written = cell.shell("touch /usr/x /var/x /root/x 2>&1; touch /etc/insula-cell && rm /etc/passwd");
+            assert_eq!(written.out.matches("Read-only file system").count(), 3, "{written:?}");
+            assert!(Path::new("/etc/passwd").exists() && !Path::new("/etc/insula-cell").exists());
             let _ = cell.shell("ls /run; cat /proc/self/cgroup").expect(0);
             let script = "sleep 300 >&- 2>&- & mkdir $HOME/m /run/x; mount -t tmpfs x $HOME/m; for group in /sys/fs/cgroup/*/; do mkdir $group/mine; done; :";
             let _ = cell.shell(script).expect(0);

@@ -198,9 +198,7 @@ impl<'a> Bundle<'a> {
 /// What `runc spec` gives, without the terminal and the mount of the control groups.
 fn base(rootfs: &str, group: &str) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    let mount = |kind: &str, source: &str, destination: &str, options: &[&str]| {
-        json!({ "type": kind, "source": source, "destination": destination, "options": options })
-    };
+    let mount = |kind: &str, source: &str, destination: &str, options: &[&str]| json!({ "type": kind, "source": source, "destination": destination, "options": options });
     json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs },

@@ -76,6 +76,7 @@ impl Container<'_> {
     #[track_caller]
     pub(crate) fn await_file(&self, path: &std::path::Path) -> String {
         let read = || std::fs::read_to_string(path).ok().filter(|text| !text.is_empty());
-        wait_for(SOON, read).unwrap_or_else(|| panic!("{} did not appear; {}", path.display(), self.call("state", &[]).out))
+        wait_for(SOON, read)
+            .unwrap_or_else(|| panic!("{} did not appear; {}", path.display(), self.call("state", &[]).out))
     }
 }

@@ -32,7 +32,8 @@ pub(crate) fn hierarchy(controller: &str) -> PathBuf {
 pub(crate) fn has_controller_or_skip(controller: &str) -> bool {
     let table = super::subject::mount_table();
     let found = table.lines().filter_map(|line| line.split_once(" - ")).any(|(_, right)| {
-        right.starts_with("cgroup ") && right.rsplit(' ').next().unwrap_or("").split(',').any(|option| option == controller)
+        right.starts_with("cgroup ")
+            && right.rsplit(' ').next().unwrap_or("").split(',').any(|option| option == controller)
     });
     if !found {
         println!("skipped: no {controller} hierarchy of version 1 on this machine");

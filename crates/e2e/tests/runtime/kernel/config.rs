@@ -91,7 +91,10 @@ fn the_root_is_the_top_and_nothing_of_the_machine_is_mounted() {
 fn the_host_name_is_set_in_the_container_only() {
     test(|s| {
         let before = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-        assert_eq!(s.sh("hostname; cat /proc/sys/kernel/hostname").set("/hostname", json!("a-name")).out(), "a-name\na-name");
+        assert_eq!(
+            s.sh("hostname; cat /proc/sys/kernel/hostname").set("/hostname", json!("a-name")).out(),
+            "a-name\na-name"
+        );
         assert_eq!(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), before);
     });
 }

@@ -40,8 +40,10 @@ fn the_default_links_are_there() {
 fn nothing_else_of_the_machine_is_in_dev() {
     test(|s| {
         let out = s.sh("ls /dev").out();
-        let allowed = ["core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout",
-            "tty", "urandom", "zero", "console"];
+        let allowed = [
+            "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+            "urandom", "zero", "console",
+        ];
         let other: Vec<&str> = out.lines().filter(|name| !allowed.contains(name)).collect();
         assert!(other.is_empty(), "{other:?}");
     });
@@ -52,10 +54,16 @@ fn devices_are_made_as_asked() {
     test(|s| {
         let script = "for d in /dev/c /dev/deep/er/b /opt/p /dev/u; do stat -c '%n %F %t:%T %a %u:%g' $d; done";
         let bundle = s.sh(script);
-        let bundle = bundle.push("/linux/devices", json!({
-            "path": "/dev/c", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4 }));
-        let bundle = bundle.push("/linux/devices", json!({
-            "path": "/dev/deep/er/b", "type": "b", "major": 7, "minor": 300, "fileMode": 0o600 }));
+        let bundle = bundle.push(
+            "/linux/devices",
+            json!({
+            "path": "/dev/c", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4 }),
+        );
+        let bundle = bundle.push(
+            "/linux/devices",
+            json!({
+            "path": "/dev/deep/er/b", "type": "b", "major": 7, "minor": 300, "fileMode": 0o600 }),
+        );
         let bundle = bundle.push("/linux/devices", json!({ "path": "/opt/p", "type": "p", "fileMode": 0o622 }));
         let bundle = bundle.push("/linux/devices", json!({ "path": "/dev/u", "type": "u", "major": 1, "minor": 3 }));
         let out = bundle.out();
@@ -70,7 +78,8 @@ fn devices_are_made_as_asked() {
 #[test]
 fn a_device_may_have_the_path_of_a_default_one() {
     test(|s| {
-        let device = json!({ "path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 0o600, "uid": 9, "gid": 9 });
+        let device =
+            json!({ "path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 0o600, "uid": 9, "gid": 9 });
         assert_eq!(s.sh("stat -c %a:%u /dev/tty").push("/linux/devices", device).out(), "600:9");
     });
 }
@@ -94,7 +103,9 @@ fn a_device_without_a_path_is_refused() {
 fn a_device_where_another_file_is_is_refused() {
     test(|s| {
         std::fs::write(s.rootfs().join("etc/taken"), "x").unwrap();
-        s.bundle().push("/linux/devices", json!({ "path": "/etc/taken", "type": "c", "major": 1, "minor": 3 })).refused();
+        s.bundle()
+            .push("/linux/devices", json!({ "path": "/etc/taken", "type": "c", "major": 1, "minor": 3 }))
+            .refused();
     });
 }
 
@@ -130,7 +141,8 @@ const MAKE_AND_READ: &str = "mknod /tmp/n c 10 229 && echo made; mknod /tmp/z c 
 fn what_is_not_allowed_can_not_be_made_or_opened() {
     test(|s| {
         let rules = json!([{ "allow": false, "access": "rwm" }, { "allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm" }]);
-        let bundle = s.sh("dd if=/mnt/k of=/dev/null bs=1 count=1 && echo opened || echo refused").capabilities(&["CAP_MKNOD"]);
+        let bundle =
+            s.sh("dd if=/mnt/k of=/dev/null bs=1 count=1 && echo opened || echo refused").capabilities(&["CAP_MKNOD"]);
         let bundle = bundle.set("/linux/resources/devices", rules);
         let device = json!({ "path": "/mnt/k", "type": "c", "major": FUSE.0, "minor": FUSE.1 });
         assert_eq!(bundle.push("/linux/devices", device).out(), "refused");
@@ -142,7 +154,8 @@ fn rules_are_applied_in_their_order() {
     test(|s| {
         let deny_all = json!({ "allow": false, "access": "rwm" });
         let allow_all = json!({ "allow": true, "access": "rwm" });
-        let one = |allow: bool| json!({ "allow": allow, "type": "c", "major": FUSE.0, "minor": FUSE.1, "access": "rwm" });
+        let one =
+            |allow: bool| json!({ "allow": allow, "type": "c", "major": FUSE.0, "minor": FUSE.1, "access": "rwm" });
         let opened = |rules: serde_json::Value| {
             let bundle = s.sh("dd if=/mnt/k of=/dev/null bs=1 count=0 2>/dev/null && echo opened || echo refused");
             let device = json!({ "path": "/mnt/k", "type": "c", "major": FUSE.0, "minor": FUSE.1 });
@@ -169,7 +182,9 @@ fn the_allow_list_is_the_defaults_and_the_rules() {
         ]);
         let container = s.sh("sleep 60").set("/linux/resources/devices", rules).create();
         let list = container.limit("devices", "devices.list");
-        for line in ["c 10:229 rw", "b 8:* r", "c *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 5:0 rwm", "c 136:* rwm", "c 5:2 rwm"] {
+        for line in
+            ["c 10:229 rw", "b 8:* r", "c *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 5:0 rwm", "c 136:* rwm", "c 5:2 rwm"]
+        {
             assert!(list.lines().any(|found| found == line), "{line}: {list}");
         }
         assert!(!list.contains("a *:*") && !list.contains("1:11"), "{list}");

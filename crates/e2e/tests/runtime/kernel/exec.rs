@@ -44,7 +44,10 @@ fn the_environment_and_the_folder_are_the_containers_unless_given() {
         assert_eq!(container.exec(&["sh", "-c", "echo $KEPT $NEW; pwd"]).expect(0).text(), "yes\n/etc");
         let flags = ["-e", "NEW=x y", "-e", "KEPT=no", "--cwd", "/tmp"];
         assert_eq!(container.exec_with(&flags, &["sh", "-c", "echo $KEPT $NEW; pwd"]).expect(0).text(), "no x y\n/tmp");
-        assert_eq!(container.exec_with(&["--cwd=/tmp", "--env=A=b"], &["sh", "-c", "pwd; echo $A"]).expect(0).text(), "/tmp\nb");
+        assert_eq!(
+            container.exec_with(&["--cwd=/tmp", "--env=A=b"], &["sh", "-c", "pwd; echo $A"]).expect(0).text(),
+            "/tmp\nb"
+        );
     });
 }
 
@@ -177,7 +180,9 @@ fn an_exec_has_the_containers_rights() {
         let limits = json!([{ "type": "RLIMIT_CPU", "soft": 111, "hard": 222 }]);
         let bundle = s.sh("sleep 60").capabilities(&["CAP_CHOWN"]).set("/process/rlimits", limits);
         let container = bundle.set("/process/oomScoreAdj", json!(500)).start();
-        let out = container.exec(&["sh", "-c", "grep CapEff /proc/self/status; cat /proc/self/oom_score_adj; ulimit -t"]).expect(0);
+        let out = container
+            .exec(&["sh", "-c", "grep CapEff /proc/self/status; cat /proc/self/oom_score_adj; ulimit -t"])
+            .expect(0);
         let words: Vec<&str> = out.text().split_whitespace().collect();
         assert_eq!(words, ["CapEff:", "0000000000000001", "500", "111"]);
     });

@@ -93,7 +93,8 @@ fn hooks_have_exactly_their_own_arguments_and_environment() {
     test(|s| {
         let file = s.island.path("seen");
         let script = format!("echo $0 $1 $2 > {0}; /usr/bin/env >> {0}", file.display());
-        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script, "zero", "one", "t w o"], "env": ["A=b", "C="] });
+        let hook =
+            json!({ "path": "/bin/sh", "args": ["sh", "-c", script, "zero", "one", "t w o"], "env": ["A=b", "C="] });
         s.bundle().push("/hooks/createRuntime", hook).run().expect(0);
         let text = std::fs::read_to_string(file).unwrap();
         let mut lines: Vec<&str> = text.lines().collect();
@@ -110,7 +111,9 @@ fn hooks_run_where_the_specification_says() {
         let folder = s.island.root().display().to_string();
         let ask = |name: &str, place: &str| {
             let file = format!("{place}/{name}");
-            hook(&format!("readlink /proc/self/ns/mnt > {file}.half; readlink /proc/self/ns/pid >> {file}.half; mv {file}.half {file}"))
+            hook(&format!(
+                "readlink /proc/self/ns/mnt > {file}.half; readlink /proc/self/ns/pid >> {file}.half; mv {file}.half {file}"
+            ))
         };
         let bundle = s.sh("sleep 60").mount("bind", &folder, "/mnt", &["bind", "rw"]);
         let bundle = bundle.push("/hooks/createRuntime", ask("runtime", &folder));

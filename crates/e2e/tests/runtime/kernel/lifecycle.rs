@@ -399,7 +399,8 @@ fn state_is_complete_json() {
 #[test]
 fn many_containers_at_once_do_not_disturb_each_other() {
     test(|s| {
-        let bundles: Vec<_> = (0..8).map(|number| s.sh(&format!("echo {number} > /dev/shm/x; cat /dev/shm/x"))).collect();
+        let bundles: Vec<_> =
+            (0..8).map(|number| s.sh(&format!("echo {number} > /dev/shm/x; cat /dev/shm/x"))).collect();
         let mut children = Vec::new();
         for bundle in &bundles {
             let words = bundle.words("run");

@@ -32,7 +32,11 @@ fn kernel_parameters_of_the_machine_are_refused() {
             s.bundle().set("/linux/sysctl", json!({ (name): "1" })).refused();
         }
         s.bundle().no_namespace("network").set("/linux/sysctl", json!({ "net.core.somaxconn": "256" })).refused();
-        s.bundle().no_namespace("ipc").no_mount("/dev/mqueue").set("/linux/sysctl", json!({ "kernel.shmmax": "1" })).refused();
+        s.bundle()
+            .no_namespace("ipc")
+            .no_mount("/dev/mqueue")
+            .set("/linux/sysctl", json!({ "kernel.shmmax": "1" }))
+            .refused();
     });
 }
 
@@ -71,7 +75,8 @@ fn masked_paths_can_not_be_read() {
 #[test]
 fn masked_folders_can_not_be_written() {
     test(|s| {
-        let bundle = s.sh("echo x > /lower/x && echo written || echo refused").set("/linux/maskedPaths", json!(["/lower"]));
+        let bundle =
+            s.sh("echo x > /lower/x && echo written || echo refused").set("/linux/maskedPaths", json!(["/lower"]));
         assert_eq!(bundle.out(), "refused");
     });
 }
@@ -81,7 +86,8 @@ fn read_only_paths_can_be_read_and_not_written() {
     test(|s| {
         let script = "cat /etc/word; echo x > /etc/word || echo refused; echo x > /lower/deep/file || echo refused; \
                       echo 1 > /proc/sys/net/ipv4/ip_forward || echo refused";
-        let bundle = s.sh(script).set("/linux/readonlyPaths", json!(["/etc/word", "/lower", "/proc/sys", "/no/such/path"]));
+        let bundle =
+            s.sh(script).set("/linux/readonlyPaths", json!(["/etc/word", "/lower", "/proc/sys", "/no/such/path"]));
         assert_eq!(bundle.out(), "wordrefused\nrefused\nrefused");
     });
 }
@@ -90,7 +96,8 @@ fn read_only_paths_can_be_read_and_not_written() {
 fn masked_and_read_only_paths_must_be_absolute_or_without_effect() {
     test(|s| {
         for list in ["maskedPaths", "readonlyPaths"] {
-            let run = s.sh("echo x > /etc/word; cat /etc/word").set(&format!("/linux/{list}"), json!(["etc/word"])).run();
+            let run =
+                s.sh("echo x > /etc/word; cat /etc/word").set(&format!("/linux/{list}"), json!(["etc/word"])).run();
             assert!(run.code != 0 || !run.out.contains("RAN"), "{run:?}");
         }
     });

@@ -95,67 +95,76 @@ fn wrong_types(s: &Subject, table: &[(&str, serde_json::Value)]) {
 #[test]
 fn wrong_types_at_the_top_are_refused() {
     test(|s| {
-        wrong_types(s, &[
-            ("/ociVersion", json!(1)),
-            ("/root", json!("rootfs")),
-            ("/root/path", json!(1)),
-            ("/root/readonly", json!("yes")),
-            ("/hostname", json!({})),
-            ("/mounts", json!("x")),
-            ("/mounts/0", json!("x")),
-            ("/annotations", json!([])),
-            ("/annotations", json!({ "a": 1 })),
-            ("/hooks", json!([])),
-            ("/linux", json!([])),
-        ]);
+        wrong_types(
+            s,
+            &[
+                ("/ociVersion", json!(1)),
+                ("/root", json!("rootfs")),
+                ("/root/path", json!(1)),
+                ("/root/readonly", json!("yes")),
+                ("/hostname", json!({})),
+                ("/mounts", json!("x")),
+                ("/mounts/0", json!("x")),
+                ("/annotations", json!([])),
+                ("/annotations", json!({ "a": 1 })),
+                ("/hooks", json!([])),
+                ("/linux", json!([])),
+            ],
+        );
     });
 }
 
 #[test]
 fn wrong_types_in_process_are_refused() {
     test(|s| {
-        wrong_types(s, &[
-            ("/process", json!("sh")),
-            ("/process/terminal", json!("no")),
-            ("/process/user", json!("root")),
-            ("/process/user/uid", json!("0")),
-            ("/process/user/uid", json!(-1)),
-            ("/process/user/gid", json!(5_000_000_000_u64)),
-            ("/process/user/additionalGids", json!(["x"])),
-            ("/process/args", json!("sh")),
-            ("/process/args", json!([1])),
-            ("/process/env", json!({})),
-            ("/process/cwd", json!(["/"])),
-            ("/process/capabilities", json!("ALL")),
-            ("/process/rlimits", json!({})),
-            ("/process/rlimits", json!([{ "type": "RLIMIT_CPU", "soft": -1, "hard": "x" }])),
-            ("/process/noNewPrivileges", json!(1)),
-            ("/process/oomScoreAdj", json!("high")),
-        ]);
+        wrong_types(
+            s,
+            &[
+                ("/process", json!("sh")),
+                ("/process/terminal", json!("no")),
+                ("/process/user", json!("root")),
+                ("/process/user/uid", json!("0")),
+                ("/process/user/uid", json!(-1)),
+                ("/process/user/gid", json!(5_000_000_000_u64)),
+                ("/process/user/additionalGids", json!(["x"])),
+                ("/process/args", json!("sh")),
+                ("/process/args", json!([1])),
+                ("/process/env", json!({})),
+                ("/process/cwd", json!(["/"])),
+                ("/process/capabilities", json!("ALL")),
+                ("/process/rlimits", json!({})),
+                ("/process/rlimits", json!([{ "type": "RLIMIT_CPU", "soft": -1, "hard": "x" }])),
+                ("/process/noNewPrivileges", json!(1)),
+                ("/process/oomScoreAdj", json!("high")),
+            ],
+        );
     });
 }
 
 #[test]
 fn wrong_types_in_linux_are_refused() {
     test(|s| {
-        wrong_types(s, &[
-            ("/linux/namespaces", json!({})),
-            ("/linux/namespaces/0", json!("pid")),
-            ("/linux/uidMappings", json!("0:0:1")),
-            ("/linux/devices", json!({ "path": "/dev/x" })),
-            ("/linux/cgroupsPath", json!(1)),
-            ("/linux/resources", json!([])),
-            ("/linux/resources/memory", json!(1024)),
-            ("/linux/resources/memory/limit", json!("1M")),
-            ("/linux/resources/pids", json!(10)),
-            ("/linux/resources/devices", json!("all")),
-            ("/linux/resources/cpu", json!({ "shares": "many" })),
-            ("/linux/sysctl", json!(["a=b"])),
-            ("/linux/seccomp", json!("default")),
-            ("/linux/maskedPaths", json!("/proc/kcore")),
-            ("/linux/readonlyPaths", json!([1])),
-            ("/linux/rootfsPropagation", json!(1)),
-        ]);
+        wrong_types(
+            s,
+            &[
+                ("/linux/namespaces", json!({})),
+                ("/linux/namespaces/0", json!("pid")),
+                ("/linux/uidMappings", json!("0:0:1")),
+                ("/linux/devices", json!({ "path": "/dev/x" })),
+                ("/linux/cgroupsPath", json!(1)),
+                ("/linux/resources", json!([])),
+                ("/linux/resources/memory", json!(1024)),
+                ("/linux/resources/memory/limit", json!("1M")),
+                ("/linux/resources/pids", json!(10)),
+                ("/linux/resources/devices", json!("all")),
+                ("/linux/resources/cpu", json!({ "shares": "many" })),
+                ("/linux/sysctl", json!(["a=b"])),
+                ("/linux/seccomp", json!("default")),
+                ("/linux/maskedPaths", json!("/proc/kcore")),
+                ("/linux/readonlyPaths", json!([1])),
+                ("/linux/rootfsPropagation", json!(1)),
+            ],
+        );
     });
 }
 

@@ -96,7 +96,8 @@ fn mounts_are_made_in_their_order() {
         let bundle = s.sh("ls /mnt; cat /mnt/b/file");
         let bundle = bundle.mount("tmpfs", "tmpfs", "/mnt", &[]).mount("bind", &source(s), "/mnt/b", &["bind"]);
         assert_eq!(bundle.out(), "b\ncontent");
-        let hidden = s.sh("ls /mnt").mount("bind", &source(s), "/mnt/b", &["bind"]).mount("tmpfs", "tmpfs", "/mnt", &[]);
+        let hidden =
+            s.sh("ls /mnt").mount("bind", &source(s), "/mnt/b", &["bind"]).mount("tmpfs", "tmpfs", "/mnt", &[]);
         assert_eq!(hidden.out(), "");
     });
 }
@@ -133,7 +134,8 @@ fn options_of_a_bind_are_set() {
 #[test]
 fn options_that_take_others_back_are_followed_in_their_order() {
     test(|s| {
-        let seen = options(s.bundle().mount("tmpfs", "tmpfs", "/mnt", &["ro", "noexec", "nosuid", "nodev", "rw", "exec"]));
+        let seen =
+            options(s.bundle().mount("tmpfs", "tmpfs", "/mnt", &["ro", "noexec", "nosuid", "nodev", "rw", "exec"]));
         assert!(seen.contains(",rw,") && !seen.contains(",noexec,"), "{seen}");
         assert!(seen.contains(",nosuid,") && seen.contains(",nodev,"), "{seen}");
         let strict = options(s.bundle().mount("tmpfs", "tmpfs", "/mnt", &["noatime", "strictatime", "suid", "dev"]));
@@ -153,7 +155,8 @@ fn the_option_defaults_changes_nothing() {
 #[test]
 fn data_of_the_file_system_reaches_it() {
     test(|s| {
-        let seen = options(s.bundle().mount("tmpfs", "tmpfs", "/mnt", &["size=64k", "mode=751", "nr_inodes=100", "uid=7"]));
+        let seen =
+            options(s.bundle().mount("tmpfs", "tmpfs", "/mnt", &["size=64k", "mode=751", "nr_inodes=100", "uid=7"]));
         for option in ["size=64k", "mode=751", "nr_inodes=100", "uid=7"] {
             assert!(seen.contains(&format!(",{option},")), "{option}: {seen}");
         }
@@ -198,7 +201,8 @@ fn recursive_options_reach_what_is_mounted_below() {
         let script = "echo x > /mnt/x || echo refused; echo y > /mnt/below/y || echo refused";
         assert_eq!(s.sh(script).mount("bind", &source, "/mnt", &["rbind", "rro"]).out(), "refused\nrefused");
         let script = "grep ' /mnt/below ' /proc/self/mountinfo | cut -d' ' -f6";
-        let seen = s.sh(script).mount("bind", &source, "/mnt", &["rbind", "rnosuid", "rnodev", "rnoexec", "rnoatime"]).out();
+        let seen =
+            s.sh(script).mount("bind", &source, "/mnt", &["rbind", "rnosuid", "rnodev", "rnoexec", "rnoatime"]).out();
         for option in ["nosuid", "nodev", "noexec", "noatime"] {
             assert!(seen.split(',').any(|word| word == option), "{option}: {seen}");
         }
@@ -287,7 +291,8 @@ fn a_link_at_proc_is_refused() {
 #[test]
 fn the_control_groups_can_be_mounted() {
     test(|s| {
-        let script = "grep -c ' /sys/fs/cgroup' /proc/self/mountinfo; ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs";
+        let script =
+            "grep -c ' /sys/fs/cgroup' /proc/self/mountinfo; ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs";
         let out = s.sh(script).mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "ro"]);
         if !is_v1() {
             return println!("skipped: version 1 only");

@@ -36,7 +36,10 @@ fn a_namespace_that_is_not_listed_is_the_callers() {
     test(|s| {
         assert_eq!(PathBuf::from(seen(s, "pid", |bundle| bundle.no_namespace("pid"))), own("pid"));
         assert_eq!(PathBuf::from(seen(s, "net", |bundle| bundle.no_namespace("network"))), own("net"));
-        assert_eq!(PathBuf::from(seen(s, "ipc", |bundle| bundle.no_namespace("ipc").no_mount("/dev/mqueue"))), own("ipc"));
+        assert_eq!(
+            PathBuf::from(seen(s, "ipc", |bundle| bundle.no_namespace("ipc").no_mount("/dev/mqueue"))),
+            own("ipc")
+        );
         let uts = |bundle: crate::bundle::Bundle<'_>| -> PathBuf {
             bundle.no_namespace("uts").without("/hostname").args(&["readlink", "/proc/self/ns/uts"]).out().into()
         };
@@ -51,7 +54,9 @@ fn a_namespace_by_path_is_joined() {
     test(|s| {
         let first = s.sh("sleep 60").namespace("cgroup").start();
         for (index, (kind, file)) in
-            [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")].iter().enumerate()
+            [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")]
+                .iter()
+                .enumerate()
         {
             let path = format!("/proc/{}/ns/{file}", first.pid());
             let bundle = s.bundle().namespace("cgroup").args(&["readlink", &format!("/proc/self/ns/{file}")]);
@@ -121,10 +126,13 @@ fn a_new_network_has_only_the_loop_and_it_is_up() {
 #[test]
 fn ids_are_mapped() {
     test(|s| {
-        let bundle = s.bundle().set("/linux/uidMappings", json!([
-            { "containerID": 0, "hostID": 100_000, "size": 1000 },
-            { "containerID": 2000, "hostID": 300_000, "size": 10 }
-        ]));
+        let bundle = s.bundle().set(
+            "/linux/uidMappings",
+            json!([
+                { "containerID": 0, "hostID": 100_000, "size": 1000 },
+                { "containerID": 2000, "hostID": 300_000, "size": 10 }
+            ]),
+        );
         let bundle = bundle.set("/linux/gidMappings", json!([{ "containerID": 0, "hostID": 200_000, "size": 1000 }]));
         let out = bundle.namespace("user").sh("cat /proc/self/uid_map /proc/self/gid_map; id -u; id -g").out();
         let words: Vec<&str> = out.split_whitespace().collect();
@@ -139,7 +147,8 @@ fn files_that_are_made_belong_to_the_mapped_ids() {
         s.sh("echo x > /tmp/mine").user_namespace(100_000).out();
         let meta = std::fs::metadata(s.rootfs().join("tmp/mine")).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (100_000, 100_000));
-        let user = s.sh("echo x > /tmp/user").user_namespace(100_000).set("/process/user", json!({ "uid": 5, "gid": 6 }));
+        let user =
+            s.sh("echo x > /tmp/user").user_namespace(100_000).set("/process/user", json!({ "uid": 5, "gid": 6 }));
         user.out();
         let meta = std::fs::metadata(s.rootfs().join("tmp/user")).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (100_005, 100_006));
@@ -167,7 +176,8 @@ fn a_user_that_is_not_mapped_is_refused() {
 fn mappings_without_a_user_namespace_are_refused_or_without_effect() {
     test(|s| {
         let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]);
-        let bundle = s.sh("cat /proc/self/uid_map").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+        let bundle =
+            s.sh("cat /proc/self/uid_map").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
         let run = bundle.run();
         let own = std::fs::read_to_string("/proc/self/uid_map").unwrap();
         assert!(run.code != 0 || run.text().split_whitespace().eq(own.split_whitespace()), "{run:?}");

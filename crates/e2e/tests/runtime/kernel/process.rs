@@ -320,7 +320,8 @@ fn the_scheduler_and_its_nice_value_are_set() {
         let bundle = s.sh("awk '{print $41, $19}' /proc/self/stat");
         // Field 41 is the policy (3 is batch), 19 the nice value.
         assert_eq!(bundle.set("/process/scheduler", json!({ "policy": "SCHED_BATCH", "nice": 5 })).out(), "3 5");
-        let idle = s.sh("awk '{print $41}' /proc/self/stat").set("/process/scheduler", json!({ "policy": "SCHED_IDLE" }));
+        let idle =
+            s.sh("awk '{print $41}' /proc/self/stat").set("/process/scheduler", json!({ "policy": "SCHED_IDLE" }));
         assert_eq!(idle.out(), "5");
     });
 }

@@ -106,9 +106,11 @@ fn arguments_are_compared() {
 #[test]
 fn several_arguments_must_all_match() {
     test(|s| {
-        let args = json!([{ "index": 0, "value": 1, "op": "SCMP_CMP_EQ" }, { "index": 1, "value": 10, "op": "SCMP_CMP_EQ" }]);
+        let args =
+            json!([{ "index": 0, "value": 1, "op": "SCMP_CMP_EQ" }, { "index": 1, "value": 10, "op": "SCMP_CMP_EQ" }]);
         let rules = json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": args }]);
-        let run = s.sh("kill -10 1; kill -12 1; kill -10 77; echo end").set("/linux/seccomp", filter(rules)).run().expect(0);
+        let run =
+            s.sh("kill -10 1; kill -12 1; kill -10 77; echo end").set("/linux/seccomp", filter(rules)).run().expect(0);
         assert_eq!(run.err.matches("not permitted").count(), 1, "{}", run.err);
     });
 }
@@ -125,7 +127,8 @@ fn names_that_are_not_known_are_passed_over() {
 fn flags_are_taken() {
     test(|s| {
         for flag in ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"] {
-            let bundle = s.sh(TRY).set("/linux/seccomp", filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO" }])));
+            let bundle =
+                s.sh(TRY).set("/linux/seccomp", filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO" }])));
             assert_eq!(bundle.set("/linux/seccomp/flags", json!([flag])).out(), "failed", "{flag}");
         }
     });
@@ -148,7 +151,9 @@ fn nonsense_in_a_filter_is_refused() {
 fn an_argument_that_no_call_has_is_refused() {
     test(|s| {
         let args = json!([{ "index": 6, "value": 1, "op": "SCMP_CMP_EQ" }]);
-        s.bundle().set("/linux/seccomp", filter(json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": args }]))).refused();
+        s.bundle()
+            .set("/linux/seccomp", filter(json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": args }])))
+            .refused();
     });
 }
 
@@ -171,7 +176,8 @@ fn a_filter_without_a_default_is_refused() {
 fn a_filter_works_with_and_without_new_privileges() {
     test(|s| {
         for on in [true, false] {
-            let bundle = s.sh(TRY).set("/linux/seccomp", filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO" }])));
+            let bundle =
+                s.sh(TRY).set("/linux/seccomp", filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO" }])));
             assert_eq!(bundle.set("/process/noNewPrivileges", json!(on)).out(), "failed");
         }
     });
@@ -180,7 +186,8 @@ fn a_filter_works_with_and_without_new_privileges() {
 #[test]
 fn an_exec_has_the_filter_too() {
     test(|s| {
-        let bundle = s.sh("sleep 60").set("/linux/seccomp", filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO" }])));
+        let bundle =
+            s.sh("sleep 60").set("/linux/seccomp", filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO" }])));
         let container = bundle.start();
         assert_eq!(container.exec(&["sh", "-c", TRY]).expect(0).text(), "failed");
     });
@@ -203,7 +210,8 @@ fn a_listener_gets_the_state_and_the_calls() {
         let mut bytes = vec![0; 1 << 16];
         let mut space = [std::mem::MaybeUninit::uninit(); 256];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::empty()).unwrap();
+        let got =
+            recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::empty()).unwrap();
         let files: Vec<_> = ancillary
             .drain()
             .filter_map(|message| match message {
