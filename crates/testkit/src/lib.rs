@@ -3,12 +3,18 @@
 //! This crate is used by tests only, so a broken expectation panics with what was seen; nothing here returns errors
 //! that a test would unwrap anyway.
 
+pub mod bundle;
+mod cell;
+mod command;
 pub mod guest;
 mod island;
 mod residue;
 pub mod rootfs;
+pub mod stage;
 mod terminal;
 
+pub use cell::Cell;
+pub use command::{Run, finish};
 pub use island::Island;
 pub use residue::Residue;
 pub use terminal::Terminal;
