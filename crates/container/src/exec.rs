@@ -143,5 +143,5 @@ fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Res
     if plan.terms.lifetime == Lifetime::Free {
         live_on()?;
     }
-    job.run()
+    job.run(proof)
 }

@@ -18,6 +18,8 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use sys::departure::{Departure, Successor};
+use sys::process::SingleThread;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEVPTS_MAGIC: u64 = 0x1cd1;
@@ -247,22 +249,23 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// The seccomp program and the final capabilities.
+    /// The seccomp program and the final capabilities, for a process of ours that stays.
     pub(crate) fn confine(&self) -> Result<()> {
         let unprivileged = self.process.no_new_privileges().unwrap_or(false);
-        let load = || {
-            let Some(program) = self.seccomp else { return Ok(()) };
-            let loaded = sys::seccomp::load(program.flags, &program.instructions);
-            match loaded.doing(|| "linux.seccomp: cannot load the seccomp profile")? {
-                Some(listener) => crate::agent::ask(self.line, self.agent.as_deref(), &listener),
-                None => Ok(()),
-            }
-        };
         if !unprivileged {
-            load()?;
+            self.filter()?;
         }
         self.capabilities()?;
-        if unprivileged { load() } else { Ok(()) }
+        if unprivileged { self.filter() } else { Ok(()) }
+    }
+
+    fn filter(&self) -> Result<()> {
+        let Some(program) = self.seccomp else { return Ok(()) };
+        let loaded = sys::seccomp::load(program.flags, &program.instructions);
+        match loaded.doing(|| FILTER)? {
+            Some(listener) => crate::agent::ask(self.line, self.agent.as_deref(), &listener),
+            None => Ok(()),
+        }
     }
 
     fn capabilities(&self) -> Result<()> {
@@ -290,11 +293,11 @@ impl Job<'_> {
 
     /// Looks whether the program is there, so that a missing one is told before the start. The execution itself has the last word.
     pub(crate) fn look_up(&self) -> Result<()> {
-        Program::of(self.process)?.look_up(self.process.cwd())
+        Program::of(self.process)?.choose(self.process.cwd()).map(drop)
     }
 
     /// Becomes the program. A failure before the last steps is returned; later this process ends by itself, and says why.
-    pub(crate) fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self, proof: SingleThread) -> Result<()> {
         let mut program = Program::of(self.process)?;
         if !program.environment.iter().any(|variable| variable.to_bytes().starts_with(b"HOME=")) {
             program.environment.extend(home(self.process.user().uid()));
@@ -302,31 +305,78 @@ impl Job<'_> {
         // before the working folder: no path leads through a descriptor that the program is not meant to have. Those who own
         // the descriptors must not close them a second time, so there is no way back from here.
         sys::process::close_all_but(3 + self.preserved, self.line.as_fd());
-        let error = self.become_program(&program);
+        let error = self.become_program(proof, program).unwrap_or_else(|error| error);
         let code = if error.kind == FailureKind::CommandNotFound { 127 } else { 126 };
         // heard by whoever waits for the start; without anybody there the code has to do
         let _ = self.line.say(&Word::Failed(error), &[]);
         sys::process::exit_now(code)
     }
 
-    fn become_program(&self, program: &Program) -> SetupError {
-        let prepare = || -> Result<()> {
-            let cwd = self.process.cwd();
-            rustix::process::chdir(cwd).map_err(|errno| {
-                SetupError::invalid(format!("cannot enter the working directory {}: {errno}", cwd.display()))
-            })?;
-            match rustix::process::getcwd(Vec::new()) {
-                Ok(path) if path.to_bytes().starts_with(b"/") => {}
-                _ => return Err(SetupError::invalid("the working directory is outside of the container")),
-            }
-            sys::process::reset_sigpipe();
-            self.confine()
-        };
-        if let Err(error) = prepare() {
-            return error;
+    /// Returns only what keeps it from the last steps.
+    fn become_program(&self, proof: SingleThread, program: Program) -> Result<SetupError> {
+        let cwd = self.process.cwd();
+        rustix::process::chdir(cwd).map_err(|errno| {
+            SetupError::invalid(format!("cannot enter the working directory {}: {errno}", cwd.display()))
+        })?;
+        match rustix::process::getcwd(Vec::new()) {
+            Ok(path) if path.to_bytes().starts_with(b"/") => {}
+            _ => return Err(SetupError::invalid("the working directory is outside of the container")),
         }
-        sys::process::unblock_signals();
-        program.exec()
+        sys::process::reset_sigpipe();
+        let path = program.choose(Path::new(""))?.to_owned();
+        let departure = self.last_steps()?;
+        let report = format!("{EXEC}{}", program.name);
+        let Program { arguments, environment, .. } = program;
+        let next = Successor { path: &path, arguments, environment, report: report.as_bytes() };
+        let error = departure.leave(proof, next, self.line.as_fd());
+        Ok(SetupError::new(FailureKind::Internal, format!("cannot leave the runtime's program: {error}")))
+    }
+
+    /// What is done last, with nothing in between.
+    fn last_steps(&self) -> Result<Departure> {
+        const NEW_LISTENER: u32 = 8;
+        let mut steps = Departure::default();
+        let unprivileged = self.process.no_new_privileges().unwrap_or(false);
+        let mut program = self.seccomp;
+        if program.is_some_and(|program| program.flags & NEW_LISTENER != 0) {
+            // the parent must take the descriptor to the agent before anything else happens
+            self.filter()?;
+            program = None;
+        }
+        let load = |steps: &mut Departure| match program {
+            Some(program) => {
+                steps.seccomp(program.flags, program.instructions.clone(), FILTER.as_bytes()).doing(|| FILTER)
+            }
+            None => Ok(()),
+        };
+        if !unprivileged {
+            load(&mut steps)?;
+        }
+        if let Some(sets) = self.process.capabilities() {
+            let set = |asked: &Option<Capabilities>| mask(asked.as_ref());
+            let (effective, permitted) = (set(sets.effective()), set(sets.permitted()));
+            steps.capabilities(effective, permitted, set(sets.inheritable()), CAPSET.as_bytes());
+            // one that is not permitted and inheritable is common in configurations, and every runtime runs them
+            let ambient = set(sets.ambient());
+            (0..64).filter(|number| ambient & (1 << number) != 0).for_each(|number| steps.ambient(number));
+        }
+        if unprivileged {
+            load(&mut steps)?;
+        }
+        steps.unblock_signals();
+        Ok(steps)
+    }
+}
+
+const CAPSET: &str = "capset: we ourselves lack one of the capabilities";
+const FILTER: &str = "linux.seccomp: cannot load the seccomp profile";
+const EXEC: &str = "exec ";
+
+/// What one of the last steps failed with: the step's own words, as `last_steps` gave them.
+pub(crate) fn failed_step(errno: Errno, step: &str) -> SetupError {
+    match step.strip_prefix(EXEC) {
+        Some(name) => failure(name, Some(errno).filter(|errno| !matches!(*errno, Errno::NOENT | Errno::NOTDIR))),
+        None => SetupError::new(FailureKind::Internal, format!("{step}: {errno}")),
     }
 }
 
@@ -453,63 +503,37 @@ impl Program {
         })
     }
 
-    fn look_up(self, cwd: &Path) -> Result<()> {
+    /// The first candidate that can be executed.
+    fn choose(&self, cwd: &Path) -> Result<&CStr> {
         let mut denied = None;
-        for path in &self.candidates {
-            let path = cwd.join(std::ffi::OsStr::from_bytes(path.to_bytes()));
+        for candidate in &self.candidates {
+            let path = cwd.join(std::ffi::OsStr::from_bytes(candidate.to_bytes()));
             match rustix::fs::stat(&path) {
                 Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => {
                     denied = Some(if self.name.contains('/') { Errno::ISDIR } else { Errno::ACCESS });
                 }
-                Ok(stat) if stat.st_mode & 0o111 != 0 => return Ok(()),
+                Ok(stat) if stat.st_mode & 0o111 != 0 => return Ok(candidate),
                 Ok(_) => denied = Some(Errno::ACCESS),
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 // what cannot be seen yet may still be executed
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(candidate),
             }
         }
-        Err(self.failure(denied))
+        Err(failure(&self.name, denied))
     }
+}
 
-    /// Tries each candidate; returns why none runs.
-    fn exec(&self) -> SetupError {
-        let mut denied = None;
-        for path in &self.candidates {
-            let errno = sys::process::execve(path, &self.arguments, &self.environment).errno;
-            match errno {
-                Errno::NOENT | Errno::NOTDIR => {}
-                Errno::ACCESS if !self.name.contains('/') => denied = Some(errno),
-                other => {
-                    denied = Some(other);
-                    break;
-                }
-            }
-        }
-        self.failure(denied)
-    }
-
-    fn failure(&self, denied: Option<Errno>) -> SetupError {
-        let name = &self.name;
-        match denied {
-            None if name.contains('/') => SetupError::new(
-                FailureKind::CommandNotFound,
-                format!("exec: {name:?}: stat {name}: no such file or directory"),
-            ),
-            None => SetupError::new(
-                FailureKind::CommandNotFound,
-                format!("exec: {name:?}: executable file not found in $PATH"),
-            ),
-            Some(Errno::ACCESS) => {
-                SetupError::new(FailureKind::CommandNotExecutable, format!("exec: {name:?}: permission denied"))
-            }
-            Some(Errno::ISDIR) => {
-                SetupError::new(FailureKind::CommandNotExecutable, format!("exec: {name:?}: is a directory"))
-            }
-            Some(Errno::NOEXEC) => {
-                SetupError::new(FailureKind::CommandNotExecutable, format!("exec {name}: exec format error"))
-            }
-            Some(errno) => SetupError::new(FailureKind::CommandNotExecutable, format!("exec {name}: {errno}")),
-        }
+/// Why a program of this name cannot run; without an errno it was not found.
+fn failure(name: &str, denied: Option<Errno>) -> SetupError {
+    let not_found = |text: String| SetupError::new(FailureKind::CommandNotFound, text);
+    let refused = |text: String| SetupError::new(FailureKind::CommandNotExecutable, text);
+    match denied {
+        None if name.contains('/') => not_found(format!("exec: {name:?}: stat {name}: no such file or directory")),
+        None => not_found(format!("exec: {name:?}: executable file not found in $PATH")),
+        Some(Errno::ACCESS) => refused(format!("exec: {name:?}: permission denied")),
+        Some(Errno::ISDIR) => refused(format!("exec: {name:?}: is a directory")),
+        Some(Errno::NOEXEC) => refused(format!("exec {name}: exec format error")),
+        Some(errno) => refused(format!("exec {name}: {errno}")),
     }
 }
 

@@ -7,6 +7,7 @@
 //!                   h             the root is about to be entered: hooks may run now
 //!                   a TEXT        a part of what the agent for system calls is told
 //!                   l NUMBER      the descriptor for the agent; waits
+//!                   x ERRNO STEP  the last steps failed (`sys::departure`), whose text follows; nothing else does
 //! parent -> child   m             ids are mapped (descriptor: the root file system)
 //!                   g             go
 //!                   s             stay: outlive the parent, wait for another one (answered by r)
@@ -22,6 +23,7 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::departure::REPORT_HEAD;
 
 const KINDS: [FailureKind; 7] = [
     FailureKind::CommandNotFound,
@@ -163,6 +165,10 @@ fn decode(bytes: &[u8]) -> Option<Word> {
         [b'g'] => Some(Word::Go),
         [b'h'] => Some(Word::Hooks),
         [b's'] => Some(Word::Stay),
+        [REPORT_HEAD, low, high, step @ ..] => {
+            let errno = rustix::io::Errno::from_raw_os_error(u16::from_le_bytes([*low, *high]).into());
+            Some(Word::Failed(crate::process::failed_step(errno, &text(step))))
+        }
         _ => None,
     }
 }

@@ -23,7 +23,7 @@
 
 use crate::process::SingleThread;
 use crate::{Result, SysError};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -40,6 +40,8 @@ struct Call {
 /// How a report begins: a byte that says so, then the errno in two bytes (little endian), then the caller's own bytes.
 pub const REPORT_HEAD: u8 = b'x';
 const HEAD: usize = 3;
+/// What a report says, behind its head, when the kernel would not let go of our file.
+pub const FORGET: &str = "cannot let go of the runtime's own program";
 
 /// The last calls of this program.
 #[derive(Debug, Default)]
@@ -62,7 +64,7 @@ enum Kept {
     Capabilities { _header: Box<[u32; 2]>, _sets: Box<[u32; 6]> },
     Filter { _program: Box<libc::sock_fprog>, _instructions: Vec<u64> },
     Mask { _mask: Box<u64> },
-    Program { _path: CString, _texts: Vec<CString>, _lists: Vec<*const c_char> },
+    Program { _path: CString, _texts: [Vec<CString>; 2], _lists: [Vec<*const c_char>; 2] },
 }
 
 impl Departure {
@@ -76,10 +78,11 @@ impl Departure {
         self.push(libc::SYS_capset, arguments, report, Kept::Capabilities { _header: header, _sets: sets });
     }
 
-    /// Puts a capability, by its number, in the ambient set.
-    pub fn ambient(&mut self, capability: u32, report: &[u8]) {
+    /// Puts a capability, by its number, in the ambient set; one that may not be raised is left out.
+    pub fn ambient(&mut self, capability: u32) {
         let arguments = [word(libc::PR_CAP_AMBIENT), word(libc::PR_CAP_AMBIENT_RAISE), capability as usize, 0, 0, 0];
-        self.push(libc::SYS_prctl, arguments, report, Kept::Nothing);
+        let step = Step { number: libc::SYS_prctl, arguments, report: Vec::new(), _kept: Kept::Nothing };
+        self.steps.push(step);
     }
 
     /// Loads a seccomp program, as [`crate::seccomp::load`] takes it.
@@ -102,21 +105,25 @@ impl Departure {
     }
 
     /// Lets all signals through.
-    pub fn unblock_signals(&mut self, report: &[u8]) {
+    pub fn unblock_signals(&mut self) {
         let mask = Box::new(0_u64);
         let arguments = [word(libc::SIG_SETMASK), addr(&*mask), 0, size_of::<u64>(), 0, 0];
-        self.push(libc::SYS_rt_sigprocmask, arguments, report, Kept::Mask { _mask: mask });
+        // cannot fail
+        let step =
+            Step { number: libc::SYS_rt_sigprocmask, arguments, report: Vec::new(), _kept: Kept::Mask { _mask: mask } };
+        self.steps.push(step);
     }
 
-    fn execute(&mut self, path: CString, texts: Vec<CString>, arguments: usize, report: &[u8]) {
-        let (argv, env) = texts.split_at(arguments);
-        let mut lists: Vec<*const c_char> = argv.iter().map(|text| text.as_ptr()).collect();
-        lists.push(std::ptr::null());
-        let environment = lists.len();
-        lists.extend(env.iter().map(|text| text.as_ptr()));
-        lists.push(std::ptr::null());
-        let at = [path.as_ptr().addr(), lists.as_ptr().addr(), (&raw const lists[environment]).addr(), 0, 0, 0];
-        self.push(libc::SYS_execve, at, report, Kept::Program { _path: path, _texts: texts, _lists: lists });
+    fn execute(&mut self, program: Successor<'_>) {
+        let Successor { path, arguments, environment, report } = program;
+        let path = path.to_owned();
+        let list = |texts: &[CString]| -> Vec<*const c_char> {
+            texts.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+        };
+        let lists = [list(&arguments), list(&environment)];
+        let at = [path.as_ptr().addr(), lists[0].as_ptr().addr(), lists[1].as_ptr().addr(), 0, 0, 0];
+        let kept = Kept::Program { _path: path, _texts: [arguments, environment], _lists: lists };
+        self.push(libc::SYS_execve, at, report, kept);
     }
 
     fn push(&mut self, number: libc::c_long, arguments: [usize; 6], report: &[u8], kept: Kept) {
@@ -124,20 +131,20 @@ impl Departure {
         self.steps.push(Step { number, arguments, report, _kept: kept });
     }
 
-    /// Becomes the program at `path`: `texts` are its arguments, the first `arguments` of them, and then its environment.
+    /// Becomes the program. Returns only what kept it from beginning.
     ///
-    /// Where a step fails, [`REPORT_HEAD`], its errno and the bytes given for it are written to `report`, and the process exits with 1;
-    /// `report` should be close-on-exec, so that its end says that the program runs. Signals with handlers must be blocked.
-    pub fn leave(
-        mut self,
-        _proof: SingleThread,
-        program: &Successor<'_>,
-        texts: Vec<CString>,
-        arguments: usize,
-        report: BorrowedFd<'_>,
-    ) -> SysError {
-        self.execute(program.path.to_owned(), texts, arguments, program.report);
-        match unlink_and_run(self, program.file, report) {
+    /// Where a step fails, [`REPORT_HEAD`], its errno and the bytes given for it are written to `report`, and the process exits with 127 for
+    /// `ENOENT` and 126 otherwise; `report` should be close-on-exec, so that its end says that the program runs. Signals with
+    /// handlers must be blocked. Where the kernel cannot let go of a program's file ([`supported`]), the steps are made all the same.
+    ///
+    /// # Errors
+    /// What making a page or an anonymous file says.
+    pub fn leave(mut self, _proof: SingleThread, program: Successor<'_>, report: BorrowedFd<'_>) -> SysError {
+        self.execute(program);
+        if !supported() {
+            run_as_we_are(self, report);
+        }
+        match unlink_and_run(self, report) {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -149,8 +156,10 @@ impl Departure {
 pub struct Successor<'a> {
     /// Its path for execve(2).
     pub path: &'a CStr,
-    /// Its file, open for reading; `None` where it can't be read: an empty file of nobody's stands in for it.
-    pub file: Option<BorrowedFd<'a>>,
+    /// Its arguments, its name first.
+    pub arguments: Vec<CString>,
+    /// Its environment.
+    pub environment: Vec<CString>,
     /// What to report when it cannot be executed.
     pub report: &'a [u8],
 }
@@ -189,16 +198,10 @@ struct MemoryMap {
 
 enum Never {}
 
-fn unlink_and_run(departure: Departure, file: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) -> Result<Never> {
-    let stand_in: OwnedFd;
-    let file = match file {
-        Some(file) => file,
-        None => {
-            let flags = rustix::fs::MemfdFlags::CLOEXEC;
-            stand_in = rustix::fs::memfd_create("insula", flags).map_err(SysError::of("memfd_create"))?;
-            stand_in.as_fd()
-        }
-    };
+fn unlink_and_run(departure: Departure, report: BorrowedFd<'_>) -> Result<Never> {
+    // nobody's file: empty, so that executing it is refused
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let nothing = rustix::fs::memfd_create("insula", flags).map_err(SysError::of("memfd_create"))?;
     let page = code_page()?;
     let here = page.addr() as u64;
     let map = MemoryMap {
@@ -215,13 +218,13 @@ fn unlink_and_run(departure: Departure, file: Option<BorrowedFd<'_>>, report: Bo
         env_end: here,
         auxv: 0,
         auxv_size: 0,
-        exe_fd: u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX),
+        exe_fd: u32::try_from(nothing.as_raw_fd()).unwrap_or(u32::MAX),
     };
-    let mut forget = b"x\0\0cannot let go of the runtime's own program".to_vec();
+    let mut forget = [[REPORT_HEAD, 0, 0].as_slice(), FORGET.as_bytes()].concat();
     let call = |number: libc::c_long, arguments: [usize; 6], report: &mut Vec<u8>| Call {
         number: usize::try_from(number).unwrap_or(usize::MAX),
         arguments,
-        report: report.as_mut_ptr(),
+        report: if report.is_empty() { std::ptr::null_mut() } else { report.as_mut_ptr() },
         report_len: report.len(),
     };
     let mut calls = Vec::with_capacity(8 + departure.steps.len());
@@ -233,8 +236,28 @@ fn unlink_and_run(departure: Departure, file: Option<BorrowedFd<'_>>, report: Bo
     calls.push(call(libc::SYS_prctl, arguments, &mut forget));
     let mut steps = departure.steps;
     calls.extend(steps.iter_mut().map(|step| call(step.number, step.arguments, &mut step.report)));
-    debug_assert!(steps.iter().all(|step| step.report.len() >= HEAD), "every report has its head");
     run(page, &calls, report)
+}
+
+/// Makes the steps from where we are.
+fn run_as_we_are(departure: Departure, report: BorrowedFd<'_>) -> ! {
+    let mut code = 126;
+    for mut step in departure.steps {
+        let [a, b, c, d, e, f] = step.arguments;
+        // SAFETY: the steps were made by this module, and what they point at is kept in them.
+        if unsafe { libc::syscall(step.number, a, b, c, d, e, f) } >= 0 {
+            continue;
+        }
+        let errno = SysError::last("").errno;
+        if let Some(head) = step.report.get_mut(1..HEAD) {
+            head.copy_from_slice(&u16::try_from(errno.raw_os_error()).unwrap_or(0).to_le_bytes());
+            code = if errno == Errno::NOENT { 127 } else { 126 };
+            // nobody hears it only when whoever made us is gone
+            let _ = rustix::io::write(report, &step.report);
+            break;
+        }
+    }
+    crate::process::exit_now(code)
 }
 
 /// The program headers of the running program, as its file has them.
@@ -297,11 +320,18 @@ std::arch::global_asm!(
     "jz 3b",
     "neg rax",
     "mov [rsi + 1], ax",
-    "mov rdx, [r12 + 64]",
+    // as a shell has it: 127 for a program that is not there, 126 for one that cannot be executed
+    "mov r15d, 126",
+    "cmp eax, 2",
+    "jne 6f",
+    "inc r15d",
+    "6: mov rdx, [r12 + 64]",
     "mov rdi, r14",
     "mov eax, 1",
     "syscall",
-    "5: mov edi, 1",
+    "jmp 7f",
+    "5: mov r15d, 126",
+    "7: mov edi, r15d",
     "mov eax, 231",
     "syscall",
     "ud2",

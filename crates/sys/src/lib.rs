@@ -18,6 +18,7 @@ pub mod loopdev;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod program;
 pub mod rtnetlink;
 pub mod sched;
 pub mod seccomp;

@@ -4,8 +4,13 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let serve = match arguments.as_slice() {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // processes of ours come into sight of containers' programs
+    if let Err(error) = sys::program::be_read_only(&arguments) {
+        eprintln!("insula-shim: cannot run from a read-only place: {error}");
+        return ExitCode::FAILURE;
+    }
+    let serve = match arguments.get(1..).unwrap_or_default() {
         [] => container::shim::run,
         [only] if only == "--zygote" => container::shim::zygote,
         _ => {

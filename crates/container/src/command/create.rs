@@ -8,7 +8,9 @@ use crate::runtime::config;
 use crate::runtime::criu::Criu;
 use crate::runtime::group::Driver;
 use crate::runtime::life::{self, Keyring, Made, Start};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use sys::process::SingleThread;
 
@@ -77,6 +79,8 @@ pub(super) fn undo(context: &Context, made: &Made<'_>) {
 /// What the command line says of a container to be made.
 pub(super) struct Asked<'a> {
     id: &'a str,
+    /// Where the command was given: relative paths of the command line begin there.
+    start: OwnedFd,
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
     pivot: Pivot,
@@ -91,6 +95,9 @@ impl<'a> Asked<'a> {
     pub(super) fn of(parsed: &'a Parsed) -> Result<Self, Failure> {
         crate::runtime::folder::check_id(parsed.id())?;
         let pid_file = pid_file(parsed)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let start = rustix::fs::open(".", flags, Mode::empty());
+        let start = start.map_err(|errno| Failure::new(format!("working folder: {errno}")))?;
         if let Some(bundle) = parsed.value("bundle").filter(|bundle| !bundle.is_empty()) {
             rustix::process::chdir(bundle).map_err(|errno| Failure::new(format!("chdir {bundle}: {errno}")))?;
         }
@@ -98,6 +105,7 @@ impl<'a> Asked<'a> {
         let (preserved, listening) = preserved(parsed)?;
         Ok(Self {
             id: parsed.id(),
+            start,
             bundle,
             pid_file,
             pivot: if parsed.on("no-pivot") { Pivot::Move } else { Pivot::Root },
@@ -110,6 +118,14 @@ impl<'a> Asked<'a> {
     /// The bundle's configuration.
     pub(super) fn load(&self, context: &Context) -> Result<Spec, Failure> {
         let (mut spec, warnings) = config::load(Path::new("config.json"))?;
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        if namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_some()) {
+            // others see our process there
+            rustix::process::fchdir(&self.start).map_err(|errno| Failure::new(format!("working folder: {errno}")))?;
+            context.shield()?;
+            rustix::process::chdir(&self.bundle)
+                .map_err(|errno| Failure::new(format!("chdir {}: {errno}", self.bundle.display())))?;
+        }
         warnings.iter().for_each(|text| context.log.warn(text));
         if self.listening > 0
             && let Some(process) = spec.process_mut()

@@ -47,6 +47,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 }
 
 fn execute(context: &Context, parsed: &Parsed) -> Outcome {
+    context.shield()?;
     let known = Known::find(&context.root, parsed.id())?;
     let process = process_of(context, parsed, &known)?;
     crate::check::process(&process)?;

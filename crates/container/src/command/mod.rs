@@ -77,6 +77,16 @@ pub(crate) struct Context {
     pub(crate) log: Log,
     pub(crate) root: Root,
     pub(crate) systemd: bool,
+    /// The program's own arguments, its name first.
+    arguments: Vec<OsString>,
+}
+
+impl Context {
+    /// Goes on from where the program cannot be written to, before a process of ours comes into sight of a container's.
+    pub(crate) fn shield(&self) -> Result<(), Failure> {
+        sys::program::be_read_only(&self.arguments)
+            .map_err(|error| Failure::new(format!("cannot run from a read-only place: {error}")))
+    }
 }
 
 /// A command that failed.
@@ -110,8 +120,8 @@ impl From<SetupError> for Failure {
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> u8 {
     let mut words = Vec::new();
-    for argument in arguments.into_iter().skip(1) {
-        match argument.into_string() {
+    for argument in arguments.iter().skip(1) {
+        match argument.clone().into_string() {
             Ok(word) => words.push(word),
             Err(word) => {
                 Log::default().error(&format!("argument {word:?} is not UTF-8"));
@@ -140,13 +150,13 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         let failure = Failure::new(format!("no command {name:?}; see: {NAME} --help"));
         return end(&log, Err(failure), 1);
     };
-    run_command(command, &given, log, &mut words)
+    run_command(command, &given, (log, arguments), &mut words)
 }
 
 fn run_command(
     command: &Command,
     given: &Parsed,
-    log: Log,
+    (log, own): (Log, Vec<OsString>),
     words: &mut std::iter::Peekable<std::vec::IntoIter<String>>,
 ) -> u8 {
     let parsed = flags::parse(command.flags, command.order, words).and_then(|mut parsed| {
@@ -168,7 +178,7 @@ fn run_command(
         print(&help_of(command));
         return 0;
     }
-    let context = Context { log, root: Root::new(root_of(given)), systemd: given.on("systemd-cgroup") };
+    let context = Context { log, root: Root::new(root_of(given)), systemd: given.on("systemd-cgroup"), arguments: own };
     context.log.debug(&format!("{} {}", command.name, parsed.arguments.join(" ")));
     let outcome = (command.run)(&context, &parsed);
     end(&context.log, outcome, command.failure_code)

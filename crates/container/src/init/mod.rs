@@ -163,7 +163,7 @@ fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
         hooks::run_all("startContainer", all.start_container().as_ref(), &state)?;
     }
     match inside.first {
-        First::Program => job.run(),
+        First::Program => job.run(proof),
         First::Init => tiny::run(proof, &job),
     }
 }

@@ -12,7 +12,7 @@ pub(crate) fn run(proof: SingleThread, job: &Job<'_>) -> Result<()> {
     sys::process::block_signals();
     let Some(child) = sys::process::fork(proof).doing(|| "cannot start the program")? else {
         own_group(job);
-        if let Err(error) = job.run() {
+        if let Err(error) = job.run(proof) {
             let code = if error.kind == control::FailureKind::CommandNotFound { 127 } else { 126 };
             // heard by the helper, which then ends the container
             let _ = job.line.say(&Word::Failed(error), &[]);
