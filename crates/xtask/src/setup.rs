@@ -50,6 +50,7 @@ const fn program(name: &'static str, package: &'static str, why: &'static str, p
 
 /// Sorted by package.
 const NEEDS: &[Need] = &[
+    program("busybox", "busybox-static", "the tree of the runtime conformance tests", TEST),
     program("conmon", "conmon", "peer of the benchmark", BENCH),
     program("crun", "crun", "peer of the benchmark", BENCH),
     Need {

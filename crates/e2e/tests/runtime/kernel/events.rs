@@ -1,10 +1,16 @@
 //! `events`: counters and notifications.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use serde_json::json;
 
-use crate::subject::{end_of, test};
+use crate::subject::{SOON, end_of, test};
+
+/// Waits until something is seen, or the command has ended, and gives whether it was seen.
+fn await_or_end(child: &mut Child, seen: impl Fn() -> bool) -> bool {
+    let _ = testkit::wait_for(SOON, || (seen() || child.try_wait().unwrap().is_some()).then_some(()));
+    seen()
+}
 
 #[test]
 fn counters_are_printed_once() {
@@ -30,10 +36,10 @@ fn counters_are_printed_again_and_again_until_the_end() {
         let words = ["events", "--interval", "100ms", &container.id];
         let (out, err, mut child) = s.begin(&mut s.command(&words), Stdio::null());
         let lines = || std::fs::read_to_string(&out).unwrap().lines().count();
-        let seen = testkit::wait_for(crate::subject::SOON, || (lines() >= 2).then_some(()));
+        let seen = await_or_end(&mut child, || lines() >= 2);
         container.call("delete", &["--force"]).expect(0);
         let code = end_of(&mut child);
-        assert!(seen.is_some(), "{}", std::fs::read_to_string(err).unwrap());
+        assert!(seen, "{}", std::fs::read_to_string(err).unwrap());
         assert_eq!(code, 0);
     });
 }
@@ -51,13 +57,13 @@ fn the_end_of_memory_is_told() {
         let words = ["events", "--interval", "100ms", &container.id];
         let (out, err, mut child) = s.begin(&mut s.command(&words), Stdio::null());
         let text = || std::fs::read_to_string(&out).unwrap();
-        let first = testkit::wait_for(crate::subject::SOON, || text().contains("stats").then_some(()));
+        let first = await_or_end(&mut child, || text().contains("stats"));
         std::fs::write(s.rootfs().join("etc/go"), "").unwrap();
-        let told = testkit::wait_for(crate::subject::SOON, || text().contains("\"oom\"").then_some(()));
+        let told = await_or_end(&mut child, || text().contains("\"oom\""));
         container.call("delete", &["--force"]).expect(0);
         end_of(&mut child);
-        assert!(first.is_some(), "{}", std::fs::read_to_string(err).unwrap());
-        assert!(told.is_some(), "{}", text());
+        assert!(first, "{}", std::fs::read_to_string(err).unwrap());
+        assert!(told, "{}", text());
     });
 }
 

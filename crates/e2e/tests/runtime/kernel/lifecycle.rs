@@ -315,7 +315,7 @@ fn pause_stops_the_processes_and_resume_lets_them_go_on() {
         let ticks = s.rootfs().join("etc/ticks");
         container.await_file(&ticks);
         container.call("pause", &[]).expect(0);
-        assert_eq!(container.status(), "paused");
+        container.await_status("paused");
         let size = || std::fs::metadata(&ticks).unwrap().len();
         let before = size();
         std::thread::sleep(std::time::Duration::from_millis(100));

@@ -169,7 +169,7 @@ fn a_foreground_run_uses_the_callers_terminal() {
         let words = bundle.words("run");
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut terminal = Terminal::spawn(&s.command(&words));
-        terminal.expect("24 80", SOON);
+        terminal.expect("24 80", SOON / 2);
         terminal.send("hello\r");
         terminal.expect("got hello", SOON);
         assert_eq!(terminal.wait(SOON).code(), Some(5));
@@ -182,9 +182,9 @@ fn a_foreground_exec_uses_the_callers_terminal_and_its_size_follows() {
         let container = s.sh("sleep 60").start();
         let words = ["exec", "-t", &container.id, "sh", "-c", "while :; do stty size 2> /dev/null; sleep 0.05; done"];
         let mut terminal = Terminal::spawn(&s.command(&words));
-        terminal.expect("24 80", SOON);
+        terminal.expect("24 80", SOON / 2);
         terminal.resize(30, 100);
-        terminal.expect("30 100", SOON);
+        terminal.expect("30 100", SOON / 2);
         container.end();
         terminal.wait(SOON);
     });
