@@ -5,4 +5,6 @@
 //! points than a test run has time for: `INSULA_E2E_FAULTS` says how many a test takes (`all`, or a number), and
 //! `INSULA_E2E_SEED` which; a failure prints the seed.
 
+#![expect(clippy::unwrap_used, reason = "a test's broken expectation is a panic, in its tools as well")]
+
 mod kernel;
