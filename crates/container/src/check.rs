@@ -9,7 +9,12 @@ use control::FailureKind;
 use oci_spec::runtime::{
     Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxSchedulerPolicy, LinuxSeccompAction, Process, Spec,
 };
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::Value;
+use std::ffi::OsString;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path};
 
 /// Reads a configuration; with it come words about what was left out.
@@ -349,13 +354,16 @@ pub fn root(spec: &Spec, bundle: &Path) -> Result<std::path::PathBuf> {
         return Err(SetupError::invalid("root.path: is empty"));
     }
     let path = bundle.join(root.path());
-    let found = std::fs::canonicalize(&path).map_err(|error| {
-        let kind =
-            if error.kind() == std::io::ErrorKind::NotFound { FailureKind::NotFound } else { FailureKind::Internal };
-        SetupError::new(kind, format!("root.path: {}: {error}", path.display()))
+    let what = || format!("root.path: {}", path.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT => SetupError::new(FailureKind::NotFound, format!("{}: {errno}", what())),
+        Errno::NOTDIR => SetupError::invalid(format!("{}: not a directory", what())),
+        _ => SetupError::new(FailureKind::Internal, format!("{}: {errno}", what())),
     })?;
-    let folder = std::fs::metadata(&found).doing(|| format!("root.path: {}", path.display()))?.is_dir();
-    if folder { Ok(found) } else { Err(SetupError::invalid(format!("root.path: {}: not a directory", path.display()))) }
+    // where it leads to, links followed
+    let found = rustix::fs::readlink(format!("/proc/self/fd/{}", folder.as_raw_fd()), Vec::new()).doing(what)?;
+    Ok(std::path::PathBuf::from(OsString::from_vec(found.into_bytes())))
 }
 
 #[cfg(test)]

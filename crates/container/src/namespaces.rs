@@ -34,7 +34,7 @@ pub(crate) fn fork_into(
         drop(back);
         init::run(proof, inside);
     }
-    drop(inside);
+    inside.close();
     for (own, kind) in back {
         sys::process::setns(proof, own.as_fd(), kind).doing(|| "cannot return to the host's namespaces")?;
     }

@@ -85,6 +85,11 @@ impl Line {
         Self(socket)
     }
 
+    /// Its descriptor.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// Says a word; a peer that has gone is noticed elsewhere.
     pub(crate) fn say(&self, word: &Word, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = encode(word);

@@ -288,7 +288,15 @@ fn segments() -> Vec<(usize, usize)> {
         let until = (from + cut(one.p_filesz)).next_multiple_of(PAGE);
         (from & !(PAGE - 1), until - (from & !(PAGE - 1)))
     };
-    loaded.map(range).collect()
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for (from, len) in loaded.map(range) {
+        match ranges.last_mut() {
+            // one after the other
+            Some((first, before)) if *first + *before == from => *before += len,
+            _ => ranges.push((from, len)),
+        }
+    }
+    ranges
 }
 
 #[cfg(target_arch = "x86_64")]

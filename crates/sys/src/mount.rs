@@ -97,6 +97,12 @@ impl FsContext {
         })
     }
 
+    /// Its descriptor, for whoever closes many at once.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Sets an option to a text.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "forking and executing have no safe face; namespace calls touch the whole process")]
 
 use crate::{Result, SysError};
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
@@ -221,6 +221,20 @@ pub fn close_all_but(first: u32, kept: BorrowedFd<'_>) {
         unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
     }
     close_from(first.max(kept + 1));
+}
+
+/// Closes descriptors with as few calls as there are gaps between their numbers.
+pub fn close_together(fds: Vec<OwnedFd>) {
+    let mut numbers: Vec<u32> = fds.into_iter().map(|fd| fd.into_raw_fd().cast_unsigned()).collect();
+    numbers.sort_unstable();
+    let mut rest = numbers.as_slice();
+    while let [first, ..] = rest {
+        let run = (0_u32..).zip(rest).take_while(|(offset, number)| first + offset == **number).count();
+        let last = rest.get(run - 1).unwrap_or(first);
+        // SAFETY: all of the run were owned here, and nobody else's.
+        unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) };
+        rest = rest.get(run..).unwrap_or_default();
+    }
 }
 
 /// Makes `to` another name of what `from` is open on; what it was is closed. It stays close-on-exec.

@@ -443,7 +443,12 @@ impl Group {
                     if !pids.is_empty() {
                         return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }
-                    self.furnish(hierarchy)?;
+                    let mems = self.file(hierarchy, "cpuset.mems");
+                    let has_own = hierarchy.has("cpuset")
+                        && hierarchy.read_optional(&mems)?.is_some_and(|value| !value.trim().is_empty());
+                    if !has_own {
+                        self.furnish(hierarchy)?;
+                    }
                     return Ok(Age::Taken);
                 }
                 Err(errno) => return Err(fail("mkdirat", errno)),
@@ -605,12 +610,8 @@ fn make_parents(hierarchy: &Hierarchy, path: &str) -> Result<()> {
 fn inherit_cpuset(hierarchy: &Hierarchy, path: &str) -> Result<()> {
     let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
     let below = |dir: &str, name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-    // The kernel fills both at once, so that the first tells for both.
-    for (name, look) in [("cpuset.mems", true), ("cpuset.cpus", false)] {
+    for name in ["cpuset.mems", "cpuset.cpus"] {
         let own = below(path, name);
-        if look && hierarchy.read_optional(&own)?.is_none_or(|value| !value.trim().is_empty()) {
-            return Ok(());
-        }
         let mut value = hierarchy.read_optional(&below(parent, name))?.unwrap_or_default();
         if value.trim().is_empty() && !parent.is_empty() {
             inherit_cpuset(hierarchy, parent)?;

@@ -1,6 +1,6 @@
 //! Device nodes and the links beside them.
 
-use super::{Inside, root};
+use super::{Inside, leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mknodat, symlinkat};
@@ -40,6 +40,7 @@ pub(crate) fn make(inside: &Inside<'_>, root: BorrowedFd<'_>, mapped: bool) -> R
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let outcome = outcome.and_then(|()| devices.iter().try_for_each(|device| asked(device, root, mapped)));
     rustix::process::umask(old);
+    leave_open(dev);
     outcome
 }
 

@@ -2,7 +2,7 @@
 
 use super::mounts::{Source, missing_target};
 use super::options::Options;
-use super::root;
+use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use cgroup::{Group, Version};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
@@ -76,7 +76,9 @@ pub(crate) fn place(
     }
     let propagation = Some(MountPropagationFlags::PRIVATE);
     let attrs = MountAttrs { set: options.set, clear: options.clear, propagation, user_namespace: None };
-    mount_setattr(folder.as_fd(), Depth::Recursive, &attrs).doing(|| "cannot set its attributes")
+    mount_setattr(folder.as_fd(), Depth::Recursive, &attrs).doing(|| "cannot set its attributes")?;
+    [target, folder].into_iter().for_each(leave_open);
+    Ok(())
 }
 
 fn folder(attributes: MountAttr) -> std::result::Result<OwnedFd, sys::mount::FsError> {

@@ -25,6 +25,7 @@ use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::Spec;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use sys::process::{Namespaces, SingleThread};
 
 /// What the first process takes with it.
@@ -60,6 +61,32 @@ pub(crate) struct Beyond<'a> {
     pub(crate) listener: Option<OwnedFd>,
     /// The state that hooks read; without it none run.
     pub(crate) state: Option<State<'a>>,
+}
+
+impl Inside<'_> {
+    /// Closes what only the new process needs.
+    pub(crate) fn close(self) {
+        let mut fds = self.cgroups;
+        fds.extend(self.root);
+        fds.push(self.line.into_fd());
+        for source in self.sources {
+            match source {
+                mounts::Source::Tree { tree, .. } => fds.push(tree),
+                mounts::Source::Groups(all) => fds.extend(all.into_iter().map(|(_, _, tree)| tree)),
+                mounts::Source::Inside | mounts::Source::Later { .. } => {}
+            }
+        }
+        sys::process::close_together(fds);
+    }
+}
+
+/// Leaves a descriptor open until all are closed at once, before the program's turn; so many as no limit forbids.
+fn leave_open(fd: OwnedFd) {
+    static LEFT: AtomicU32 = AtomicU32::new(0);
+    const MOST: u32 = 100;
+    if LEFT.fetch_add(1, Ordering::Relaxed) < MOST {
+        std::mem::forget(fd);
+    }
 }
 
 /// Becomes the container's first process.

@@ -5,7 +5,7 @@
 //! user namespace gives it. The kernel's own file systems are made inside, where their namespaces are.
 
 use super::options::Options;
-use super::{Inside, copy, groups, root};
+use super::{Inside, copy, groups, leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use crate::sync::Word;
 use cgroup::{Group, Version};
@@ -165,7 +165,9 @@ fn bind(
         }
     }
     finish(tree.as_fd(), options, Bound::Yes, inside.own.contains(Namespaces::USER))?;
-    move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")
+    move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
+    leave_open(target);
+    Ok(())
 }
 
 /// A new file system.
@@ -175,13 +177,15 @@ fn fresh(inside: &Inside<'_>, mount: &Mount, options: &Options, root: BorrowedFd
         return Err(SetupError::invalid("the mount has neither a type nor the option \"bind\""));
     }
     let (target, found) = target(root, mount.destination(), Shape::Folder)?;
-    if matches!(kind, "proc" | "sysfs") && found != Found::There {
+    if matches!(kind, "proc" | "sysfs") && matches!(found, Found::Linked | Found::MadeBelow) {
         refuse_link(root, mount.destination())?;
     }
     let label = inside.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     let label = label.filter(|label| !label.is_empty() && !matches!(kind, "mqueue" | "proc" | "sysfs"));
     // a folder in memory looks like what it covers, unless it is told
-    let mode = kind == "tmpfs" && found != Found::Made && options.data.iter().all(|(key, _)| key != "mode");
+    let mode = kind == "tmpfs"
+        && matches!(found, Found::There | Found::Linked)
+        && options.data.iter().all(|(key, _)| key != "mode");
     let mode = if mode { Some(rustix::fs::fstat(&target).doing(|| "the mount point")?.st_mode & 0o7777) } else { None };
     let long = options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|text| text.len() > LONGEST_VALUE));
     if long {
@@ -198,7 +202,9 @@ fn fresh(inside: &Inside<'_>, mount: &Mount, options: &Options, root: BorrowedFd
     })?;
     let rest = Options { propagation: options.propagation.clone(), ..Options::default() };
     finish(tree.as_fd(), &rest, Bound::No, inside.own.contains(Namespaces::USER))?;
-    move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")
+    move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
+    [tree, target].into_iter().for_each(leave_open);
+    Ok(())
 }
 
 /// A detached mount of a new file system, with its options and attributes.
@@ -231,7 +237,9 @@ fn make(
             context.set_string("context", label)?;
         }
         context.create()?;
-        context.mount(if options.copy_up { attributes - MountAttr::RDONLY } else { attributes })
+        let tree = context.mount(if options.copy_up { attributes - MountAttr::RDONLY } else { attributes })?;
+        leave_open(context.into_fd());
+        Ok(tree)
     };
     let tree = assemble().map_err(|error| {
         let kind = if error.option.is_empty() { FailureKind::Internal } else { FailureKind::Invalid };
@@ -325,8 +333,10 @@ enum Found {
     There,
     /// It was there, behind a symbolic link.
     Linked,
-    /// It is new.
+    /// It is new, in a folder that was there under this very path.
     Made,
+    /// It is new, with folders above it or behind a symbolic link.
+    MadeBelow,
 }
 
 /// The mount point, made where it is missing.
@@ -337,7 +347,16 @@ fn target(root: BorrowedFd<'_>, destination: &Path, shape: Shape) -> Result<(Own
         Err(Errno::NOENT | Errno::LOOP) => {}
         Err(errno) => return Err(missing_target(errno)),
     }
-    let found = if root::resolve(root, destination, flags).is_ok() { Found::Linked } else { Found::Made };
+    // the usual one: missing in a folder that is what it says it is
+    if let (Some(parent), Some(name), Shape::Folder) = (destination.parent(), destination.file_name(), shape)
+        && let Ok(parent) = root::resolve_plain(root, parent, OFlags::PATH | OFlags::DIRECTORY)
+        && rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).is_ok()
+    {
+        let target = root::resolve_plain(parent.as_fd(), Path::new(name), flags).map_err(missing_target)?;
+        leave_open(parent);
+        return Ok((target, Found::Made));
+    }
+    let found = if root::resolve(root, destination, flags).is_ok() { Found::Linked } else { Found::MadeBelow };
     let target = match shape {
         Shape::Folder => root::ensure_dir(root, destination),
         Shape::File => root::ensure_file(root, destination),

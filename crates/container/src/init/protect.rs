@@ -3,7 +3,7 @@
 //! What covers a path comes from the host's side, where nothing of the container can have put something else in its
 //! place, and is looked at before it is used (CVE-2025-31133).
 
-use super::root;
+use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use oci_spec::runtime::Spec;
@@ -24,6 +24,7 @@ pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>) -> Result<()> {
         let attrs = MountAttrs { set: MountAttr::RDONLY, ..MountAttrs::default() };
         mount_setattr(tree.as_fd(), Depth::Recursive, &attrs).doing(what)?;
         move_mount_onto(tree.as_fd(), place.as_fd()).doing(what)?;
+        [tree, place].into_iter().for_each(leave_open);
     }
     let mut covers = Covers::default();
     for path in linux.masked_paths().iter().flatten() {
@@ -42,8 +43,13 @@ pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>) -> Result<()> {
             None => null().doing(what)?,
         };
         move_mount_onto(cover.as_fd(), place.as_fd()).doing(what)?;
-        slot.get_or_insert(cover);
+        leave_open(place);
+        match slot {
+            Some(_) => leave_open(cover),
+            None => *slot = Some(cover),
+        }
     }
+    [covers.folder, covers.file].into_iter().flatten().for_each(leave_open);
     Ok(())
 }
 
@@ -70,7 +76,9 @@ fn empty_folder() -> std::result::Result<OwnedFd, sys::mount::FsError> {
     context.set_string("source", "tmpfs")?;
     context.set_string("size", "0")?;
     context.create()?;
-    context.mount(MountAttr::RDONLY | MountAttr::NOSUID | MountAttr::NODEV | MountAttr::NOEXEC)
+    let tree = context.mount(MountAttr::RDONLY | MountAttr::NOSUID | MountAttr::NODEV | MountAttr::NOEXEC)?;
+    leave_open(context.into_fd());
+    Ok(tree)
 }
 
 fn existing(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<Option<OwnedFd>> {

@@ -4,8 +4,10 @@ use crate::check;
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use oci_spec::runtime::Spec;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
-use std::io::Read as _;
 use std::path::Path;
 
 /// The largest configuration that is read. A thousand mounts need a fifth of a megabyte.
@@ -34,15 +36,24 @@ pub(crate) fn understand(bytes: &[u8], what: &str) -> Result<(Spec, Vec<String>)
 /// Reads a file of JSON, up to a limit.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
-    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            SetupError::new(FailureKind::NotFound, format!("JSON specification file {shown} not found"))
-        }
-        _ => SetupError::new(FailureKind::Internal, format!("open {shown}: {error}")),
-    })?;
-    let size = file.metadata().doing(|| format!("stat {shown}"))?.len();
+    let file =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => {
+                SetupError::new(FailureKind::NotFound, format!("JSON specification file {shown} not found"))
+            }
+            _ => SetupError::new(FailureKind::Internal, format!("open {shown}: {errno}")),
+        })?;
+    let size = u64::try_from(rustix::fs::fstat(&file).doing(|| format!("stat {shown}"))?.st_size).unwrap_or(0);
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(MOST_BYTES)).unwrap_or(0) + 1);
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).doing(|| format!("read {shown}"))?;
+    loop {
+        let room = bytes.capacity() - bytes.len();
+        let count = rustix::io::read(&file, spare_capacity(&mut bytes)).doing(|| format!("read {shown}"))?;
+        // what leaves room is the end of a file
+        if count < room || u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_BYTES {
+            break;
+        }
+        bytes.reserve(4096);
+    }
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_BYTES {
         return Err(SetupError::invalid(format!("{shown} is larger than {} MiB", MOST_BYTES >> 20)));
     }

@@ -2,9 +2,10 @@
 
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use std::io::Write as _;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -160,18 +161,8 @@ impl Folder {
     /// # Errors
     /// [`FailureKind::Conflict`] where there is anything else in it: nothing is removed then.
     pub(crate) fn remove(&self) -> Result<()> {
-        if let Ok(entries) = rustix::fs::Dir::read_from(&self.fd) {
-            let foreign = entries.flatten().find(|entry| {
-                let name = entry.file_name().to_bytes();
-                !matches!(name, b"." | b"..") && !FILES.iter().any(|have| have.as_bytes() == name)
-            });
-            if let Some(entry) = foreign {
-                let name = entry.file_name().to_string_lossy();
-                let text = format!("{} has {name:?} in it, which is not a container's; it stays", self.path.display());
-                return Err(SetupError::new(FailureKind::Conflict, text));
-            }
-        }
-        for name in FILES {
+        let own = self.own_files()?;
+        for name in own {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno).doing(|| self.shown(name)),
@@ -181,6 +172,29 @@ impl Folder {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno).doing(|| self.path.display().to_string()),
         }
+    }
+
+    /// Which files of a container's are there; an error where there are others.
+    fn own_files(&self) -> Result<Vec<&'static str>> {
+        let what = || self.path.display().to_string();
+        // somebody may have read the folder before
+        rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::Start(0)).doing(what)?;
+        let mut room = [MaybeUninit::uninit(); 2048];
+        let mut entries = RawDir::new(&self.fd, &mut room);
+        let mut own = Vec::new();
+        while let Some(entry) = entries.next() {
+            let entry = entry.doing(what)?;
+            let name = entry.file_name().to_string_lossy();
+            match FILES.iter().find(|have| **have == name) {
+                Some(file) => own.push(*file),
+                None if matches!(&*name, "." | "..") => {}
+                None => {
+                    let text = format!("{} has {name:?} in it, which is not a container's; it stays", what());
+                    return Err(SetupError::new(FailureKind::Conflict, text));
+                }
+            }
+        }
+        Ok(own)
     }
 
     fn shown(&self, name: &str) -> String {

@@ -1,6 +1,7 @@
 //! The status of a container, as the kernel shows it.
 
 use super::record::Birth;
+use rustix::fs::{Mode, OFlags};
 use std::fmt::{self, Display};
 
 /// Forked, has not executed anything yet: `PF_FORKNOEXEC` of linux/sched.h.
@@ -45,7 +46,12 @@ pub(crate) struct Seen {
 impl Seen {
     /// Looks at a process; `None` when it is gone.
     pub(crate) fn at(pid: i32) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+        // the kernel's line is a few hundred bytes
+        let mut line = [0; 1024];
+        let file =
+            rustix::fs::open(format!("/proc/{pid}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let count = rustix::io::read(&file, &mut line).ok()?;
+        Self::parse(line.get(..count)?)
     }
 
     fn parse(stat: &[u8]) -> Option<Self> {
