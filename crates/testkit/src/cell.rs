@@ -25,13 +25,17 @@ static OPENED: AtomicU32 = AtomicU32::new(0);
 const EMPTY: &[&str] = &["/run", "/var/lib", "/var/tmp"];
 
 /// Makes the machine's file systems read-only, but for the island's folder: a runtime that takes an id for a path, or is
-/// tricked out of its root, must not be able to remove what is the machine's. `/etc` becomes a copy that can be written.
-const PROTECT: &str = "mkdir /run/upper /run/work
-mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work overlay /etc
-mount --bind \"$HOME\" \"$HOME\"
+/// tricked out of its root, must not be able to remove what is the machine's. `/etc` and
+/// `/tmp` become copies that can be written.
+const PROTECT: &str = "mkdir /run/island
+mount --bind \"$HOME\" /run/island
+for name in etc tmp; do mkdir -p /run/$name/upper /run/$name/work
+mount -t overlay -o lowerdir=/$name,upperdir=/run/$name/upper,workdir=/run/$name/work overlay /$name; done
+mount --move /run/island \"$HOME\"
+rmdir /run/island
 mount -o remount,bind,ro /
 grep -E ' - (ext[234]|xfs|btrfs|f2fs|zfs|overlay|tmpfs) ' /proc/self/mountinfo | cut -d' ' -f5 | while read point; do
-case $point in /|/run|/run/*|/var/lib|/var/tmp|/etc|/dev|/dev/*|/proc/*|/sys/*|\"$HOME\"|\"$HOME\"/*) ;;
+case $point in /|/run|/run/*|/var/lib|/var/tmp|/etc|/tmp|/dev|/dev/*|/proc/*|/sys/*|\"$HOME\"|\"$HOME\"/*) ;;
 *) mount -o remount,bind,ro \"$point\" ;; esac; done
 ! touch /usr/insula-cell 2>/dev/null || { rm /usr/insula-cell; exit 9; }
 ";
@@ -102,7 +106,7 @@ impl Cell {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.inside.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"]);
         command.args(["--", "sh", "-c", JOIN]).arg(folder).args(words);
-        command.env("HOME", self.island.root()).env("TMPDIR", "/var/tmp");
+        command.env("HOME", self.island.root()).env_remove("TMPDIR");
         command
     }
 

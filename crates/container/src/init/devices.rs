@@ -109,6 +109,10 @@ fn asked(device: &LinuxDevice, root: BorrowedFd<'_>, mapped: bool) -> Result<()>
     let path = device.path();
     let what = || format!("device {}", path.display());
     let name = path.file_name().ok_or_else(|| SetupError::invalid(format!("{}: no name", what())))?;
+    if path == Path::new("/dev/ptmx") {
+        // engines list all of the host's for a privileged container; this one is the link to the container's own
+        return Ok(());
+    }
     let kind = match device.typ() {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,

@@ -169,7 +169,11 @@ fn terminals() {
     let mut terminal = Terminal::spawn(&podman.command(&["exec", "-it", "a", "sh"]));
     terminal.send("tty; sleep 1000\r");
     terminal.expect("/dev/pts/0", SOON);
-    terminal.send("\x03");
+    // The shell may be between the two commands, where the first one is lost.
+    for _ in 0..3 {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        terminal.send("\x03");
+    }
     terminal.send("exit 6\r");
     assert_eq!(terminal.wait(SOON).code(), Some(6), "{}", terminal.shown());
     podman.finish();
