@@ -17,6 +17,7 @@ mod pipeline;
 mod store;
 
 pub mod bootstrap;
+pub mod dockerfile;
 pub mod erofs;
 pub mod export;
 pub mod tar;
