@@ -166,7 +166,7 @@ fn everything_wrong_is_named() {
         ("FROM a\nHEALTHCHECK NONE x", "nothing else"),
         ("FROM a\nONBUILD ONBUILD RUN x", "cannot be a trigger"),
         ("FROM a\nONBUILD FROM x", "cannot be a trigger"),
-        ("FROM a\nONBUILD NUR x", "did you mean RUN"),
+        ("FROM a\nONBUILD RNU x", "did you mean RUN"),
         ("FROM a\nWORKDIR", "WORKDIR needs"),
     ] {
         assert!(error(text).contains(expected), "{text:?}: {}", error(text));
