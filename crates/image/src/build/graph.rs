@@ -184,6 +184,11 @@ pub(crate) fn error(file: &Dockerfile, span: Span, fault: impl Into<BuildFault>)
     Pointed { place: Box::new(file.place(span)), fault: fault.into(), hint: None }
 }
 
+/// An error about one word of an instruction.
+pub(crate) fn error_at(file: &Dockerfile, span: Span, word: &str, fault: impl Into<BuildFault>) -> BuildError {
+    Pointed { place: Box::new(file.place_of(span, word)), fault: fault.into(), hint: None }
+}
+
 fn globals(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, String>, BuildError> {
     let mut out = BTreeMap::new();
     for (prefix, platform) in [("BUILD", &options.build_platform), ("TARGET", &options.platform)] {
@@ -216,7 +221,7 @@ fn globals(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, Stri
 fn expand(file: &Dockerfile, span: Span, values: &BTreeMap<String, String>, word: &str) -> Result<String, BuildError> {
     Expander::new(values, file.directives.escape)
         .word(word)
-        .map_err(|source| error(file, span, BuildFault::Expand { word: word.to_owned(), source }))
+        .map_err(|source| error_at(file, span, word, BuildFault::Expand { word: word.to_owned(), source }))
 }
 
 fn target(file: &Dockerfile, options: &Options) -> Result<usize, BuildError> {
@@ -298,7 +303,7 @@ fn node(
     for instruction in &node.instructions {
         for name in from_names(&instruction.kind) {
             let origin = origin(file, options, index, name).map_err(|fault| {
-                let mut wrong = error(file, instruction.span, fault);
+                let mut wrong = error_at(file, instruction.span, name, fault);
                 if matches!(wrong.fault, BuildFault::VariableInFrom { .. }) {
                     wrong.hint = Some(format!("give the image a stage of its own above: FROM {name} AS NAME"));
                 }

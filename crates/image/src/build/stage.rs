@@ -10,7 +10,7 @@ use super::config::{Change, EarlierCmd, ImageSpec, Layer, is_signal, ports, set_
 use super::copy::{self, Destination, Resolved, Selection, Shape, Slash};
 use super::error::{BuildError, BuildFault};
 use super::files::{FileKind, Files};
-use super::graph::{Base, Graph, Images, Node, Options, Origin, error};
+use super::graph::{Base, Graph, Images, Node, Options, Origin, error, error_at};
 use super::key::Canonical;
 use super::mode::{Chmod, Owner};
 use super::plan::{Action, CopySource, CopyStep, Input, Recipe, Remote, RunMount, RunStep, Script, StagePlan, Step};
@@ -190,7 +190,7 @@ impl<'a> Stager<'a> {
             Kind::StopSignal(signal) => {
                 let value = self.word(signal, span)?;
                 if !is_signal(&value) {
-                    return Err(self.error(span, BuildFault::Value { what: "signal", value }));
+                    return Err(self.error_at(span, signal, BuildFault::Value { what: "signal", value }));
                 }
                 Change::StopSignal(value)
             }
@@ -208,16 +208,20 @@ impl<'a> Stager<'a> {
         error(self.shared.file, span, fault)
     }
 
+    fn error_at(&self, span: Span, word: &str, fault: impl Into<BuildFault>) -> BuildError {
+        error_at(self.shared.file, span, word, fault)
+    }
+
     fn word(&self, word: &str, span: Span) -> Result<String, BuildError> {
         let env = Env(&self.env);
         Expander::new(&env, self.shared.file.directives.escape)
             .word(word)
-            .map_err(|source| self.error(span, BuildFault::Expand { word: word.to_owned(), source }))
+            .map_err(|source| self.error_at(span, word, BuildFault::Expand { word: word.to_owned(), source }))
     }
 
     fn filled(&self, word: &str, what: &'static str, span: Span) -> Result<String, BuildError> {
         let value = self.word(word, span)?;
-        if value.is_empty() { Err(self.error(span, BuildFault::Empty { what })) } else { Ok(value) }
+        if value.is_empty() { Err(self.error_at(span, word, BuildFault::Empty { what })) } else { Ok(value) }
     }
 
     fn pairs(&self, pairs: &[(String, String)], span: Span) -> Result<Vec<(String, String)>, BuildError> {
@@ -237,10 +241,10 @@ impl<'a> Stager<'a> {
         for word in words {
             let expanded = Expander::new(&env, self.shared.file.directives.escape)
                 .words(word)
-                .map_err(|source| self.error(span, BuildFault::Expand { word: word.clone(), source }))?;
+                .map_err(|source| self.error_at(span, word, BuildFault::Expand { word: word.clone(), source }))?;
             for value in expanded {
                 let what = "port: NUMBER, FROM-TO, or either with /tcp, /udp or /sctp";
-                out.extend(ports(&value).ok_or_else(|| self.error(span, BuildFault::Value { what, value }))?);
+                out.extend(ports(&value).ok_or_else(|| self.error_at(span, word, BuildFault::Value { what, value }))?);
             }
         }
         out.sort();
@@ -476,9 +480,12 @@ impl<'a> Stager<'a> {
     fn resolve(&self, selection: &Selection, span: Span) -> Result<Vec<Resolved>, BuildError> {
         let mut found =
             copy::resolve(self.shared.context, selection, &place_name(&Origin::Context)).map_err(|source| {
-                let missing = matches!(source, copy::CopyError::Missing { .. });
-                let mut wrong = self.error(span, source);
-                if missing {
+                let missing = match &source {
+                    copy::CopyError::Missing { source_path, .. } => source_path.clone(),
+                    _ => String::new(),
+                };
+                let mut wrong = self.error_at(span, &missing, source);
+                if !missing.is_empty() {
                     wrong.hint = Some("paths begin at the context's root; does .dockerignore leave it out?".to_owned());
                 }
                 wrong
@@ -524,7 +531,11 @@ impl<'a> Stager<'a> {
         let text = self.filled(&transfer.destination, "the destination", span)?;
         let destination = Destination::new(&text, &self.spec.config.working_dir);
         if transfer.sources.len() > 1 && destination.slash == Slash::Open {
-            return Err(self.error(span, BuildFault::DestinationNotFolder { destination: text }));
+            return Err(self.error_at(
+                span,
+                &transfer.destination,
+                BuildFault::DestinationNotFolder { destination: text },
+            ));
         }
         let flag = |flag: &Option<String>| flag.as_ref().map(|text| self.word(text, span)).transpose();
         let owner = flag(&transfer.chown)?.map(|text| Owner::parse(&text)).transpose();

@@ -24,6 +24,12 @@ impl Dockerfile {
     pub fn place(&self, span: Span) -> Place {
         self.source.place(span)
     }
+
+    /// The place of a word in an instruction; the whole instruction if it is not there as it is.
+    #[must_use]
+    pub fn place_of(&self, span: Span, word: &str) -> Place {
+        self.source.place(self.source.find(span, word).unwrap_or(span))
+    }
 }
 
 /// An ARG in front of the first FROM.

@@ -32,7 +32,7 @@ pub struct Place {
 
 /// An error with the place that it is about and, where there is one, what to do.
 ///
-/// The message has four parts: `file:line:column: what is wrong`, the source line, a caret below the place, and a hint.
+/// The message has four parts: `file:line:column: what is wrong: why`, the source line, a caret below the place, and a hint.
 #[derive(Debug)]
 pub struct Pointed<E> {
     /// Where.
@@ -43,10 +43,16 @@ pub struct Pointed<E> {
     pub hint: Option<String>,
 }
 
-impl<E: fmt::Display> fmt::Display for Pointed<E> {
+impl<E: Error> fmt::Display for Pointed<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { file, span, text } = &*self.place;
         write!(f, "{file}:{}:{}: {}", span.line, span.column, self.fault)?;
+        // the reasons belong in front of the source line, so this error has no source of its own
+        let mut next = self.fault.source();
+        while let Some(reason) = next {
+            write!(f, ": {reason}")?;
+            next = reason.source();
+        }
         if !text.is_empty() {
             let number = span.line.to_string();
             let (shown, before, width) = window(text, *span);
@@ -62,11 +68,7 @@ impl<E: fmt::Display> fmt::Display for Pointed<E> {
     }
 }
 
-impl<E: Error> Error for Pointed<E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.fault.source()
-    }
-}
+impl<E: Error> Error for Pointed<E> {}
 
 /// The part of a line that is shown, what stands before the caret (tabs stay tabs), and the caret's width.
 fn window(text: &str, span: Span) -> (String, String, usize) {

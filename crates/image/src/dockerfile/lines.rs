@@ -131,6 +131,23 @@ impl Source {
         Pointed { place: Box::new(self.place(span)), fault, hint: None }
     }
 
+    /// Where in an instruction this word stands, if it can be found there.
+    pub(crate) fn find(&self, span: Span, word: &str) -> Option<Span> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        if word.is_empty() {
+            return None;
+        }
+        (span.line..=span.last_line).find_map(|line| {
+            let text = self.lines.get((line - 1) as usize)?;
+            // not within the instruction's own name
+            let from = if line == span.line { text.trim_start().find(char::is_whitespace)? } else { 0 };
+            let from = from + if line == span.line { text.len() - text.trim_start().len() } else { 0 };
+            let at = from + text[from..].find(word)?;
+            let (column, width) = (number(text[..at].chars().count() + 1), number(word.chars().count()));
+            Some(Span { line, column, width, last_line: span.last_line })
+        })
+    }
+
     fn line_error(&self, line: usize, fault: Fault) -> DockerfileError {
         let text = self.lines.get(line).map_or("", |line| line.trim_end());
         let blank = text.chars().take_while(|c| c.is_whitespace()).count();

@@ -439,9 +439,10 @@ mod corpus {
         let policy = store.join("policy.json");
         fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
         let policy = format!("--signature-policy={}", policy.display());
-        let mut arguments = ["bud", &policy, "--format", "docker", "--isolation", "chroot", "-q", "-t", "case", "-f", &dockerfile]
-            .map(str::to_owned)
-            .to_vec();
+        let mut arguments =
+            ["bud", &policy, "--format", "docker", "--isolation", "chroot", "-q", "-t", "case", "-f", &dockerfile]
+                .map(str::to_owned)
+                .to_vec();
         for (name, value) in case.options["arguments"].as_object().into_iter().flatten() {
             arguments.push(format!("--build-arg={name}={}", value.as_str().unwrap()));
         }
