@@ -181,12 +181,12 @@ impl Graph {
 }
 
 pub(crate) fn error(file: &Dockerfile, span: Span, fault: impl Into<BuildFault>) -> BuildError {
-    Pointed { place: Box::new(file.place(span)), fault: fault.into(), hint: None }
+    Pointed { place: Box::new(file.place(span)), fault: Box::new(fault.into()), hint: None }
 }
 
 /// An error about one word of an instruction.
 pub(crate) fn error_at(file: &Dockerfile, span: Span, word: &str, fault: impl Into<BuildFault>) -> BuildError {
-    Pointed { place: Box::new(file.place_of(span, word)), fault: fault.into(), hint: None }
+    Pointed { place: Box::new(file.place_of(span, word)), fault: Box::new(fault.into()), hint: None }
 }
 
 fn globals(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, String>, BuildError> {
@@ -304,7 +304,7 @@ fn node(
         for name in from_names(&instruction.kind) {
             let origin = origin(file, options, index, name).map_err(|fault| {
                 let mut wrong = error_at(file, instruction.span, name, fault);
-                if matches!(wrong.fault, BuildFault::VariableInFrom { .. }) {
+                if matches!(*wrong.fault, BuildFault::VariableInFrom { .. }) {
                     wrong.hint = Some(format!("give the image a stage of its own above: FROM {name} AS NAME"));
                 }
                 wrong

@@ -38,7 +38,7 @@ pub struct Pointed<E> {
     /// Where.
     pub place: Box<Place>,
     /// What.
-    pub fault: E,
+    pub fault: Box<E>,
     /// What to do.
     pub hint: Option<String>,
 }
@@ -73,7 +73,7 @@ impl<E: Error> Error for Pointed<E> {}
 /// The part of a line that is shown, what stands before the caret (tabs stay tabs), and the caret's width.
 fn window(text: &str, span: Span) -> (String, String, usize) {
     let at = (span.column.max(1) - 1) as usize;
-    let skip = if at > SHOWN / 2 { at - SHOWN / 2 } else { 0 };
+    let skip = at.saturating_sub(SHOWN / 2);
     let clean = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     let shown: String = text.chars().skip(skip).take(SHOWN).map(clean).collect();
     let length = shown.chars().count();
@@ -126,7 +126,7 @@ mod tests {
     fn a_message_shows_line_and_caret() {
         let span = Span { line: 12, column: 3, width: 3, last_line: 12 };
         let place = Place { file: "Dockerfile".into(), span, text: "a bcd e".into() };
-        let error = Pointed { place: Box::new(place), fault: fmt::Error, hint: Some("drop it".into()) };
+        let error = Pointed { place: Box::new(place), fault: Box::new(fmt::Error), hint: Some("drop it".into()) };
         let expected = format!("Dockerfile:12:3: {}\n  12 | a bcd e\n     |   ^~~\n  help: drop it", fmt::Error);
         assert_eq!(error.to_string(), expected);
     }

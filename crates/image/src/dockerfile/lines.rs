@@ -128,7 +128,7 @@ impl Source {
     }
 
     pub(crate) fn error(&self, span: Span, fault: Fault) -> DockerfileError {
-        Pointed { place: Box::new(self.place(span)), fault, hint: None }
+        Pointed { place: Box::new(self.place(span)), fault: Box::new(fault), hint: None }
     }
 
     /// Where in an instruction this word stands, if it can be found there.
