@@ -28,7 +28,7 @@ const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 #[serde(rename_all = "PascalCase", default)]
 pub struct Config {
     /// As whom.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
     pub user: String,
     /// Ports such as `80/tcp`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
@@ -46,13 +46,13 @@ pub struct Config {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
     pub volumes: BTreeMap<String, Nothing>,
     /// Where it is run.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
     pub working_dir: String,
     /// Labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
     /// How it is stopped.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
     pub stop_signal: String,
     /// How to see whether it is well.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -83,6 +83,40 @@ impl Chmod {
     }
 }
 
+impl fmt::Display for Chmod {
+    /// One spelling for each meaning, as cache keys have it: `0755`, or `700+rx,077=X`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clauses = match self {
+            Self::Octal(mode) => return write!(f, "{mode:04o}"),
+            Self::Symbolic(clauses) => clauses,
+        };
+        for (number, clause) in clauses.iter().enumerate() {
+            write!(f, "{}{:03o}", if number == 0 { "" } else { "," }, clause.who)?;
+            for (operator, permissions) in &clause.changes {
+                f.write_str(match operator {
+                    Operator::Add => "+",
+                    Operator::Remove => "-",
+                    Operator::Set => "=",
+                })?;
+                for permission in permissions {
+                    f.write_str(match permission {
+                        Permission::Read => "r",
+                        Permission::Write => "w",
+                        Permission::Execute => "x",
+                        Permission::ExecuteSome => "X",
+                        Permission::SetId => "s",
+                        Permission::Sticky => "t",
+                        Permission::Copy(6) => "u",
+                        Permission::Copy(3) => "g",
+                        Permission::Copy(_) => "o",
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn clause(text: &str) -> Option<Clause> {
     let rest = text.trim_start_matches(['u', 'g', 'o', 'a']);
     let mut who = text[..text.len() - rest.len()].chars().fold(0, |who, c| {
@@ -314,6 +348,11 @@ mod tests {
         ] {
             assert_eq!(Chmod::parse(text).unwrap().apply(mode, folder), expected, "{text} {mode:o}");
         }
+        let written = |text: &str| Chmod::parse(text).unwrap().to_string();
+        assert_eq!(
+            (written("7"), written("u+rx,go=X"), written("a=u")),
+            ("0007".into(), "700+rx,077=X".into(), "777=u".into())
+        );
         for bad in ["", "8", "77777", "u", "u+q", "x+u", "u+x,"] {
             assert!(Chmod::parse(bad).is_err(), "{bad}");
         }

@@ -18,11 +18,15 @@ use crate::dockerfile::{
     Argument, Command, Dockerfile, EXPANSION_MAX, Expander, Expansion, Heredoc, Instruction, Kind, Link, Mount,
     Parents, Quotes, Run, Span, Transfer, TransferSource, Unpack, Variables,
 };
+use crate::path;
 
 /// The most bytes that all variables of a stage may have.
 const ENV_MAX: usize = 1 << 20;
 /// Arguments that exist without ARG.
 const PROXIES: [&str; 5] = ["all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy"];
+
+/// Behind BUILD and TARGET, what describes a platform.
+const PLATFORM: [&str; 5] = ["ARCH", "OS", "PLATFORM", "STAGE", "VARIANT"];
 
 /// Whether an argument may be given although no ARG names it.
 pub(super) fn is_predefined(name: &str) -> bool {
@@ -30,8 +34,10 @@ pub(super) fn is_predefined(name: &str) -> bool {
     PROXIES.contains(&lower.as_str())
         || name == "SOURCE_DATE_EPOCH"
         || name.starts_with("BUILDKIT_")
-        || name.starts_with("TARGET")
-        || name.starts_with("BUILD")
+        || ["BUILD", "TARGET"]
+            .iter()
+            .filter_map(|prefix| name.strip_prefix(prefix))
+            .any(|rest| PLATFORM.contains(&rest))
 }
 
 /// What all stages of a build share.
@@ -235,6 +241,29 @@ impl<'a> Stager<'a> {
         Ok(())
     }
 
+    /// A path that no file system would take is refused here, with its place.
+    fn check_path(&self, path: &str, word: &str, span: Span) -> Result<(), BuildError> {
+        if path.len() > path::PATH_MAX {
+            return Err(self.error_at(
+                span,
+                word,
+                BuildFault::Limit { what: "bytes of a path", limit: path::PATH_MAX },
+            ));
+        }
+        if path.split('/').any(|name| name.len() > path::NAME_MAX) {
+            return Err(self.error_at(
+                span,
+                word,
+                BuildFault::Limit { what: "bytes of a name", limit: path::NAME_MAX },
+            ));
+        }
+        if path.contains('\0') {
+            let value = path.replace('\0', "\u{fffd}");
+            return Err(self.error_at(span, word, BuildFault::Value { what: "path", value }));
+        }
+        Ok(())
+    }
+
     fn expose(&self, words: &[String], span: Span) -> Result<Vec<String>, BuildError> {
         let mut out = Vec::new();
         let env = Env(&self.env);
@@ -274,6 +303,7 @@ impl<'a> Stager<'a> {
 
     fn workdir(&mut self, path: &str, span: Span) -> Result<(Action, Option<Recipe>), BuildError> {
         let path = self.spec.directory(&self.filled(path, "the path", span)?);
+        self.check_path(&path, "", span)?;
         self.spec.config.working_dir.clone_from(&path);
         let created = self.shared.created.as_deref();
         if path == "/" {
@@ -530,6 +560,7 @@ impl<'a> Stager<'a> {
     fn copy_step(&mut self, transfer: &Transfer, name: &str, span: Span) -> Result<CopyStep, BuildError> {
         let text = self.filled(&transfer.destination, "the destination", span)?;
         let destination = Destination::new(&text, &self.spec.config.working_dir);
+        self.check_path(&destination.path, &transfer.destination, span)?;
         if transfer.sources.len() > 1 && destination.slash == Slash::Open {
             return Err(self.error_at(
                 span,
@@ -681,14 +712,15 @@ impl<'a> Stager<'a> {
                     selection.sources.iter().for_each(|text| canonical.field("source", text.as_bytes()));
                     selection.exclude.iter().for_each(|text| canonical.field("exclude", text.as_bytes()));
                     canonical.number("parents", selection.parents as u64);
-                    canonical.field("chmod", format!("{:?}", selection.chmod).as_bytes());
+                    chmod(&mut canonical, selection.chmod.as_ref());
                     inputs.push(match &step.origin {
                         Origin::Stage(index) => Input::Stage(*index),
                         other => self.image_input(other, span)?,
                     });
                 }
                 CopySource::Remote(remote) => {
-                    canonical.field("remote", format!("{remote:?} {:?}", step.chmod).as_bytes());
+                    remote_definition(remote, &mut canonical);
+                    chmod(&mut canonical, step.chmod.as_ref());
                     inputs.push(match remote {
                         Remote::Http { checksum: Some(checksum), .. } => {
                             Input::Content(Digest::of(checksum.as_bytes()))
@@ -699,6 +731,29 @@ impl<'a> Stager<'a> {
             }
         }
         Ok(Recipe { definition: canonical.finish(), inputs, link: step.link })
+    }
+}
+
+fn chmod(canonical: &mut Canonical, chmod: Option<&Chmod>) {
+    if let Some(chmod) = chmod {
+        canonical.field("chmod", chmod.to_string().as_bytes());
+    }
+}
+
+/// What is fetched, without what it is then.
+fn remote_definition(remote: &Remote, canonical: &mut Canonical) {
+    match remote {
+        Remote::Http { url, name, unpack, .. } => {
+            canonical.field("address", url.as_bytes());
+            canonical.field("name", name.as_bytes());
+            canonical.number("unpack", *unpack as u64);
+        }
+        Remote::Git { url, reference, folder, keep, .. } => {
+            canonical.field("repository", url.as_bytes());
+            canonical.field("reference", reference.as_deref().unwrap_or_default().as_bytes());
+            canonical.field("folder", folder.as_deref().unwrap_or_default().as_bytes());
+            canonical.number("git", *keep as u64);
+        }
     }
 }
 

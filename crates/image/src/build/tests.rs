@@ -216,6 +216,30 @@ fn a_key_is_the_same_on_every_machine() {
 const GOLDEN_KEY: &str = "sha256:2af8df60eb3180f5d20f1190cb8921fec25116fd812c7192ecca8ad68c1413d5";
 
 #[test]
+fn limits_hold() {
+    let build = Build::new();
+    let fails = |text: &str| {
+        let file = Dockerfile::parse("Dockerfile", text.as_bytes()).unwrap();
+        let graph = Graph::resolve(&file, &build.options, &build.images).unwrap();
+        let context = FolderContext::open(build.folder.path(), Ignore::default()).unwrap();
+        let plan = Plan::new(&file, &graph, &build.options, &build.images, &context);
+        plan.map(|_| ()).unwrap_err().to_string()
+    };
+    // each line doubles the value
+    let bomb = format!("FROM scratch\nENV A=0123456789\n{}", "ENV A=$A$A\n".repeat(40));
+    assert!(fails(&bomb).contains("more than the limit of 131072"), "{}", fails(&bomb));
+    let many: String = (0..20).map(|number| format!("ENV V{number}={}\n", "x".repeat(60_000))).collect();
+    assert!(fails(&format!("FROM scratch\n{many}")).contains("bytes of all variables"));
+    assert!(fails(&format!("FROM scratch\nWORKDIR /{}", "n".repeat(256))).contains("bytes of a name"));
+    assert!(fails(&format!("FROM scratch\nCOPY a {}", "/n".repeat(2100))).contains("bytes of a path"));
+    let deep = build.folder.path().join("deep");
+    let mut at = deep.clone();
+    (0..600).for_each(|_| at.push("n"));
+    fs::create_dir_all(&at).unwrap();
+    assert!(fails("FROM scratch\nCOPY deep /x").contains("folders inside of folders"));
+}
+
+#[test]
 fn an_archive_is_a_context_too() {
     let build = Build::new();
     let archive = build.folder.path().join("x.tar");
