@@ -1,14 +1,16 @@
 //! What the fuzz targets call. The seeds in `fuzz/corpus-seeds` go through the same functions in this crate's tests.
 
-use std::io::Cursor;
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
 
-use crate::build::{Graph, Ignore, Images, Options};
+use crate::build::{File, FileKind, Files, FilesError, Graph, Ignore, Images, Options, Plan};
 use crate::config::ConfigChanges;
 use crate::dockerfile::{Dockerfile, Expander, Kind};
 use crate::erofs::{self, verify_first_block};
 use crate::layer::{self, LayerError, Rules};
 use crate::model::{DeviceNodes, Limits};
 use crate::pipeline;
+use crate::tree::Stat;
 
 /// Small enough that an input that passes all checks is done at once.
 const LIMITS: Limits = Limits {
@@ -52,11 +54,15 @@ pub fn dockerfile(bytes: &[u8]) {
         Ok(file) => file,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
-    if let Err(error) = Graph::resolve(&file, &Options::default(), &Images::new()) {
-        drop(error.to_string());
+    let (options, images) = (Options::default(), Images::new());
+    let plan = Graph::resolve(&file, &options, &images)
+        .and_then(|graph| Plan::new(&file, &graph, &options, &images, &OneFile));
+    match plan {
+        Ok(plan) => assert_eq!(plan.keys(&BTreeMap::new()), plan.keys(&BTreeMap::new())),
+        Err(error) => drop(error.to_string()),
     }
     let values = [("A", "a b"), ("B", "/usr/lib.tar.gz")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let values = std::collections::BTreeMap::from(values);
+    let values = BTreeMap::from(values);
     let expander = Expander::new(&values, file.directives.escape);
     for instruction in file.stages.iter().flat_map(|stage| &stage.instructions) {
         drop(expander.words(&instruction.text));
@@ -64,6 +70,28 @@ pub fn dockerfile(bytes: &[u8]) {
             // a trigger may still be wrong in itself: it is read when it is used
             drop(Dockerfile::parse_trigger(trigger).map_err(|error| error.to_string()));
         }
+    }
+}
+
+/// A context with one file, `a`.
+struct OneFile;
+
+impl Files for OneFile {
+    fn look(&self, path: &[u8]) -> Result<Option<File>, FilesError> {
+        let kind = match path {
+            b"" => FileKind::Directory,
+            b"a" => FileKind::Regular(1),
+            _ => return Ok(None),
+        };
+        Ok(Some(File { stat: Stat::default(), kind }))
+    }
+
+    fn names(&self, _: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
+        Ok(vec![b"a".to_vec()])
+    }
+
+    fn open(&self, _: &[u8]) -> Result<Box<dyn Read + Send>, FilesError> {
+        Ok(Box::new(&b"a"[..]))
     }
 }
 

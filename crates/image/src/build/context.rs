@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use oci::digest::{Digest, Digester};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, major, minor};
@@ -25,11 +26,34 @@ use crate::tree::{Body, DeviceKind, Stat, Time, Tree};
 /// The most names that one folder may have.
 const NAMES_MAX: usize = 1_000_000;
 
+/// What says that a file of this machine is still the one that was digested before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileIdentity {
+    /// Its file system.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Its length.
+    pub size: u64,
+    /// Its last change, contents or metadata, which programs cannot set back: seconds and nanoseconds.
+    pub changed: (i64, i64),
+}
+
+/// Remembers digests from build to build, so that an unchanged context is not read again.
+pub trait DigestMemo: std::fmt::Debug {
+    /// The digest of this very file, if it is known.
+    fn get(&self, file: &FileIdentity) -> Option<Digest>;
+    /// Takes a digest down.
+    fn put(&self, file: FileIdentity, digest: Digest);
+}
+
 /// A folder without what `.dockerignore` leaves out. Nothing outside of it is ever opened.
 #[derive(Debug)]
 pub struct FolderContext {
     root: OwnedFd,
     ignore: Ignore,
+    memo: Option<Box<dyn DigestMemo>>,
+    opened: SystemTime,
 }
 
 impl FolderContext {
@@ -41,7 +65,34 @@ impl FolderContext {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(folder, flags, Mode::empty())
             .map_err(|source| FilesError::io("open the folder", folder.as_os_str().as_bytes(), source))?;
-        Ok(Self { root, ignore })
+        Ok(Self { root, ignore, memo: None, opened: SystemTime::now() })
+    }
+
+    /// Asks this memory before it reads a file, and tells it what was read.
+    #[must_use]
+    pub fn remembering(mut self, memo: Box<dyn DigestMemo>) -> Self {
+        self.memo = Some(memo);
+        self
+    }
+
+    /// Whether a file has not changed for so long that a change after this moment has another time. File systems count
+    /// time in ticks of up to two seconds.
+    fn is_settled(&self, identity: &FileIdentity) -> bool {
+        let now = self.opened.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        identity.changed.0.saturating_add(2) < i64::try_from(now).unwrap_or(i64::MAX)
+    }
+
+    fn open_regular(&self, at: &[u8]) -> Result<fs::File, FilesError> {
+        let failed = |source| FilesError::io("open", at, source);
+        // a named pipe in its place must not hold the build up
+        let fd = self.open_at(at, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed)?;
+        let file = fs::File::from(fd);
+        let metadata = file.metadata().map_err(|source| FilesError::io("examine", at, source))?;
+        if !metadata.file_type().is_file() {
+            let text = format!("it is no regular file any more (mode {:o})", metadata.mode());
+            return Err(FilesError::io("open", at, io::Error::other(text)));
+        }
+        Ok(file)
     }
 
     fn open_at(&self, at: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -167,19 +218,36 @@ impl Files for FolderContext {
     }
 
     fn open(&self, at: &[u8]) -> Result<Box<dyn Read + Send>, FilesError> {
-        let failed = |source| FilesError::io("open", at, source);
-        // a named pipe in its place must not hold the build up
-        let fd = self.open_at(at, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed)?;
-        let file = fs::File::from(fd);
-        match file.metadata() {
-            Ok(metadata) if metadata.file_type().is_file() => Ok(Box::new(file)),
-            Ok(metadata) => {
-                let text = format!("it is no regular file any more (mode {:o})", metadata.mode());
-                Err(FilesError::io("open", at, io::Error::other(text)))
-            }
-            Err(source) => Err(FilesError::io("examine", at, source)),
-        }
+        Ok(Box::new(self.open_regular(at)?))
     }
+
+    fn digest(&self, at: &[u8]) -> Result<Digest, FilesError> {
+        let mut file = self.open_regular(at)?;
+        let before = identity(&file).map_err(|source| FilesError::io("examine", at, source))?;
+        if let Some(digest) = self.memo.as_ref().and_then(|memo| memo.get(&before)) {
+            return Ok(digest);
+        }
+        let mut digester = Digester::new();
+        io::copy(&mut file, &mut digester).map_err(|source| FilesError::io("read", at, source))?;
+        let digest = digester.finish();
+        if let Some(memo) = &self.memo
+            && self.is_settled(&before)
+            && identity(&file).is_ok_and(|after| after == before)
+        {
+            memo.put(before, digest);
+        }
+        Ok(digest)
+    }
+}
+
+fn identity(file: &fs::File) -> io::Result<FileIdentity> {
+    let metadata = file.metadata()?;
+    Ok(FileIdentity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.len(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
 }
 
 /// An archive that is read once, into a file without a name; contents are digested on the way.

@@ -27,7 +27,7 @@ mod stage;
 mod tests;
 
 pub use config::{Change, Config, History, ImageSpec};
-pub use context::{ArchiveContext, FolderContext};
+pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};
 pub use error::{BuildError, BuildFault};
 pub use files::{File, FileKind, Files, FilesError};
 pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, Node, Options, Origin};
