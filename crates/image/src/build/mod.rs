@@ -9,6 +9,12 @@
 //! executor walks over the plan, stage by stage ([`Graph::rounds`] says which can go together); it resolves
 //! [`CopySource::Later`] with [`copy::resolve`] once a stage is there, and fetches what [`Plan::remotes`] names.
 //!
+//! # Limits
+//! Besides [`crate::dockerfile::limits`], each refused by name and place: 131,072 bytes of one expanded word, 64 substitutions
+//! inside of each other, 4,000,000 steps of one pattern; 1 MiB of all variables of a stage; paths of 4,096 bytes with names of
+//! 255; 1 MiB and 10,000 patterns of a `.dockerignore`; 4,000,000 files of one COPY, 512 folders inside of each other, 1,000,000
+//! names in a folder, 40 symbolic links on a path; [`crate::Limits`] for a context that is an archive.
+//!
 //! Neighbours: [`crate::dockerfile`] for the text, the engine for the doing.
 
 mod archive;

@@ -10,7 +10,7 @@ pub const EXPANSION_MAX: usize = 131_072;
 /// How deep `${a:-${b:-…}}` may go.
 const DEPTH_MAX: usize = 64;
 /// How much work one pattern may be.
-const STEPS_MAX: usize = 20_000_000;
+const STEPS_MAX: usize = 4_000_000;
 
 /// Where the values of variables come from.
 pub trait Variables {
