@@ -302,6 +302,10 @@ impl Walk<'_> {
         if depth > DEPTH_MAX {
             return Err(CopyError::Limit { what: "folders inside of folders", limit: DEPTH_MAX });
         }
+        // a socket's name means nothing without the program behind it, and Docker leaves it out too
+        if file.kind == FileKind::Socket {
+            return Ok(());
+        }
         let folder = file.kind == FileKind::Directory;
         let excluded = !path.is_empty() && self.exclude.excludes(&String::from_utf8_lossy(path));
         if excluded && !(folder && self.exclude.may_except_below(&String::from_utf8_lossy(path))) {
