@@ -31,6 +31,7 @@ mod plan;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use config::{Change, Config, History, ImageSpec};
 pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};

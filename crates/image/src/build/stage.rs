@@ -1,22 +1,18 @@
 //! One stage, instruction by instruction: variables are replaced, the configuration grows, steps come out.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 
 use oci::digest::Digest;
 
-use super::archive;
 use super::config::{Change, EarlierCmd, ImageSpec, Layer, is_signal, ports, set_variable};
-use super::copy::{self, Destination, Resolved, Selection, Shape, Slash};
+use super::copy::{self, Resolved, Selection};
 use super::error::{BuildError, BuildFault};
-use super::files::{FileKind, Files};
+use super::files::Files;
 use super::graph::{Base, Graph, Images, Node, Options, Origin, error, error_at};
 use super::key::Canonical;
-use super::mode::{Chmod, Owner};
-use super::plan::{Action, CopySource, CopyStep, Input, Recipe, Remote, RunMount, RunStep, Script, StagePlan, Step};
+use super::plan::{Action, Input, Recipe, RunMount, RunStep, Script, StagePlan, Step};
 use crate::dockerfile::{
-    Argument, Command, Dockerfile, EXPANSION_MAX, Expander, Expansion, Heredoc, Instruction, Kind, Link, Mount,
-    Parents, Quotes, Run, Span, Transfer, TransferSource, Unpack, Variables,
+    Argument, Command, Dockerfile, Expander, Heredoc, Instruction, Kind, Link, Mount, Run, Span, Variables,
 };
 use crate::path;
 
@@ -42,13 +38,13 @@ pub(super) fn is_predefined(name: &str) -> bool {
 
 /// What all stages of a build share.
 pub(super) struct Shared<'a> {
-    file: &'a Dockerfile,
-    graph: &'a Graph,
-    options: &'a Options,
-    images: &'a Images,
-    context: &'a dyn Files,
+    pub(super) file: &'a Dockerfile,
+    pub(super) graph: &'a Graph,
+    pub(super) options: &'a Options,
+    pub(super) images: &'a Images,
+    pub(super) context: &'a dyn Files,
     pub(super) epoch: Option<i64>,
-    created: Option<String>,
+    pub(super) created: Option<String>,
 }
 
 impl<'a> Shared<'a> {
@@ -76,20 +72,20 @@ pub(super) struct End {
 }
 
 pub(super) struct Stager<'a> {
-    shared: &'a Shared<'a>,
-    node: &'a Node,
+    pub(super) shared: &'a Shared<'a>,
+    pub(super) node: &'a Node,
     base_id: Option<Digest>,
-    spec: ImageSpec,
+    pub(super) spec: ImageSpec,
     /// ENV and ARG in the order in which they were set.
-    env: Vec<String>,
+    pub(super) env: Vec<String>,
     arguments: Vec<(String, Option<String>)>,
     cmd: EarlierCmd,
     steps: Vec<Step>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// Variables as a list of `NAME=value`.
-struct Env<'a>(&'a [String]);
+pub(super) struct Env<'a>(pub(super) &'a [String]);
 
 impl Variables for Env<'_> {
     fn value(&self, name: &str) -> Option<&str> {
@@ -98,7 +94,7 @@ impl Variables for Env<'_> {
 }
 
 /// What the files of a step are, in words for messages.
-fn place_name(origin: &Origin) -> String {
+pub(super) fn place_name(origin: &Origin) -> String {
     match origin {
         Origin::Context => "the build context".to_owned(),
         Origin::Stage(index) => format!("stage {index}"),
@@ -210,22 +206,22 @@ impl<'a> Stager<'a> {
         Ok((Action::Configure, None))
     }
 
-    fn error(&self, span: Span, fault: impl Into<BuildFault>) -> BuildError {
+    pub(super) fn error(&self, span: Span, fault: impl Into<BuildFault>) -> BuildError {
         error(self.shared.file, span, fault)
     }
 
-    fn error_at(&self, span: Span, word: &str, fault: impl Into<BuildFault>) -> BuildError {
+    pub(super) fn error_at(&self, span: Span, word: &str, fault: impl Into<BuildFault>) -> BuildError {
         error_at(self.shared.file, span, word, fault)
     }
 
-    fn word(&self, word: &str, span: Span) -> Result<String, BuildError> {
+    pub(super) fn word(&self, word: &str, span: Span) -> Result<String, BuildError> {
         let env = Env(&self.env);
         Expander::new(&env, self.shared.file.directives.escape)
             .word(word)
             .map_err(|source| self.error_at(span, word, BuildFault::Expand { word: word.to_owned(), source }))
     }
 
-    fn filled(&self, word: &str, what: &'static str, span: Span) -> Result<String, BuildError> {
+    pub(super) fn filled(&self, word: &str, what: &'static str, span: Span) -> Result<String, BuildError> {
         let value = self.word(word, span)?;
         if value.is_empty() { Err(self.error_at(span, word, BuildFault::Empty { what })) } else { Ok(value) }
     }
@@ -242,7 +238,7 @@ impl<'a> Stager<'a> {
     }
 
     /// A path that no file system would take is refused here, with its place.
-    fn check_path(&self, path: &str, word: &str, span: Span) -> Result<(), BuildError> {
+    pub(super) fn check_path(&self, path: &str, word: &str, span: Span) -> Result<(), BuildError> {
         if path.len() > path::PATH_MAX {
             return Err(self.error_at(
                 span,
@@ -319,7 +315,7 @@ impl<'a> Stager<'a> {
         Ok((Action::Directory { path, user }, Some(recipe)))
     }
 
-    fn canonical(&self, instruction: &str) -> Canonical {
+    pub(super) fn canonical(&self, instruction: &str) -> Canonical {
         let mut canonical = Canonical::new("insula.build.definition.v1");
         canonical.field("instruction", instruction.as_bytes());
         canonical.field("platform", self.node.platform.to_string().as_bytes());
@@ -499,7 +495,7 @@ impl<'a> Stager<'a> {
         }
     }
 
-    fn image_input(&self, origin: &Origin, span: Span) -> Result<Input, BuildError> {
+    pub(super) fn image_input(&self, origin: &Origin, span: Span) -> Result<Input, BuildError> {
         let Origin::Image(request) = origin else { return Ok(Input::Content(Digest::of(b""))) };
         match self.shared.images.get(request) {
             Some(image) => Ok(Input::Content(image.id)),
@@ -507,7 +503,7 @@ impl<'a> Stager<'a> {
         }
     }
 
-    fn resolve(&self, selection: &Selection, span: Span) -> Result<Vec<Resolved>, BuildError> {
+    pub(super) fn resolve(&self, selection: &Selection, span: Span) -> Result<Vec<Resolved>, BuildError> {
         let mut found =
             copy::resolve(self.shared.context, selection, &place_name(&Origin::Context)).map_err(|source| {
                 let missing = match &source {
@@ -525,235 +521,6 @@ impl<'a> Stager<'a> {
             (entry.file.stat.uid, entry.file.stat.gid) = (0, 0);
         }
         Ok(found)
-    }
-
-    fn transfer(
-        &mut self,
-        transfer: &Transfer,
-        name: &'static str,
-        span: Span,
-    ) -> Result<(Action, Option<Recipe>), BuildError> {
-        let step = self.copy_step(transfer, name, span)?;
-        let mut line = name.to_owned();
-        if transfer.parents == Parents::Keep {
-            line.push_str(" --parents");
-        }
-        let flag = |flag: &Option<String>| flag.as_ref().map(|text| self.word(text, span)).transpose();
-        if let Some(owner) = flag(&transfer.chown)? {
-            line.push_str(&format!(" --chown={owner}"));
-        }
-        if let Some(chmod) = flag(&transfer.chmod)? {
-            line.push_str(&format!(" --chmod={chmod}"));
-        }
-        for source in &transfer.sources {
-            match source {
-                TransferSource::Path(path) => line.push_str(&format!(" {}", self.word(path, span)?)),
-                TransferSource::Inline(heredoc) => line.push_str(&format!(" <<{}", heredoc.name)),
-            }
-        }
-        line.push_str(&format!(" {} # buildkit", self.word(&transfer.destination, span)?));
-        let recipe = self.copy_recipe(&step, name, span)?;
-        self.spec.note(line, Layer::One, self.shared.created.as_deref());
-        Ok((Action::Copy(Box::new(step)), Some(recipe)))
-    }
-
-    fn copy_step(&mut self, transfer: &Transfer, name: &str, span: Span) -> Result<CopyStep, BuildError> {
-        let text = self.filled(&transfer.destination, "the destination", span)?;
-        let destination = Destination::new(&text, &self.spec.config.working_dir);
-        self.check_path(&destination.path, &transfer.destination, span)?;
-        if transfer.sources.len() > 1 && destination.slash == Slash::Open {
-            return Err(self.error_at(
-                span,
-                &transfer.destination,
-                BuildFault::DestinationNotFolder { destination: text },
-            ));
-        }
-        let flag = |flag: &Option<String>| flag.as_ref().map(|text| self.word(text, span)).transpose();
-        let owner = flag(&transfer.chown)?.map(|text| Owner::parse(&text)).transpose();
-        let chmod = flag(&transfer.chmod)?.map(|text| Chmod::parse(&text)).transpose();
-        let owner = owner.map_err(|fault| self.error(span, fault))?;
-        let chmod = chmod.map_err(|fault| self.error(span, fault))?;
-        let exclude = transfer.exclude.iter().map(|text| self.word(text, span)).collect::<Result<Vec<_>, _>>()?;
-        let origin = match &transfer.from {
-            None => Origin::Context,
-            Some(from) => self.node.origins.get(from).cloned().unwrap_or(Origin::Context),
-        };
-        let mut sources = Vec::new();
-        let mut selection = Selection { sources: Vec::new(), parents: transfer.parents, exclude, chmod: chmod.clone() };
-        for source in &transfer.sources {
-            match source {
-                TransferSource::Inline(heredoc) => {
-                    let mode = chmod.as_ref().map_or(0o644, |chmod| chmod.apply(0o644, super::mode::Folder::No));
-                    let contents = self.heredoc(heredoc, span)?;
-                    sources.push(CopySource::Inline { name: heredoc.name.clone(), contents, mode });
-                }
-                TransferSource::Path(path) => {
-                    let path = self.filled(path, "a source", span)?;
-                    let remote = if name == "ADD" { self.remote(&path, transfer, &destination, span)? } else { None };
-                    if let Some(remote) = remote {
-                        sources.push(CopySource::Remote(remote));
-                        continue;
-                    }
-                    selection.sources = vec![path.clone()];
-                    if origin != Origin::Context {
-                        sources.push(CopySource::Later(selection.clone()));
-                        continue;
-                    }
-                    let found = self.resolve(&selection, span)?;
-                    if found.is_empty() {
-                        self.warnings
-                            .push(format!("line {}: \"{path}\" matches nothing in the build context", span.line));
-                    }
-                    for mut resolved in found {
-                        if name == "ADD" && transfer.unpack != Some(Unpack::No) {
-                            self.mark_archive(&mut resolved, span)?;
-                        }
-                        sources.push(CopySource::Files(resolved));
-                    }
-                }
-            }
-        }
-        let remote = sources.iter().any(|source| matches!(source, CopySource::Remote(_)));
-        if transfer.checksum.is_some() && !(remote && transfer.sources.len() == 1) {
-            let reason = "it needs one source, an address of http, https or git";
-            return Err(self.error(span, BuildFault::Checksum { reason }));
-        }
-        Ok(CopyStep { sources, destination, owner, chmod, link: transfer.link, origin })
-    }
-
-    fn heredoc(&self, heredoc: &Heredoc, span: Span) -> Result<String, BuildError> {
-        let text = heredoc.text();
-        if heredoc.expand == Expansion::No {
-            return Ok(text);
-        }
-        let env = Env(&self.env);
-        if text.len() <= EXPANSION_MAX {
-            let expander = Expander { variables: &env, escape: '\\', quotes: Quotes::Ignore };
-            let name = format!("<<{}", heredoc.name);
-            return expander.word(&text).map_err(|source| self.error(span, BuildFault::Expand { word: name, source }));
-        }
-        Err(self
-            .error(span, BuildFault::Limit { what: "bytes of a here-document with variables", limit: EXPANSION_MAX }))
-    }
-
-    fn remote(
-        &self,
-        path: &str,
-        transfer: &Transfer,
-        destination: &Destination,
-        span: Span,
-    ) -> Result<Option<Remote>, BuildError> {
-        let checksum = transfer.checksum.as_ref().map(|text| self.word(text, span)).transpose()?;
-        let Some(mut remote) = archive::remote(path) else { return Ok(None) };
-        match &mut remote {
-            Remote::Http { name, checksum: expected, unpack, .. } => {
-                if name.is_empty() && destination.slash == Slash::Folder {
-                    let value = path.to_owned();
-                    let what = "address with a file's name, which a folder as the destination needs";
-                    return Err(self.error(span, BuildFault::Value { what, value }));
-                }
-                let good = |text: &String| text.parse::<Digest>().is_ok();
-                if checksum.as_ref().is_some_and(|text| !good(text)) {
-                    let reason = "for a file it is sha256: and 64 hexadecimal digits";
-                    return Err(self.error(span, BuildFault::Checksum { reason }));
-                }
-                *expected = checksum;
-                *unpack = transfer.unpack.into();
-            }
-            Remote::Git { checksum: expected, keep, .. } => {
-                *expected = checksum;
-                *keep = transfer.keep_git_dir.into();
-            }
-        }
-        Ok(Some(remote))
-    }
-
-    /// A single regular file that is an archive will be unpacked.
-    fn mark_archive(&self, resolved: &mut Resolved, span: Span) -> Result<(), BuildError> {
-        let [entry] = &resolved.entries[..] else { return Ok(()) };
-        if resolved.shape != Shape::File || !matches!(entry.file.kind, FileKind::Regular(_)) {
-            return Ok(());
-        }
-        let failed = |source| {
-            let place = place_name(&Origin::Context);
-            self.error(span, copy::CopyError::Files { place, source })
-        };
-        let mut head = Vec::new();
-        let file = self.shared.context.open(&entry.origin).map_err(failed)?;
-        file.take(archive::HEAD)
-            .read_to_end(&mut head)
-            .map_err(|source| failed(super::files::FilesError::io("read", &entry.origin, source)))?;
-        if archive::is_archive(&head) {
-            resolved.shape = Shape::Archive;
-        }
-        Ok(())
-    }
-
-    fn copy_recipe(&self, step: &CopyStep, name: &str, span: Span) -> Result<Recipe, BuildError> {
-        let mut canonical = self.canonical(name);
-        canonical.field("destination", step.destination.path.as_bytes());
-        canonical.number("slash", step.destination.slash as u64);
-        if let Some(owner) = &step.owner {
-            canonical.field("owner", owner.to_string().as_bytes());
-        }
-        canonical.number("link", step.link as u64);
-        let mut inputs = Vec::new();
-        for source in &step.sources {
-            match source {
-                CopySource::Files(resolved) => {
-                    inputs.push(Input::Content(copy::digest(std::slice::from_ref(resolved))))
-                }
-                CopySource::Inline { name, contents, mode } => {
-                    canonical.field("inline", name.as_bytes());
-                    canonical.field("contents", contents.as_bytes());
-                    canonical.number("mode", (*mode).into());
-                }
-                CopySource::Later(selection) => {
-                    selection.sources.iter().for_each(|text| canonical.field("source", text.as_bytes()));
-                    selection.exclude.iter().for_each(|text| canonical.field("exclude", text.as_bytes()));
-                    canonical.number("parents", selection.parents as u64);
-                    chmod(&mut canonical, selection.chmod.as_ref());
-                    inputs.push(match &step.origin {
-                        Origin::Stage(index) => Input::Stage(*index),
-                        other => self.image_input(other, span)?,
-                    });
-                }
-                CopySource::Remote(remote) => {
-                    remote_definition(remote, &mut canonical);
-                    chmod(&mut canonical, step.chmod.as_ref());
-                    inputs.push(match remote {
-                        Remote::Http { checksum: Some(checksum), .. } => {
-                            Input::Content(Digest::of(checksum.as_bytes()))
-                        }
-                        other => Input::Remote(other.clone()),
-                    });
-                }
-            }
-        }
-        Ok(Recipe { definition: canonical.finish(), inputs, link: step.link })
-    }
-}
-
-fn chmod(canonical: &mut Canonical, chmod: Option<&Chmod>) {
-    if let Some(chmod) = chmod {
-        canonical.field("chmod", chmod.to_string().as_bytes());
-    }
-}
-
-/// What is fetched, without what it is then.
-fn remote_definition(remote: &Remote, canonical: &mut Canonical) {
-    match remote {
-        Remote::Http { url, name, unpack, .. } => {
-            canonical.field("address", url.as_bytes());
-            canonical.field("name", name.as_bytes());
-            canonical.number("unpack", *unpack as u64);
-        }
-        Remote::Git { url, reference, folder, keep, .. } => {
-            canonical.field("repository", url.as_bytes());
-            canonical.field("reference", reference.as_deref().unwrap_or_default().as_bytes());
-            canonical.field("folder", folder.as_deref().unwrap_or_default().as_bytes());
-            canonical.number("git", *keep as u64);
-        }
     }
 }
 
