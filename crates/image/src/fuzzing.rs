@@ -1,12 +1,16 @@
 //! What the fuzz targets call. The seeds in `fuzz/corpus-seeds` go through the same functions in this crate's tests.
 
-use std::io::Cursor;
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
 
+use crate::build::{File, FileKind, Files, FilesError, Graph, Ignore, Images, Options, Plan};
 use crate::config::ConfigChanges;
+use crate::dockerfile::{Dockerfile, Expander, Kind};
 use crate::erofs::{self, verify_first_block};
 use crate::layer::{self, LayerError, Rules};
 use crate::model::{DeviceNodes, Limits};
 use crate::pipeline;
+use crate::tree::Stat;
 
 /// Small enough that an input that passes all checks is done at once.
 const LIMITS: Limits = Limits {
@@ -44,8 +48,73 @@ pub fn superblock(bytes: &[u8]) {
     let _ = verify_first_block(bytes, bytes.len() as u64);
 }
 
+/// A Dockerfile, its stages, and its words with a few variables. What is wrong is said in words.
+pub fn dockerfile(bytes: &[u8]) {
+    let file = match Dockerfile::parse("Dockerfile", bytes) {
+        Ok(file) => file,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let (options, images) = (Options::default(), Images::new());
+    let plan = Graph::resolve(&file, &options, &images)
+        .and_then(|graph| Plan::new(&file, &graph, &options, &images, &OneFile));
+    match plan {
+        Ok(plan) => assert_eq!(plan.keys(&BTreeMap::new()), plan.keys(&BTreeMap::new())),
+        Err(error) => drop(error.to_string()),
+    }
+    let values = [("A", "a b"), ("B", "/usr/lib.tar.gz")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let values = BTreeMap::from(values);
+    let expander = Expander::new(&values, file.directives.escape);
+    for instruction in file.stages.iter().flat_map(|stage| &stage.instructions) {
+        drop(expander.words(&instruction.text));
+        if let Kind::OnBuild(trigger) = &instruction.kind {
+            // a trigger may still be wrong in itself: it is read when it is used
+            drop(Dockerfile::parse_trigger(trigger).map_err(|error| error.to_string()));
+        }
+    }
+}
+
+/// A context with one file, `a`.
+struct OneFile;
+
+impl Files for OneFile {
+    fn look(&self, path: &[u8]) -> Result<Option<File>, FilesError> {
+        let kind = match path {
+            b"" => FileKind::Directory,
+            b"a" => FileKind::Regular(1),
+            _ => return Ok(None),
+        };
+        Ok(Some(File { stat: Stat::default(), kind }))
+    }
+
+    fn names(&self, _: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
+        Ok(vec![b"a".to_vec()])
+    }
+
+    fn open(&self, _: &[u8]) -> Result<Box<dyn Read + Send>, FilesError> {
+        Ok(Box::new(&b"a"[..]))
+    }
+}
+
+/// A `.dockerignore`: an excluded file is one whose folder could not have held an exception, or the exception decides.
+pub fn dockerignore(bytes: &[u8]) {
+    let Ok(ignore) = Ignore::parse(bytes) else { return };
+    for path in ["a", "a/b/c.txt", "src/main.rs", "README.md", ".git/config"] {
+        if let Some((folder, _)) = path.rsplit_once('/')
+            && ignore.excludes(folder)
+            && !ignore.excludes(path)
+        {
+            assert!(ignore.may_except_below(folder), "{path} is an exception that nobody would look for");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 #[cfg(test)]
 mod tests {
+    use super::replay::{Target, disturb, replay};
     use std::fs;
     use std::path::Path;
 
@@ -65,5 +134,17 @@ mod tests {
             }
         }
         assert!(count >= 8, "only {count} seeds");
+    }
+
+    const TEXTS: &[Target] = &[("image_dockerfile", super::dockerfile), ("image_dockerignore", super::dockerignore)];
+
+    #[test]
+    fn seeds_of_texts_replay() {
+        replay(TEXTS);
+    }
+
+    #[test]
+    fn noise_and_damaged_texts_do_no_harm() {
+        disturb(TEXTS);
     }
 }

@@ -17,6 +17,8 @@ mod pipeline;
 mod store;
 
 pub mod bootstrap;
+pub mod build;
+pub mod dockerfile;
 pub mod erofs;
 pub mod export;
 pub mod tar;

@@ -48,7 +48,7 @@ pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, PathError> {
 }
 
 /// The components of a clean path.
-pub(crate) fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
 }
 

@@ -410,3 +410,86 @@ fn a_loop_device_does_it_too() {
     }
     panic!("the loop device is still attached");
 }
+
+/// What buildah makes of the corpus, against what is written down. `INSULA_WRITE_EXPECTED` writes it down anew.
+mod corpus {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use serde_json::{Value, json};
+
+    use crate::corpus::{Case, config_facts, walk};
+
+    fn buildah(store: &Path, arguments: &[&str]) -> Result<String, String> {
+        let place = |name: &str| store.join(name).display().to_string();
+        let output = Command::new("buildah")
+            .args(["--root", &place("root"), "--runroot", &place("run"), "--storage-driver", "vfs"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn golden(case: &Case, store: &Path) -> Result<Value, String> {
+        let dockerfile = case.folder.join("Dockerfile").display().to_string();
+        let context = case.context.path().display().to_string();
+        // Debian ships no policy, and buildah wants one even for what it reads from nowhere
+        let policy = store.join("policy.json");
+        fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+        let policy = format!("--signature-policy={}", policy.display());
+        let mut arguments =
+            ["bud", &policy, "--format", "docker", "--isolation", "chroot", "-q", "-t", "case", "-f", &dockerfile]
+                .map(str::to_owned)
+                .to_vec();
+        for (name, value) in case.options["arguments"].as_object().into_iter().flatten() {
+            arguments.push(format!("--build-arg={name}={}", value.as_str().unwrap()));
+        }
+        if let Some(target) = case.options["target"].as_str() {
+            arguments.push(format!("--target={target}"));
+        }
+        let ignore = case.folder.join("Dockerfile.dockerignore");
+        if ignore.exists() {
+            arguments.push(format!("--ignorefile={}", ignore.display()));
+        }
+        arguments.push(context);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        buildah(store, &arguments)?;
+        let image: Value = serde_json::from_str(&buildah(store, &["inspect", "--type", "image", "case"])?).unwrap();
+        let container = buildah(store, &["from", &policy, "--pull-never", "case"])?;
+        let mounted = buildah(store, &["mount", &container])?;
+        let files = walk(Path::new(&mounted));
+        for arguments in [["umount", &container], ["rm", &container]] {
+            buildah(store, &arguments)?;
+        }
+        buildah(store, &["rmi", "case"])?;
+        Ok(json!({ "source": "buildah", "config": config_facts(&image["Docker"]["config"]), "files": files }))
+    }
+
+    #[test]
+    fn buildah_says_what_is_written_down() {
+        if Command::new("buildah").arg("--version").output().is_err() {
+            println!("skipped: no buildah here; apt-get install buildah");
+            return;
+        }
+        let store = tempfile::Builder::new().prefix("df-buildah").tempdir().unwrap();
+        let mut failures = Vec::new();
+        for case in Case::all().into_iter().filter(|case| case.options["kind"] == "tree") {
+            let found = match golden(&case, store.path()) {
+                Ok(found) => found,
+                Err(error) => {
+                    failures.push(format!("{}: {error}", case.name));
+                    continue;
+                }
+            };
+            if std::env::var_os("INSULA_WRITE_EXPECTED").is_some() {
+                let text = serde_json::to_string_pretty(&found).unwrap() + "\n";
+                fs::write(case.folder.join("expected.json"), text).unwrap();
+            } else if found != case.expected {
+                failures.push(format!("{}: {found}", case.name));
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bootstrap;
+mod corpus;
 mod hostile;
 mod kernel;
 mod store;
