@@ -13,8 +13,12 @@
 //!
 //! Source: the OCI distribution specification 1.1, and what Docker's registry and clients do beyond it.
 
+mod body;
+
 pub mod client;
 pub mod digest;
+mod escape;
+mod failure;
 pub mod manifest;
 pub mod name;
 pub mod server;

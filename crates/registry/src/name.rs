@@ -143,7 +143,9 @@ mod tests {
             assert_eq!(good.parse::<Repository>().unwrap().as_str(), good);
         }
         let long = "a".repeat(256);
-        for bad in ["", "/", "a/", "/a", "a//b", "A", "a..b", "a/../b", "..", ".", "_a", "a_", "a___b", "a._b", "é", &long] {
+        for bad in
+            ["", "/", "a/", "/a", "a//b", "A", "a..b", "a/../b", "..", ".", "_a", "a_", "a___b", "a._b", "é", &long]
+        {
             assert!(bad.parse::<Repository>().is_err(), "{bad}");
         }
     }

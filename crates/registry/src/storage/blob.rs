@@ -27,7 +27,7 @@ impl Storage {
     /// # Errors
     /// When the repository has no such blob.
     pub fn blob(&self, repository: &Repository, digest: &ContentDigest) -> Result<Blob, StorageError> {
-        let missing = || StorageError::NoBlob { repository: repository.clone(), digest: *digest };
+        let missing = || StorageError::NoBlob { repository: repository.clone(), digest: Box::new(*digest) };
         let has = |path: &Path| rustix::fs::accessat(CWD, path, Access::EXISTS, AtFlags::empty()).is_ok();
         // A manifest is content like any other, and some clients fetch it as a blob.
         if !has(&self.blob_link(repository, digest)) && !has(&self.manifest_link(repository, digest)) {
@@ -82,7 +82,7 @@ impl Storage {
         match from {
             Some(from) => drop(self.blob(from, digest)?),
             None if self.content(digest)?.is_some() => {}
-            None => return Err(StorageError::NoBlob { repository: repository.clone(), digest: *digest }),
+            None => return Err(StorageError::NoBlob { repository: repository.clone(), digest: Box::new(*digest) }),
         }
         self.link(repository, digest)
     }
@@ -91,7 +91,7 @@ impl Storage {
     pub(super) fn link(&self, repository: &Repository, digest: &ContentDigest) -> Result<(), StorageError> {
         // The sweep looks at this time, since it may have read the links already.
         if !durable::touch(&self.blob_path(digest)) {
-            return Err(StorageError::NoBlob { repository: repository.clone(), digest: *digest });
+            return Err(StorageError::NoBlob { repository: repository.clone(), digest: Box::new(*digest) });
         }
         durable::mark(&self.blob_link(repository, digest))
     }
@@ -104,7 +104,7 @@ impl Storage {
         let _gate = self.alone();
         let link = self.blob_link(repository, digest);
         if !durable::remove(&link)? {
-            return Err(StorageError::NoBlob { repository: repository.clone(), digest: *digest });
+            return Err(StorageError::NoBlob { repository: repository.clone(), digest: Box::new(*digest) });
         }
         durable::sync_dir(link.parent().unwrap_or(&link))
     }

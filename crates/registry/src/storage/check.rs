@@ -38,7 +38,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged { digest } => write!(f, "blob {digest} is damaged; delete it and push it again"),
-            Self::Missing { repository, by, digest } => write!(f, "{by} in {repository} needs {digest}, which is missing"),
+            Self::Missing { repository, by, digest } => {
+                write!(f, "{by} in {repository} needs {digest}, which is missing")
+            }
             Self::Unreadable { repository, digest } => write!(f, "manifest {digest} in {repository} cannot be read"),
         }
     }

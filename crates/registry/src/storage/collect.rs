@@ -192,7 +192,8 @@ impl Storage {
         for subject in durable::names(&folder.join("_referrers")).unwrap_or_default() {
             let _ = fs::remove_dir(folder.join("_referrers").join(subject));
         }
-        let inner = ["_blobs/sha256", "_blobs/sha512", "_blobs", "_manifests/sha256", "_manifests/sha512", "_manifests"];
+        let inner =
+            ["_blobs/sha256", "_blobs/sha512", "_blobs", "_manifests/sha256", "_manifests/sha512", "_manifests"];
         for inner in inner.into_iter().chain(["_tags", "_uploads", "_referrers", ""]) {
             // Those that are not empty stay.
             let _ = fs::remove_dir(folder.join(inner));
@@ -243,7 +244,9 @@ fn kept(tagged: BTreeSet<ContentDigest>, manifests: &BTreeMap<ContentDigest, Man
         if !kept.insert(digest) {
             continue;
         }
-        open.extend(manifests.get(&digest).into_iter().flat_map(|manifest| &manifest.manifests).map(|child| child.digest));
+        open.extend(
+            manifests.get(&digest).into_iter().flat_map(|manifest| &manifest.manifests).map(|child| child.digest),
+        );
         open.extend(about.get(&digest).into_iter().flatten());
     }
     kept

@@ -22,7 +22,7 @@ pub enum StorageError {
         /// Where it was looked for.
         repository: Repository,
         /// Which.
-        digest: ContentDigest,
+        digest: Box<ContentDigest>,
     },
     /// The repository has no such manifest or tag.
     #[error("no manifest {target} in {repository}")]
@@ -50,9 +50,9 @@ pub enum StorageError {
     #[error("the content's digest is {actual}, not {expected}")]
     Mismatch {
         /// What the client said.
-        expected: ContentDigest,
+        expected: Box<ContentDigest>,
         /// What came.
-        actual: ContentDigest,
+        actual: Box<ContentDigest>,
     },
     /// A manifest refers to what is not there.
     #[error("the manifest refers to {} things that are not in {repository}; push them first", missing.len())]

@@ -64,7 +64,7 @@ impl Storage {
             Target::Digest(expected) => {
                 let actual = ContentDigest::with(expected.algorithm(), bytes);
                 if actual != *expected {
-                    return Err(StorageError::Mismatch { expected: *expected, actual });
+                    return Err(StorageError::Mismatch { expected: Box::new(*expected), actual: Box::new(actual) });
                 }
                 actual
             }
@@ -98,7 +98,8 @@ impl Storage {
             let links = [self.manifest_link(repository, &digest), self.blob_link(repository, &digest)];
             let links = if is_manifest { &links[..1] } else { &links[..] };
             let linked = links.iter().any(|link| durable::touch(link));
-            if !(linked && self.blob_path(&digest).exists()) && !missing.contains(&digest) {
+            let there = linked && self.blob_path(&digest).exists();
+            if !there && !missing.contains(&digest) {
                 missing.push(digest);
             }
         }
@@ -154,7 +155,8 @@ impl Storage {
             io::ErrorKind::NotFound => unknown(repository, target),
             _ => StorageError::file("read", &path)(error),
         })?;
-        let link: Link = serde_json::from_slice(&text).map_err(|error| StorageError::file("read", &path)(error.into()))?;
+        let link: Link =
+            serde_json::from_slice(&text).map_err(|error| StorageError::file("read", &path)(error.into()))?;
         let content = self.content(&digest)?.ok_or_else(|| unknown(repository, target))?;
         let mut bytes = Vec::with_capacity(usize::try_from(content.size).unwrap_or(0).min(MAX_MANIFEST));
         let path = self.blob_path(&digest);

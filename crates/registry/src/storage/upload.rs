@@ -92,7 +92,7 @@ impl Storage {
         let actual = upload.digest(digest.algorithm())?;
         if actual != *digest {
             self.cancel_upload(upload)?;
-            return Err(StorageError::Mismatch { expected: *digest, actual });
+            return Err(StorageError::Mismatch { expected: Box::new(*digest), actual: Box::new(actual) });
         }
         let target = self.blob_path(digest);
         if !target.exists() {
@@ -128,7 +128,7 @@ impl Storage {
     pub fn put_blob(&self, repository: &Repository, digest: &ContentDigest, bytes: &[u8]) -> Result<(), StorageError> {
         let actual = ContentDigest::with(digest.algorithm(), bytes);
         if actual != *digest {
-            return Err(StorageError::Mismatch { expected: *digest, actual });
+            return Err(StorageError::Mismatch { expected: Box::new(*digest), actual: Box::new(actual) });
         }
         let _gate = self.shared();
         self.put_content(digest, bytes)?;
@@ -150,6 +150,18 @@ impl Upload {
     #[must_use]
     pub const fn id(&self) -> &UploadId {
         &self.id
+    }
+
+    /// The repository that it is for.
+    #[must_use]
+    pub const fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Whether it is for that repository.
+    #[must_use]
+    pub fn is_of(&self, repository: &Repository) -> bool {
+        self.repository == *repository
     }
 
     /// How many bytes are there.
