@@ -32,15 +32,13 @@ pub(crate) enum Difference {
     DeleteTag,
     /// 2.8 mounts only with `from`.
     MountFromAnywhere,
-    /// 2.8 appends a chunk whatever its Content-Range says.
+    /// 2.8 does not look at Content-Range, and accepts each place of an upload once only.
     ChunkPlaces,
-    /// 2.8 keeps no blobs named by SHA-512.
-    Sha512,
-    /// 2.8 lists tags always whole.
+    /// 2.8 lists tags always whole, and in no order.
     TagPages,
     /// 2.8 answers a POST with a body like one without: it begins an upload.
     SinglePost,
-    /// 2.8 reads a manifest of any size that it does not refuse for another reason with another status.
+    /// 2.8 refuses a large manifest with 400.
     ManifestLimit,
 }
 
