@@ -93,6 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let floor = built.first().context("the build made no floor")?;
             runtime::measure(&bin, floor, &effort)?
         }
+        // has returned above
         What::Registry(_) => return Ok(()),
         What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,
         What::Start(_) => measure_all(&bin, &Effort { starts: 30, bursts: 3, imports: 3 })?,
