@@ -93,7 +93,9 @@ impl Remote {
                 Ok(()) => return Ok(Pushed::Uploaded),
                 Err(error) => error,
             };
-            if !can_resume(&error) {
+            // An upload that the registry had accepted and has no more.
+            let lost = going.is_some() && matches!(error, ClientError::NotFound { .. });
+            if !lost && !can_resume(&error) {
                 return Err(error);
             }
             this.ask_where(&mut going).await;
@@ -214,8 +216,6 @@ impl Remote {
 fn can_resume(error: &ClientError) -> bool {
     match error {
         ClientError::Connect { .. } | ClientError::Broken { .. } => true,
-        // An upload that the registry has lost, or that stands elsewhere than we thought.
-        ClientError::NotFound { .. } => true,
         ClientError::Status { status, .. } => is_passing(*status) || *status == StatusCode::RANGE_NOT_SATISFIABLE,
         _ => false,
     }
