@@ -47,7 +47,8 @@ impl fmt::Display for Problem {
 }
 
 impl Storage {
-    /// Reads everything: every blob against its digest, every reference against what is there. In a cache
+    /// Reads everything: every blob against its digest, every reference against what is there; requests may go on
+    /// meanwhile. In a cache
     /// ([`super::Presence::Later`]) what was not fetched yet counts as missing.
     ///
     /// # Errors
@@ -84,14 +85,19 @@ impl Storage {
         for tag in self.tags(repository)? {
             let Ok(tag) = tag.parse::<Tag>() else { continue };
             let by = format!("tag {tag}");
-            let Ok(digest) = self.resolve(repository, &Target::Tag(tag)) else { continue };
-            if !self.manifest_link(repository, &digest).exists() {
+            let target = Target::Tag(tag);
+            let Ok(digest) = self.resolve(repository, &target) else { continue };
+            let gone = !self.manifest_link(repository, &digest).exists();
+            let still = self.resolve(repository, &target).is_ok_and(|now| now == digest);
+            if gone && still {
                 problems.push(Problem::Missing { repository: repository.clone(), by, digest });
             }
         }
         for digest in self.manifests(repository)? {
             let stored = match self.manifest(repository, &Target::Digest(digest)) {
                 Ok(stored) => stored,
+                // Deleted since the list was made.
+                Err(StorageError::NoManifest { .. }) if !self.manifest_link(repository, &digest).exists() => continue,
                 Err(StorageError::NoManifest { .. }) => {
                     let by = "the list of manifests".to_owned();
                     problems.push(Problem::Missing { repository: repository.clone(), by, digest });
@@ -105,6 +111,9 @@ impl Storage {
             };
             let needs = manifest.blobs().filter(|blob| !blob.is_foreign()).chain(&manifest.manifests);
             for needed in needs.filter(|needed| self.blob(repository, &needed.digest).is_err()) {
+                if !self.manifest_link(repository, &digest).exists() {
+                    break;
+                }
                 let by = format!("manifest {digest}");
                 problems.push(Problem::Missing { repository: repository.clone(), by, digest: needed.digest });
             }
