@@ -2,7 +2,7 @@
 //!
 //! Checked are the edges between our own crates (normal and build edges against `uses`, development edges against `uses`
 //! and `dev`), that they point to a lower rank, that every member stands in the file and takes the workspace's lints, and
-//! that below the engine no dependency tree contains tokio.
+//! that below the engine no dependency tree but the registry's contains tokio.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,8 @@ use crate::workspace::{self, Depth, Metadata, Package};
 
 /// The crate from which on tokio is allowed.
 const ASYNC_FROM: &str = "engine";
+/// Crates below it that have tokio nonetheless, since they are all network.
+const ASYNC_BELOW: &[&str] = &["registry"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +121,7 @@ fn runtimes(layers: &Layers, metadata: &Metadata) -> Vec<String> {
     let below = our_packages(metadata)
         .filter(|package| layers.crates.get(&package.name).is_some_and(|layer| layer.rank < engine.rank));
     below
+        .filter(|package| !ASYNC_BELOW.contains(&package.name.as_str()))
         .filter(|package| reaches(&graph, &names, &package.id, "tokio"))
         .map(|package| {
             format!("{} has tokio in its dependency tree, and only {ASYNC_FROM} and above may", package.name)

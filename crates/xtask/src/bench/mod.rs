@@ -11,6 +11,7 @@
 
 mod measure;
 mod peers;
+mod registry;
 mod runtime;
 
 use std::fmt::Write as _;
@@ -35,6 +36,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// The registry's server beside docker-registry: many small blobs, a large one, memory
+    Registry(registry::Arguments),
     /// The OCI runtime alone: run, create, exec, many at once, system calls, memory
     Runtime(Rounds),
     /// Starting, many at once, memory of an idle container, importing an image
@@ -64,6 +67,7 @@ const IDLE: usize = 5;
 /// Runs `cargo xtask bench`.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (name, rounds) = match &arguments.what {
+        What::Registry(arguments) => return registry::run(arguments),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
     };
@@ -89,6 +93,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let floor = built.first().context("the build made no floor")?;
             runtime::measure(&bin, floor, &effort)?
         }
+        // has returned above
+        What::Registry(_) => return Ok(()),
         What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,
         What::Start(_) => measure_all(&bin, &Effort { starts: 30, bursts: 3, imports: 3 })?,
     };
