@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::SysError;
+use sys::process::close_later;
 
 use crate::{CgroupError, Result};
 
@@ -103,7 +104,9 @@ impl Hierarchy {
             Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
             Err(errno) => return Err(wrap("openat", errno)),
         };
-        match read_all(&file) {
+        let read = read_all(&file);
+        close_later(file);
+        match read {
             Ok(text) => Ok(Some(text)),
             Err(Errno::NODEV | Errno::OPNOTSUPP) => Ok(None),
             Err(errno) => Err(wrap("read", errno)),
@@ -121,7 +124,9 @@ impl Hierarchy {
     /// Writes one value to a write-only or a readable file, without reading it back.
     pub(crate) fn write(&self, relative: &str, value: &str) -> std::result::Result<(), SysError> {
         let file = self.open_file(relative, OFlags::WRONLY).map_err(SysError::of("openat"))?;
-        write_all(&file, value).map_err(SysError::of("write"))
+        let written = write_all(&file, value).map_err(SysError::of("write"));
+        close_later(file);
+        written
     }
 
     /// Writes one value and gives back what the kernel made of it, in one open.
@@ -130,6 +135,7 @@ impl Hierarchy {
         write_all(&file, value).map_err(SysError::of("write"))?;
         // Some kernels refuse to read what they accept; the write is what counts then.
         let text = read_all(&file).unwrap_or_else(|_| value.to_owned());
+        close_later(file);
         Ok(text.trim_end().to_owned())
     }
 

@@ -305,5 +305,8 @@ pub(crate) fn read_table(path: &str) -> Result<String> {
     let wrap = |errno: rustix::io::Errno| CgroupError::Mounts { path: path.into(), source: errno.into() };
     let file =
         rustix::fs::open(path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty());
-    read_all(&file.map_err(wrap)?).map_err(wrap)
+    let file = file.map_err(wrap)?;
+    let text = read_all(&file).map_err(wrap);
+    sys::process::close_later(file);
+    text
 }

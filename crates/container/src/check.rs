@@ -363,6 +363,7 @@ pub fn root(spec: &Spec, bundle: &Path) -> Result<std::path::PathBuf> {
     })?;
     // where it leads to, links followed
     let found = rustix::fs::readlink(format!("/proc/self/fd/{}", folder.as_raw_fd()), Vec::new()).doing(what)?;
+    sys::process::close_later(folder);
     Ok(std::path::PathBuf::from(OsString::from_vec(found.into_bytes())))
 }
 

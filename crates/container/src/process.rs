@@ -176,7 +176,10 @@ impl Job<'_> {
             }
         }
         self.user()?;
-        die_with_parent()?;
+        if process.user().uid() != 0 || process.user().gid() != 0 {
+            // the kernel forgot
+            die_with_parent()?;
+        }
         let mask = process.user().umask().unwrap_or(0o022);
         rustix::process::umask(Mode::from_raw_mode(mask));
         Ok(())

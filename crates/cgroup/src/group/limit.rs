@@ -212,6 +212,7 @@ impl Group {
                 refused(hierarchy, &self.file(hierarchy, name), rule.line(), SysError::new("write", errno))
             })?;
         }
+        [allow, deny].into_iter().for_each(sys::process::close_later);
         let list = self.file(hierarchy, "devices.list");
         if self.manner == Manner::Told
             && let Some(shown) = hierarchy.read_optional(&list)?

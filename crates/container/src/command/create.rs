@@ -9,9 +9,7 @@ use crate::runtime::criu::Criu;
 use crate::runtime::group::Driver;
 use crate::runtime::life::{self, Keyring, Made, Start};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::fs::{Mode, OFlags};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use sys::process::SingleThread;
 
 /// What `create`, `run` and `restore` have in common.
@@ -40,7 +38,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 }
 
 fn create(context: &Context, parsed: &Parsed) -> Outcome {
-    let asked = Asked::of(parsed)?;
+    let mut asked = Asked::of(parsed)?;
     let spec = asked.load(context)?;
     let socket = foreground::console_socket(parsed, &spec, foreground::Stay::Detached)?;
     let made = asked.make(context, &spec, Start::Later)?;
@@ -79,8 +77,6 @@ pub(super) fn undo(context: &Context, made: &Made<'_>) {
 /// What the command line says of a container to be made.
 pub(super) struct Asked<'a> {
     id: &'a str,
-    /// Where the command was given: relative paths of the command line begin there.
-    start: OwnedFd,
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
     pivot: Pivot,
@@ -91,22 +87,14 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Reads the flags, and goes to the bundle.
+    /// Reads the flags.
     pub(super) fn of(parsed: &'a Parsed) -> Result<Self, Failure> {
         crate::runtime::folder::check_id(parsed.id())?;
         let pid_file = pid_file(parsed)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let start = rustix::fs::open(".", flags, Mode::empty());
-        let start = start.map_err(|errno| Failure::new(format!("working folder: {errno}")))?;
-        if let Some(bundle) = parsed.value("bundle").filter(|bundle| !bundle.is_empty()) {
-            rustix::process::chdir(bundle).map_err(|errno| Failure::new(format!("chdir {bundle}: {errno}")))?;
-        }
-        let bundle = std::env::current_dir().map_err(|error| Failure::new(format!("working folder: {error}")))?;
         let (preserved, listening) = preserved(parsed)?;
         Ok(Self {
             id: parsed.id(),
-            start,
-            bundle,
+            bundle: parsed.value("bundle").filter(|bundle| !bundle.is_empty()).map_or(".", |bundle| bundle).into(),
             pid_file,
             pivot: if parsed.on("no-pivot") { Pivot::Move } else { Pivot::Root },
             keyring: if parsed.on("no-new-keyring") { Keyring::Callers } else { Keyring::Own },
@@ -115,16 +103,19 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// The bundle's configuration.
-    pub(super) fn load(&self, context: &Context) -> Result<Spec, Failure> {
-        let (mut spec, warnings) = config::load(Path::new("config.json"))?;
+    /// Goes to the bundle, and reads its configuration.
+    pub(super) fn load(&mut self, context: &Context) -> Result<Spec, Failure> {
+        let (mut spec, warnings) = config::load(&self.bundle.join("config.json"))?;
         let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         if namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_some()) {
-            // others see our process there
-            rustix::process::fchdir(&self.start).map_err(|errno| Failure::new(format!("working folder: {errno}")))?;
+            // others see our process there; relative paths of the command line are still what they were
             context.shield()?;
-            rustix::process::chdir(&self.bundle)
-                .map_err(|errno| Failure::new(format!("chdir {}: {errno}", self.bundle.display())))?;
+        }
+        rustix::process::chdir(&self.bundle)
+            .map_err(|errno| Failure::new(format!("chdir {}: {errno}", self.bundle.display())))?;
+        let plain = self.bundle.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !plain || !self.bundle.is_absolute() {
+            self.bundle = std::env::current_dir().map_err(|error| Failure::new(format!("working folder: {error}")))?;
         }
         warnings.iter().for_each(|text| context.log.warn(text));
         if self.listening > 0

@@ -96,6 +96,9 @@ pub(crate) struct Failure {
     code: Option<u8>,
 }
 
+/// How many descriptors of files that were read or written may wait to be closed together.
+const KEPT: usize = 40;
+
 /// How a command ends: with an exit code.
 pub(crate) type Outcome = Result<u8, Failure>;
 
@@ -119,6 +122,7 @@ impl From<SetupError> for Failure {
 /// Runs the program with its arguments, of which the first is its name; returns its exit code.
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> u8 {
+    sys::process::keep_to_close(KEPT);
     let mut words = Vec::new();
     for argument in arguments.iter().skip(1) {
         match argument.clone().into_string() {

@@ -33,7 +33,7 @@ pub(super) static COMMAND: Command = Command {
 fn run(context: &Context, parsed: &Parsed) -> Outcome {
     // before the bundle is entered: these are seen from where the caller stands
     let (images, work) = folders(parsed)?;
-    let asked = Asked::of(parsed)?;
+    let mut asked = Asked::of(parsed)?;
     let spec = asked.load(context)?;
     if spec.process().as_ref().and_then(Process::terminal).unwrap_or(false) && !parsed.on("shell-job") {
         return Err(Failure::new(

@@ -28,7 +28,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 }
 
 fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
-    let asked = Asked::of(parsed)?;
+    let mut asked = Asked::of(parsed)?;
     let spec = asked.load(context)?;
     let stay = if parsed.on("detach") { Stay::Detached } else { Stay::Foreground };
     let socket = foreground::console_socket(parsed, &spec, stay)?;

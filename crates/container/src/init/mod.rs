@@ -66,7 +66,8 @@ pub(crate) struct Beyond<'a> {
 impl Inside<'_> {
     /// Closes what only the new process needs.
     pub(crate) fn close(self) {
-        let mut fds = self.cgroups;
+        let mut fds = sys::process::take_kept();
+        fds.extend(self.cgroups);
         fds.extend(self.root);
         fds.push(self.line.into_fd());
         for source in self.sources {
@@ -178,7 +179,8 @@ fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
         process::personality(asked.domain())?;
     }
     job.privileges()?;
-    if beyond.state.is_some() {
+    if beyond.listener.is_some() {
+        // whoever makes it now wants to know; whoever starts it comes later
         job.look_up()?;
     }
     let master: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();

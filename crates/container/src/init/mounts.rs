@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, OpenTreeFlags, fspick, mount_setattr,
-    move_mount_onto, open_tree,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fspick,
+    mount_setattr, move_mount, move_mount_onto, open_tree,
 };
 use sys::process::Namespaces;
 
@@ -116,15 +116,52 @@ fn idmap(spec: &Spec, mount: &Mount, tree: &OwnedFd, depth: Depth) -> Result<()>
 
 /// Places all mounts of the configuration in the attached root.
 pub(crate) fn place(inside: &Inside<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    let mut fresh = Fresh::default();
     for (mount, source) in inside.spec.mounts().iter().flatten().zip(&inside.sources) {
         let shown = mount.destination().display();
-        one(inside, mount, source, root)
+        one(inside, mount, source, root, &mut fresh)
             .map_err(|error| SetupError::new(error.kind, format!("cannot mount on {shown}: {}", error.message)))?;
     }
+    fresh.0.into_iter().for_each(|(_, tree)| leave_open(tree));
     Ok(())
 }
 
-fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>) -> Result<()> {
+/// File systems that were made just now, by where they are: nothing in them is an image's, so a name in one leads nowhere else.
+#[derive(Default)]
+struct Fresh(Vec<(PathBuf, OwnedFd)>);
+
+impl Fresh {
+    /// Mounts `tree` on a folder for which no path must be looked up: one right below the root or below a file system in memory
+    /// of ours, where it is made if it is missing. Says whether that was the case.
+    fn place(&self, tree: BorrowedFd<'_>, destination: &Path, root: BorrowedFd<'_>) -> bool {
+        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else { return false };
+        // move_mount(2) does not follow a link in the last place
+        let put = |folder: BorrowedFd<'_>| {
+            move_mount(tree, Path::new(""), folder, Path::new(name), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).is_ok()
+        };
+        if parent == Path::new("/") {
+            return put(root);
+        }
+        let ours = self.0.iter().rev().find(|(path, _)| path == parent);
+        ours.is_some_and(|(_, folder)| {
+            rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && put(folder.as_fd())
+        })
+    }
+
+    fn add(&mut self, kind: &str, destination: &Path, tree: OwnedFd) {
+        // whatever was below is hidden now
+        self.0.retain(|(path, _)| !path.starts_with(destination));
+        if kind == "tmpfs" && self.0.len() < MOST_FRESH {
+            self.0.push((destination.to_owned(), tree));
+        } else {
+            leave_open(tree);
+        }
+    }
+}
+
+const MOST_FRESH: usize = 16;
+
+fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>, already: &mut Fresh) -> Result<()> {
     let options = Options::parse(words(mount));
     let destination = mount.destination();
     if !destination.is_absolute() {
@@ -132,6 +169,10 @@ fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>
         inside.line.say(&Word::Warning(text), &[])?;
     }
     refuse_proc(destination, kind_of(mount), &options)?;
+    if !matches!(source, Source::Inside) {
+        // what is bound may cover what was fresh
+        already.0.retain(|(path, _)| !path.starts_with(destination));
+    }
     match source {
         _ if options.remount => remount(mount, &options, root),
         Source::Tree { tree, folder } => bind(inside, mount, &options, tree, *folder, root),
@@ -141,7 +182,7 @@ fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>
             bind(inside, mount, &options, &tree, folder, root)
         }
         Source::Groups(all) => groups::place(mount, &options, all, root),
-        Source::Inside => fresh(inside, mount, &options, root),
+        Source::Inside => fresh(inside, mount, &options, root, already),
     }
 }
 
@@ -171,40 +212,78 @@ fn bind(
 }
 
 /// A new file system.
-fn fresh(inside: &Inside<'_>, mount: &Mount, options: &Options, root: BorrowedFd<'_>) -> Result<()> {
+fn fresh(
+    inside: &Inside<'_>,
+    mount: &Mount,
+    options: &Options,
+    root: BorrowedFd<'_>,
+    already: &mut Fresh,
+) -> Result<()> {
     let kind = kind_of(mount);
     if kind == "none" {
         return Err(SetupError::invalid("the mount has neither a type nor the option \"bind\""));
     }
-    let (target, found) = target(root, mount.destination(), Shape::Folder)?;
-    if matches!(kind, "proc" | "sysfs") && matches!(found, Found::Linked | Found::MadeBelow) {
-        refuse_link(root, mount.destination())?;
-    }
+    let destination = mount.destination();
     let label = inside.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     let label = label.filter(|label| !label.is_empty() && !matches!(kind, "mqueue" | "proc" | "sysfs"));
-    // a folder in memory looks like what it covers, unless it is told
-    let mode = kind == "tmpfs"
-        && matches!(found, Found::There | Found::Linked)
-        && options.data.iter().all(|(key, _)| key != "mode");
-    let mode = if mode { Some(rustix::fs::fstat(&target).doing(|| "the mount point")?.st_mode & 0o7777) } else { None };
     let long = options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|text| text.len() > LONGEST_VALUE));
+    let mapped = inside.own.contains(Namespaces::USER);
+    let rest = Options { propagation: options.propagation.clone(), ..Options::default() };
+    let told = kind != "tmpfs" || options.data.iter().any(|(key, _)| key == "mode");
+    // the usual way needs nothing of what it covers
+    if !long && told && !options.copy_up && destination.is_absolute() {
+        let tree = own_or_the_hosts(inside, mount, options, label, None, root)?;
+        finish(tree.as_fd(), &rest, Bound::No, mapped)?;
+        if !already.place(tree.as_fd(), destination, root) {
+            let target = point(mount, root)?.0;
+            move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
+            leave_open(target);
+        }
+        already.add(kind, destination, tree);
+        return Ok(());
+    }
+    let (target, found) = point(mount, root)?;
+    // a folder in memory looks like what it covers, unless it is told
+    let mode = !told && matches!(found, Found::There | Found::Linked);
+    let mode = if mode { Some(rustix::fs::fstat(&target).doing(|| "the mount point")?.st_mode & 0o7777) } else { None };
     if long {
         return classic(mount, options, label, target.as_fd(), root);
     }
-    let tree = make(mount, options, label, mode, target.as_fd()).or_else(|error| {
-        let shared = match kind {
+    let tree = own_or_the_hosts(inside, mount, options, label, mode, target.as_fd())?;
+    finish(tree.as_fd(), &rest, Bound::No, mapped)?;
+    move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
+    leave_open(target);
+    already.add(kind, destination, tree);
+    Ok(())
+}
+
+/// Where a new file system goes.
+fn point(mount: &Mount, root: BorrowedFd<'_>) -> Result<(OwnedFd, Found)> {
+    let (target, found) = target(root, mount.destination(), Shape::Folder)?;
+    if matches!(kind_of(mount), "proc" | "sysfs") && matches!(found, Found::Linked | Found::MadeBelow) {
+        refuse_link(root, mount.destination())?;
+    }
+    Ok((target, found))
+}
+
+/// A new file system, or what the host has there, where the kernel lets this process make none.
+fn own_or_the_hosts(
+    inside: &Inside<'_>,
+    mount: &Mount,
+    options: &Options,
+    label: Option<&str>,
+    mode: Option<u32>,
+    target: BorrowedFd<'_>,
+) -> Result<OwnedFd> {
+    make(mount, options, label, mode, target).or_else(|error| {
+        let shared = match kind_of(mount) {
             "mqueue" => Some("/dev/mqueue"),
             "proc" if !inside.own.contains(Namespaces::PID) => Some("/proc"),
             "sysfs" => Some("/sys"),
             _ => None,
         };
         shared.map_or(Err(None), |path| the_hosts(path, options).map_err(Some)).map_err(|_| error)
-    })?;
-    let rest = Options { propagation: options.propagation.clone(), ..Options::default() };
-    finish(tree.as_fd(), &rest, Bound::No, inside.own.contains(Namespaces::USER))?;
-    move_mount_onto(tree.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
-    [tree, target].into_iter().for_each(leave_open);
-    Ok(())
+    })
 }
 
 /// A detached mount of a new file system, with its options and attributes.

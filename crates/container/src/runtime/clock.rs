@@ -1,6 +1,6 @@
 //! Moments in the one written form that the specification's documents use.
 
-use rustix::time::{ClockId, clock_gettime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +13,9 @@ impl Moment {
     /// This moment.
     #[must_use]
     pub(crate) fn now() -> Self {
-        let now = clock_gettime(ClockId::Realtime);
-        Self { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
+        // a clock that stands before 1970 shows 1970
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { seconds: i64::try_from(now.as_secs()).unwrap_or(0), nanoseconds: now.subsec_nanos() }
     }
 
     /// RFC 3339 in UTC, to the second.

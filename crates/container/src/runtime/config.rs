@@ -54,6 +54,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
         }
         bytes.reserve(4096);
     }
+    sys::process::close_later(file);
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_BYTES {
         return Err(SetupError::invalid(format!("{shown} is larger than {} MiB", MOST_BYTES >> 20)));
     }

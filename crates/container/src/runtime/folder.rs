@@ -4,7 +4,6 @@ use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
-use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -115,7 +114,13 @@ impl Folder {
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)).doing(|| self.shown(name))?;
-        std::fs::File::from(fd).write_all(bytes).doing(|| self.shown(name))
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest)).doing(|| self.shown(name))?;
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        sys::process::close_later(fd);
+        Ok(())
     }
 
     /// The content of a file; `None` where there is none.

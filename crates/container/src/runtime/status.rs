@@ -51,6 +51,7 @@ impl Seen {
         let file =
             rustix::fs::open(format!("/proc/{pid}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let count = rustix::io::read(&file, &mut line).ok()?;
+        sys::process::close_later(file);
         Self::parse(line.get(..count)?)
     }
 
