@@ -84,7 +84,8 @@ fn no_groups() -> Result<()> {
 /// Makes the working folder if the image lacks it; whether it can be entered shows later.
 pub(crate) fn make_cwd(process: &Process) {
     if process.cwd() != Path::new("/") && !process.cwd().exists() {
-        let _ = std::fs::create_dir_all(process.cwd());
+        use std::os::unix::fs::DirBuilderExt as _;
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(process.cwd());
     }
 }
 

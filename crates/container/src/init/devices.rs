@@ -35,11 +35,9 @@ pub(crate) fn make(inside: &Inside<'_>, root: BorrowedFd<'_>, mapped: bool) -> R
         Err(Errno::ROFS) => return Ok(()),
         other => other.doing(|| "/dev")?,
     };
-    let old = rustix::process::umask(Mode::empty());
     let outcome = defaults(root, dev.as_fd(), mapped, fresh);
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let outcome = outcome.and_then(|()| devices.iter().try_for_each(|device| asked(device, root, mapped)));
-    rustix::process::umask(old);
     leave_open(dev);
     outcome
 }

@@ -101,7 +101,8 @@ pub(crate) fn run(proof: SingleThread, inside: Inside<'_>) -> ! {
 
 fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     process::die_with_parent()?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // whatever is made here has the mode that it is made with
+    rustix::process::umask(rustix::fs::Mode::empty());
     for procs in &inside.cgroups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
@@ -122,9 +123,10 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
         (true, Pivot::Move) => root::Entry::Move,
     };
     let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, entry)?;
-    mounts::place(inside, root.as_fd())?;
+    let fresh = mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
-    protect::place(inside.spec, root.as_fd())?;
+    protect::place(inside.spec, root.as_fd(), &fresh)?;
+    fresh.leave();
     before_entering(inside)?;
     root::enter(root.as_fd(), inside.spec, entry)?;
     // closed with everything else when the program's turn comes; closing them here would be calls for nothing
@@ -148,6 +150,7 @@ fn await_mapping(line: &Line) -> Result<OwnedFd> {
 /// The hooks that run while the runtime's files are still in sight.
 fn before_entering(inside: &Inside<'_>) -> Result<()> {
     let (Some(state), Some(all)) = (&inside.beyond.state, inside.spec.hooks()) else { return Ok(()) };
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let outside = [hooks::prestart(all), all.create_runtime().as_ref()];
     if outside.into_iter().flatten().any(|hooks| !hooks.is_empty()) {
         inside.line.say(&Word::Hooks, &[])?;

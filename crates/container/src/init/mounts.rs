@@ -115,20 +115,27 @@ fn idmap(spec: &Spec, mount: &Mount, tree: &OwnedFd, depth: Depth) -> Result<()>
 }
 
 /// Places all mounts of the configuration in the attached root.
-pub(crate) fn place(inside: &Inside<'_>, root: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn place(inside: &Inside<'_>, root: BorrowedFd<'_>) -> Result<Fresh> {
     let mut fresh = Fresh::default();
     for (mount, source) in inside.spec.mounts().iter().flatten().zip(&inside.sources) {
         let shown = mount.destination().display();
         one(inside, mount, source, root, &mut fresh)
             .map_err(|error| SetupError::new(error.kind, format!("cannot mount on {shown}: {}", error.message)))?;
     }
-    fresh.0.into_iter().for_each(|(_, tree)| leave_open(tree));
-    Ok(())
+    Ok(fresh)
 }
 
 /// File systems that were made just now, by where they are: nothing in them is an image's, so a name in one leads nowhere else.
 #[derive(Default)]
-struct Fresh(Vec<(PathBuf, OwnedFd)>);
+pub(crate) struct Fresh(Vec<(PathBuf, Origin, OwnedFd)>);
+
+/// What a fresh file system is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Memory,
+    /// proc or sysfs.
+    Kernel,
+}
 
 impl Fresh {
     /// Mounts `tree` on a folder for which no path must be looked up: one right below the root or below a file system in memory
@@ -142,20 +149,46 @@ impl Fresh {
         if parent == Path::new("/") {
             return put(root);
         }
-        let ours = self.0.iter().rev().find(|(path, _)| path == parent);
-        ours.is_some_and(|(_, folder)| {
+        let ours = self.0.iter().rev().find(|(path, origin, _)| path == parent && *origin == Origin::Memory);
+        ours.is_some_and(|(_, _, folder)| {
             rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && put(folder.as_fd())
         })
     }
 
     fn add(&mut self, kind: &str, destination: &Path, tree: OwnedFd) {
         // whatever was below is hidden now
-        self.0.retain(|(path, _)| !path.starts_with(destination));
-        if kind == "tmpfs" && self.0.len() < MOST_FRESH {
-            self.0.push((destination.to_owned(), tree));
-        } else {
-            leave_open(tree);
+        self.hide(destination);
+        let origin = match kind {
+            "tmpfs" => Origin::Memory,
+            "proc" | "sysfs" => Origin::Kernel,
+            _ => return leave_open(tree),
+        };
+        if self.0.len() < MOST_FRESH {
+            self.0.push((destination.to_owned(), origin, tree));
         }
+    }
+
+    /// Forgets what lies below something new.
+    fn hide(&mut self, destination: &Path) {
+        let (kept, hidden) =
+            std::mem::take(&mut self.0).into_iter().partition(|(path, _, _)| !path.starts_with(destination));
+        self.0 = kept;
+        let hidden: Vec<(PathBuf, Origin, OwnedFd)> = hidden;
+        hidden.into_iter().for_each(|(_, _, tree)| leave_open(tree));
+    }
+
+    /// The kernel's own file system that a path leads into, and the rest of the path there.
+    pub(crate) fn kernels<'a>(&self, path: &'a Path) -> Option<(BorrowedFd<'_>, &'a Path)> {
+        self.0.iter().rev().filter(|(_, origin, _)| *origin == Origin::Kernel).find_map(|(place, _, tree)| {
+            let rest = path.strip_prefix(place).ok()?;
+            let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
+            (plain && !rest.as_os_str().is_empty()).then(|| (tree.as_fd(), rest))
+        })
+    }
+
+    /// Leaves all descriptors open, to be closed with everything else.
+    pub(crate) fn leave(self) {
+        self.0.into_iter().for_each(|(_, _, tree)| leave_open(tree));
     }
 }
 
@@ -171,7 +204,7 @@ fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>
     refuse_proc(destination, kind_of(mount), &options)?;
     if !matches!(source, Source::Inside) {
         // what is bound may cover what was fresh
-        already.0.retain(|(path, _)| !path.starts_with(destination));
+        already.hide(destination);
     }
     match source {
         _ if options.remount => remount(mount, &options, root),

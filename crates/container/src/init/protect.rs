@@ -3,35 +3,39 @@
 //! What covers a path comes from the host's side, where nothing of the container can have put something else in its
 //! place, and is looked at before it is used (CVE-2025-31133).
 
+use super::mounts::Fresh;
 use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, FileType, OFlags, makedev};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, makedev};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use sys::mount::{Depth, FsContext, MountAttr, MountAttrs, OpenTreeFlags, mount_setattr, move_mount_onto, open_tree};
+use sys::mount::{
+    Depth, FsContext, MountAttr, MountAttrs, MoveMountFlags, OpenTreeFlags, mount_setattr, move_mount, move_mount_onto,
+    open_tree,
+};
 
 /// Hides the masked paths and makes others read-only. Paths that are not there need nothing.
-pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>, fresh: &Fresh) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     for path in linux.readonly_paths().iter().flatten() {
         let what = || format!("linux.readonlyPaths: {path}");
-        let Some(place) = existing(root, Path::new(path)).doing(what)? else { continue };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(place.as_fd(), Path::new(""), flags).doing(what)?;
+        let Some(spot) = Spot::find(root, fresh, Path::new(path)).doing(what)? else { continue };
+        let Some(tree) = spot.copy().doing(what)? else { continue };
         let attrs = MountAttrs { set: MountAttr::RDONLY, ..MountAttrs::default() };
         mount_setattr(tree.as_fd(), Depth::Recursive, &attrs).doing(what)?;
-        move_mount_onto(tree.as_fd(), place.as_fd()).doing(what)?;
-        [tree, place].into_iter().for_each(leave_open);
+        spot.cover(tree.as_fd()).doing(what)?;
+        leave_open(tree);
+        spot.leave();
     }
     let mut covers = Covers::default();
     for path in linux.masked_paths().iter().flatten() {
         let what = || format!("linux.maskedPaths: {path}");
-        let Some(place) = existing(root, Path::new(path)).doing(what)? else { continue };
-        let stat = rustix::fs::fstat(&place).doing(what)?;
-        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let Some(spot) = Spot::find(root, fresh, Path::new(path)).doing(what)? else { continue };
+        let Some(kind) = spot.kind().doing(what)? else { continue };
+        let is_folder = kind == FileType::Directory;
         let slot = if is_folder { &mut covers.folder } else { &mut covers.file };
         let cover = match slot {
             // a mount that is in its place can be copied by any kernel
@@ -42,8 +46,8 @@ pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>) -> Result<()> {
             None if is_folder => empty_folder().doing(what)?,
             None => null().doing(what)?,
         };
-        move_mount_onto(cover.as_fd(), place.as_fd()).doing(what)?;
-        leave_open(place);
+        spot.cover(cover.as_fd()).doing(what)?;
+        spot.leave();
         match slot {
             Some(_) => leave_open(cover),
             None => *slot = Some(cover),
@@ -51,6 +55,67 @@ pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>) -> Result<()> {
     }
     [covers.folder, covers.file].into_iter().flatten().for_each(leave_open);
     Ok(())
+}
+
+/// A path that may be there.
+enum Spot<'a> {
+    /// Looked up in the root, where links of an image's may lie on the way.
+    Opened(OwnedFd),
+    /// In a file system of the kernel's that was made just now: nothing in it is an image's.
+    Kernels(BorrowedFd<'a>, &'a Path),
+}
+
+impl<'a> Spot<'a> {
+    fn find(root: BorrowedFd<'_>, fresh: &'a Fresh, path: &'a Path) -> rustix::io::Result<Option<Self>> {
+        match fresh.kernels(path) {
+            Some((tree, rest)) => Ok(Some(Self::Kernels(tree, rest))),
+            None => existing(root, path).map(|found| found.map(Self::Opened)),
+        }
+    }
+
+    /// What it is; `None` where there is nothing.
+    fn kind(&self) -> rustix::io::Result<Option<FileType>> {
+        let stat = match self {
+            Self::Opened(place) => rustix::fs::fstat(place),
+            Self::Kernels(tree, rest) => rustix::fs::statat(tree, *rest, AtFlags::empty()),
+        };
+        match stat {
+            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// A detached copy of what is there, with all below it.
+    fn copy(&self) -> sys::Result<Option<OwnedFd>> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+        let copied = match self {
+            Self::Opened(place) => open_tree(place.as_fd(), Path::new(""), flags | OpenTreeFlags::AT_EMPTY_PATH),
+            Self::Kernels(tree, rest) => open_tree(*tree, rest, flags),
+        };
+        match copied {
+            Ok(tree) => Ok(Some(tree)),
+            Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn cover(&self, tree: BorrowedFd<'_>) -> sys::Result<()> {
+        match self {
+            Self::Opened(place) => move_mount_onto(tree, place.as_fd()),
+            Self::Kernels(folder, rest) => {
+                // as the look-up did, through links, which are the kernel's own here
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+                move_mount(tree, Path::new(""), *folder, rest, flags)
+            }
+        }
+    }
+
+    fn leave(self) {
+        if let Self::Opened(place) = self {
+            leave_open(place);
+        }
+    }
 }
 
 /// What is laid over paths: the first of a kind is kept, and copied for the others.
