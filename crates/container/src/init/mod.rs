@@ -77,6 +77,12 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     for procs in &inside.cgroups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
+    let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
+        (false, _) => root::Entry::Chroot,
+        (true, Pivot::Root) => root::Entry::Pivot,
+        (true, Pivot::Move) => root::Entry::Move,
+    };
+    let place = root::place(inside.rootfs, entry);
     let mapped = inside.own.contains(Namespaces::USER);
     let received = if mapped { Some(await_mapping(&inside.line)?) } else { None };
     namespaces::settle(proof, inside)?;
@@ -88,12 +94,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     names::set(inside.spec)?;
     names::sysctls(inside.spec)?;
     memory::policy(inside.spec)?;
-    let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
-        (false, _) => root::Entry::Chroot,
-        (true, Pivot::Root) => root::Entry::Pivot,
-        (true, Pivot::Move) => root::Entry::Move,
-    };
-    let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, entry)?;
+    let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, (entry, place))?;
     mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
     protect::place(inside.spec, root.as_fd())?;
