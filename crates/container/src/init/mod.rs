@@ -91,6 +91,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     }
     let root = received.as_ref().or(inside.root.as_ref());
     let root = root.ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system was given"))?;
+    crate::interfaces::raise_loop(inside.own)?;
     names::set(inside.spec)?;
     names::sysctls(inside.spec)?;
     memory::policy(inside.spec)?;
