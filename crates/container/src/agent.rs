@@ -19,22 +19,43 @@ use rustix::net::{
     connect, sendmsg, socket_with,
 };
 use rustix::process::PidfdGetfdFlags;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// What the agent is told of a container's process, and where it listens: everything but process ids, which the parent knows.
-pub(crate) fn describe(spec: &Spec, state: Option<&State<'_>>) -> Option<String> {
-    let seccomp = spec.linux().as_ref()?.seccomp().as_ref()?;
-    let path = seccomp.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty())?;
-    let mut told = json!({"ociVersion": spec.version(), "fds": ["seccompFd"]});
-    if let Some(metadata) = seccomp.listener_metadata() {
-        told["metadata"] = json!(metadata);
+/// Where an agent listens, and what the configuration has it told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Listener {
+    path: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metadata: Option<String>,
+}
+
+impl Listener {
+    /// That of a configuration; `None` where it has none.
+    pub(crate) fn of(spec: &Spec) -> Option<Self> {
+        let seccomp = spec.linux().as_ref()?.seccomp().as_ref()?;
+        let path = seccomp.listener_path().clone().filter(|path| !path.as_os_str().is_empty())?;
+        Some(Self { path, metadata: seccomp.listener_metadata().clone() })
     }
-    told["state"] = state.and_then(|state| serde_json::to_value(state).ok()).unwrap_or_else(|| json!({}));
-    Some(json!({"path": path, "told": told}).to_string())
+
+    /// What the agent is told of a process, and where it listens: everything but the ids that only the process's parent knows.
+    pub(crate) fn describe(&self, version: &str, state: Option<&State<'_>>) -> String {
+        let mut told = json!({"ociVersion": version, "fds": ["seccompFd"]});
+        if let Some(metadata) = &self.metadata {
+            told["metadata"] = json!(metadata);
+        }
+        told["state"] = state.and_then(|state| serde_json::to_value(state).ok()).unwrap_or_else(|| json!({}));
+        json!({"path": self.path, "told": told}).to_string()
+    }
+}
+
+/// What the agent of a container's first process is told.
+pub(crate) fn describe(spec: &Spec, state: Option<&State<'_>>) -> Option<String> {
+    Some(Listener::of(spec)?.describe(spec.version(), state))
 }
 
 /// Asks the parent to take `listener` to the agent, and waits until it is there.
@@ -68,7 +89,10 @@ pub(crate) fn serve(process: BorrowedFd<'_>, description: &str, number: i32) -> 
     let pid = crate::namespaces::pid_of(process)?;
     let told = description.get_mut("told").ok_or_else(wrong)?;
     told["pid"] = json!(pid);
-    told["state"]["pid"] = json!(pid);
+    if told["state"]["pid"].is_null() {
+        // the first process: another one is told of with a state that has its container's
+        told["state"]["pid"] = json!(pid);
+    }
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).doing(what)?;
     connect(&socket, &SocketAddrUnix::new(Path::new(&path)).doing(what)?).doing(what)?;
     let text = told.to_string();

@@ -3,6 +3,8 @@
 //! Also reads what other runtimes take and the plain structures refuse ([`lenient`]): empty lists written as `null`, capabilities
 //! that nobody knows.
 
+mod shape;
+
 use crate::error::{Doing, Result, SetupError};
 use crate::init::{memory, names, options};
 use control::FailureKind;
@@ -22,9 +24,18 @@ use std::path::{Component, Path};
 /// # Errors
 /// [`FailureKind::Invalid`] for text that is no configuration, with line and column.
 pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
+    objects(text, "")?;
     match serde_json::from_slice(text) {
         Ok(spec) => Ok((spec, Vec::new())),
         Err(error) => lenient(text).ok_or_else(|| SetupError::invalid(format!("config.json: {error}"))),
+    }
+}
+
+/// Sees to it that no list stands where a configuration, or the part of it that `within` names, has an object.
+pub(crate) fn objects(text: &[u8], within: &str) -> Result<()> {
+    match shape::odd_list(text, within) {
+        Some(place) => Err(SetupError::invalid(format!("{place}: is a list, and must be an object"))),
+        None => Ok(()),
     }
 }
 

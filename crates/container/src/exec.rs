@@ -2,13 +2,13 @@
 
 use crate::create::{Doomed, await_exec, reap, write_oom};
 use crate::error::{Doing, Result, SetupError};
-use crate::namespaces::own;
-use crate::process::{Console, Job, become_root, die_with_parent, join_keyring, live_on};
+use crate::namespaces::{fork_through, own};
+use crate::process::{self, Console, Job, become_root, die_with_parent, join_keyring, live_on};
 use crate::schedule::{self, Moment};
 use crate::stdio::{self, Ends, Stdio, Streams};
 use crate::sync::{Line, Word};
 use control::{FailureKind, SeccompProgram};
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::process::{Forked, Namespaces, SingleThread};
@@ -41,6 +41,10 @@ pub struct Terms {
     pub keyring: Option<CString>,
     /// Whether it ends with the process that started it.
     pub lifetime: Lifetime,
+    /// What the agent that answers its system calls is told.
+    pub agent: Option<String>,
+    /// The execution domain.
+    pub personality: Option<LinuxPersonalityDomain>,
 }
 
 /// What happens to a process when the one that started it ends.
@@ -75,8 +79,9 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     let terminal = plan.process.terminal().unwrap_or(false);
     let (mut streams, ends) = stdio::ends(plan.stdio, terminal)?;
     let (line, theirs) = Line::pair()?;
+    let way = Way::of(&plan);
     // children are born in the container's pid namespace, without a process in between; afterwards in ours again
-    let pids = plan.namespaces.contains(Namespaces::PID);
+    let pids = way == Way::Straight && plan.namespaces.contains(Namespaces::PID);
     let back = if pids { Some(own(Namespaces::PID)?) } else { None };
     if pids {
         sys::process::setns(proof, plan.init, Namespaces::PID).doing(|| "cannot enter the pid namespace")?;
@@ -87,10 +92,16 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .doing(|| "prctl(PR_SET_DUMPABLE)")?;
     }
-    let forked = sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process");
+    let forked = match way {
+        Way::Straight => sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process"),
+        Way::Through => fork_through(proof, (None, Namespaces::empty()), &theirs, || {
+            join_groups(&plan)?;
+            sys::process::setns(proof, plan.init, plan.namespaces).doing(|| "cannot enter the container's namespaces")
+        }),
+    };
     if let Ok(Forked::Child) = forked {
         drop(line);
-        let outcome = inside(proof, &plan, &ends, &theirs);
+        let outcome = inside(proof, (&plan, way), &ends, &theirs);
         if let Err(error) = outcome {
             // nobody hears it only when the helper is gone
             let _ = theirs.say(&Word::Failed(error), &[]);
@@ -104,9 +115,9 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     let Forked::Parent { pid, pidfd } = forked? else { sys::process::exit_now(1) };
     let doomed = Doomed::new(pidfd);
     let mut warnings = Vec::new();
-    if terminal {
+    while terminal && streams.terminal.is_none() {
         match line.hear()? {
-            Some((Word::Ready, mut fds)) => streams.terminal = fds.pop(),
+            Some((Word::Ready, mut fds)) if !fds.is_empty() => streams.terminal = fds.pop(),
             Some((Word::Failed(error), _)) => return Err(error),
             Some((Word::Warning(text), _)) => warnings.push(text),
             _ => return Err(SetupError::new(FailureKind::Internal, "the process was killed while it was being made")),
@@ -120,18 +131,42 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     Ok(Running { pidfd, pid, streams, warnings })
 }
 
-fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Result<()> {
-    die_with_parent()?;
-    schedule::affinity(plan.process, Moment::Initial)?;
+/// How a process gets into the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By itself, born in the pid namespace.
+    Straight,
+    /// By way of a process in between: who has no rights here has them in the user namespace only, from where nobody comes back.
+    Through,
+}
+
+impl Way {
+    fn of(plan: &Plan<'_>) -> Self {
+        let rights = || rustix::process::geteuid().is_root();
+        if !plan.namespaces.contains(Namespaces::USER) || rights() { Self::Straight } else { Self::Through }
+    }
+}
+
+fn join_groups(plan: &Plan<'_>) -> Result<()> {
     for procs in &plan.groups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
-    let namespaces = plan.namespaces - Namespaces::PID;
-    sys::process::setns(proof, plan.init, namespaces).doing(|| "cannot enter the container's namespaces")?;
+    Ok(())
+}
+
+fn inside(proof: SingleThread, (plan, way): (&Plan<'_>, Way), ends: &Ends, line: &Line) -> Result<()> {
+    die_with_parent()?;
+    schedule::affinity(plan.process, Moment::Initial)?;
+    if way == Way::Straight {
+        join_groups(plan)?;
+        let namespaces = plan.namespaces - Namespaces::PID;
+        sys::process::setns(proof, plan.init, namespaces).doing(|| "cannot enter the container's namespaces")?;
+    }
     if plan.namespaces.contains(Namespaces::USER) {
         become_root()?;
     }
-    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved: plan.terms.preserved, agent: None };
+    let (preserved, agent) = (plan.terms.preserved, plan.terms.agent.clone());
+    let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved, agent };
     if let Some(name) = &plan.terms.keyring {
         join_keyring(name, line);
     }
@@ -139,6 +174,7 @@ fn inside(proof: SingleThread, plan: &Plan<'_>, ends: &Ends, line: &Line) -> Res
         line.say(&Word::Ready, &[master.as_fd()])?;
     }
     schedule::affinity(plan.process, Moment::Final)?;
+    plan.terms.personality.map_or(Ok(()), process::personality)?;
     job.privileges()?;
     if plan.terms.lifetime == Lifetime::Free {
         live_on()?;

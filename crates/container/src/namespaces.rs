@@ -23,12 +23,14 @@ pub(crate) fn fork_into(
 ) -> Result<(i32, OwnedFd)> {
     let mut back = Vec::new();
     let entered = wanted.enter(proof, &mut back);
+    let flags = wanted.new - Namespaces::CGROUP - Namespaces::TIME;
+    let cgroup = cgroup.map(AsFd::as_fd);
     let forked = entered.and_then(|()| match &wanted.user {
-        None => {
-            let flags = wanted.new - Namespaces::CGROUP - Namespaces::TIME;
-            sys::process::clone3(proof, flags, cgroup.map(AsFd::as_fd)).doing(|| "cannot make the container's process")
-        }
-        Some(user) => fork_below(proof, wanted, user.as_fd(), cgroup, &inside),
+        None => sys::process::clone3(proof, flags, cgroup).doing(|| "cannot make the container's process"),
+        Some(user) => fork_through(proof, (cgroup, flags), &inside.line, || {
+            sys::process::setns(proof, user.as_fd(), Namespaces::USER)
+                .doing(|| "linux.namespaces: cannot enter the user namespace")
+        }),
     });
     if let Ok(Forked::Child) = forked {
         drop(back);
@@ -44,40 +46,37 @@ pub(crate) fn fork_into(
     }
 }
 
-/// Forks where an existing user namespace is joined. Nobody comes back from there, so a process in between goes, and has its
-/// child, which is ours all the same, in new namespaces that belong to that user namespace.
-fn fork_below(
+/// Forks by way of a process in between, which `enter`s namespaces that nobody comes back from, and has its child there, which is ours
+/// all the same, in a version 2 control group and in new namespaces. A failure is also said on the line that the child has.
+pub(crate) fn fork_through(
     proof: SingleThread,
-    wanted: &Wanted,
-    user: BorrowedFd<'_>,
-    cgroup: Option<&OwnedFd>,
-    inside: &Inside<'_>,
+    (cgroup, new): (Option<BorrowedFd<'_>>, Namespaces),
+    theirs: &Line,
+    enter: impl FnOnce() -> Result<()>,
 ) -> Result<Forked> {
-    let (line, theirs) = Line::pair()?;
-    let between = sys::process::clone3(proof, Namespaces::empty(), cgroup.map(AsFd::as_fd));
+    let (line, back) = Line::pair()?;
+    let between = sys::process::clone3(proof, Namespaces::empty(), cgroup);
     match between.doing(|| "cannot make a process for the user namespace")? {
         Forked::Child => {
             drop(line);
-            let gone = sys::process::setns(proof, user, Namespaces::USER);
-            let made = gone.doing(|| "linux.namespaces: cannot enter the user namespace").and_then(|()| {
-                let flags = wanted.new - Namespaces::CGROUP - Namespaces::TIME;
-                sys::process::clone3_sibling(proof, flags).doing(|| "cannot make the container's process")
+            let made = enter().and_then(|()| {
+                sys::process::clone3_sibling(proof, new).doing(|| "cannot make the container's process")
             });
             match made {
                 Ok(Forked::Child) => return Ok(Forked::Child),
                 Ok(Forked::Parent { pidfd, .. }) => {
                     // heard by our parent, or nobody needs it
-                    let _ = theirs.say(&Word::Ready, &[pidfd.as_fd()]);
+                    let _ = back.say(&Word::Ready, &[pidfd.as_fd()]);
                 }
                 Err(error) => {
-                    let _ = inside.line.say(&Word::Failed(error.clone()), &[]);
-                    let _ = theirs.say(&Word::Failed(error), &[]);
+                    let _ = theirs.say(&Word::Failed(error.clone()), &[]);
+                    let _ = back.say(&Word::Failed(error), &[]);
                 }
             }
             sys::process::exit_now(0)
         }
         Forked::Parent { pidfd: between, .. } => {
-            drop(theirs);
+            drop(back);
             let heard = line.hear();
             let _reaped = rustix::process::waitid(
                 rustix::process::WaitId::PidFd(between.as_fd()),

@@ -92,14 +92,7 @@ pub(crate) fn make_cwd(process: &Process) {
 impl Job<'_> {
     /// Puts the standard streams in place; returns the master of a terminal.
     pub(crate) fn streams(&self, ends: &Ends, console: Console) -> Result<Option<OwnedFd>> {
-        rustix::process::setsid().doing(|| "setsid").or_else(|error| {
-            // a leader of a session already is what we want
-            if rustix::process::getsid(None).is_ok_and(|id| id == rustix::process::getpid()) {
-                Ok(rustix::process::getpid())
-            } else {
-                Err(error)
-            }
-        })?;
+        rustix::process::setsid().doing(|| "setsid")?;
         let user = self.process.user();
         let owner = (Some(Uid::from_raw(user.uid())), Some(Gid::from_raw(user.gid())));
         match ends {

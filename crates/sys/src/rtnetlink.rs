@@ -137,8 +137,11 @@ impl Links {
                     DONE => return Ok(all),
                     ERROR => {
                         let code = body.first_chunk().map_or(libc::EBADMSG, |code| -i32::from_ne_bytes(*code));
-                        let errno = Errno::from_raw_os_error(code);
-                        return if code == 0 { Ok(all) } else { Err(SysError::new(call, errno)) };
+                        // 0 is an answer, and no error's number
+                        return match code {
+                            0 => Ok(all),
+                            code => Err(SysError::new(call, Errno::from_raw_os_error(code))),
+                        };
                     }
                     kind => all.push((kind, body.to_vec())),
                 }

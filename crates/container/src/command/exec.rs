@@ -65,7 +65,7 @@ fn execute(context: &Context, parsed: &Parsed) -> Outcome {
     if stay == Stay::Foreground {
         sys::process::block_signals();
     }
-    let mut running = join::run(proof, &known, &order)
+    let mut running = join::run(proof, known, &order)
         .map_err(|error| Failure::from(error).doing("unable to start container process"))?;
     running.warnings.iter().for_each(|text| context.log.warn(text));
     let terminal = running.streams.terminal.take();
@@ -94,7 +94,9 @@ fn sub_group(text: &str) -> SubGroup<'_> {
 /// The process: from the file, or the container's own with what the flags change.
 fn process_of(context: &Context, parsed: &Parsed, known: &Known) -> Result<Process, Failure> {
     if let Some(file) = parsed.value("process").filter(|file| !file.is_empty()) {
-        return Ok(config::parse(&config::read(Path::new(file))?, file)?);
+        let bytes = config::read(Path::new(file))?;
+        crate::check::objects(&bytes, "process")?;
+        return Ok(config::parse(&bytes, file)?);
     }
     let Some(arguments) = parsed.arguments.get(1..).filter(|arguments| !arguments.is_empty()) else {
         return Err(Failure::new("process args cannot be empty"));

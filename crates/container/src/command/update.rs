@@ -6,7 +6,7 @@ use crate::error::Doing as _;
 use crate::runtime::config;
 use crate::runtime::life::Known;
 use crate::runtime::status::Status;
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxIntelRdt, LinuxMemory, LinuxPids, LinuxResources};
 use std::io::Read as _;
 use std::path::Path;
 
@@ -44,6 +44,9 @@ pub(super) static COMMAND: Command = Command {
     run,
 };
 
+/// What of a configuration a file of resources is.
+const PART: &str = "linux.resources";
+
 fn run(context: &Context, parsed: &Parsed) -> Outcome {
     let known = Known::find(&context.root, parsed.id())?;
     if matches!(known.status, Status::Stopped | Status::Creating) {
@@ -54,11 +57,23 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
             let mut bytes = Vec::new();
             let read = std::io::stdin().take(config::MOST_BYTES).read_to_end(&mut bytes);
             read.map_err(|error| Failure::new(format!("standard input: {error}")))?;
+            crate::check::objects(&bytes, PART)?;
             config::parse(&bytes, "standard input")?
         }
-        Some(path) => config::parse::<LinuxResources>(&config::read(Path::new(path))?, path)?,
+        Some(path) => {
+            let bytes = config::read(Path::new(path))?;
+            crate::check::objects(&bytes, PART)?;
+            config::parse::<LinuxResources>(&bytes, path)?
+        }
         None => from_flags(parsed)?,
     };
+    let shares = shares(parsed);
+    let class = known.birth.as_ref().and_then(|birth| birth.resctrl.as_ref());
+    if shares.is_some() && class.is_none() {
+        return Err(Failure::new(
+            "--l3-cache-schema, --mem-bw-schema: the container has no class of service; give it one by linux.intelRdt",
+        ));
+    }
     // what a container may do with devices is not changed
     resources.set_devices(None);
     let applied = known.group()?.apply(&resources).doing(|| "cannot change the limits")?;
@@ -66,7 +81,22 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     if let Some(scope) = known.record.unit() {
         crate::runtime::group::tell(&scope, &resources)?;
     }
+    if let (Some(shares), Some(class)) = (&shares, class) {
+        class.apply(shares).doing(|| "cannot change the shares of cache and bandwidth")?;
+    }
     Ok(0)
+}
+
+/// The shares of cache and memory bandwidth that are asked for.
+fn shares(parsed: &Parsed) -> Option<LinuxIntelRdt> {
+    let text = |name: &str| parsed.value(name).filter(|text| !text.is_empty()).map(str::to_owned);
+    let (cache, bandwidth) = (text("l3-cache-schema"), text("mem-bw-schema"));
+    if cache.is_none() && bandwidth.is_none() {
+        return None;
+    }
+    let mut shares = LinuxIntelRdt::default();
+    shares.set_l3_cache_schema(cache).set_mem_bw_schema(bandwidth);
+    Some(shares)
 }
 
 fn from_flags(parsed: &Parsed) -> Result<LinuxResources, Failure> {

@@ -106,6 +106,12 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     for procs in &inside.cgroups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
+    let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
+        (false, _) => root::Entry::Chroot,
+        (true, Pivot::Root) => root::Entry::Pivot,
+        (true, Pivot::Move) => root::Entry::Move,
+    };
+    let place = root::place(inside.rootfs, entry);
     let mapped = inside.own.contains(Namespaces::USER);
     let received = if mapped { Some(await_mapping(&inside.line)?) } else { None };
     namespaces::settle(proof, inside)?;
@@ -114,15 +120,11 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     }
     let root = received.as_ref().or(inside.root.as_ref());
     let root = root.ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system was given"))?;
+    crate::interfaces::raise_loop(inside.own)?;
     names::set(inside.spec)?;
     names::sysctls(inside.spec)?;
     memory::policy(inside.spec)?;
-    let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
-        (false, _) => root::Entry::Chroot,
-        (true, Pivot::Root) => root::Entry::Pivot,
-        (true, Pivot::Move) => root::Entry::Move,
-    };
-    let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, entry)?;
+    let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, (entry, place))?;
     let fresh = mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
     protect::place(inside.spec, root.as_fd(), &fresh)?;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
     Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    chroot_here, mount_setattr, move_mount, open_tree, pivot_root_here, set_propagation,
+    chroot_here, mount_setattr, move_mount, move_mount_onto, open_tree, pivot_root_here, set_propagation,
 };
 
 /// Opens the root file system as a detached mount; with a user namespace, its owners are mapped by that.
@@ -162,9 +162,26 @@ pub(crate) enum Entry {
     Chroot,
 }
 
-/// Puts the root file system where [`enter`] then goes: over the current root, or, where others see it too, over its own folder.
+/// Opens the folder of the root file system, as long as this process may still go there: root of a user namespace is nobody on the way.
+/// `None` where there is no such folder, or none that can be reached.
+pub(crate) fn place(rootfs: &Rootfs, entry: Entry) -> Option<OwnedFd> {
+    match rootfs {
+        Rootfs::Directory { path } if entry != Entry::Chroot => {
+            rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+        }
+        _ => None,
+    }
+}
+
+/// Puts the root file system where [`enter`] then goes: over its own folder, so that hooks that enter the mount namespace find it
+/// there and what they mount below shows in the container, or, where there is no folder, over the current root.
 /// Returns it, as a mount that can be changed.
-pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, rootfs: &Rootfs, entry: Entry) -> Result<OwnedFd> {
+pub(crate) fn attach(
+    given: BorrowedFd<'_>,
+    spec: &Spec,
+    rootfs: &Rootfs,
+    (entry, place): (Entry, Option<OwnedFd>),
+) -> Result<OwnedFd> {
     if entry != Entry::Chroot {
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         set_propagation(Path::new("/"), slave).doing(|| "cannot part the mounts from the host's")?;
@@ -195,8 +212,13 @@ pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, rootfs: &Rootfs, entry:
         }
         Err(error) => return Err(error).doing(what),
     };
-    let place = if entry == Entry::Chroot { path()?.as_path() } else { Path::new("/") };
-    move_mount(root.as_fd(), Path::new(""), CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(what)?;
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    match place {
+        Some(place) => move_mount_onto(root.as_fd(), place.as_fd()),
+        None if entry == Entry::Chroot => move_mount(root.as_fd(), Path::new(""), CWD, path()?, empty),
+        None => move_mount(root.as_fd(), Path::new(""), CWD, Path::new("/"), empty),
+    }
+    .doing(what)?;
     Ok(root)
 }
 
@@ -204,6 +226,8 @@ pub(crate) fn attach(given: BorrowedFd<'_>, spec: &Spec, rootfs: &Rootfs, entry:
 pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result<()> {
     let readonly = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
     if entry == Entry::Move {
+        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(root, Path::new(""), CWD, Path::new("/"), empty).doing(|| "cannot move it to the root")?;
         hide_kernel_files()?;
     }
     rustix::process::fchdir(root).doing(|| "cannot go to the root file system")?;

@@ -63,7 +63,10 @@ impl Root {
             other => other,
         };
         match made {
-            Ok(()) => self.find(id),
+            Ok(()) => self.find(id).inspect_err(|_| {
+                // a folder with nothing in it would only keep the id from being used
+                let _ = rustix::fs::rmdir(&path);
+            }),
             Err(Errno::EXIST) => Err(SetupError::new(FailureKind::Conflict, "container with given ID already exists")),
             Err(errno) => Err(errno).doing(|| path.display().to_string()),
         }

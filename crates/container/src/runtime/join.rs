@@ -1,6 +1,6 @@
 //! One more process in a container.
 
-use super::life::{Known, keyring_of};
+use super::life::{self, Known, keyring_of};
 use super::status::Status;
 use crate::error::{Doing, Result, SetupError};
 use crate::exec::{self, Lifetime, Plan, Running, Terms};
@@ -41,7 +41,7 @@ pub(crate) struct SubGroup<'a> {
 ///
 /// # Errors
 /// [`FailureKind::Conflict`] for a container that does not run, and as [`exec::exec`].
-pub(crate) fn run(proof: SingleThread, known: &Known, order: &Order<'_>) -> Result<Running> {
+pub(crate) fn run(proof: SingleThread, known: Known, order: &Order<'_>) -> Result<Running> {
     let refuse = |text: &str| Err(SetupError::new(FailureKind::Conflict, text));
     match known.status {
         Status::Running | Status::Created => {}
@@ -52,14 +52,22 @@ pub(crate) fn run(proof: SingleThread, known: &Known, order: &Order<'_>) -> Resu
     let (birth, pidfd) = known.init()?;
     let seccomp = known.record.seccomp(&known.folder)?;
     let keyring = if known.record.keyring { Some(keyring_of(&known.record.id)?) } else { None };
+    let namespaces = Namespaces::from_bits_truncate(birth.namespaces);
+    let state = life::state_of(&known.record, "running", Some(birth.pid));
+    let agent = known.record.listener.as_ref().filter(|_| seccomp.is_some());
+    let agent = agent.map(|agent| agent.describe(&known.record.oci_version, Some(&state)));
+    let groups = join_files(&known, &order.groups)?;
+    // the new process is in the container's sight from its birth, and takes along what is open here (CVE-2016-9962)
+    drop(known.folder);
+    let personality = known.record.personality;
     let plan = Plan {
         process: order.process,
         seccomp: seccomp.as_ref(),
         stdio: Stdio::Inherit,
         init: pidfd.as_fd(),
-        namespaces: Namespaces::from_bits_truncate(birth.namespaces),
-        groups: join_files(known, &order.groups)?,
-        terms: Terms { preserved: order.preserved, keyring, lifetime: Lifetime::Free },
+        namespaces,
+        groups,
+        terms: Terms { preserved: order.preserved, keyring, lifetime: Lifetime::Free, agent, personality },
     };
     exec::exec(proof, plan)
 }

@@ -6,6 +6,7 @@ use super::folder::{Folder, Root};
 use super::group::{self, Planned};
 use super::record::{Birth, Record};
 use super::status::{self, Seen, Status};
+use crate::agent::Listener;
 use crate::command::log::Log;
 use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, reap};
 use crate::error::{Doing, Result, SetupError};
@@ -24,6 +25,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use sys::mount::UnmountFlags;
 use sys::process::{Namespaces, SingleThread};
 
 const SIGKILL: i32 = 9;
@@ -167,12 +169,14 @@ fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::sec
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
     let mounts = spec.mounts().iter().flatten();
+    let rootfs = crate::check::root(spec, order.bundle)?;
+    let beneath = beneath(spec, &rootfs)?;
     Ok(Record {
         form: Record::FORM,
         oci_version: Cow::Borrowed(spec.version()),
         id: Cow::Borrowed(order.id),
         bundle: Cow::Borrowed(order.bundle),
-        rootfs: crate::check::root(spec, order.bundle)?,
+        rootfs,
         created: Moment::now().nanoseconds(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: Cow::Borrowed(spec.annotations()),
@@ -183,11 +187,44 @@ fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::sec
         poststart: hooks(oci_spec::runtime::Hooks::poststart),
         poststop: hooks(oci_spec::runtime::Hooks::poststop),
         seccomp_flags: seccomp.map(|program| program.flags),
+        listener: Listener::of(spec),
+        personality: linux.and_then(|linux| Some(linux.personality().as_ref()?.domain())),
+        beneath,
         keyring: order.keyring == Keyring::Own,
         binds: mounts.filter(|mount| is_bind(mount)).map(|mount| mount.destination().clone()).collect(),
         masked: masked.iter().map(PathBuf::from).collect(),
         joined: namespaces.iter().filter_map(|one| Some((one.typ().to_string(), one.path().clone()?))).collect(),
     })
+}
+
+/// The mount in which the root file system's folder is, where the container mounts over it in the caller's mount namespace.
+fn beneath(spec: &Spec, rootfs: &Path) -> Result<Option<u64>> {
+    let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    if all.iter().any(|one| one.typ() == LinuxNamespaceType::Mount) {
+        return Ok(None);
+    }
+    mount_of(rootfs).map(Some)
+}
+
+/// The number of the mount that a path leads to.
+fn mount_of(path: &Path) -> Result<u64> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).doing(|| path.display().to_string())?;
+    Ok(found.stx_mnt_id)
+}
+
+/// Takes the container's root file system away from where it was mounted for everybody to see.
+fn uncover(record: &Record<'_>, warn: &dyn Fn(&str)) {
+    let Some(beneath) = record.beneath else { return };
+    while mount_of(&record.rootfs).is_ok_and(|above| above != beneath) {
+        if let Err(error) = sys::mount::umount(&record.rootfs, UnmountFlags::DETACH) {
+            if error.errno != rustix::io::Errno::INVAL {
+                // what is there is a mount, and not one that somebody else has taken away before us
+                warn(&format!("{} stays mounted: {error}", record.rootfs.display()));
+            }
+            break;
+        }
+    }
 }
 
 /// Reserves the container's folder, writes the record and has the rest made; takes all away again if that fails.
@@ -202,6 +239,7 @@ fn within_folder<'a>(
     match record.write(&folder, filter.as_deref()).and_then(|()| build(&folder, &record)) {
         Ok((container, birth)) => Ok(Made { folder, container, record, birth }),
         Err(error) => {
+            uncover(&record, &|text| order.log.warn(text));
             if let Err(left) = folder.remove() {
                 order.log.warn(&left.message);
             }
@@ -267,7 +305,8 @@ fn revive(
     })
 }
 
-fn state_of<'a>(record: &'a Record<'_>, status: &'a str, pid: Option<i32>) -> State<'a> {
+/// The state that hooks and agents are told.
+pub(crate) fn state_of<'a>(record: &'a Record<'_>, status: &'a str, pid: Option<i32>) -> State<'a> {
     State {
         oci_version: &record.oci_version,
         id: &record.id,
@@ -443,7 +482,11 @@ pub(crate) fn kill(root: &Root, id: &str, signal: i32, whom: Whom) -> Result<()>
         }
         let group = known.group()?;
         let sent = if signal == SIGKILL { group.kill().map(|()| 0) } else { group.signal_all(signal) };
-        return sent.map(|_| ()).doing(|| "cannot signal the container's processes");
+        sent.doing(|| "cannot signal the container's processes")?;
+        if !group.dirs().is_empty() {
+            return Ok(());
+        }
+        // a user's container may have no group: its first process is all that is known of it
     }
     let (birth, pidfd) = known.init()?;
     sys::signal::kill_pidfd(pidfd.as_fd(), signal).doing(|| format!("process {}", birth.pid))?;
@@ -531,6 +574,7 @@ pub(crate) fn destroy(remains: &Remains<'_>, warn: &dyn Fn(&str)) -> Result<()> 
     {
         warn(&error.message);
     }
+    uncover(record, warn);
     match remains.group.remove() {
         Err(error) if remains.birth.is_some() => return Err(error).doing(|| "cannot remove the control group"),
         _ => {}

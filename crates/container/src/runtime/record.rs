@@ -1,12 +1,13 @@
 //! What is written down of a container.
 
 use super::folder::Folder;
+use crate::agent::Listener;
 use crate::error::{Doing, Result, SetupError};
 use crate::resctrl::Resctrl;
 use cgroup::GroupRecord;
 use cgroup::systemd::Scope;
 use control::{FailureKind, SeccompProgram};
-use oci_spec::runtime::{Hook, Process};
+use oci_spec::runtime::{Hook, LinuxPersonalityDomain, Process};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -43,6 +44,15 @@ pub(crate) struct Record<'a> {
     pub(crate) poststop: Cow<'a, [Hook]>,
     /// The flags of the filter in the file `seccomp`.
     pub(crate) seccomp_flags: Option<u32>,
+    /// Where the agent listens that answers system calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) listener: Option<Listener>,
+    /// The execution domain of its processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) personality: Option<LinuxPersonalityDomain>,
+    /// What is mounted where its root file system is, if that gets mounted over in mounts that are the caller's too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) beneath: Option<u64>,
     /// Whether processes get a session keyring of the container's.
     pub(crate) keyring: bool,
     /// Where the configuration binds from outside: destinations.
