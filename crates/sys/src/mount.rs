@@ -279,6 +279,54 @@ pub fn pivot_root_here() -> Result<()> {
     rustix::process::chdir("/").map_err(SysError::of("chdir"))
 }
 
+/// A place as mount(2) takes it, which knows paths only: a folder that is open, and a name in it or nothing. The name must not be
+/// somebody else's link, which would be followed.
+fn place((folder, name): (BorrowedFd<'_>, &Path)) -> std::path::PathBuf {
+    let folder = std::path::PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    if name.as_os_str().is_empty() { folder } else { folder.join(name) }
+}
+
+/// Makes a file system and mounts it, with one call.
+///
+/// # Errors
+/// What mount(2) says; it does not tell which option was wrong.
+pub fn mount_at(
+    source: &str,
+    at: (BorrowedFd<'_>, &Path),
+    filesystem: &str,
+    attributes: MountAttr,
+    data: &str,
+) -> Result<()> {
+    let flags = [
+        (MountAttr::RDONLY, raw::MountFlags::RDONLY),
+        (MountAttr::NOSUID, raw::MountFlags::NOSUID),
+        (MountAttr::NODEV, raw::MountFlags::NODEV),
+        (MountAttr::NOEXEC, raw::MountFlags::NOEXEC),
+        (MountAttr::NOATIME, raw::MountFlags::NOATIME),
+        (MountAttr::STRICTATIME, raw::MountFlags::STRICTATIME),
+        (MountAttr::NODIRATIME, raw::MountFlags::NODIRATIME),
+        (MountAttr::NOSYMFOLLOW, raw::MountFlags::from_bits_retain(NOSYMFOLLOW)),
+    ];
+    const NOSYMFOLLOW: u32 = 0x100;
+    let known = flags.iter().filter(|(attribute, _)| attributes.contains(*attribute));
+    let (seen, flags) = known.fold((MountAttr::empty(), raw::MountFlags::empty()), |(seen, all), (attribute, flag)| {
+        (seen | *attribute, all | *flag)
+    });
+    if seen != attributes {
+        return Err(SysError::new("mount", rustix::io::Errno::INVAL));
+    }
+    let data = CString::new(data).map_err(|_| SysError::new("mount", rustix::io::Errno::INVAL))?;
+    raw::mount(source, place(at), filesystem, flags, data.as_c_str()).map_err(SysError::of("mount"))
+}
+
+/// Shows a folder in another place, too, with one call.
+///
+/// # Errors
+/// What mount(2) says.
+pub fn bind_at(source: &Path, at: (BorrowedFd<'_>, &Path)) -> Result<()> {
+    raw::mount_bind(source, place(at)).map_err(SysError::of("mount"))
+}
+
 /// Mounts by the old interface, for what the new one cannot do.
 ///
 /// # Errors

@@ -1,17 +1,18 @@
 //! Mounts of type `cgroup` and `cgroup2`: a container sees its own control group in each hierarchy.
 
+use super::fresh::Fresh;
 use super::mounts::{Source, missing_target};
 use super::options::Options;
 use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use cgroup::{Group, Version};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_setattr,
-    move_mount, move_mount_onto, open_tree,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, bind_at, mount_at,
+    mount_setattr, move_mount, move_mount_onto, open_tree,
 };
 
 const TOP: &str = "/sys/fs/cgroup";
@@ -44,40 +45,115 @@ pub(crate) fn open(spec: &Spec, kind: &str, group: &Group, version: Version) -> 
     if let (Version::V2, [only]) = (version, dirs.as_slice()) {
         return if own { single(only) } else { single(only.ancestors().nth(depth).unwrap_or(only)) };
     }
+    // in a mount namespace of its own that begins as a copy of ours, the group is found again by its path
+    let kinds = |kind| {
+        spec.linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref())
+            .into_iter()
+            .flatten()
+            .any(move |one: &oci_spec::runtime::LinuxNamespace| one.typ() == kind && one.path().is_none())
+    };
+    let by_path = kinds(LinuxNamespaceType::Mount)
+        && !spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref())
+            .into_iter()
+            .flatten()
+            .any(|one| one.typ() == LinuxNamespaceType::User);
     let mut all = Vec::new();
     for dir in &dirs {
         let name = dir.ancestors().nth(depth).and_then(Path::file_name).unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
-        let links = name.contains(',').then(|| name.split(',').map(str::to_owned).collect());
-        let tree = clone(dir, OpenTreeFlags::empty()).doing(|| what(dir))?;
-        all.push((name, links.unwrap_or_default(), tree));
+        let parts: Vec<String> = name.split(',').map(str::to_owned).collect();
+        let links = if parts.len() > 1 { parts } else { Vec::new() };
+        let group = if by_path {
+            Reached::ByPath(dir.clone())
+        } else {
+            Reached::Opened(clone(dir, OpenTreeFlags::empty()).doing(|| what(dir))?)
+        };
+        all.push(Shown { name, links, group });
     }
     Ok(Source::Groups(all))
+}
+
+/// A control group that the container sees.
+pub(crate) struct Shown {
+    /// Its hierarchy's name.
+    name: String,
+    /// The other names of the hierarchy's controllers.
+    links: Vec<String>,
+    group: Reached,
+}
+
+/// How a group is reached from inside.
+enum Reached {
+    ByPath(PathBuf),
+    /// A detached copy, for who may not go there.
+    Opened(OwnedFd),
+}
+
+impl Shown {
+    /// What was opened for it.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        match self.group {
+            Reached::ByPath(_) => None,
+            Reached::Opened(tree) => Some(tree),
+        }
+    }
+
+    fn place(&self, folder: BorrowedFd<'_>) -> sys::Result<()> {
+        let name = Path::new(&self.name);
+        match &self.group {
+            Reached::ByPath(path) => bind_at(path, (folder, name)),
+            Reached::Opened(tree) => {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(tree.as_fd(), Path::new(""), folder, name, flags)
+            }
+        }
+    }
 }
 
 /// The container's own group of each hierarchy, below a small folder in memory.
 pub(crate) fn place(
     mount: &Mount,
     options: &Options,
-    all: &[(String, Vec<String>, OwnedFd)],
+    all: &[Shown],
     root: BorrowedFd<'_>,
+    fresh: &mut Fresh,
 ) -> Result<()> {
-    let target = root::ensure_dir(root, mount.destination()).map_err(missing_target)?;
-    let folder = folder(options.set - MountAttr::RDONLY)
-        .map_err(|error| SetupError::new(control::FailureKind::Internal, format!("control groups: {error}")))?;
-    move_mount_onto(folder.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
-    for (name, links, tree) in all {
+    let set = options.set - MountAttr::RDONLY;
+    let destination = mount.destination();
+    // usually in the sysfs that was mounted just before
+    let quick = fresh.kernels(destination, root).and_then(|(folder, rest)| {
+        mount_at("cgroup", (folder, rest), "tmpfs", set, "mode=755").ok()?;
+        root::resolve_plain(root, destination, OFlags::PATH | OFlags::DIRECTORY).ok()
+    });
+    let folder = match quick {
+        Some(folder) => folder,
+        None => {
+            let target = root::ensure_dir(root, destination).map_err(missing_target)?;
+            let folder = folder(set)
+                .map_err(|error| SetupError::new(control::FailureKind::Internal, format!("control groups: {error}")))?;
+            move_mount_onto(folder.as_fd(), target.as_fd()).doing(|| "cannot place it")?;
+            leave_open(target);
+            folder
+        }
+    };
+    fresh.hide(destination);
+    for shown in all {
+        let name = &shown.name;
         rustix::fs::mkdirat(&folder, name.as_str(), Mode::from_raw_mode(0o755)).doing(|| name.clone())?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(tree.as_fd(), Path::new(""), folder.as_fd(), Path::new(name), flags).doing(|| name.clone())?;
-        for link in links {
+        shown.place(folder.as_fd()).doing(|| name.clone())?;
+        for link in &shown.links {
             rustix::fs::symlinkat(name.as_str(), &folder, link.as_str()).doing(|| link.clone())?;
         }
     }
     let propagation = Some(MountPropagationFlags::PRIVATE);
     let attrs = MountAttrs { set: options.set, clear: options.clear, propagation, user_namespace: None };
     mount_setattr(folder.as_fd(), Depth::Recursive, &attrs).doing(|| "cannot set its attributes")?;
-    [target, folder].into_iter().for_each(leave_open);
+    leave_open(folder);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod copy;
 mod devices;
+mod fresh;
 mod groups;
 pub(crate) mod memory;
 pub(crate) mod mounts;
@@ -73,7 +74,7 @@ impl Inside<'_> {
         for source in self.sources {
             match source {
                 mounts::Source::Tree { tree, .. } => fds.push(tree),
-                mounts::Source::Groups(all) => fds.extend(all.into_iter().map(|(_, _, tree)| tree)),
+                mounts::Source::Groups(all) => fds.extend(all.into_iter().filter_map(groups::Shown::into_fd)),
                 mounts::Source::Inside | mounts::Source::Later { .. } => {}
             }
         }

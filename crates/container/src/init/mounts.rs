@@ -4,6 +4,7 @@
 //! process in a user namespace too. Where we lack the right outside (an unprivileged user), it is opened inside, where the new
 //! user namespace gives it. The kernel's own file systems are made inside, where their namespaces are.
 
+use super::fresh::Fresh;
 use super::options::Options;
 use super::{Inside, copy, groups, leave_open, root};
 use crate::error::{Doing, Result, SetupError};
@@ -16,8 +17,8 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fspick,
-    mount_setattr, move_mount, move_mount_onto, open_tree,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, OpenTreeFlags, fspick, mount_setattr,
+    move_mount_onto, open_tree,
 };
 use sys::process::Namespaces;
 
@@ -29,8 +30,8 @@ pub(crate) enum Source {
     Later { path: PathBuf, depth: Depth },
     /// A detached copy of a file or a folder.
     Tree { tree: OwnedFd, folder: bool },
-    /// The container's control groups: a name for each hierarchy, the other names of its controllers, the copy.
-    Groups(Vec<(String, Vec<String>, OwnedFd)>),
+    /// The container's control groups, one for each hierarchy.
+    Groups(Vec<groups::Shown>),
 }
 
 const PROC_MAGIC: u64 = 0x9fa0;
@@ -125,75 +126,6 @@ pub(crate) fn place(inside: &Inside<'_>, root: BorrowedFd<'_>) -> Result<Fresh> 
     Ok(fresh)
 }
 
-/// File systems that were made just now, by where they are: nothing in them is an image's, so a name in one leads nowhere else.
-#[derive(Default)]
-pub(crate) struct Fresh(Vec<(PathBuf, Origin, OwnedFd)>);
-
-/// What a fresh file system is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Memory,
-    /// proc or sysfs.
-    Kernel,
-}
-
-impl Fresh {
-    /// Mounts `tree` on a folder for which no path must be looked up: one right below the root or below a file system in memory
-    /// of ours, where it is made if it is missing. Says whether that was the case.
-    fn place(&self, tree: BorrowedFd<'_>, destination: &Path, root: BorrowedFd<'_>) -> bool {
-        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else { return false };
-        // move_mount(2) does not follow a link in the last place
-        let put = |folder: BorrowedFd<'_>| {
-            move_mount(tree, Path::new(""), folder, Path::new(name), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).is_ok()
-        };
-        if parent == Path::new("/") {
-            return put(root);
-        }
-        let ours = self.0.iter().rev().find(|(path, origin, _)| path == parent && *origin == Origin::Memory);
-        ours.is_some_and(|(_, _, folder)| {
-            rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && put(folder.as_fd())
-        })
-    }
-
-    fn add(&mut self, kind: &str, destination: &Path, tree: OwnedFd) {
-        // whatever was below is hidden now
-        self.hide(destination);
-        let origin = match kind {
-            "tmpfs" => Origin::Memory,
-            "proc" | "sysfs" => Origin::Kernel,
-            _ => return leave_open(tree),
-        };
-        if self.0.len() < MOST_FRESH {
-            self.0.push((destination.to_owned(), origin, tree));
-        }
-    }
-
-    /// Forgets what lies below something new.
-    fn hide(&mut self, destination: &Path) {
-        let (kept, hidden) =
-            std::mem::take(&mut self.0).into_iter().partition(|(path, _, _)| !path.starts_with(destination));
-        self.0 = kept;
-        let hidden: Vec<(PathBuf, Origin, OwnedFd)> = hidden;
-        hidden.into_iter().for_each(|(_, _, tree)| leave_open(tree));
-    }
-
-    /// The kernel's own file system that a path leads into, and the rest of the path there.
-    pub(crate) fn kernels<'a>(&self, path: &'a Path) -> Option<(BorrowedFd<'_>, &'a Path)> {
-        self.0.iter().rev().filter(|(_, origin, _)| *origin == Origin::Kernel).find_map(|(place, _, tree)| {
-            let rest = path.strip_prefix(place).ok()?;
-            let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
-            (plain && !rest.as_os_str().is_empty()).then(|| (tree.as_fd(), rest))
-        })
-    }
-
-    /// Leaves all descriptors open, to be closed with everything else.
-    pub(crate) fn leave(self) {
-        self.0.into_iter().for_each(|(_, _, tree)| leave_open(tree));
-    }
-}
-
-const MOST_FRESH: usize = 16;
-
 fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>, already: &mut Fresh) -> Result<()> {
     let options = Options::parse(words(mount));
     let destination = mount.destination();
@@ -202,7 +134,7 @@ fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>
         inside.line.say(&Word::Warning(text), &[])?;
     }
     refuse_proc(destination, kind_of(mount), &options)?;
-    if !matches!(source, Source::Inside) {
+    if matches!(source, Source::Tree { .. } | Source::Later { .. }) {
         // what is bound may cover what was fresh
         already.hide(destination);
     }
@@ -214,7 +146,7 @@ fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>
             let folder = is_folder(&tree).doing(|| format!("bind source {}", path.display()))?;
             bind(inside, mount, &options, &tree, folder, root)
         }
-        Source::Groups(all) => groups::place(mount, &options, all, root),
+        Source::Groups(all) => groups::place(mount, &options, all, root, already),
         Source::Inside => fresh(inside, mount, &options, root, already),
     }
 }
@@ -263,7 +195,10 @@ fn fresh(
     let mapped = inside.own.contains(Namespaces::USER);
     let rest = Options { propagation: options.propagation.clone(), ..Options::default() };
     let told = kind != "tmpfs" || options.data.iter().any(|(key, _)| key == "mode");
-    // the usual way needs nothing of what it covers
+    if told && label.is_none() && destination.is_absolute() && already.make(mount, kind, options, root) {
+        return Ok(());
+    }
+    // otherwise, too, most need nothing of what they cover
     if !long && told && !options.copy_up && destination.is_absolute() {
         let tree = own_or_the_hosts(inside, mount, options, label, None, root)?;
         finish(tree.as_fd(), &rest, Bound::No, mapped)?;

@@ -3,7 +3,7 @@
 //! What covers a path comes from the host's side, where nothing of the container can have put something else in its
 //! place, and is looked at before it is used (CVE-2025-31133).
 
-use super::mounts::Fresh;
+use super::fresh::Fresh;
 use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
@@ -67,7 +67,7 @@ enum Spot<'a> {
 
 impl<'a> Spot<'a> {
     fn find(root: BorrowedFd<'_>, fresh: &'a Fresh, path: &'a Path) -> rustix::io::Result<Option<Self>> {
-        match fresh.kernels(path) {
+        match fresh.kernels(path, root) {
             Some((tree, rest)) => Ok(Some(Self::Kernels(tree, rest))),
             None => existing(root, path).map(|found| found.map(Self::Opened)),
         }

@@ -1,0 +1,164 @@
+//! File systems that were made just now. Nothing in them is an image's, so a name in one leads nowhere else, and need not be looked up
+//! with care; and mount(2) makes one with a single call, where the new interface takes a call for each option.
+
+use super::options::Options;
+use super::{leave_open, root};
+use oci_spec::runtime::Mount;
+use rustix::fs::{Mode, OFlags};
+use std::cell::OnceCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use sys::mount::{MoveMountFlags, mount_at, move_mount};
+
+const MOST: usize = 16;
+
+/// Those of one container, in the order in which they were made.
+#[derive(Default)]
+pub(crate) struct Fresh(Vec<One>);
+
+struct One {
+    path: PathBuf,
+    origin: Origin,
+    /// Opened when it is first needed.
+    folder: OnceCell<OwnedFd>,
+}
+
+/// Who fills a file system.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Nobody but us, so far: tmpfs.
+    Us,
+    /// The kernel: proc and sysfs.
+    Kernel,
+}
+
+impl One {
+    fn folder(&self, root: BorrowedFd<'_>) -> Option<BorrowedFd<'_>> {
+        if self.folder.get().is_none() {
+            let opened = root::resolve_plain(root, &self.path, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+            // only set here, and it was empty
+            let _ = self.folder.set(opened);
+        }
+        self.folder.get().map(AsFd::as_fd)
+    }
+}
+
+impl Fresh {
+    /// Makes the new file system that a mount asks for where it belongs, with one call; says whether that could be done. What asks for
+    /// more, and what fails, is left to the long way, which has better errors, too.
+    pub(crate) fn make(&mut self, mount: &Mount, kind: &str, options: &Options, root: BorrowedFd<'_>) -> bool {
+        let simple = matches!(kind, "devpts" | "mqueue" | "proc" | "sysfs" | "tmpfs")
+            && options.propagation.is_empty()
+            && options.whole.is_empty()
+            && options.set_below.is_empty()
+            && options.clear_below.is_empty()
+            && !options.copy_up;
+        let Some(data) = simple.then(|| data(options)).flatten() else { return false };
+        let source = mount.source().as_deref().unwrap_or(Path::new(kind)).to_string_lossy();
+        let source = if source.is_empty() { kind } else { &source };
+        let destination = mount.destination();
+        let made =
+            |folder: BorrowedFd<'_>, name: &Path| mount_at(source, (folder, name), kind, options.set, &data).is_ok();
+        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else { return false };
+        let done = if parent == Path::new("/") {
+            // the root is an image's: mount(2) would follow a link
+            let place = root::resolve_plain(root, destination, OFlags::PATH | OFlags::DIRECTORY);
+            place.is_ok_and(|place| {
+                let done = made(place.as_fd(), Path::new(""));
+                leave_open(place);
+                done
+            })
+        } else {
+            self.ours(parent, root).is_some_and(|folder| {
+                rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && made(folder, Path::new(name))
+            })
+        };
+        if done {
+            self.note(kind, destination, OnceCell::new());
+        }
+        done
+    }
+
+    /// Mounts `tree` on a folder for which no path must be looked up: one right below the root or below a file system in memory
+    /// of ours, where it is made if it is missing. Says whether that was the case.
+    pub(crate) fn place(&self, tree: BorrowedFd<'_>, destination: &Path, root: BorrowedFd<'_>) -> bool {
+        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else { return false };
+        // move_mount(2) does not follow a link in the last place
+        let put = |folder: BorrowedFd<'_>| {
+            move_mount(tree, Path::new(""), folder, Path::new(name), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).is_ok()
+        };
+        if parent == Path::new("/") {
+            return put(root);
+        }
+        self.ours(parent, root)
+            .is_some_and(|folder| rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && put(folder))
+    }
+
+    fn ours(&self, path: &Path, root: BorrowedFd<'_>) -> Option<BorrowedFd<'_>> {
+        self.0.iter().rev().find(|one| one.path == path && one.origin == Origin::Us)?.folder(root)
+    }
+
+    /// Takes note of what was mounted.
+    pub(crate) fn add(&mut self, kind: &str, destination: &Path, tree: OwnedFd) {
+        self.note(kind, destination, OnceCell::from(tree));
+    }
+
+    fn note(&mut self, kind: &str, destination: &Path, folder: OnceCell<OwnedFd>) {
+        // whatever was below is hidden now
+        self.hide(destination);
+        let origin = match kind {
+            "tmpfs" => Some(Origin::Us),
+            "proc" | "sysfs" => Some(Origin::Kernel),
+            _ => None,
+        };
+        let plain = destination.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        match origin.filter(|_| plain && self.0.len() < MOST) {
+            Some(origin) => self.0.push(One { path: destination.to_owned(), origin, folder }),
+            None => folder.into_inner().into_iter().for_each(leave_open),
+        }
+    }
+
+    /// Forgets what lies below something new.
+    pub(crate) fn hide(&mut self, destination: &Path) {
+        let (kept, hidden): (Vec<One>, Vec<One>) =
+            std::mem::take(&mut self.0).into_iter().partition(|one| !one.path.starts_with(destination));
+        self.0 = kept;
+        Self(hidden).leave();
+    }
+
+    /// The kernel's own file system that a path leads into, and the rest of the path there.
+    pub(crate) fn kernels<'a>(&self, path: &'a Path, root: BorrowedFd<'_>) -> Option<(BorrowedFd<'_>, &'a Path)> {
+        let one = self.0.iter().rev().find(|one| one.origin == Origin::Kernel && path.starts_with(&one.path))?;
+        let rest = path.strip_prefix(&one.path).ok()?;
+        let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || rest.as_os_str().is_empty() {
+            return None;
+        }
+        Some((one.folder(root)?, rest))
+    }
+
+    /// Leaves all descriptors open, to be closed with everything else.
+    pub(crate) fn leave(self) {
+        self.0.into_iter().filter_map(|one| one.folder.into_inner()).for_each(leave_open);
+    }
+}
+
+/// A file system's own options as mount(2) takes them; `None` where they do not fit.
+fn data(options: &Options) -> Option<String> {
+    const PAGE: usize = 4000;
+    let mut data = String::new();
+    for (key, value) in &options.data {
+        if key.contains(',') || value.as_ref().is_some_and(|value| value.contains(',')) {
+            return None;
+        }
+        if !data.is_empty() {
+            data.push(',');
+        }
+        data.push_str(key);
+        if let Some(value) = value {
+            data.push('=');
+            data.push_str(value);
+        }
+    }
+    (data.len() < PAGE).then_some(data)
+}
