@@ -1,3 +1,4 @@
-//! Network namespaces on the running kernel; they live in descriptors only, so nothing is left behind.
+//! Networks on the running kernel, in namespaces that live in descriptors only, so nothing is left behind.
 
+mod hosts;
 mod kernel;

@@ -1,0 +1,5 @@
+//! Needs root; each test says why when it can't run.
+
+mod firewall;
+mod links;
+mod netns;
