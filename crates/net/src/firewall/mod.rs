@@ -9,7 +9,7 @@
 //! them. Published ports are redirected before routing, so they meet the host's rules in *forward*, with the container's
 //! address and port; a rule in *input* does not concern them. A host firewall whose forward chain drops by default
 //! therefore has to let containers' traffic through; [`Firewall::foreign_drops`] names such chains. To close a published
-//! port, drop it in a forward chain of one's own: `ct original proto-dst 8080 drop`.
+//! port, drop it in a forward chain of one's own: `meta l4proto tcp ct original proto-dst 8080 drop`.
 //!
 //! From the host itself, 127.0.0.1 included, redirection happens at *output*. For packets from 127.0.0.1 the bridge
 //! needs the kernel's `route_localnet`, which is set on our bridges only; the first rules of the table drop

@@ -12,7 +12,7 @@
 //!                         between two networks: drop
 //!                         from outside to a closed network: drop
 //! postrouting             back into the network it came from, to a published port: masquerade
-//!                         from 127.0.0.0/8 or ::1 into a network: masquerade
+//!                         from 127.0.0.0/8 into a network: masquerade
 //!                         out of a network: masquerade
 //! ```
 
@@ -58,7 +58,7 @@ const CHAINS: &[Chain] = &[
 ];
 
 /// `struct nft_rule`s of all chains; for whoever counts them.
-pub(super) const RULES: usize = 2 + 2 * 4 + 8 + 6;
+pub(super) const RULES: usize = 2 + 2 * 4 + 8 + 5;
 
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const STATUS_DNAT: u32 = 0x20;
@@ -124,6 +124,13 @@ fn in_set(name: Meta, set: &'static str, fit: Fit) -> [Expression; 2] {
     [Expression::Meta(name, WIDE0), Expression::Lookup(set, WIDE0, fit)]
 }
 
+/// ::1.
+fn loopback_v6() -> Vec<u8> {
+    let mut address = vec![0; 16];
+    address[15] = 1;
+    address
+}
+
 /// That the destination (or source) is of 127.0.0.0/8.
 fn loopback(load: Expression) -> [Expression; 3] {
     [load, Expression::Mask(R0, vec![255, 0, 0, 0]), Expression::Compare(R0, Fit::Is, vec![127, 0, 0, 0])]
@@ -155,8 +162,14 @@ fn published(transaction: &mut Transaction<'_>, chain: &str, version: &Version) 
         Expression::Compare(R0, Fit::Is, RTN_LOCAL.to_ne_bytes().to_vec()),
     ];
     let port = version.after();
-    let mut rule = version.only().to_vec();
-    rule.extend(local.clone());
+    let mut head = version.only().to_vec();
+    if version.length == 16 {
+        // The kernel takes no answer for ::1 from another link: refused at once is better than silence, and a program
+        // that was told localhost goes on to 127.0.0.1.
+        head.extend([version.destination(WIDE0), Expression::Compare(WIDE0, Fit::Not, loopback_v6())]);
+    }
+    head.extend(local);
+    let mut rule = head.clone();
     rule.extend([
         version.destination(if version.length == 4 { R0 } else { WIDE0 }),
         Expression::Meta(Meta::Protocol, port),
@@ -165,8 +178,7 @@ fn published(transaction: &mut Transaction<'_>, chain: &str, version: &Version) 
         Expression::Redirect(version.family, WIDE0, port),
     ]);
     transaction.add_rule(chain, "published on one address", &rule);
-    let mut rule = version.only().to_vec();
-    rule.extend(local);
+    let mut rule = head;
     rule.extend([
         Expression::Meta(Meta::Protocol, R0),
         Expression::Payload(Base::Transport, 2, 2, R0 + 1),
@@ -223,15 +235,10 @@ fn postrouting(transaction: &mut Transaction<'_>, version: &Version) {
     let masquerade = [Expression::Masquerade];
     let hairpin = [Expression::Lookup(version.set("hairpin4", "hairpin6"), first, Fit::Is)];
     add("back into its own network", &[&version.only(), &redirected(Fit::Is), &ends, &hairpin, &masquerade]);
-    let mut from_loopback = version.only().to_vec();
     if version.length == 4 {
-        from_loopback.extend(loopback(version.source(R0)));
-    } else {
-        let mut one = vec![0; 16];
-        one[15] = 1;
-        from_loopback.extend([version.source(WIDE0), Expression::Compare(WIDE0, Fit::Is, one)]);
+        let from = [version.only().to_vec(), loopback(version.source(R0)).to_vec()].concat();
+        add("from the host's loopback", &[&in_set(Meta::OutName, BRIDGES, Fit::Is), &from, &masquerade]);
     }
-    add("from the host's loopback", &[&in_set(Meta::OutName, BRIDGES, Fit::Is), &from_loopback, &masquerade]);
     let out = [Expression::Lookup(version.set("masq4", "masq6"), first, Fit::Is)];
     let outside = in_set(Meta::OutName, BRIDGES, Fit::Not);
     add("out of a network", &[&outside, &version.only(), &ends, &out, &masquerade]);

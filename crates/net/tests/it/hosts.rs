@@ -80,11 +80,20 @@ impl Host {
         })
     }
 
-    /// What a server at `to` says; nothing when it can't be reached.
+    /// What a server at `to` says; nothing when it can't be reached at once.
     pub(crate) fn ask_tcp(&self, to: &str) -> Option<String> {
+        self.ask_tcp_within(to, SHORT)
+    }
+
+    /// The same with as much patience as the expected outcome deserves.
+    pub(crate) fn ask_tcp_expecting(&self, to: &str, expected: Option<&str>) -> Option<String> {
+        self.ask_tcp_within(to, if expected.is_some() { PATIENCE } else { SHORT })
+    }
+
+    fn ask_tcp_within(&self, to: &str, patience: Duration) -> Option<String> {
         let to: SocketAddr = to.parse().unwrap();
         self.inside(|| {
-            let mut stream = TcpStream::connect_timeout(&to, SHORT).ok()?;
+            let mut stream = TcpStream::connect_timeout(&to, patience).ok()?;
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).ok()?;

@@ -105,7 +105,7 @@ fn who_may_talk_to_whom() {
         (&world.outside, "10.73.0.2:80", None),
     ];
     for (from, to, expected) in matrix {
-        assert_eq!(from.ask_tcp(to).as_deref(), expected, "to {to}");
+        assert_eq!(from.ask_tcp_expecting(to, expected).as_deref(), expected, "to {to}");
     }
 }
 
@@ -165,16 +165,18 @@ fn published_ports_are_reached_from_everywhere() {
         ("outside, one address", &world.outside, "192.0.2.1:8082", Some("a ::ffff:192.0.2.9")),
         ("outside, one address", &world.outside, "192.0.2.1:8081", None),
         ("host, other address", &world.host, "127.0.0.1:8082", None),
-        ("host over IPv6", &world.host, "[::1]:8080", Some("a fd71::1")),
+        ("host over IPv6", &world.host, "[2001:db8::1]:8080", Some("a 2001:db8::1")),
     ];
     let mut wrong = Vec::new();
     for (who, from, to, expected) in matrix {
-        let got = from.ask_tcp(to);
+        let got = from.ask_tcp_expecting(to, expected);
         if got.as_deref() != expected {
             wrong.push(format!("{who} to {to}: {got:?}, not {expected:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let refused = world.host.inside(|| std::net::TcpStream::connect("[::1]:8080").unwrap_err().kind());
+    assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "at once, so that 127.0.0.1 is tried next");
 }
 
 #[test]
@@ -250,7 +252,7 @@ fn rules_of_others_keep_their_say() {
     let drops = world.firewall.foreign_drops().unwrap();
     assert_eq!((drops.len(), drops[0].table.as_str(), drops[0].chain.as_str()), (1, "ip filter", "FORWARD"));
     assert_eq!(world.outside.ask_tcp("192.0.2.1:8080"), None);
-    world.host.run("nft", &["add rule ip filter FORWARD ct original proto-dst 8080 accept"]).unwrap();
+    world.host.run("nft", &["add rule ip filter FORWARD meta l4proto tcp ct original proto-dst 8080 accept"]).unwrap();
     world.host.run("nft", &["add rule ip filter FORWARD ct state established accept"]).unwrap();
     assert!(world.outside.ask_tcp("192.0.2.1:8080").is_some());
 }
