@@ -244,7 +244,10 @@ mod tests {
         assert_eq!(subnet("172.17.3.4/16").network(), subnet("172.17.0.0/16"));
         assert_eq!(subnet("172.17.3.4/16").last().to_string(), "172.17.255.255");
         assert_eq!(subnet("fd00::1:2/64").network().to_string(), "fd00::/64");
-        assert!(subnet("10.0.0.0/8").overlaps(subnet("10.9.0.0/16")) && subnet("10.9.0.0/16").overlaps(subnet("10.0.0.0/8")));
+        assert!(
+            subnet("10.0.0.0/8").overlaps(subnet("10.9.0.0/16"))
+                && subnet("10.9.0.0/16").overlaps(subnet("10.0.0.0/8"))
+        );
         assert!(!subnet("10.0.0.0/9").overlaps(subnet("10.128.0.0/9")));
         assert!(!subnet("0.0.0.0/0").contains("::1".parse().unwrap()));
         assert!(subnet("::/0").contains("::1".parse().unwrap()) && subnet("0.0.0.0/0").covers(subnet("1.2.3.4/32")));

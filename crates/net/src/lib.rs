@@ -17,15 +17,15 @@
 mod address;
 //TMP pub mod cni;
 pub mod conntrack;
-//TMP pub mod dns;
+pub mod dns;
 mod error;
 mod files;
 pub mod firewall;
 pub mod forwarding;
-//TMP pub mod fuzzing;
+pub mod fuzzing;
 pub mod ipam;
 mod link;
-//TMP pub mod netd;
+pub mod netd;
 mod netlink;
 mod netns;
 mod statistics;
@@ -38,5 +38,6 @@ pub use link::{
     VxlanPeers, VxlanSpec,
 };
 pub use netlink::Refusal;
+use netlink::noise as netlink_noise;
 pub use netns::{NetnsPool, create_netns, netns_inode};
 pub use statistics::{LinkStatistics, link_statistics, parse_link_statistics};

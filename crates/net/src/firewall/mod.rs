@@ -15,8 +15,8 @@
 //! needs the kernel's `route_localnet`, which is set on our bridges only; the first rules of the table drop
 //! what would abuse it from a container or from a neighbour.
 
-mod rules;
 mod resolver;
+mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,8 +27,8 @@ use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 pub(crate) use resolver::redirect_resolver;
-pub use rules::{NetworkRules, Protocol, Publication, Rules};
 use rules::{Elements, elements};
+pub use rules::{NetworkRules, Protocol, Publication, Rules};
 use rustix::io::Errno;
 pub use table::TABLE;
 use table::{RULES, SETS};

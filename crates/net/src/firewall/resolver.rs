@@ -7,8 +7,8 @@
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 
-use super::wire::{Base, Chain, Expression, Fit, Meta, R0, Transaction};
 use super::Firewall;
+use super::wire::{Base, Chain, Expression, Fit, Meta, R0, Transaction};
 use crate::{NetError, Result};
 
 const TABLE: &str = "insula_resolver";

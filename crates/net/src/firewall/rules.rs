@@ -181,13 +181,7 @@ impl Publication {
     /// The publications for a host address as a client writes it: an unspecified or no address means every address of
     /// each version of IP in which the container has one.
     #[must_use]
-    pub fn for_each(
-        host: Option<IpAddr>,
-        protocol: Protocol,
-        port: u16,
-        to: &[IpAddr],
-        to_port: u16,
-    ) -> Vec<Self> {
+    pub fn for_each(host: Option<IpAddr>, protocol: Protocol, port: u16, to: &[IpAddr], to_port: u16) -> Vec<Self> {
         let fits = |target: &&IpAddr| match host {
             None => true,
             Some(host) => host.is_ipv6() == target.is_ipv6(),

@@ -157,10 +157,7 @@ fn spoofed(transaction: &mut Transaction<'_>) {
 }
 
 fn published(transaction: &mut Transaction<'_>, chain: &str, version: &Version) {
-    let local = [
-        Expression::DestinationKind(R0),
-        Expression::Compare(R0, Fit::Is, RTN_LOCAL.to_ne_bytes().to_vec()),
-    ];
+    let local = [Expression::DestinationKind(R0), Expression::Compare(R0, Fit::Is, RTN_LOCAL.to_ne_bytes().to_vec())];
     let port = version.after();
     let mut head = version.only().to_vec();
     if version.length == 16 {

@@ -103,9 +103,8 @@ pub fn add_network(
                 subnet
             }
             None => {
-                let free = |subnet: &Subnet| {
-                    taken(*subnet).is_none() && !used.iter().any(|route| route.overlaps(*subnet))
-                };
+                let free =
+                    |subnet: &Subnet| taken(*subnet).is_none() && !used.iter().any(|route| route.overlaps(*subnet));
                 let wanted = pools.iter().filter(|pool| pool.base.is_v6() == request.v6);
                 wanted.flat_map(|pool| pool.parts()).find(free).ok_or(IpamError::Exhausted)?
             }
@@ -152,10 +151,9 @@ pub fn allocate(
         let wanted = wanted.iter().copied().find(|address| allocation.subnet.contains(*address));
         let address = match wanted {
             Some(address) => allocation.take(address, owner)?,
-            None => allocation.next(owner).ok_or_else(|| IpamError::Full {
-                network: network.to_owned(),
-                range: allocation.range,
-            })?,
+            None => allocation
+                .next(owner)
+                .ok_or_else(|| IpamError::Full { network: network.to_owned(), range: allocation.range })?,
         };
         let with_prefix = Subnet::new(address, allocation.subnet.prefix()).unwrap_or(Subnet::host(address));
         leases.push(Lease { address: with_prefix, gateway: allocation.gateway });
@@ -174,7 +172,8 @@ pub fn release(mut state: State, network: &str, owner: &str) -> State {
 
 impl Allocation {
     fn new(subnet: Subnet, request: &SubnetRequest) -> Result<Self, IpamError> {
-        if subnet.prefix() > (if subnet.is_v6() { 126 } else { 30 }) && request.gateway.is_none() && !fits_pair(subnet) {
+        if subnet.prefix() > (if subnet.is_v6() { 126 } else { 30 }) && request.gateway.is_none() && !fits_pair(subnet)
+        {
             return Err(IpamError::TooSmall { subnet });
         }
         let range = request.range.map_or(subnet, Subnet::network);
@@ -193,14 +192,7 @@ impl Allocation {
         if !subnet.contains(gateway) {
             return Err(IpamError::Gateway { gateway, subnet });
         }
-        Ok(Self {
-            subnet,
-            range,
-            gateway,
-            auxiliary: request.auxiliary.clone(),
-            leases: BTreeMap::new(),
-            last: None,
-        })
+        Ok(Self { subnet, range, gateway, auxiliary: request.auxiliary.clone(), leases: BTreeMap::new(), last: None })
     }
 
     /// Who has `address`, in words; nobody when it can be given out.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::rtnl::{self, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_MTU, IFLA_NET_NS_FD, Peer, Port};
 use super::{Links, check_name, failed, rate::Rate};
 use crate::netlink::{Batch, Message};
-use crate::{Mac, NetError, Result, Subnet, netns};
+use crate::{Mac, NetError, Result, Subnet};
 
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_IPVLAN_MODE: u16 = 1;
@@ -177,12 +177,8 @@ impl Links {
         port: Port,
     ) -> Result<()> {
         let master = self.index(bridge)?;
-        let peer = Peer {
-            name: &spec.name,
-            mac: spec.mac.or_else(|| default_mac(spec)),
-            mtu: spec.mtu,
-            netns: namespace,
-        };
+        let peer =
+            Peer { name: &spec.name, mac: spec.mac.or_else(|| default_mac(spec)), mtu: spec.mtu, netns: namespace };
         let mut batch = Batch::new();
         rtnl::create_pair(&mut batch, near, master, &peer);
         self.socket.run(&mut batch).map_err(failed(near))?;
@@ -293,13 +289,4 @@ impl Links {
 
 fn default_mac(spec: &EndpointSpec) -> Option<Mac> {
     spec.addresses.first().map(|address| Mac::of(address.address()))
-}
-
-/// Whether `namespace` is the one that the calling thread is in.
-///
-/// # Errors
-/// When one of them can't be asked.
-pub(crate) fn is_own(namespace: BorrowedFd<'_>) -> Result<bool> {
-    let own = sys::netns::current().map_err(|source| NetError::Namespace { source })?;
-    Ok(netns::netns_inode(namespace)? == netns::netns_inode(std::os::fd::AsFd::as_fd(&own))?)
 }

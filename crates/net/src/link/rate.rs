@@ -103,12 +103,7 @@ fn mirror_name(near: &str) -> String {
 }
 
 /// A message about a queue: `struct tcmsg` of link, handle and parent.
-fn queue_message(
-    batch: &mut Batch,
-    kind: u16,
-    flags: u16,
-    (index, handle, parent): (i32, u32, u32),
-) -> Message<'_> {
+fn queue_message(batch: &mut Batch, kind: u16, flags: u16, (index, handle, parent): (i32, u32, u32)) -> Message<'_> {
     let mut header = [0; 20];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&handle.to_ne_bytes());

@@ -144,8 +144,7 @@ pub(crate) struct Port {
 
 /// Sets what a bridge's port does.
 pub(crate) fn set_port(batch: &mut Batch, index: i32, port: Port) {
-    let mut message =
-        batch.message("set bridge port", RTM_SETLINK, NLM_F_ACK, &link_header(AF_BRIDGE, index, 0));
+    let mut message = batch.message("set bridge port", RTM_SETLINK, NLM_F_ACK, &link_header(AF_BRIDGE, index, 0));
     message.nest(IFLA_PROTINFO, |info| {
         info.put_u8(IFLA_BRPORT_MODE, u8::from(port.hairpin))
             .put_u8(IFLA_BRPORT_ISOLATED, u8::from(port.isolated))

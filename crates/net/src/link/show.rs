@@ -60,7 +60,9 @@ impl Links {
     /// What the kernel answered.
     pub fn list(&self) -> Result<Vec<Link>> {
         let mut links = Vec::new();
-        self.socket.ask(&rtnl::get_links(None), &mut |message| links.extend(read_link(message))).map_err(failed("*"))?;
+        self.socket
+            .ask(&rtnl::get_links(None), &mut |message| links.extend(read_link(message)))
+            .map_err(failed("*"))?;
         Ok(links)
     }
 
@@ -81,9 +83,7 @@ impl Links {
     /// What the kernel answered.
     pub fn routes(&self) -> Result<Vec<RouteEntry>> {
         let mut routes = Vec::new();
-        self.socket
-            .ask(&rtnl::get_routes(), &mut |message| routes.extend(read_route(message)))
-            .map_err(failed("*"))?;
+        self.socket.ask(&rtnl::get_routes(), &mut |message| routes.extend(read_route(message))).map_err(failed("*"))?;
         Ok(routes)
     }
 

@@ -16,8 +16,7 @@ mod read;
 mod socket;
 
 pub(crate) use batch::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
-#[cfg(test)]
-pub(crate) use read::Messages;
+use read::Messages;
 pub(crate) use read::{Attributes, Received};
 pub use socket::Refusal;
 pub(crate) use socket::Socket;
@@ -36,4 +35,14 @@ pub(crate) fn loopback_up() -> sys::Result<()> {
     let mut batch = Batch::new();
     crate::link::rtnl::set_up(&mut batch, LOOPBACK);
     socket.run(&mut batch).map_err(|refusal| refusal.source)
+}
+
+/// Reads anything; for the fuzz target.
+pub(crate) fn noise(bytes: &[u8]) {
+    for message in Messages(bytes) {
+        for (_, value) in message.attributes(4) {
+            assert!(Attributes(value).count() <= value.len(), "an attribute without end");
+        }
+        let _ = socket::acknowledged(message);
+    }
 }

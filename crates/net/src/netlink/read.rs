@@ -65,10 +65,6 @@ impl<'bytes> Attributes<'bytes> {
         self.get(kind)?.first().copied()
     }
 
-    pub(crate) fn u16(self, kind: u16) -> Option<u16> {
-        u16_at(self.get(kind)?, 0)
-    }
-
     pub(crate) fn u32(self, kind: u16) -> Option<u32> {
         u32_at(self.get(kind)?, 0)
     }

@@ -245,7 +245,8 @@ fn rules_of_others_keep_their_say() {
     world.a.serve_tcp("[::]:80", "a");
     world.publish(&[publication(None, Protocol::Tcp, 8080, "10.71.0.2", 80)]);
     assert_eq!(world.firewall.foreign_drops().unwrap(), []);
-    let chain = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+    let chain =
+        "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
     if world.host.run("nft", &[chain]).is_none() {
         return println!("skipped: no nft");
     }

@@ -110,8 +110,13 @@ fn sub_links_of_a_parent() {
         attachment: Attachment::Ipvlan { parent: "eth0".to_owned(), mode: IpvlanMode::L3 },
         ..spec("10.79.0.2/24")
     };
-    match host.links().connect(one.fd(), &EndpointSpec { attachment: Attachment::Ipvlan {
-        parent: "net-br0".to_owned(), mode: IpvlanMode::L2 }, ..ipvlan }) {
+    match host.links().connect(
+        one.fd(),
+        &EndpointSpec {
+            attachment: Attachment::Ipvlan { parent: "net-br0".to_owned(), mode: IpvlanMode::L2 },
+            ..ipvlan
+        },
+    ) {
         Ok(()) => assert_eq!(one.links().inspect("eth0").unwrap().unwrap().kind.as_deref(), Some("ipvlan")),
         Err(NetError::Kind { kind }) => println!("skipped: this kernel has no {kind}"),
         Err(error) => panic!("{error:?}"),
@@ -194,6 +199,7 @@ fn limits_hold_both_ways() {
     host.links().limit("net-v0", Rate { receive: None, send: Some(8_000_000_000) }).unwrap();
     assert!(host.run("tc", &["qdisc"]).unwrap().contains("rate 64Gbit"));
     host.links().disconnect(inside.fd(), &spec).unwrap();
-    let left: Vec<_> = host.links().list().unwrap().into_iter().filter(|link| link.kind.as_deref() == Some("ifb")).collect();
+    let left: Vec<_> =
+        host.links().list().unwrap().into_iter().filter(|link| link.kind.as_deref() == Some("ifb")).collect();
     assert!(left.iter().all(|link| !link.name.starts_with("ibnet")), "{left:?}");
 }

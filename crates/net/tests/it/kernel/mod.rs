@@ -2,4 +2,5 @@
 
 mod firewall;
 mod links;
+mod netd;
 mod netns;
