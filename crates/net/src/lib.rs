@@ -15,7 +15,7 @@
 //! Neighbours: `sys` below; the engine above, which stores what is to be and calls here to make it so.
 
 mod address;
-//TMP pub mod cni;
+pub mod cni;
 pub mod conntrack;
 pub mod dns;
 mod error;

@@ -42,6 +42,7 @@ use crate::{NetError, Result, netns};
 #[derive(Debug)]
 pub struct Firewall {
     socket: Socket,
+    table: &'static str,
     /// What the table says, as far as we know.
     said: Option<Elements>,
 }
@@ -61,8 +62,13 @@ impl Firewall {
     /// # Errors
     /// When there is no nfnetlink socket to be had.
     pub fn open() -> Result<Self> {
+        Self::open_table(TABLE)
+    }
+
+    /// The same frame in a table of another name, for networks that are not the daemon's.
+    pub(crate) fn open_table(table: &'static str) -> Result<Self> {
         let socket = Socket::netfilter().map_err(|source| NetError::Socket { source })?;
-        Ok(Self { socket, said: None })
+        Ok(Self { socket, table, said: None })
     }
 
     /// For another namespace.
@@ -80,7 +86,7 @@ impl Firewall {
     pub fn apply(&mut self, rules: &Rules) -> Result<()> {
         let wanted = elements(rules);
         if let Some(said) = &self.said {
-            let transaction = difference(said, &wanted);
+            let transaction = difference(self.table, said, &wanted);
             if transaction.is_empty() {
                 return Ok(());
             }
@@ -106,7 +112,7 @@ impl Firewall {
     }
 
     fn replace(&mut self, wanted: Elements) -> Result<()> {
-        let mut transaction = Transaction::new(TABLE);
+        let mut transaction = Transaction::new(self.table);
         // Made first, so that there is one to delete.
         transaction.add_table();
         transaction.delete_table();
@@ -126,7 +132,7 @@ impl Firewall {
     /// What the kernel refused.
     pub fn remove(&mut self) -> Result<()> {
         self.said = None;
-        self.transact(Transaction::new(TABLE).finish_without()).map_err(|source| NetError::Firewall { source })
+        self.transact(Transaction::new(self.table).finish_without()).map_err(|source| NetError::Firewall { source })
     }
 
     /// Whether the table still says what we have made it say.
@@ -136,7 +142,7 @@ impl Firewall {
     pub fn is_intact(&self) -> Result<bool> {
         let Some(said) = &self.said else { return Ok(false) };
         let mut rules = 0;
-        let ask = self.socket.ask(&wire::get_rules(TABLE), &mut |_| rules += 1);
+        let ask = self.socket.ask(&wire::get_rules(self.table), &mut |_| rules += 1);
         match ask {
             Ok(()) if rules == RULES => {}
             Ok(()) => return Ok(false),
@@ -145,7 +151,7 @@ impl Firewall {
         }
         for set in SETS {
             let mut keys = BTreeSet::new();
-            let ask = self.socket.ask(&wire::get_elements(TABLE, set.name), &mut |message| {
+            let ask = self.socket.ask(&wire::get_elements(self.table, set.name), &mut |message| {
                 for (_, item) in message.attributes(4).nested(3) {
                     keys.extend(Attributes(item).nested(1).get(1).map(<[u8]>::to_vec));
                 }
@@ -178,7 +184,7 @@ impl Firewall {
             let attributes = message.attributes(4);
             let (Some(table), Some(chain)) = (attributes.text(1), attributes.text(3)) else { return };
             let hook = be32(attributes.nested(4).get(1));
-            if table != TABLE && hook == Some(FORWARD) && be32(attributes.get(5)) == Some(DROP) {
+            if !table.starts_with(TABLE) && hook == Some(FORWARD) && be32(attributes.get(5)) == Some(DROP) {
                 let family = match message.body.first() {
                     Some(1) => "inet",
                     Some(2) => "ip",
@@ -203,8 +209,8 @@ impl Firewall {
 }
 
 /// What has to come and go.
-fn difference(said: &Elements, wanted: &Elements) -> Transaction<'static> {
-    let mut transaction = Transaction::new(TABLE);
+fn difference(table: &'static str, said: &Elements, wanted: &Elements) -> Transaction<'static> {
+    let mut transaction = Transaction::new(table);
     let none = BTreeSet::new();
     for set in SETS {
         let old = said.get(set.name).unwrap_or(&none);

@@ -53,10 +53,10 @@ fn only_what_changed_is_sent() {
     let mut rules = Rules::default();
     rules.published.insert(publication(None, 80, "10.0.0.2"));
     let before = elements(&rules);
-    assert!(difference(&before, &before).is_empty());
+    assert!(difference(TABLE, &before, &before).is_empty());
     rules.published.clear();
     rules.published.insert(publication(None, 80, "10.0.0.3"));
-    let (batch, last) = difference(&before, &elements(&rules)).finish();
+    let (batch, last) = difference(TABLE, &before, &elements(&rules)).finish();
     // Begin, delete, add, commit, end.
     assert_eq!((batch.len(), last), (5, 4));
     assert_eq!((batch.name(2), batch.name(3)), ("delete elements", "add elements"));
