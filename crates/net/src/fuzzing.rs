@@ -3,9 +3,6 @@
 use crate::dns::{Names, NetworkNames, Query, Transport, View, Zone};
 use crate::netlink_noise;
 
-/// Every target by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("net_dns", dns), ("net_netlink", netlink)];
-
 /// A question of a container: whatever it is, an answer fits the transport and repeats the question.
 pub fn dns(bytes: &[u8]) {
     let Ok(query) = Query::parse(bytes) else { return };
@@ -33,16 +30,17 @@ mod replay;
 
 #[cfg(test)]
 mod tests {
-    use super::TARGETS;
-    use super::replay::{disturb, replay};
+    use super::replay::{Target, disturb, replay};
+
+    const TARGETS: &[Target] = &[("net_dns", super::dns), ("net_netlink", super::netlink)];
 
     #[test]
-    fn seeds_run() {
+    fn seeds_replay() {
         replay(TARGETS);
     }
 
     #[test]
-    fn noise_and_damaged_seeds_run() {
+    fn noise_and_damaged_seeds_do_no_harm() {
         disturb(TARGETS);
     }
 }

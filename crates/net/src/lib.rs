@@ -32,7 +32,7 @@ mod statistics;
 
 pub use address::{AddressError, Mac, Subnet};
 pub use error::{NetError, Result};
-pub use files::{Resolver, hostname_file, hosts_file};
+pub use files::{HOST_GATEWAY, Origin, Resolver, extra_host, hostname_file, hosts_file, hosts_file_for};
 pub use link::{
     Attachment, BridgeSpec, EndpointSpec, IpvlanMode, LINK_NAME_MAX, Link, Links, MacvlanMode, Rate, Route, RouteEntry,
     VxlanPeers, VxlanSpec,

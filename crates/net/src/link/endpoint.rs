@@ -190,7 +190,7 @@ impl Links {
             let mut batch = Batch::new();
             rtnl::set_port(&mut batch, index, port);
             self.run(near, &mut batch)?;
-            self.limit(near, spec.rate)
+            if spec.rate == Rate::default() { Ok(()) } else { self.limit(near, spec.rate) }
         };
         finish().inspect_err(|_| {
             let _ = self.delete(&[near]);
