@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 
 use super::Firewall;
+use rustix::io::Errno;
+
 use super::wire::{Base, Chain, Expression, Fit, Meta, R0, Transaction};
 use crate::{NetError, Result};
 
@@ -21,9 +23,9 @@ pub(crate) fn redirect_resolver(namespace: BorrowedFd<'_>, address: Ipv4Addr, re
     const SOURCE: u32 = 12;
     const DESTINATION: u32 = 16;
     let mut transaction = Transaction::new(TABLE);
-    transaction.add_table();
-    transaction.delete_table();
-    transaction.add_table();
+    // The table says the same always: one that is there, from a helper before this one, can stay. Replacing it would
+    // cost the kernel's wait for all processors.
+    transaction.add_new_table();
     transaction.add_chain(&Chain { name: "output", kind: "filter", hook: 3, priority: -300 });
     for (protocol, checksum) in [(17, 6), (6, 16)] {
         for (end, at, from, to) in [(DESTINATION, 2, 53, real), (SOURCE, 0, real, 53)] {
@@ -44,5 +46,8 @@ pub(crate) fn redirect_resolver(namespace: BorrowedFd<'_>, address: Ipv4Addr, re
         }
     }
     let inside = Firewall::open_in(namespace)?;
-    inside.transact(transaction.finish()).map_err(|source| NetError::Firewall { source })
+    match inside.transact(transaction.finish()) {
+        Err(refusal) if refusal.errno() == Errno::EXIST => Ok(()),
+        outcome => outcome.map_err(|source| NetError::Firewall { source }),
+    }
 }

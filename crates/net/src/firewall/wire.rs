@@ -3,7 +3,7 @@
 //! # Source
 //! Linux `include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h`.
 
-use crate::netlink::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP};
+use crate::netlink::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -81,6 +81,12 @@ impl<'table> Transaction<'table> {
 
     pub(super) fn add_table(&mut self) {
         self.batch.message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET)).put_text(1, self.table);
+    }
+
+    /// As [`Self::add_table`]; one that is there is an error.
+    pub(super) fn add_new_table(&mut self) {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.batch.message("add table", kind(NEWTABLE), flags, &header(NFPROTO_INET)).put_text(1, self.table);
     }
 
     pub(super) fn delete_table(&mut self) {
