@@ -102,9 +102,17 @@ impl Links {
         self.run(name, &mut batch)
     }
 
-    /// The number of the link called `name`.
+    /// The number of the link called `name`. Asked by ioctl: that takes none of the locks under which the kernel makes
+    /// links and namespaces, for which a question over rtnetlink would wait.
     fn index(&self, name: &str) -> Result<i32> {
-        self.inspect(name)?.map(|link| link.index).ok_or_else(|| NetError::NoLink { name: name.to_owned() })
+        match rustix::net::netdevice::name_to_index(&self.socket, name) {
+            Ok(index) => Ok(index.cast_signed()),
+            Err(Errno::NODEV) => Err(NetError::NoLink { name: name.to_owned() }),
+            Err(errno) => {
+                let source = sys::SysError::new("ioctl SIOCGIFINDEX", errno);
+                Err(failed(name)(Refusal { what: "find link", source }))
+            }
+        }
     }
 
     fn run(&self, name: &str, batch: &mut Batch) -> Result<()> {
