@@ -290,3 +290,42 @@ fn the_program_serves_and_another_one_is_refused() {
     netd.call(&Request::Stop, &[]).unwrap();
     assert!(wait_for(Duration::from_secs(10), || (!path.exists()).then_some(())).is_some());
 }
+
+#[test]
+fn many_containers_ask_at_once() {
+    if !is_root_or_skip() {
+        return;
+    }
+    const CONTAINERS: u8 = 20;
+    const QUESTIONS: usize = 100;
+    let helper = Helper::new();
+    serve_names(&helper.host, "127.0.0.1:5302", Some(2));
+    let containers: Vec<Host> = (0..CONTAINERS).map(|_| Host::new()).collect();
+    for (container, number) in containers.iter().zip(0..CONTAINERS) {
+        let name = format!("c{number}");
+        helper.attach(container, &name, view(vec![upstream("127.0.0.1:5302", Via::Host)]));
+        let names = names(&name, &format!("10.1.0.{number}"));
+        helper.call(Request::SetNames { network: "shop".to_owned(), container: name, names });
+    }
+    let wrong: usize = std::thread::scope(|scope| {
+        let asking: Vec<_> = containers
+            .iter()
+            .map(|container| {
+                scope.spawn(move || {
+                    let good = |turn: usize| {
+                        let number = u8::try_from(turn % usize::from(CONTAINERS)).unwrap();
+                        let own = ask(container, &format!("c{number}")) == Some((0, Some([10, 1, 0, number].into())));
+                        let outside = Some((0, Some([203, 0, 113, 2].into())));
+                        // Every tenth goes outside.
+                        own && (turn % 10 != 0 || ask(container, "example.org") == outside)
+                    };
+                    (0..QUESTIONS).filter(|turn| !good(*turn)).count()
+                })
+            })
+            .collect();
+        asking.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(wrong, 0);
+    let status = helper.netd.status().unwrap();
+    assert_eq!(status.answered, u64::from(CONTAINERS) * QUESTIONS as u64);
+}
