@@ -161,8 +161,8 @@ fn published(transaction: &mut Transaction<'_>, chain: &str, version: &Version) 
     let port = version.after();
     let mut head = version.only().to_vec();
     if version.length == 16 {
-        // The kernel takes no answer for ::1 from another link: refused at once is better than silence, and a program
-        // that was told localhost goes on to 127.0.0.1.
+        // The kernel takes no answer for ::1 from another link. Left alone, the connection meets the helper's socket
+        // (`netd::relay`), or is refused at once, and a program that was told localhost goes on to 127.0.0.1.
         head.extend([version.destination(WIDE0), Expression::Compare(WIDE0, Fit::Not, loopback_v6())]);
     }
     head.extend(local);

@@ -49,6 +49,10 @@ pub enum Request {
     /// Ports are no longer published; connections through them are forgotten.
     Unpublish(Vec<Publication>),
     /// Ports of the host are kept from other programs; all or none.
+    ///
+    /// A TCP port at an IPv6 address also answers what no rule can redirect: connections from ::1, and, where the
+    /// container's side is an IPv4 address, every connection over IPv6. So a port that is published on every address for
+    /// a container with IPv4 only is two: host none, and host `::`, both to the IPv4 address.
     Reserve {
         /// Who wants them; what it had is kept too.
         owner: String,

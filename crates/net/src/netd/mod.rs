@@ -18,6 +18,7 @@
 
 mod message;
 mod ports;
+mod relay;
 mod serve;
 mod stream;
 mod upstream;

@@ -4,39 +4,83 @@
 //! wonder. A bound socket that nobody listens on takes the port for us, and shows whether it was free.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
+use super::relay::Relay;
 use crate::firewall::{Protocol, Publication};
+
+/// A socket that keeps a port.
+#[derive(Debug)]
+enum Kept {
+    Bound {
+        _socket: OwnedFd,
+    },
+    /// It also listens, see [`Relay`].
+    Relayed(u64),
+}
 
 /// The sockets, by owner.
 #[derive(Debug, Default)]
-pub(super) struct Ports(BTreeMap<String, Vec<OwnedFd>>);
+pub(super) struct Ports {
+    kept: BTreeMap<String, Vec<Kept>>,
+    relays: BTreeMap<u64, Arc<Relay>>,
+    next: u64,
+}
 
 impl Ports {
     /// Takes all of `ports` for `owner`, or none.
     ///
     /// # Errors
     /// In words, which port is taken.
-    pub(super) fn reserve(&mut self, owner: &str, ports: &[Publication]) -> Result<(), String> {
-        let mut taken = Vec::new();
+    pub(super) fn reserve(&mut self, owner: &str, ports: &[Publication]) -> Result<Vec<(u64, Arc<Relay>)>, String> {
+        let (mut kept, mut new) = (Vec::new(), Vec::new());
         for port in ports {
-            taken.extend(bind(port)?);
+            let Some(socket) = bind(port)? else { continue };
+            if !is_relayed(port) {
+                kept.push(Kept::Bound { _socket: socket });
+                continue;
+            }
+            let failed = |error: std::io::Error| format!("cannot listen at port {}: {error}", port.port);
+            rustix::net::listen(&socket, 128).map_err(|errno| failed(errno.into()))?;
+            let listener = TcpListener::from(socket);
+            listener.set_nonblocking(true).map_err(failed)?;
+            self.next += 1;
+            kept.push(Kept::Relayed(self.next));
+            new.push((self.next, Arc::new(Relay { listener, target: SocketAddr::new(port.to, port.to_port) })));
         }
-        self.0.entry(owner.to_owned()).or_default().extend(taken);
-        Ok(())
+        self.relays.extend(new.iter().map(|(number, relay)| (*number, Arc::clone(relay))));
+        self.kept.entry(owner.to_owned()).or_default().extend(kept);
+        Ok(new)
     }
 
     pub(super) fn release(&mut self, owner: &str) {
-        self.0.remove(owner);
+        for kept in self.kept.remove(owner).into_iter().flatten() {
+            if let Kept::Relayed(number) = kept {
+                self.relays.remove(&number);
+            }
+        }
+    }
+
+    pub(super) fn relay(&self, number: u64) -> Option<Arc<Relay>> {
+        self.relays.get(&number).map(Arc::clone)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+        self.kept.values().map(Vec::len).sum()
     }
+}
+
+/// Whether connections come to the socket itself: over IPv6 from ::1, and all when the container has only IPv4.
+fn is_relayed(port: &Publication) -> bool {
+    let host = port.host_address();
+    port.protocol == Protocol::Tcp
+        && host.is_ipv6()
+        && (host.is_unspecified() || host.is_loopback() || port.to.is_ipv4())
 }
 
 fn bind(port: &Publication) -> Result<Option<OwnedFd>, String> {

@@ -39,6 +39,7 @@ const UDP: u64 = 2;
 const TCP: u64 = 3;
 const OWNER: u64 = 4;
 const ANSWER: u64 = 5;
+const RELAY: u64 = 6;
 
 /// A container's resolver.
 #[derive(Debug)]
@@ -157,6 +158,12 @@ impl Turn {
                 UDP => self.question(number),
                 TCP => self.stream(number),
                 OWNER => self.shared.lock().detach(number),
+                RELAY => {
+                    let relay = self.shared.lock().ports.relay(number);
+                    if let Some(relay) = relay {
+                        relay.accept();
+                    }
+                }
                 _ => self.answer(number),
             }
         }
@@ -335,7 +342,12 @@ impl Shared {
                 drop(state);
                 Conntrack::open()?.forget(&ports)?;
             }
-            Request::Reserve { owner, ports } => state.ports.reserve(&owner, &ports).map_err(NetError::Refused)?,
+            Request::Reserve { owner, ports } => {
+                for (number, relay) in state.ports.reserve(&owner, &ports).map_err(NetError::Refused)? {
+                    let added = add(&self.epoll, relay.listener.as_fd(), token(RELAY, number));
+                    added.map_err(|errno| NetError::Refused(format!("cannot listen: {errno}")))?;
+                }
+            }
             Request::Release { owner } => state.ports.release(&owner),
             Request::SetNetworkNames { network, names } => state.zone.set_network(&network, names),
             Request::RemoveNetworkNames { network } => state.zone.remove_network(&network),

@@ -329,3 +329,38 @@ fn many_containers_ask_at_once() {
     let status = helper.netd.status().unwrap();
     assert_eq!(status.answered, u64::from(CONTAINERS) * QUESTIONS as u64);
 }
+
+#[test]
+fn ports_are_reached_over_ipv6_where_no_rule_can_help() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let helper = Helper::new();
+    let container = Host::new();
+    let spec = crate::hosts::bridge("net-br0", &["10.1.0.1/24"]);
+    helper.host.inside(|| net::Links::open().unwrap().create_bridge(&spec).unwrap());
+    let link = crate::hosts::endpoint("net-br0", "net-v0", &["10.1.0.2/24"], &["10.1.0.1"]);
+    helper.host.links().connect(container.fd(), &link).unwrap();
+    helper.host.links().add_address("lo", subnet("2001:db8::7/128")).unwrap();
+    container.serve_tcp("10.1.0.2:80", "in");
+    let to: IpAddr = "10.1.0.2".parse().unwrap();
+    let port = |host: Option<&str>| Publication {
+        host: host.map(|host| host.parse().unwrap()),
+        protocol: Protocol::Tcp,
+        port: 8080,
+        to,
+        to_port: 80,
+    };
+    let ports = vec![port(None), port(Some("::"))];
+    helper.call(Request::Reserve { owner: "one".to_owned(), ports: ports.clone() });
+    helper.call(Request::Publish(ports));
+    for address in ["[::1]:8080", "[2001:db8::7]:8080"] {
+        assert_eq!(helper.host.ask_tcp(address).as_deref(), Some("in 10.1.0.1"), "{address}");
+    }
+    assert!(
+        helper.netd.call(&Request::Reserve { owner: "two".to_owned(), ports: vec![port(Some("::"))] }, &[]).is_err()
+    );
+    helper.call(Request::Release { owner: "one".to_owned() });
+    assert_eq!(helper.host.ask_tcp("[::1]:8080"), None);
+    assert_eq!(helper.netd.status().unwrap().reserved, 0);
+}
