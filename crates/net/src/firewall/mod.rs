@@ -27,13 +27,13 @@ use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 pub(crate) use resolver::redirect_resolver;
-use rules::{Elements, elements};
+use rules::{Elements, elements, port_elements};
 pub use rules::{NetworkRules, Protocol, Publication, Rules};
 use rustix::io::Errno;
 pub use table::TABLE;
 use table::{RULES, SETS};
 pub use watch::Watch;
-use wire::Transaction;
+use wire::{Element, Transaction};
 
 use crate::netlink::{Attributes, Refusal, Socket};
 use crate::{NetError, Result, netns};
@@ -43,8 +43,8 @@ use crate::{NetError, Result, netns};
 pub struct Firewall {
     socket: Socket,
     table: &'static str,
-    /// What the table says, as far as we know.
-    said: Option<Elements>,
+    /// What the table says, as far as we know: the rules and their elements.
+    said: Option<(Rules, Elements)>,
 }
 
 /// A chain of somebody else that drops what it does not know.
@@ -84,23 +84,23 @@ impl Firewall {
     /// # Errors
     /// What the kernel refused; the table is then as it was.
     pub fn apply(&mut self, rules: &Rules) -> Result<()> {
-        let wanted = elements(rules);
-        if let Some(said) = &self.said {
-            let transaction = difference(self.table, said, &wanted);
-            if transaction.is_empty() {
-                return Ok(());
-            }
-            match self.transact(transaction.finish()) {
-                Ok(()) => {
-                    self.said = Some(wanted);
-                    return Ok(());
-                }
+        let Some((old, said)) = &mut self.said else { return self.replace(rules) };
+        let (gone, come) = few(said, old, rules).unwrap_or_else(|| {
+            let wanted = elements(rules);
+            (minus(said, &wanted), minus(&wanted, said))
+        });
+        let transaction = difference(self.table, &gone, &come);
+        if !transaction.is_empty() {
+            let (batch, last) = transaction.finish();
+            match self.socket.transact(&batch, last) {
+                Ok(()) => change(said, &gone, &come),
                 // Somebody has taken the table, or elements of it, away.
-                Err(refusal) if [Errno::NOENT, Errno::EXIST].contains(&refusal.errno()) => {}
+                Err(refusal) if [Errno::NOENT, Errno::EXIST].contains(&refusal.errno()) => return self.replace(rules),
                 Err(source) => return Err(NetError::Firewall { source }),
             }
         }
-        self.replace(wanted)
+        old.clone_from(rules);
+        Ok(())
     }
 
     /// Makes the whole table anew, in one transaction: no packet passes without it.
@@ -108,10 +108,11 @@ impl Firewall {
     /// # Errors
     /// What the kernel refused; the table is then as it was.
     pub fn rebuild(&mut self, rules: &Rules) -> Result<()> {
-        self.replace(elements(rules))
+        self.replace(rules)
     }
 
-    fn replace(&mut self, wanted: Elements) -> Result<()> {
+    fn replace(&mut self, rules: &Rules) -> Result<()> {
+        let wanted = elements(rules);
         let mut transaction = Transaction::new(self.table);
         // Made first, so that there is one to delete.
         transaction.add_table();
@@ -122,7 +123,7 @@ impl Firewall {
         }
         self.said = None;
         self.transact(transaction.finish()).map_err(|source| NetError::Firewall { source })?;
-        self.said = Some(wanted);
+        self.said = Some((rules.clone(), wanted));
         Ok(())
     }
 
@@ -140,7 +141,7 @@ impl Firewall {
     /// # Errors
     /// When the kernel does not tell.
     pub fn is_intact(&self) -> Result<bool> {
-        let Some(said) = &self.said else { return Ok(false) };
+        let Some((_, said)) = &self.said else { return Ok(false) };
         let mut rules = 0;
         let ask = self.socket.ask(&wire::get_rules(self.table), &mut |_| rules += 1);
         match ask {
@@ -208,15 +209,60 @@ impl Firewall {
     }
 }
 
-/// What has to come and go.
-fn difference(table: &'static str, said: &Elements, wanted: &Elements) -> Transaction<'static> {
-    let mut transaction = Transaction::new(table);
+/// What goes and what comes when only ports do: without looking at all elements. Nothing when more than that changes, or
+/// when two ports meet and so the change alone does not tell.
+fn few(said: &Elements, old: &Rules, new: &Rules) -> Option<(Elements, Elements)> {
+    if old.networks != new.networks {
+        return None;
+    }
+    let maps = |name: &str| name.starts_with("any") || name.starts_with("at");
+    let told: usize = said.iter().filter(|(name, _)| maps(name)).map(|(_, elements)| elements.len()).sum();
+    if told != old.published.iter().filter(|port| port.is_redirected()).count() {
+        return None;
+    }
+    let gone: Vec<&Publication> = old.published.difference(&new.published).collect();
+    let come: Vec<&Publication> = new.published.difference(&old.published).collect();
+    let redirected = come.iter().filter(|port| port.is_redirected()).count();
+    let (gone, come) = (port_elements(gone), port_elements(come));
+    let single: usize = come.iter().filter(|(name, _)| maps(name)).map(|(_, elements)| elements.len()).sum();
+    let holds = |all: &Elements, set: &str, key: &[u8]| {
+        let from = Element { key: key.to_vec(), end: Vec::new(), data: Vec::new() };
+        all.get(set).and_then(|elements| elements.range(from..).next()).is_some_and(|element| element.key == key)
+    };
+    let mut all = come.iter().flat_map(|(set, elements)| elements.iter().map(move |element| (*set, element)));
+    let meets = all.any(|(set, element)| holds(said, set, &element.key) && !holds(&gone, set, &element.key));
+    (single == redirected && !meets).then_some((gone, come))
+}
+
+/// The elements of `all` that are not in `others`.
+fn minus(all: &Elements, others: &Elements) -> Elements {
     let none = BTreeSet::new();
+    let rest = |(set, elements): (&&'static str, &BTreeSet<Element>)| {
+        (*set, elements.difference(others.get(set).unwrap_or(&none)).cloned().collect())
+    };
+    all.iter().map(rest).collect()
+}
+
+/// Does in our memory what a transaction has done in the kernel.
+fn change(said: &mut Elements, gone: &Elements, come: &Elements) {
+    for (set, elements) in gone {
+        let known = said.entry(set).or_default();
+        for element in elements {
+            known.remove(element);
+        }
+    }
+    for (set, elements) in come {
+        said.entry(set).or_default().extend(elements.iter().cloned());
+    }
+    said.retain(|_, elements| !elements.is_empty());
+}
+
+/// The transaction by which elements go and come.
+fn difference(table: &'static str, gone: &Elements, come: &Elements) -> Transaction<'static> {
+    let mut transaction = Transaction::new(table);
     for set in SETS {
-        let old = said.get(set.name).unwrap_or(&none);
-        let new = wanted.get(set.name).unwrap_or(&none);
-        transaction.delete_elements(set.name, old.difference(new));
-        transaction.add_elements(set.name, new.difference(old));
+        transaction.delete_elements(set.name, gone.get(set.name).into_iter().flatten());
+        transaction.add_elements(set.name, come.get(set.name).into_iter().flatten());
     }
     transaction
 }

@@ -133,30 +133,36 @@ pub(super) fn elements(rules: &Rules) -> Elements {
             }
         }
     }
-    // The sets are maps of many: each key once, without a search.
-    for (set, map) in publications(&rules.published) {
-        let of = |(key, data): (Vec<u8>, Vec<u8>)| Element { key, end: Vec::new(), data };
-        all.entry(set).or_default().extend(map.into_iter().map(of));
+    for (set, elements) in port_elements(&rules.published) {
+        all.entry(set).or_default().extend(elements);
     }
     all
 }
 
-fn publications(published: &BTreeSet<Publication>) -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
+/// The elements for ports only.
+pub(super) fn port_elements<'a>(published: impl IntoIterator<Item = &'a Publication>) -> Elements {
+    let of = |(key, data): (Vec<u8>, Vec<u8>)| Element { key, end: Vec::new(), data };
+    // The sets are maps of many: each key once, without a search.
+    let maps = publications(published).into_iter();
+    maps.map(|(set, map)| (set, map.into_iter().map(of).collect())).collect()
+}
+
+fn publications<'a>(
+    published: impl IntoIterator<Item = &'a Publication>,
+) -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut maps: BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
     for publication in published {
         let v6 = publication.to.is_ipv6();
         let port = |number: u16| [number.to_be_bytes().to_vec(), vec![0, 0]].concat();
         let service = [vec![publication.protocol.number(), 0, 0, 0], port(publication.port)].concat();
         let target = [octets(publication.to), port(publication.to_port)].concat();
-        let host = publication.host.filter(|host| !host.is_unspecified());
-        let Some(host) = host else {
+        if !publication.is_redirected() {
+            continue;
+        }
+        let Some(host) = publication.host.filter(|host| !host.is_unspecified()) else {
             maps.entry(if v6 { "any6" } else { "any4" }).or_default().entry(service).or_insert(target);
             continue;
         };
-        if host.is_ipv6() != v6 {
-            // No packet changes its version of IP on the way.
-            continue;
-        }
         let key = [octets(host), service].concat();
         if host.is_loopback() && !v6 {
             maps.entry("loop4").or_default().insert(key.clone(), Vec::new());
@@ -195,11 +201,17 @@ impl Publication {
         let any = |host: Option<IpAddr>| host.filter(|host| !host.is_unspecified());
         self.protocol == other.protocol
             && self.port == other.port
-            && self.to.is_ipv6() == other.to.is_ipv6()
+            && self.host_address().is_ipv6() == other.host_address().is_ipv6()
             && match (any(self.host), any(other.host)) {
                 (Some(one), Some(two)) => one == two,
                 _ => true,
             }
+    }
+
+    /// Whether a rule can do it: no packet changes its version of IP on the way. The helper carries the others.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        self.host_address().is_ipv6() == self.to.is_ipv6()
     }
 
     /// The host's address, with the unspecified one in place of none.

@@ -53,13 +53,36 @@ fn only_what_changed_is_sent() {
     let mut rules = Rules::default();
     rules.published.insert(publication(None, 80, "10.0.0.2"));
     let before = elements(&rules);
-    assert!(difference(TABLE, &before, &before).is_empty());
+    let none = minus(&before, &before);
+    assert!(difference(TABLE, &none, &none).is_empty());
     rules.published.clear();
     rules.published.insert(publication(None, 80, "10.0.0.3"));
-    let (batch, last) = difference(TABLE, &before, &elements(&rules)).finish();
+    let after = elements(&rules);
+    let (batch, last) = difference(TABLE, &minus(&before, &after), &minus(&after, &before)).finish();
     // Begin, delete, add, commit, end.
     assert_eq!((batch.len(), last), (5, 4));
     assert_eq!((batch.name(2), batch.name(3)), ("delete elements", "add elements"));
+}
+
+#[test]
+fn a_few_ports_more_or_less_are_told_without_the_others() {
+    let set = |ports: &[(u16, &str)]| -> Rules {
+        let published = ports.iter().map(|(port, to)| publication(None, *port, to)).collect();
+        Rules { published, ..Rules::default() }
+    };
+    let (old, new) = (set(&[(80, "10.0.0.2"), (81, "10.0.0.2")]), set(&[(80, "10.0.0.3"), (82, "10.0.0.2")]));
+    let said = elements(&old);
+    let (gone, come) = few(&said, &old, &new).unwrap();
+    let mut then = said.clone();
+    change(&mut then, &gone, &come);
+    assert_eq!(then, elements(&new));
+    // Two for one port: who counts can't be told from the change alone.
+    let double = set(&[(80, "10.0.0.2"), (80, "10.0.0.3")]);
+    assert!(few(&elements(&double), &double, &set(&[(80, "10.0.0.3")])).is_none());
+    assert!(few(&elements(&set(&[(80, "10.0.0.3")])), &set(&[(80, "10.0.0.3")]), &double).is_none());
+    let mut other = old.clone();
+    other.networks.insert("br0".to_owned(), NetworkRules::default());
+    assert!(few(&said, &old, &other).is_none());
 }
 
 #[test]
@@ -70,6 +93,9 @@ fn publications_that_would_meet_are_told() {
     assert!(!all.conflicts_with(&publication(None, 81, "10.0.0.2")));
     assert!(!all.conflicts_with(&publication(None, 80, "fd00::2")));
     assert!(publication(Some("0.0.0.0"), 80, "10.0.0.2").conflicts_with(&one));
+    let carried = publication(Some("::"), 80, "10.0.0.2");
+    assert!(!carried.conflicts_with(&all) && !carried.is_redirected() && carried.conflicts_with(&carried));
+    assert!(port_elements(&[carried]).is_empty(), "no rule can do that");
     let both = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
     assert_eq!(Publication::for_each(None, Protocol::Udp, 53, &both, 53).len(), 2);
     let four = Publication::for_each(Some("0.0.0.0".parse().unwrap()), Protocol::Udp, 53, &both, 53);
