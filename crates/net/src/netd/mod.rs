@@ -5,7 +5,7 @@
 //! all networks. A resolver in each container's shim would survive a daemon too, but would need every name of every
 //! network in every shim, and a message to all of them for every container that comes.
 //!
-//! The engine starts it ([`serve`] on a socket of its choice), talks to it ([`Netd`]), and tells it everything
+//! The engine starts it ([`serve()`] on a socket of its choice), talks to it ([`Netd`]), and tells it everything
 //! again when it finds a new one: the helper stores nothing. While none runs, packets flow as before; only names wait.
 //!
 //! ```text
