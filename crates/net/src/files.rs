@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::dns::{Upstream, Via};
 
 /// The text of `/etc/hostname`.
 #[must_use]
@@ -39,6 +41,49 @@ pub fn hosts_file(hostname: &str, address: Option<IpAddr>, extra: &[(String, IpA
         (None, name) => line(IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1)), name),
     }
     text
+}
+
+/// What `--add-host` and its like may name in place of an address: the host, as the container reaches it.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
+/// Reads `NAME:ADDRESS` or `NAME=ADDRESS`, where the address may stand in brackets or be [`HOST_GATEWAY`], which means
+/// each of `gateways`. Nothing for what is neither.
+#[must_use]
+pub fn extra_host(line: &str, gateways: &[IpAddr]) -> Option<Vec<(String, IpAddr)>> {
+    let (name, address) = line.split_once(['=', ':']).filter(|(name, _)| !name.is_empty())?;
+    if address == HOST_GATEWAY {
+        return Some(gateways.iter().map(|gateway| (name.to_owned(), *gateway)).collect());
+    }
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    Some(vec![(name.to_owned(), address.parse().ok()?)])
+}
+
+/// As [`hosts_file`], for a container with several addresses: each has the container's name, and `aliases` follow it.
+#[must_use]
+pub fn hosts_file_for(hostname: &str, addresses: &[IpAddr], aliases: &[String], extra: &[(String, IpAddr)]) -> String {
+    let Some((first, others)) = addresses.split_first() else { return hosts_file(hostname, None, extra) };
+    let text = hosts_file(hostname, Some(*first), extra);
+    let names = text.lines().last().and_then(|line| line.split_once('\t')).map(|(_, names)| names.to_owned());
+    let names = names.filter(|_| !hostname.is_empty()).unwrap_or_default();
+    let mut all = names.clone();
+    for alias in aliases.iter().filter(|alias| !names.split(' ').any(|name| name == alias.as_str())) {
+        all = format!("{all} {alias}");
+    }
+    let mut text = text.strip_suffix(&format!("{names}\n")).map_or(text.clone(), |rest| format!("{rest}{all}\n"));
+    for address in others {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{address}\t{all}");
+    }
+    text
+}
+
+/// Who named the servers of a [`Resolver`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The host's own file: its servers are asked from the host, its loopback included.
+    Host,
+    /// The user: a server is asked from the container, whose loopback is meant.
+    User,
 }
 
 /// Where names are looked up: the content of `/etc/resolv.conf`.
@@ -109,6 +154,28 @@ impl Resolver {
     }
 }
 
+impl Resolver {
+    /// The file of a container whose names we resolve ourselves, and the servers to ask for all others.
+    ///
+    /// The file names [`crate::dns::ADDRESS`] only, and tells programs to ask for short names as they are (`ndots:0`)
+    /// unless somebody has said otherwise.
+    #[must_use]
+    pub fn embedded(mut self, origin: Origin) -> (Self, Vec<Upstream>) {
+        let via = match origin {
+            Origin::Host => Via::Host,
+            Origin::User => Via::Inside,
+        };
+        let parse = |server: &String| Some(SocketAddr::new(server.split('%').next()?.parse().ok()?, 53));
+        let upstreams = self.nameservers.iter().filter_map(parse);
+        let upstreams = upstreams.map(|address| Upstream { address, via }).collect();
+        self.nameservers = vec![crate::dns::ADDRESS.to_string()];
+        if !self.options.iter().any(|option| option.starts_with("ndots:")) {
+            self.options.push("ndots:0".to_owned());
+        }
+        (self, upstreams)
+    }
+}
+
 impl fmt::Display for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for server in &self.nameservers {
@@ -136,6 +203,35 @@ mod tests {
         assert!(hosts_file("web", None, &[]).ends_with("127.0.1.1\tweb\n"));
         assert!(hosts_file("", None, &[]).ends_with("ip6-allrouters\n"));
         assert_eq!(hostname_file("web"), "web\n");
+    }
+
+    #[test]
+    fn containers_with_several_addresses_and_aliases() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let aliases = ["shop".to_owned(), "web".to_owned()];
+        let text = hosts_file_for("web.example", &[ip("10.0.0.2"), ip("fd00::2")], &aliases, &[]);
+        assert!(text.ends_with("10.0.0.2\tweb.example web shop\nfd00::2\tweb.example web shop\n"), "{text}");
+        assert_eq!(hosts_file_for("web", &[], &aliases, &[]), hosts_file("web", None, &[]));
+        let gateways = [ip("172.17.0.1"), ip("fd00::1")];
+        let both = gateways.map(|gateway| ("host".to_owned(), gateway)).to_vec();
+        assert_eq!(extra_host("host:host-gateway", &gateways), Some(both));
+        assert_eq!(extra_host("db:[fd00::9]", &[]), Some(vec![("db".to_owned(), ip("fd00::9"))]));
+        assert_eq!(extra_host("db=fd00::9", &[]), Some(vec![("db".to_owned(), ip("fd00::9"))]));
+        for wrong in ["db", ":1.2.3.4", "db:", "db:nowhere"] {
+            assert_eq!(extra_host(wrong, &gateways), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn our_own_resolver_stands_in_front_of_the_others() {
+        let host = Resolver::parse("nameserver 127.0.0.53\nnameserver fe80::1%eth0\nsearch a.example\noptions edns0\n");
+        let (file, upstreams) = host.clone().embedded(Origin::Host);
+        assert_eq!(file.to_string(), "nameserver 127.0.0.11\nsearch a.example\noptions edns0 ndots:0\n");
+        assert_eq!((upstreams[0].address.to_string().as_str(), upstreams[0].via), ("127.0.0.53:53", Via::Host));
+        let asked = host.with(&["127.0.0.1".to_owned()], &[], &["ndots:3".to_owned()]);
+        let (file, upstreams) = asked.embedded(Origin::User);
+        assert!(file.to_string().ends_with("options ndots:3\n"));
+        assert_eq!((upstreams.len(), upstreams[0].via), (1, Via::Inside));
     }
 
     #[test]

@@ -6,10 +6,12 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{NetError, Result, netlink};
 
@@ -45,6 +47,19 @@ pub fn netns_inode(namespace: BorrowedFd<'_>) -> Result<u64> {
     let stat = rustix::fs::fstat(namespace)
         .map_err(|errno| NetError::Namespace { source: sys::SysError::new("fstat", errno) })?;
     Ok(stat.st_ino)
+}
+
+/// Does `work` with the calling thread in `namespace`, and brings the thread home again.
+///
+/// # Errors
+/// When the namespace can't be entered; when the way home fails, the thread must not go on to do anything with the network.
+pub(crate) fn within<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> Result<T> {
+    let failed = |call| move |errno| NetError::Enter { source: sys::SysError::new(call, errno) };
+    let home = sys::netns::current().map_err(|source| NetError::Enter { source })?;
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network)).map_err(failed("setns"))?;
+    let outcome = work();
+    move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network)).map_err(failed("setns (back)"))?;
+    Ok(outcome)
 }
 
 /// Network namespaces that are ready to be entered.

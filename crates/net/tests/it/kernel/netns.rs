@@ -1,4 +1,4 @@
-//! Needs root; each test says why when it can't run.
+//! Namespaces and the pool of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,13 +9,7 @@ use std::time::{Duration, Instant};
 
 use net::{NetnsPool, create_netns, netns_inode};
 
-fn may_run() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("skipped: needs root");
-    }
-    root
-}
+use testkit::is_root_or_skip as may_run;
 
 #[test]
 fn a_namespace_is_new_and_its_loopback_is_up() {

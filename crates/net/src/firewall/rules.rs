@@ -1,0 +1,223 @@
+//! What the table is to say, and the elements that say it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::Element;
+use crate::Subnet;
+use crate::address::octets;
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The number of the protocol in an IP packet.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
+            _ => Err(format!("\"{text}\" is no protocol with ports: tcp, udp or sctp")),
+        }
+    }
+}
+
+/// A network as the packet filter sees it; by its bridge in [`Rules`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetworkRules {
+    /// Its subnets.
+    pub subnets: Vec<Subnet>,
+    /// Whether what leaves gets the host's address.
+    pub masquerade: bool,
+    /// No way in or out but to the host.
+    pub internal: bool,
+    /// Containers see each other only at published ports.
+    pub separate: bool,
+    /// From outside the containers can be reached at every port, not at the published ones only.
+    pub open: bool,
+}
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Publication {
+    /// The host's address; none or the unspecified one: every address of the container's version of IP.
+    pub host: Option<IpAddr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's port.
+    pub port: u16,
+    /// The container's address.
+    pub to: IpAddr,
+    /// The container's port.
+    pub to_port: u16,
+}
+
+/// Everything that the table is to say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rules {
+    /// The networks, by the name of their bridge.
+    pub networks: BTreeMap<String, NetworkRules>,
+    /// The published ports.
+    pub published: BTreeSet<Publication>,
+}
+
+/// The elements of each set.
+pub(super) type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
+
+/// The elements that say `rules`. Of two publications for the same address and port the first counts: a map has one
+/// answer only, and the engine has refused the second.
+pub(super) fn elements(rules: &Rules) -> Elements {
+    let mut all = Elements::new();
+    let mut add = |set: &'static str, element: Element| {
+        all.entry(set).or_default().insert(element);
+    };
+    for (bridge, network) in &rules.networks {
+        let name = name(bridge);
+        let twice = [name.clone(), name.clone()].concat();
+        add("bridges", plain(name.clone()));
+        add("same", plain(twice.clone()));
+        if network.internal {
+            add("internal", plain(name.clone()));
+        }
+        if network.separate {
+            add("separate", plain(twice));
+        }
+        if !network.open {
+            add("closed", plain(name));
+        }
+        for subnet in &network.subnets {
+            let (first, last) = (octets(subnet.network().address()), octets(subnet.last()));
+            let twice = |part: &[u8]| [part, part].concat();
+            let hairpin = Element { key: twice(&first), end: twice(&last), data: Vec::new() };
+            add(if subnet.is_v6() { "hairpin6" } else { "hairpin4" }, hairpin);
+            if network.masquerade && !network.internal {
+                let (low, high) = (vec![0; first.len()], vec![255; first.len()]);
+                let out = Element { key: [first, low].concat(), end: [last, high].concat(), data: Vec::new() };
+                add(if subnet.is_v6() { "masq6" } else { "masq4" }, out);
+            }
+        }
+    }
+    for (set, elements) in port_elements(&rules.published) {
+        all.entry(set).or_default().extend(elements);
+    }
+    all
+}
+
+/// The elements for ports only.
+pub(super) fn port_elements<'a>(published: impl IntoIterator<Item = &'a Publication>) -> Elements {
+    let of = |(key, data): (Vec<u8>, Vec<u8>)| Element { key, end: Vec::new(), data };
+    // The sets are maps of many: each key once, without a search.
+    let maps = publications(published).into_iter();
+    maps.map(|(set, map)| (set, map.into_iter().map(of).collect())).collect()
+}
+
+fn publications<'a>(
+    published: impl IntoIterator<Item = &'a Publication>,
+) -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut maps: BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
+    for publication in published {
+        let v6 = publication.to.is_ipv6();
+        let port = |number: u16| [number.to_be_bytes().to_vec(), vec![0, 0]].concat();
+        let service = [vec![publication.protocol.number(), 0, 0, 0], port(publication.port)].concat();
+        let target = [octets(publication.to), port(publication.to_port)].concat();
+        if !publication.is_redirected() {
+            continue;
+        }
+        let Some(host) = publication.host.filter(|host| !host.is_unspecified()) else {
+            maps.entry(if v6 { "any6" } else { "any4" }).or_default().entry(service).or_insert(target);
+            continue;
+        };
+        let key = [octets(host), service].concat();
+        if host.is_loopback() && !v6 {
+            maps.entry("loop4").or_default().insert(key.clone(), Vec::new());
+        }
+        maps.entry(if v6 { "at6" } else { "at4" }).or_default().entry(key).or_insert(target);
+    }
+    maps
+}
+
+fn plain(key: Vec<u8>) -> Element {
+    Element { key, end: Vec::new(), data: Vec::new() }
+}
+
+/// A link's name as registers hold it.
+fn name(link: &str) -> Vec<u8> {
+    let mut bytes = link.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    bytes
+}
+
+impl Publication {
+    /// The publications for a host address as a client writes it: an unspecified or no address means every address of
+    /// each version of IP in which the container has one.
+    #[must_use]
+    pub fn for_each(host: Option<IpAddr>, protocol: Protocol, port: u16, to: &[IpAddr], to_port: u16) -> Vec<Self> {
+        let fits = |target: &&IpAddr| match host {
+            None => true,
+            Some(host) => host.is_ipv6() == target.is_ipv6(),
+        };
+        to.iter().filter(fits).map(|to| Self { host, protocol, port, to: *to, to_port }).collect()
+    }
+
+    /// Whether both would answer at one address and port.
+    #[must_use]
+    pub fn conflicts_with(&self, other: &Self) -> bool {
+        let any = |host: Option<IpAddr>| host.filter(|host| !host.is_unspecified());
+        self.protocol == other.protocol
+            && self.port == other.port
+            && self.host_address().is_ipv6() == other.host_address().is_ipv6()
+            && match (any(self.host), any(other.host)) {
+                (Some(one), Some(two)) => one == two,
+                _ => true,
+            }
+    }
+
+    /// Whether a rule can do it: no packet changes its version of IP on the way. The helper carries the others.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        self.host_address().is_ipv6() == self.to.is_ipv6()
+    }
+
+    /// The host's address, with the unspecified one in place of none.
+    #[must_use]
+    pub fn host_address(&self) -> IpAddr {
+        let any = if self.to.is_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        self.host.unwrap_or(any)
+    }
+}
