@@ -50,22 +50,32 @@ const fn program(name: &'static str, package: &'static str, why: &'static str, p
 
 /// Sorted by package.
 const NEEDS: &[Need] = &[
+    program("buildah", "buildah", "reference for builds", TEST),
     program("busybox", "busybox-static", "the tree of the runtime conformance tests", TEST),
-    program("conmon", "conmon", "peer of the benchmark", BENCH),
-    program("crun", "crun", "peer of the benchmark", BENCH),
+    program("catatonit", "catatonit", "podman's init, over our runtime", TEST),
+    program("conmon", "conmon", "stands beside podman's containers", TEST_AND_BENCH),
+    program("containerd", "containerd", "engine over our runtime in the tests", TEST),
+    Need {
+        sign: Sign::Package,
+        package: "containernetworking-plugins",
+        why: "networks of the engines in the tests",
+        purposes: TEST,
+    },
+    program("crun", "crun", "peer of the benchmark; reference of the runtime's tests", TEST_AND_BENCH),
     Need {
         sign: Sign::Package,
         package: "debian-archive-keyring",
         why: "keys of the package sources",
         purposes: &[Purpose::Demo, Purpose::Test],
     },
-    program("docker", "docker.io", "the stock client of the conformance tests; peer of the benchmark", TEST_AND_BENCH),
-    program("dockerd", "docker.io", "peer of the benchmark", BENCH),
     program("docker-registry", "docker-registry", "peer of the registry's tests and benchmark", TEST_AND_BENCH),
+    program("docker", "docker.io", "the stock client of the conformance tests; peer of the benchmark", TEST_AND_BENCH),
+    program("dockerd", "docker.io", "engine over our runtime in the tests; peer of the benchmark", TEST_AND_BENCH),
     program("dpkg-deb", "dpkg", "unpacks packages for `insula image bootstrap`", ALL),
     program("mkfs.erofs", "erofs-utils", "reference for our EROFS writer", TEST),
     program("cc", "gcc", "links the programs", ALL),
     program("gpgv", "gpgv", "checks signatures for `insula image bootstrap`", ALL),
+    program("ip", "iproute2", "looks at the networks that tests make", TEST),
     Need { sign: Sign::Package, package: "libc6-dev", why: "static C library to link with", purposes: ALL },
     Need {
         sign: Sign::Package,
@@ -73,11 +83,13 @@ const NEEDS: &[Need] = &[
         why: "C library that starts without questions to the processor",
         purposes: ALL,
     },
-    program("podman", "podman", "peer of the benchmark", BENCH),
-    program("runc", "runc", "peer of the benchmark", BENCH),
+    program("nft", "nftables", "looks at the packet filters that tests make", TEST),
+    program("podman", "podman", "engine over our runtime in the tests; peer of the benchmark", TEST_AND_BENCH),
+    program("runc", "runc", "peer of the benchmark; reference of the runtime's tests", TEST_AND_BENCH),
     program("skopeo", "skopeo", "client of the registry's tests", TEST),
-    program("strace", "strace", "counts system calls", BENCH),
+    program("strace", "strace", "counts system calls, and makes them fail", TEST_AND_BENCH),
     program("tar", "tar", "makes the trees that are imported", ALL),
+    program("newuidmap", "uidmap", "ids for unprivileged users in the tests", TEST),
     program("unshare", "util-linux", "private namespaces for the peers", ALL),
 ];
 
