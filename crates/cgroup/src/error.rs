@@ -97,6 +97,12 @@ pub enum CgroupError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A group that was there before, in which nothing can run.
+    #[error("control group {} is frozen; thaw it: echo THAWED > {}/freezer.state", dir.display(), dir.display())]
+    Frozen {
+        /// Its folder.
+        dir: PathBuf,
+    },
     /// A group that does not exist.
     #[error("no control group {path} here")]
     NotFound {

@@ -18,6 +18,7 @@ pub mod command;
 pub mod create;
 pub mod error;
 pub mod exec;
+pub mod fuzzing;
 pub mod hooks;
 mod init;
 mod interfaces;

@@ -1,7 +1,7 @@
 //! Starting without the standard library's own start-up, for programs that live for two milliseconds.
 //!
 //! Before `main`, the standard library looks for the stack's guard page, sets up a signal stack and asks after the arguments: up to fifty
-//! system calls that a runtime of a hundred has no use for. A program that says [`entry!`](crate::entry) with `#![no_main]` is called by
+//! system calls that a runtime of a hundred has no use for. A program that says [`entry!`](crate::entry!) with `#![no_main]` is called by
 //! the C library at once. What matters is done here: descriptors 0 to 2 are open, and a broken pipe is an error, not the end.
 
 #![expect(unsafe_code, reason = "the C library hands over pointers")]

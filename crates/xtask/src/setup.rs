@@ -42,7 +42,6 @@ struct Need {
 const ALL: &[Purpose] = &[Purpose::Demo, Purpose::Test, Purpose::Bench];
 const TEST: &[Purpose] = &[Purpose::Test];
 const TEST_AND_BENCH: &[Purpose] = &[Purpose::Test, Purpose::Bench];
-const BENCH: &[Purpose] = &[Purpose::Bench];
 
 const fn program(name: &'static str, package: &'static str, why: &'static str, purposes: &'static [Purpose]) -> Need {
     Need { sign: Sign::Program(name), package, why, purposes }

@@ -443,6 +443,13 @@ impl Group {
                     if !pids.is_empty() {
                         return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }
+                    let frozen = self.file(hierarchy, "freezer.state");
+                    if hierarchy.has("freezer")
+                        && hierarchy.read_optional(&frozen)?.is_some_and(|state| state.trim() != "THAWED")
+                    {
+                        // whoever enters it stands still
+                        return Err(CgroupError::Frozen { dir: hierarchy.path(path) });
+                    }
                     let mems = self.file(hierarchy, "cpuset.mems");
                     let has_own = hierarchy.has("cpuset")
                         && hierarchy.read_optional(&mems)?.is_some_and(|value| !value.trim().is_empty());

@@ -76,32 +76,64 @@ pub(crate) fn odd_list(text: &[u8], within: &str) -> Option<String> {
     find(&value, within, within)
 }
 
-/// Whether a list follows a name that an object belongs to, or another list's beginning or item. May be wrong about brackets in strings.
+/// The lists of a configuration, by their own names. Sorted.
+const LISTS: [&str; 35] = [
+    "additionalGids",
+    "ambient",
+    "architectures",
+    "args",
+    "bounding",
+    "createContainer",
+    "createRuntime",
+    "devices",
+    "effective",
+    "env",
+    "flags",
+    "gidMappings",
+    "hugepageLimits",
+    "inheritable",
+    "maskedPaths",
+    "mounts",
+    "names",
+    "namespaces",
+    "options",
+    "permitted",
+    "poststart",
+    "poststop",
+    "prestart",
+    "priorities",
+    "readonlyPaths",
+    "rlimits",
+    "schemata",
+    "startContainer",
+    "syscalls",
+    "throttleReadBpsDevice",
+    "throttleReadIOPSDevice",
+    "throttleWriteBpsDevice",
+    "throttleWriteIOPSDevice",
+    "uidMappings",
+    "weightDevice",
+];
+
+/// Whether a list is somewhere else than behind the name of one. May be wrong about brackets in strings.
 fn suspicious(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some(at) = rest.iter().rposition(|byte| *byte == b'[') {
         let before = rest.get(..at).unwrap_or_default().trim_ascii_end();
-        let odd = match before.split_last() {
-            Some((b':', name)) => names_object(name.trim_ascii_end()),
-            _ => true,
-        };
-        if odd {
-            return true;
+        match before.split_last() {
+            Some((b':', name)) if names_list(name.trim_ascii_end()) => rest = before,
+            _ => return true,
         }
-        rest = before;
     }
     false
 }
 
-/// Whether text ends with the quoted last name of one of [`OBJECTS`].
-fn names_object(text: &[u8]) -> bool {
-    let Some(text) = text.strip_suffix(b"\"") else { return true };
+/// Whether text ends with the quoted name of one of [`LISTS`].
+fn names_list(text: &[u8]) -> bool {
+    let Some(text) = text.strip_suffix(b"\"") else { return false };
     let start = text.iter().rposition(|byte| *byte == b'"').map_or(0, |at| at + 1);
     let name = text.get(start..).unwrap_or_default();
-    let listed =
-        |object: &str| !object.ends_with("[]") && object.rsplit('.').next().is_some_and(|last| last.as_bytes() == name);
-    // an escaped name may be any
-    name.contains(&b'\\') || OBJECTS.iter().any(|object| listed(object))
+    LISTS.binary_search_by(|list| list.as_bytes().cmp(name)).is_ok()
 }
 
 fn find(value: &Value, pattern: &str, shown: &str) -> Option<String> {
@@ -130,6 +162,11 @@ fn find(value: &Value, pattern: &str, shown: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tables_are_sorted() {
+        assert!(LISTS.is_sorted() && OBJECTS.is_sorted());
+    }
 
     #[test]
     fn lists_in_place_of_objects_are_found() {

@@ -158,6 +158,7 @@ impl<'a> Asked<'a> {
             keyring: self.keyring,
             start,
             driver: if context.systemd { Driver::Systemd } else { Driver::Files },
+            rootless: context.rootless,
             log: &context.log,
         };
         make(proof, &order).map_err(Failure::from)

@@ -31,6 +31,10 @@ mod tests {
     fn the_document_is_of_the_specifications_form() {
         let features: Features = serde_json::from_str(FEATURES).unwrap();
         assert_eq!(features.oci_version_max(), super::super::SPECIFICATION);
+        let linux = features.linux().as_ref().unwrap();
+        let policy = linux.memory_policy().as_ref().unwrap();
+        assert_eq!(policy.modes().as_ref().unwrap().len() + policy.flags().as_ref().unwrap().len(), 10);
+        assert_eq!(linux.net_devices().as_ref().unwrap().enabled(), &Some(true));
         assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
         let options = features.mount_options().as_ref().unwrap();
         assert!(options.is_sorted());

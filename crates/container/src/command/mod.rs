@@ -23,6 +23,7 @@ mod update;
 
 use crate::error::SetupError;
 use crate::runtime::folder::Root;
+use crate::runtime::group::Rootless;
 use flags::{Command, Flag, Order, Parsed};
 use log::{Form, Log};
 use std::ffi::OsString;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 const NAME: &str = "insula-oci";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The newest version of the specification that is followed.
-pub(crate) const SPECIFICATION: &str = "1.2.1";
+pub(crate) const SPECIFICATION: &str = "1.3.0";
 
 /// All commands, sorted.
 static COMMANDS: &[&Command] = &[
@@ -77,6 +78,7 @@ pub(crate) struct Context {
     pub(crate) log: Log,
     pub(crate) root: Root,
     pub(crate) systemd: bool,
+    pub(crate) rootless: Rootless,
     /// The program's own arguments, its name first.
     arguments: Vec<OsString>,
 }
@@ -157,6 +159,21 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     run_command(command, &given, (log, arguments), &mut words)
 }
 
+/// Understands a command line without running anything: the flags in front, the command, its own flags.
+pub(crate) fn understand(words: &[String]) {
+    let mut words = words.iter().cloned().peekable();
+    let Ok(given) = flags::parse(&[&GLOBAL], Order::FlagsFirst, &mut words) else { return };
+    for flag in &GLOBAL {
+        drop(given.number::<u32>(flag.name));
+    }
+    let Some(name) = words.next() else { return };
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else { return };
+    let count = words.clone().count();
+    if let Ok(parsed) = flags::parse(command.flags, command.order, &mut words) {
+        assert!(parsed.arguments.len() <= count, "more arguments than words");
+    }
+}
+
 fn run_command(
     command: &Command,
     given: &Parsed,
@@ -182,7 +199,13 @@ fn run_command(
         print(&help_of(command));
         return 0;
     }
-    let context = Context { log, root: Root::new(root_of(given)), systemd: given.on("systemd-cgroup"), arguments: own };
+    let context = Context {
+        log,
+        root: Root::new(root_of(given)),
+        systemd: given.on("systemd-cgroup"),
+        rootless: rootless(given),
+        arguments: own,
+    };
     context.log.debug(&format!("{} {}", command.name, parsed.arguments.join(" ")));
     let outcome = (command.run)(&context, &parsed);
     end(&context.log, outcome, command.failure_code)
@@ -216,6 +239,15 @@ fn log_of(given: &Parsed) -> Result<Log, Failure> {
         opened.map_err(|error| Failure::new(format!("log file {}: {error}", path.display())))?;
     }
     Ok(Log { file, form, debug: given.on("debug") })
+}
+
+/// What the checked flag says.
+fn rootless(given: &Parsed) -> Rootless {
+    match given.value("rootless") {
+        Some("true") => Rootless::Yes,
+        Some("false") => Rootless::No,
+        _ => Rootless::Seen,
+    }
 }
 
 fn root_of(given: &Parsed) -> PathBuf {

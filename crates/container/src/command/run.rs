@@ -29,9 +29,15 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 
 fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
     let mut asked = Asked::of(parsed)?;
-    let spec = asked.load(context)?;
+    let mut spec = asked.load(context)?;
     let stay = if parsed.on("detach") { Stay::Detached } else { Stay::Foreground };
     let socket = foreground::console_socket(parsed, &spec, stay)?;
+    if let Some(process) = spec.process_mut().as_mut().filter(|process| process.terminal() == Some(true))
+        && (stay, process.console_size()) == (Stay::Foreground, None)
+    {
+        // so that a program that looks at once sees it
+        process.set_console_size(foreground::own_size());
+    }
     let mut made = asked.make(context, &spec, Start::Here)?;
     let terminal = made.container.streams.terminal.take();
     let started = || -> Result<(), Failure> {

@@ -85,9 +85,36 @@ pub(crate) fn make(proof: SingleThread, planned: &Planned, spec: &Spec, id: &str
     Ok(Made { group, warnings: applied.warnings, _placeholder: Some(placeholder) })
 }
 
+/// Whether control groups that may not be used are done without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rootless {
+    Yes,
+    No,
+    /// Where this process is not the machine's root.
+    Seen,
+}
+
 /// Whose rights this process has.
 pub(crate) fn rights() -> Rights {
-    if rustix::process::geteuid().is_root() { Rights::Full } else { Rights::User }
+    rights_by(Rootless::Seen)
+}
+
+/// Whose rights this process is to take itself to have. Root of a user namespace is told from the machine's by `USER`, as with runc:
+/// engines of a user's run so, and nobody else pays for a look at the namespace.
+pub(crate) fn rights_by(asked: Rootless) -> Rights {
+    let somebody = || std::env::var_os("USER").is_some_and(|name| !name.is_empty() && name != "root");
+    let full = match asked {
+        Rootless::Yes => false,
+        Rootless::No => true,
+        Rootless::Seen => rustix::process::geteuid().is_root() && !(somebody() && in_user_namespace()),
+    };
+    if full { Rights::Full } else { Rights::User }
+}
+
+/// Whether ids here are not the machine's: user_namespaces(7).
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn resources(spec: &Spec) -> LinuxResources {

@@ -45,6 +45,7 @@ pub(crate) struct Order<'a> {
     pub(crate) start: Start,
     /// Who makes the control group.
     pub(crate) driver: group::Driver,
+    pub(crate) rootless: group::Rootless,
     /// Told what had to be left out or changed.
     pub(crate) log: &'a Log,
 }
@@ -156,7 +157,7 @@ pub(crate) fn restore<'a>(proof: SingleThread, order: &Order<'a>, criu: Criu) ->
 }
 
 fn plan(order: &Order<'_>) -> Result<Planned> {
-    group::plan(order.spec, order.id, group::rights(), order.driver)
+    group::plan(order.spec, order.id, group::rights_by(order.rootless), order.driver)
 }
 
 fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::seccomp::Program>) -> Result<Record<'a>> {
@@ -440,14 +441,15 @@ pub(crate) fn start(root: &Root, id: &str) -> Result<()> {
             return Err(SetupError::new(FailureKind::Conflict, text));
         }
     }
+    // before it may run, as it may end at once
+    let process = known.birth.as_ref().and_then(open_process);
+    let process = process.ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's process is gone"))?;
     let line = Line::over(known.folder.connect()?);
     match line.hear()? {
         Some((Word::Ready, _)) => line.say(&Word::Go, &[])?,
         // somebody else was faster
         _ => return Err(SetupError::new(FailureKind::Conflict, "cannot start an already running container")),
     }
-    let process = known.birth.as_ref().and_then(open_process);
-    let process = process.ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's process is gone"))?;
     await_exec(&line, process.as_fd())?;
     poststart(&known.record, known.birth.as_ref())
 }

@@ -55,7 +55,7 @@ impl Seen {
         Self::parse(line.get(..count)?)
     }
 
-    fn parse(stat: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(stat: &[u8]) -> Option<Self> {
         // the name may have anything in it, so the fields are counted from its end
         let name_end = stat.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;

@@ -235,6 +235,89 @@ mod kernel {
     }
 
     #[test]
+    fn what_hooks_mount_below_the_root_shows_in_the_container() {
+        let Some(mut bench) = bench("cat /by-runtime/word /by-container/word") else { return };
+        let rootfs = bench.bundle().join("rootfs");
+        // by a way with a link in it, as engines give it
+        let link = bench.folder.path().join("link");
+        std::os::unix::fs::symlink(bench.bundle(), &link).unwrap();
+        for name in ["by-runtime", "by-container"] {
+            std::fs::create_dir(rootfs.join(name)).unwrap();
+            let source = bench.folder.path().join(name);
+            std::fs::create_dir(&source).unwrap();
+            std::fs::write(source.join("word"), format!("{name}\n")).unwrap();
+        }
+        let mount = |name: &str| {
+            let source = bench.folder.path().join(name);
+            format!("mount --bind {} {}", source.display(), link.join("rootfs").join(name).display())
+        };
+        let pid = "grep -o '\"pid\":[0-9]*' | cut -d: -f2";
+        let entering = format!("nsenter --mount --target $({pid}) sh -c '{}'", mount("by-runtime"));
+        let hook =
+            |script: String| json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]);
+        bench.spec["hooks"] = json!({"createRuntime": hook(entering), "createContainer": hook(mount("by-container"))});
+        bench.write();
+        for more in [&[][..], &["--no-pivot"]] {
+            let words = [&["run"], more, &[&bench.id]].concat();
+            assert_eq!(bench.ok(&words), "by-runtime\nby-container\n", "{more:?}");
+        }
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(&*bench.folder.path().to_string_lossy()), "{table}");
+    }
+
+    #[test]
+    fn a_root_in_the_callers_mounts_is_taken_away_again() {
+        let Some(mut bench) = bench("exec sleep 100") else { return };
+        let namespaces = bench.spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|one| one["type"] != "mount");
+        bench.spec["linux"]["maskedPaths"] = json!([]);
+        bench.spec["linux"]["readonlyPaths"] = json!([]);
+        bench.write();
+        let program = env!("CARGO_BIN_EXE_insula-oci");
+        let (root, id) = (bench.folder.path().join("root"), &bench.id);
+        let call = format!("{program} --root {}", root.display());
+        let count = format!("grep -c {}/bundle/rootfs /proc/self/mountinfo", bench.folder.path().display());
+        let wrong = format!("sed -i s/sleep/no-such-program/ config.json; ! {call} run {id} 2>/dev/null; {count}");
+        let script = format!(
+            "{call} run --detach {id} >/dev/null 2>&1 && {count}; {call} delete --force {id} && {count}; {wrong}; true"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).current_dir(bench.bundle()).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let counts: Vec<&str> = text.lines().collect();
+        assert!(matches!(*counts, [standing, "0", "0"] if standing != "0"), "{output:?}");
+    }
+
+    #[test]
+    fn a_list_in_place_of_an_object_is_refused_by_the_fields_name() {
+        let Some(mut bench) = bench("exec sleep 100") else { return };
+        bench.spec["linux"]["resources"]["memory"] = json!([1, 2]);
+        bench.write();
+        assert!(bench.fails(&["run", &bench.id]).contains("linux.resources.memory"));
+        bench.spec["linux"]["resources"]["memory"] = json!({});
+        bench.write();
+        assert_eq!(bench.detached(&["run", "--detach", &bench.id]), 0);
+        let file = bench.folder.path().join("part.json");
+        std::fs::write(&file, r#"{"pids": [7]}"#).unwrap();
+        let file = file.display().to_string();
+        assert!(bench.fails(&["update", "--resources", &file, &bench.id]).contains("linux.resources.pids: is a list"));
+        std::fs::write(&file, r#"{"cwd": "/", "args": ["true"], "user": [0, 0]}"#).unwrap();
+        assert!(bench.fails(&["exec", "--process", &file, &bench.id]).contains("process.user: is a list"));
+        let refused = bench.fails(&["update", "--l3-cache-schema", "L3:0=f", &bench.id]);
+        assert!(refused.contains("no class of service"), "{refused}");
+    }
+
+    #[test]
+    fn a_further_process_has_the_containers_execution_domain() {
+        let Some(mut bench) = bench("exec sleep 100") else { return };
+        bench.spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+        bench.write();
+        assert_eq!(bench.detached(&["run", "--detach", &bench.id]), 0);
+        assert_eq!(bench.ok(&["exec", &bench.id, "/bin/sh", "-c", "cat /proc/self/personality"]), "00000008\n");
+    }
+
+    #[test]
     fn a_hook_that_fails_ends_the_create() {
         let Some(mut bench) = bench("") else { return };
         for kind in ["prestart", "createRuntime", "createContainer"] {
