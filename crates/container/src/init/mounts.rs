@@ -268,15 +268,7 @@ fn make(
         let context = FsContext::open(kind)?;
         let source = mount.source().as_deref().unwrap_or(Path::new(kind)).to_string_lossy();
         context.set_string("source", if source.is_empty() { kind } else { &source })?;
-        for key in &options.whole {
-            context.set_flag(key)?;
-        }
-        for (key, value) in &options.data {
-            match value {
-                Some(value) => context.set_string(key, value)?,
-                None => context.set_flag(key)?,
-            }
-        }
+        tell(&context, options)?;
         if let Some(mode) = mode {
             context.set_string("mode", &format!("{mode:o}"))?;
         }
@@ -300,6 +292,17 @@ fn make(
         }
     }
     Ok(tree)
+}
+
+/// Tells a file system its own options.
+fn tell(context: &FsContext, options: &Options) -> std::result::Result<(), sys::mount::FsError> {
+    for key in &options.whole {
+        context.set_flag(key)?;
+    }
+    options.data.iter().try_for_each(|(key, value)| match value {
+        Some(value) => context.set_string(key, value),
+        None => context.set_flag(key),
+    })
 }
 
 /// By mount(2), which takes longer options than fsconfig(2): a page in all.
@@ -352,15 +355,7 @@ fn remount(mount: &Mount, options: &Options, root: BorrowedFd<'_>) -> Result<()>
     }
     let change = || -> std::result::Result<(), sys::mount::FsError> {
         let context = fspick(place.as_fd(), kind_of(mount))?;
-        for key in &options.whole {
-            context.set_flag(key)?;
-        }
-        for (key, value) in &options.data {
-            match value {
-                Some(value) => context.set_string(key, value)?,
-                None => context.set_flag(key)?,
-            }
-        }
+        tell(&context, options)?;
         context.reconfigure()
     };
     change().doing(|| "option \"remount\"")
