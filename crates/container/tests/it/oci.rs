@@ -318,6 +318,47 @@ mod kernel {
     }
 
     #[test]
+    fn readiness_is_handed_on_to_whoever_waits() {
+        let script =
+            "test -S $NOTIFY_SOCKET && ! touch ${NOTIFY_SOCKET}2 && echo $NOTIFY_SOCKET > /told; exec sleep 100";
+        let Some(mut bench) = bench(script) else { return };
+        bench.spec["root"]["readonly"] = json!(false);
+        bench.write();
+        let soon = std::time::Duration::from_secs(10);
+        let outside = bench.folder.path().join("outside");
+        let waiting = std::os::unix::net::UnixDatagram::bind(&outside).unwrap();
+        waiting.set_read_timeout(Some(soon)).unwrap();
+        let socket = bench.folder.path().join("root").join(&bench.id).join("notify/notify.sock");
+        for words in [&["run", "--detach", &bench.id][..], &["start", &bench.id]] {
+            let command = |words: &[&str]| {
+                let mut command = bench.command(words);
+                command.env("NOTIFY_SOCKET", &outside).stdout(Stdio::null()).stderr(Stdio::null());
+                command
+            };
+            if words[0] == "start" {
+                assert!(command(&["create", &bench.id]).status().unwrap().success());
+            }
+            let mut starting = command(words).spawn().unwrap();
+            let told = bench.bundle().join("rootfs/told");
+            let told =
+                testkit::wait_for(soon, || std::fs::read_to_string(&told).ok().filter(|text| text.ends_with('\n')));
+            assert_eq!(told.as_deref(), Some("/run/notify/notify.sock\n"), "{words:?}");
+            let inside = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            inside.send_to(b"STATUS=nearly", &socket).unwrap();
+            inside.send_to(b"STATUS=done\nREADY=1", &socket).unwrap();
+            let mut bytes = [0; 100];
+            let count = waiting.recv(&mut bytes).unwrap();
+            let state: Value = serde_json::from_str(&bench.ok(&["state", &bench.id])).unwrap();
+            let wanted = format!("READY=1\nMAINPID={}", state["pid"]);
+            assert_eq!(std::str::from_utf8(&bytes[..count]), Ok(&*wanted), "{words:?}");
+            assert!(starting.wait().unwrap().success(), "{words:?}");
+            bench.ok(&["delete", "--force", &bench.id]);
+            assert_eq!(bench.left(), Vec::<String>::new());
+            std::fs::remove_file(bench.bundle().join("rootfs/told")).unwrap();
+        }
+    }
+
+    #[test]
     fn a_hook_that_fails_ends_the_create() {
         let Some(mut bench) = bench("") else { return };
         for kind in ["prestart", "createRuntime", "createContainer"] {
