@@ -359,6 +359,34 @@ mod kernel {
     }
 
     #[test]
+    fn the_agent_of_system_calls_is_told_of_further_processes_too() {
+        let Some(mut bench) = bench("exec sleep 100") else { return };
+        let path = bench.folder.path().join("agent");
+        let agent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        agent.set_nonblocking(true).unwrap();
+        let rules = json!([{"names": ["acct"], "action": "SCMP_ACT_NOTIFY"}]);
+        bench.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "x", "syscalls": rules});
+        bench.write();
+        let soon = std::time::Duration::from_secs(10);
+        let told = || -> Value {
+            let mut stream = testkit::wait_for(soon, || agent.accept().ok()).expect("nobody came").0;
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(soon)).unwrap();
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+            serde_json::from_str(&text).unwrap()
+        };
+        assert_eq!(bench.detached(&["run", "--detach", &bench.id]), 0);
+        let first = told();
+        assert_eq!((&first["state"]["status"], &first["metadata"]), (&json!("creating"), &json!("x")), "{first}");
+        bench.ok(&["exec", &bench.id, "/bin/sh", "-c", ":"]);
+        let further = told();
+        assert_eq!(further["state"]["status"], "running", "{further}");
+        assert_eq!(further["state"]["pid"], first["pid"], "{further}");
+        assert_ne!(further["pid"], first["pid"], "{further}");
+    }
+
+    #[test]
     fn a_hook_that_fails_ends_the_create() {
         let Some(mut bench) = bench("") else { return };
         for kind in ["prestart", "createRuntime", "createContainer"] {
