@@ -19,7 +19,10 @@ pub(crate) fn raise_loop(new: Namespaces) -> Result<()> {
         return Ok(());
     }
     let links = Links::open().doing(|| "cannot set the loop up")?;
-    links.set_up(LOOP).doing(|| "cannot set the loop up")
+    let outcome = links.set_up(LOOP).doing(|| "cannot set the loop up");
+    // closed with everything else when the program's turn comes
+    std::mem::forget(links);
+    outcome
 }
 
 /// Moves what the configuration names into the network namespace of process `pid`, with its addresses, and sets it up there.

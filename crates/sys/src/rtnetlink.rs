@@ -36,6 +36,8 @@ const HEADER: usize = 16;
 const ADDRESS: usize = 8;
 /// As large as the kernel makes the parts of a dump.
 const BUFFER: usize = 32 << 10;
+/// Enough for an acknowledgement: it has the request in it at most.
+const ANSWER: usize = 4 << 10;
 
 /// A socket to the routing part of the kernel, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -127,7 +129,7 @@ impl Links {
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&self.socket, &message, SendFlags::empty(), &kernel).map_err(SysError::of(call))?;
         let mut all = Vec::new();
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; if flags & DUMP == DUMP { BUFFER } else { ANSWER }];
         loop {
             let receive = || rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty());
             let (count, _) = rustix::io::retry_on_intr(receive).map_err(SysError::of(call))?;

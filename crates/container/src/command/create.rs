@@ -2,12 +2,12 @@
 
 use super::flags::{Command, Flag, Order, Parsed};
 use super::foreground::{self, send_terminal};
-use super::{Context, Failure, Outcome};
+use super::{Context, Failure, Outcome, notify};
 use crate::create::Pivot;
 use crate::runtime::config;
 use crate::runtime::criu::Criu;
 use crate::runtime::group::Driver;
-use crate::runtime::life::{self, Keyring, Made, Start};
+use crate::runtime::life::{self, Keyring, Made, Readiness, Start};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::path::{Component, Path, PathBuf};
 use sys::process::SingleThread;
@@ -126,6 +126,9 @@ impl<'a> Asked<'a> {
             environment.push("LISTEN_PID=1".to_owned());
             process.set_env(Some(environment));
         }
+        if notify::asked().is_some() {
+            notify::add(&mut spec, &context.root.notify_of(self.id))?;
+        }
         Ok(spec)
     }
 
@@ -159,6 +162,7 @@ impl<'a> Asked<'a> {
             start,
             driver: if context.systemd { Driver::Systemd } else { Driver::Files },
             rootless: context.rootless,
+            readiness: if notify::asked().is_some() { Readiness::Awaited } else { Readiness::Nobodys },
             log: &context.log,
         };
         make(proof, &order).map_err(Failure::from)

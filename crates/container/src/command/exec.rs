@@ -80,7 +80,9 @@ fn execute(context: &Context, parsed: &Parsed) -> Outcome {
     }
     match stay {
         Stay::Detached => Ok(0),
-        Stay::Foreground => foreground::attend(&running.pidfd, terminal.filter(|_| socket.is_none())),
+        Stay::Foreground => {
+            foreground::attend((&running.pidfd, running.pid), terminal.filter(|_| socket.is_none()), None)
+        }
     }
 }
 

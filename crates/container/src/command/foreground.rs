@@ -1,6 +1,7 @@
 //! Standing in front of a process: its terminal, its signals, its end.
 
 use super::flags::Parsed;
+use super::notify::Notify;
 use super::{Failure, Outcome};
 use oci_spec::runtime::{Process, Spec};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -93,7 +94,7 @@ impl Drop for Raw {
 
 /// Waits for a process's end, hands signals on (which the caller must have blocked) and stands between its terminal and ours. Returns the
 /// exit code, 128 and the signal for one that was killed.
-pub(super) fn attend(pidfd: &OwnedFd, terminal: Option<OwnedFd>) -> Outcome {
+pub(super) fn attend((pidfd, pid): (&OwnedFd, i32), terminal: Option<OwnedFd>, notify: Option<&Notify>) -> Outcome {
     let signals = sys::signal::signal_fd().map_err(|error| Failure::new(error.to_string()))?;
     let raw = terminal.as_ref().map(|_| Raw::enter());
     if let Some(master) = &terminal {
@@ -109,6 +110,8 @@ pub(super) fn attend(pidfd: &OwnedFd, terminal: Option<OwnedFd>) -> Outcome {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
         }
+        let told = fds.len();
+        fds.extend(notify.map(|notify| PollFd::new(notify, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
@@ -120,10 +123,15 @@ pub(super) fn attend(pidfd: &OwnedFd, terminal: Option<OwnedFd>) -> Outcome {
         if is(0) {
             take_signal(&signals, pidfd, relay.master.as_ref());
         }
-        if is(3) {
+        if is(told)
+            && let Some(notify) = notify
+        {
+            notify.relay(pid);
+        }
+        if is(3) && told > 3 {
             relay.feed();
         }
-        let drained = if is(2) { relay.show() } else { true };
+        let drained = if is(2) && told > 2 { relay.show() } else { true };
         if is(1) && (drained || relay.master.is_none()) {
             break;
         }

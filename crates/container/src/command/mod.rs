@@ -11,6 +11,7 @@ mod foreground;
 mod kill;
 mod list;
 pub(crate) mod log;
+mod notify;
 mod pause;
 mod ps;
 mod restore;

@@ -63,7 +63,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
         return Ok(0);
     }
     sys::process::block_signals();
-    let code = foreground::attend(&made.container.pidfd, None)?;
+    let code = foreground::attend((&made.container.pidfd, made.container.pid), None, None)?;
     made.end(&|text| context.log.warn(text))?;
     Ok(code)
 }

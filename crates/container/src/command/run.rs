@@ -3,8 +3,10 @@
 use super::create::{Asked, BUNDLE, undo};
 use super::flags::{Command, Flag, Order, Parsed};
 use super::foreground::{self, Stay};
+use super::notify::Notify;
 use super::{Context, Failure, Outcome};
 use crate::runtime::life::{self, Start};
+use std::os::fd::AsFd as _;
 
 static FLAGS: [Flag; 3] = [
     Flag::switch("detach", "leave it running").letter('d'),
@@ -50,6 +52,13 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
         undo(context, &made);
         return Err(failure);
     }
+    let notify = match Notify::open(&made.folder) {
+        Ok(notify) => notify,
+        Err(failure) => {
+            undo(context, &made);
+            return Err(failure);
+        }
+    };
     if stay == Stay::Foreground {
         sys::process::block_signals();
     }
@@ -64,9 +73,16 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
         return Err(error.into());
     }
     if stay == Stay::Detached {
+        if let Some(notify) = notify {
+            notify.wait(made.container.pidfd.as_fd(), made.container.pid)?;
+        }
         return Ok(0);
     }
-    let code = foreground::attend(&made.container.pidfd, terminal.filter(|_| socket.is_none()))?;
+    let code = foreground::attend(
+        (&made.container.pidfd, made.container.pid),
+        terminal.filter(|_| socket.is_none()),
+        notify.as_ref(),
+    )?;
     if !parsed.on("keep") {
         made.end(&warn)?;
     }

@@ -41,7 +41,7 @@ impl Criu {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// [`FailureKind::Unsupported`] where it is not installed, [`FailureKind::Internal`] with the last error of its log.
+    /// [`FailureKind::Unsupported`] where it is not installed, [`FailureKind::Internal`] with the errors of its log.
     pub(crate) fn run(&self) -> Result<()> {
         let status = Command::new("criu").args(&self.arguments).status().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => SetupError::unsupported(
@@ -53,19 +53,25 @@ impl Criu {
             return Ok(());
         }
         let log = std::fs::read(&self.log).unwrap_or_default();
-        let why = last_error(&String::from_utf8_lossy(&log));
+        let why = errors(&String::from_utf8_lossy(&log));
         let shown = self.log.display();
         Err(SetupError::new(FailureKind::Internal, format!("criu failed ({status}): {why}; log file: {shown}")))
     }
 }
 
-/// The last line of a log that tells of an error.
-fn last_error(log: &str) -> String {
-    let line = log.lines().rev().find(|line| line.contains("Error"));
-    let line = line.or_else(|| log.lines().next_back()).unwrap_or("it wrote no log");
+/// The lines of a log that tell of an error: the first, which is mostly the cause, and the last, which says what became of it.
+fn errors(log: &str) -> String {
     // the time stands in front
-    let text = line.split_once(") ").filter(|_| line.starts_with('(')).map_or(line, |(_, text)| text);
-    text.trim().to_owned()
+    let text = |line: &str| {
+        let text = line.split_once(") ").filter(|_| line.starts_with('(')).map_or(line, |(_, text)| text);
+        text.trim().to_owned()
+    };
+    let mut told = log.lines().filter(|line| line.contains("Error")).map(text);
+    match (told.next(), told.next_back()) {
+        (Some(first), Some(last)) => format!("{first}; {last}"),
+        (Some(only), None) => only,
+        (None, _) => text(log.lines().next_back().unwrap_or("it wrote no log")),
+    }
 }
 
 /// What the standard streams of a process are, for finding them again: one line of JSON as runc writes it.
@@ -91,10 +97,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_error_is_told() {
-        let log = "(00.1) Error (a.c:1): first\n(00.2) Error (criu/vdso.c:613): vdso: no table\n(00.3) bye\n";
-        assert_eq!(last_error(log), "Error (criu/vdso.c:613): vdso: no table");
-        assert_eq!(last_error("(00.3) bye"), "bye");
-        assert_eq!(last_error(""), "it wrote no log");
+    fn the_first_and_the_last_error_are_told() {
+        let log = "(00.1) Error (criu/vdso.c:613): vdso: no table\n(00.2) Error (a.c:1): x\n(00.2) Error (b.c:1): end\n(00.3) bye\n";
+        assert_eq!(errors(log), "Error (criu/vdso.c:613): vdso: no table; Error (b.c:1): end");
+        assert_eq!(errors("(00.1) Error (a.c:1): one"), "Error (a.c:1): one");
+        assert_eq!(errors("(00.3) bye"), "bye");
+        assert_eq!(errors(""), "it wrote no log");
     }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Every file that a container's folder may have.
 const FILES: [&str; 5] = ["criu.pid", "init.json", "seccomp", "start", "state.json"];
+/// The folder that a container is shown if somebody waits for its readiness.
+const NOTIFY: &str = "notify";
 const START: &str = "start";
 const LONGEST_ID: usize = 1024;
 
@@ -41,6 +43,11 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
 }
 
 impl Root {
+    /// Where the folder is that a container is shown if somebody waits for its readiness.
+    pub(crate) fn notify_of(&self, id: &str) -> PathBuf {
+        self.0.join(id).join(NOTIFY)
+    }
+
     pub(crate) fn new(path: PathBuf) -> Self {
         Self(path)
     }
@@ -109,6 +116,42 @@ impl Root {
 }
 
 impl Folder {
+    /// The socket in the folder that the container is shown.
+    pub(crate) const NOTIFY_SOCKET: &str = "notify.sock";
+
+    /// Makes the folder that the container is shown.
+    pub(crate) fn show_notify(&self) -> Result<()> {
+        rustix::fs::mkdirat(&self.fd, NOTIFY, Mode::from_raw_mode(0o755)).doing(|| self.shown(NOTIFY))
+    }
+
+    /// The socket in it, that every user of the container may write to; `None` where there is no such folder.
+    pub(crate) fn notify_socket(&self) -> Result<Option<OwnedFd>> {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let shown = || self.shown(NOTIFY);
+        let folder = match rustix::fs::openat(&self.fd, NOTIFY, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.doing(shown)?,
+        };
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).doing(shown)?;
+        let address = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), Self::NOTIFY_SOCKET);
+        rustix::net::bind(&socket, &SocketAddrUnix::new(address).doing(shown)?).doing(shown)?;
+        let everybody = Mode::from_raw_mode(0o777);
+        rustix::fs::chmodat(&folder, Self::NOTIFY_SOCKET, everybody, AtFlags::empty()).doing(shown)?;
+        Ok(Some(socket))
+    }
+
+    fn remove_notify(&self) -> Result<()> {
+        let socket = format!("{NOTIFY}/{}", Self::NOTIFY_SOCKET);
+        for (name, flags) in [(socket.as_str(), AtFlags::empty()), (NOTIFY, AtFlags::REMOVEDIR)] {
+            match rustix::fs::unlinkat(&self.fd, name, flags) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno).doing(|| self.shown(name)),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -171,6 +214,10 @@ impl Folder {
     pub(crate) fn remove(&self) -> Result<()> {
         let own = self.own_files()?;
         for name in own {
+            if name == NOTIFY {
+                self.remove_notify()?;
+                continue;
+            }
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno).doing(|| self.shown(name)),
@@ -196,6 +243,7 @@ impl Folder {
             match FILES.iter().find(|have| **have == name) {
                 Some(file) => own.push(*file),
                 None if matches!(&*name, "." | "..") => {}
+                None if name == NOTIFY => own.push(NOTIFY),
                 None => {
                     let text = format!("{} has {name:?} in it, which is not a container's; it stays", what());
                     return Err(SetupError::new(FailureKind::Conflict, text));

@@ -46,6 +46,7 @@ pub(crate) struct Order<'a> {
     /// Who makes the control group.
     pub(crate) driver: group::Driver,
     pub(crate) rootless: group::Rootless,
+    pub(crate) readiness: Readiness,
     /// Told what had to be left out or changed.
     pub(crate) log: &'a Log,
 }
@@ -55,6 +56,13 @@ pub(crate) struct Order<'a> {
 pub(crate) enum Keyring {
     Own,
     Callers,
+}
+
+/// Whether somebody waits until the program says that it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Awaited,
+    Nobodys,
 }
 
 /// Who starts the container.
@@ -325,6 +333,9 @@ fn build(
     record: &Record<'_>,
     (seccomp, planned): (Option<&oci::seccomp::Program>, &Planned),
 ) -> Result<(Container, Birth)> {
+    if order.readiness == Readiness::Awaited {
+        folder.show_notify()?;
+    }
     let listener = if order.start == Start::Later { Some(folder.listen()?) } else { None };
     let class = class_of(order)?;
     let group::Made { group, warnings, _placeholder } = group::make(proof, planned, order.spec, order.id)?;

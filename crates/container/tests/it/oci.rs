@@ -318,6 +318,75 @@ mod kernel {
     }
 
     #[test]
+    fn readiness_is_handed_on_to_whoever_waits() {
+        let script =
+            "test -S $NOTIFY_SOCKET && ! touch ${NOTIFY_SOCKET}2 && echo $NOTIFY_SOCKET > /told; exec sleep 100";
+        let Some(mut bench) = bench(script) else { return };
+        bench.spec["root"]["readonly"] = json!(false);
+        bench.write();
+        let soon = std::time::Duration::from_secs(10);
+        let outside = bench.folder.path().join("outside");
+        let waiting = std::os::unix::net::UnixDatagram::bind(&outside).unwrap();
+        waiting.set_read_timeout(Some(soon)).unwrap();
+        let socket = bench.folder.path().join("root").join(&bench.id).join("notify/notify.sock");
+        for words in [&["run", "--detach", &bench.id][..], &["start", &bench.id]] {
+            let command = |words: &[&str]| {
+                let mut command = bench.command(words);
+                command.env("NOTIFY_SOCKET", &outside).stdout(Stdio::null()).stderr(Stdio::null());
+                command
+            };
+            if words[0] == "start" {
+                assert!(command(&["create", &bench.id]).status().unwrap().success());
+            }
+            let mut starting = command(words).spawn().unwrap();
+            let told = bench.bundle().join("rootfs/told");
+            let told =
+                testkit::wait_for(soon, || std::fs::read_to_string(&told).ok().filter(|text| text.ends_with('\n')));
+            assert_eq!(told.as_deref(), Some("/run/notify/notify.sock\n"), "{words:?}");
+            let inside = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            inside.send_to(b"STATUS=nearly", &socket).unwrap();
+            inside.send_to(b"STATUS=done\nREADY=1", &socket).unwrap();
+            let mut bytes = [0; 100];
+            let count = waiting.recv(&mut bytes).unwrap();
+            let state: Value = serde_json::from_str(&bench.ok(&["state", &bench.id])).unwrap();
+            let wanted = format!("READY=1\nMAINPID={}", state["pid"]);
+            assert_eq!(std::str::from_utf8(&bytes[..count]), Ok(&*wanted), "{words:?}");
+            assert!(starting.wait().unwrap().success(), "{words:?}");
+            bench.ok(&["delete", "--force", &bench.id]);
+            assert_eq!(bench.left(), Vec::<String>::new());
+            std::fs::remove_file(bench.bundle().join("rootfs/told")).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_agent_of_system_calls_is_told_of_further_processes_too() {
+        let Some(mut bench) = bench("exec sleep 100") else { return };
+        let path = bench.folder.path().join("agent");
+        let agent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        agent.set_nonblocking(true).unwrap();
+        let rules = json!([{"names": ["acct"], "action": "SCMP_ACT_NOTIFY"}]);
+        bench.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "x", "syscalls": rules});
+        bench.write();
+        let soon = std::time::Duration::from_secs(10);
+        let told = || -> Value {
+            let mut stream = testkit::wait_for(soon, || agent.accept().ok()).expect("nobody came").0;
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(soon)).unwrap();
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+            serde_json::from_str(&text).unwrap()
+        };
+        assert_eq!(bench.detached(&["run", "--detach", &bench.id]), 0);
+        let first = told();
+        assert_eq!((&first["state"]["status"], &first["metadata"]), (&json!("creating"), &json!("x")), "{first}");
+        bench.ok(&["exec", &bench.id, "/bin/sh", "-c", ":"]);
+        let further = told();
+        assert_eq!(further["state"]["status"], "running", "{further}");
+        assert_eq!(further["state"]["pid"], first["pid"], "{further}");
+        assert_ne!(further["pid"], first["pid"], "{further}");
+    }
+
+    #[test]
     fn a_hook_that_fails_ends_the_create() {
         let Some(mut bench) = bench("") else { return };
         for kind in ["prestart", "createRuntime", "createContainer"] {
