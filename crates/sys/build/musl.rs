@@ -22,11 +22,21 @@ pub(crate) fn link(programs: &[&str]) {
     if environment != "gnu" || !is_static || var("HOST") != var("TARGET") || var("INSULA_MUSL") == "no" {
         return;
     }
-    let folder = PathBuf::from(format!("/usr/lib/{arch}-linux-musl"));
-    println!("cargo::rerun-if-changed={}", folder.join("libc.a").display());
-    if !["libc.a", "crt1.o", "crti.o", "crtn.o"].iter().all(|file| folder.join(file).is_file()) {
+    // Debian and Ubuntu, Fedora, Arch; or where the variable says
+    let told = Some(var("INSULA_MUSL")).filter(|folder| !folder.is_empty());
+    let usual = [
+        format!("/usr/lib/{arch}-linux-musl"),
+        format!("/usr/{arch}-linux-musl/lib64"),
+        "/usr/lib/musl/lib".to_owned(),
+    ];
+    let whole =
+        |folder: &PathBuf| ["libc.a", "crt1.o", "crti.o", "crtn.o"].iter().all(|file| folder.join(file).is_file());
+    let places = told.map_or_else(|| usual.to_vec(), |folder| vec![folder]);
+    let Some(folder) = places.into_iter().map(PathBuf::from).find(whole) else {
+        // looked for again at each build, for whoever installs it
+        println!("cargo::rerun-if-changed={}", Path::new(&usual[0]).join("libc.a").display());
         return;
-    }
+    };
     let argument = |text: &str| {
         for program in programs {
             match program.strip_prefix("example ") {
