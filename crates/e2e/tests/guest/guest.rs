@@ -21,6 +21,7 @@ const CRIU: &[&str] = &[
     "iptables-restore",
     "iptables-save",
     "setpriv",
+    "strace",
     "tar",
 ];
 /// What those open by name.
