@@ -100,7 +100,11 @@ fn plan_cpu(cpu: &LinuxCpu, steps: &mut Vec<Step>) {
     let period = cpu.period().filter(|period| *period > 0);
     let quota = cpu.quota().filter(|quota| *quota != 0);
     if period.is_some() || quota.is_some() {
-        let value = format!("{} {}", v2_amount(quota.unwrap_or(-1)), period.unwrap_or(100_000));
+        let mut value = v2_amount(quota.unwrap_or(-1));
+        // the kernel keeps the period that the group has unless one is named
+        if let Some(period) = period {
+            value = format!("{value} {period}");
+        }
         together.push(Setting::new("cpu", "cpu.max", value, fail("processor time")));
     }
     if !together.is_empty() {

@@ -98,6 +98,9 @@ impl Job<'_> {
         match ends {
             Ends::Inherit => {
                 own_streams(user.uid(), owner);
+                if console == Console::Mount {
+                    own_null();
+                }
                 Ok(None)
             }
             Ends::Pipes { stdin, stdout, stderr } => {
@@ -390,6 +393,30 @@ fn own_streams(uid: u32, owner: (Option<Uid>, Option<Gid>)) {
             let _ = rustix::fs::fchown(stream, owner.0, None);
         }
     }
+}
+
+/// Has streams that are the host's null device be the container's own: a checkpoint can't name a file of a mount that the container
+/// does not have. Where it has no such device, the host's stays.
+fn own_null() {
+    let null = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+                && stat.st_rdev == rustix::fs::makedev(1, 3)
+        })
+    };
+    let of_host = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].map(null);
+    if !of_host.contains(&true) {
+        return;
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let own = rustix::fs::openat2(CWD, "/dev/null", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let Some(own) = own.ok().filter(|own| null(own.as_fd())) else { return };
+    let put = [rustix::stdio::dup2_stdin, rustix::stdio::dup2_stdout, rustix::stdio::dup2_stderr];
+    for (_, put) in of_host.iter().zip(put).filter(|(of_host, _)| **of_host) {
+        // only a stream that is closed would be refused, and these are not
+        let _ = put(&own);
+    }
+    sys::process::close_later(own);
 }
 
 fn place(stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<()> {

@@ -37,6 +37,9 @@ impl Group {
                 // Version 2 has stricter rules for memory, which are not for a controller of version 1.
                 resources.to_mut().set_memory(None);
             }
+            if age == Age::Standing {
+                self.keep_quota(&mut resources)?;
+            }
             for step in plan_v2::plan(&resources)? {
                 if !has_v1 || self.belongs_to_v2(&step) {
                     self.carry_out(Kind::V2, step, &mut applied)?;
@@ -83,6 +86,20 @@ impl Group {
             {
                 return Err(CgroupError::BelowUsage { what, limit, used });
             }
+        }
+        Ok(())
+    }
+
+    /// Version 2 has the quota and its period in one file, so a new period alone is written with the quota that is there.
+    fn keep_quota(&self, resources: &mut Cow<'_, LinuxResources>) -> Result<()> {
+        let Some(cpu) = resources.cpu().as_ref() else { return Ok(()) };
+        let alone = cpu.period().is_some_and(|period| period > 0) && cpu.quota().is_none_or(|quota| quota == 0);
+        let (true, Some(own)) = (alone, self.shared.v2()) else { return Ok(()) };
+        let text = own.read_optional(&self.file(own, "cpu.max"))?.unwrap_or_default();
+        if let Some(quota) = text.split_whitespace().next().and_then(|word| word.parse().ok()) {
+            let mut cpu = cpu.clone();
+            cpu.set_quota(Some(quota));
+            resources.to_mut().set_cpu(Some(cpu));
         }
         Ok(())
     }

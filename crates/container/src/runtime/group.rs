@@ -3,9 +3,10 @@
 use crate::create::Doomed;
 use crate::error::{Doing, Result};
 use cgroup::systemd::{Asked, Scope, Systemd};
-use cgroup::{Group, Host, Place, Rights};
-use oci_spec::runtime::{LinuxResources, Spec};
-use std::path::PathBuf;
+use cgroup::{Group, Host, Place, Rights, Version};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Spec};
+use rustix::process::Uid;
+use std::path::{Path, PathBuf};
 use sys::process::{Forked, Namespaces, SingleThread};
 
 /// Where a container's group belongs, and the group that will be there.
@@ -55,8 +56,70 @@ fn connect(rights: Rights) -> Result<Systemd> {
     Systemd::connect(rights).doing(|| "--systemd-cgroup: cannot reach systemd")
 }
 
-/// Makes the group.
+/// Makes the group, and gives it to the container's user where it is the container's to divide.
 pub(crate) fn make(proof: SingleThread, planned: &Planned, spec: &Spec, id: &str) -> Result<Made> {
+    let made = make_ours(proof, planned, spec, id)?;
+    let owner = if planned.host.version() == Version::V2 { owner(spec) } else { None };
+    let given = owner.map_or(Ok(()), |uid| made.group.dirs().iter().try_for_each(|dir| hand_over(dir, uid)));
+    match given {
+        Ok(()) => Ok(made),
+        // a user's group is the user's already, and ids that the user was lent may have no use of it
+        Err(_) if rights() == Rights::User => Ok(made),
+        Err(error) => {
+            // the failure that brought us here is the one worth telling
+            let _ = made.group.remove();
+            Err(error)
+        }
+    }
+}
+
+/// The user of this machine to whom a container's group is given: with a control group namespace of its own, and the groups mounted
+/// for writing.
+///
+/// # Source
+/// runtime-spec `config-linux.md`, "Cgroup ownership".
+fn owner(spec: &Spec) -> Option<Uid> {
+    let linux = spec.linux().as_ref()?;
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let find = |kind| listed.iter().find(move |one: &&LinuxNamespace| one.typ() == kind);
+    let apart = find(LinuxNamespaceType::Cgroup).is_some_and(|one| one.path().is_none());
+    let written = |mount: &Mount| {
+        mount.source().as_deref() == Some(Path::new("cgroup"))
+            && mount.destination().components().eq(Path::new("/sys/fs/cgroup").components())
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    };
+    if !apart || !spec.mounts().iter().flatten().any(written) {
+        return None;
+    }
+    let user = spec.process().as_ref()?.user().uid();
+    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
+    if find(LinuxNamespaceType::User).is_none() {
+        return Some(Uid::from_raw(user));
+    }
+    let mapped = mappings.iter().find_map(|one| {
+        let offset = user.checked_sub(one.container_id()).filter(|offset| *offset < one.size())?;
+        one.host_id().checked_add(offset)
+    });
+    mapped.map(Uid::from_raw)
+}
+
+/// Gives a group to a user: the folder, and the files of it that the kernel names for that.
+fn hand_over(dir: &Path, owner: Uid) -> Result<()> {
+    let what = |path: &Path| format!("cannot give {} to user {}", path.display(), owner.as_raw());
+    let named = std::fs::read_to_string("/sys/kernel/cgroup/delegate");
+    let named = named.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+    rustix::fs::chown(dir, Some(owner), None).doing(|| what(dir))?;
+    for name in named.lines() {
+        let path = dir.join(name);
+        match rustix::fs::chown(&path, Some(owner), None) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno).doing(|| what(&path)),
+        }
+    }
+    Ok(())
+}
+
+fn make_ours(proof: SingleThread, planned: &Planned, spec: &Spec, id: &str) -> Result<Made> {
     let resources = resources(spec);
     let what = || "cannot make the control group";
     let Some(scope) = &planned.scope else {

@@ -4,7 +4,7 @@ use super::clock::Moment;
 use super::criu::Criu;
 use super::folder::{Folder, Root};
 use super::group::{self, Planned};
-use super::record::{Birth, Record};
+use super::record::{Birth, Origin, Record};
 use super::status::{self, Seen, Status};
 use crate::agent::Listener;
 use crate::command::log::Log;
@@ -304,7 +304,15 @@ fn revive(
         let namespaces =
             listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
         let (record, freezer) = (group.record(), group::freezer(&group));
-        let mut birth = Birth { pid, start: 0, namespaces: namespaces.bits(), group: record, resctrl: None, freezer };
+        let mut birth = Birth {
+            pid,
+            start: 0,
+            namespaces: namespaces.bits(),
+            group: record,
+            resctrl: None,
+            freezer,
+            origin: Origin::Restored,
+        };
         birth.of(pid)?.write(folder)?;
         Ok((Container::restored(pidfd, pid, group.clone(), namespaces), birth))
     });
@@ -340,7 +348,15 @@ fn build(
     let class = class_of(order)?;
     let group::Made { group, warnings, _placeholder } = group::make(proof, planned, order.spec, order.id)?;
     let (recorded, freezer) = (group.record(), group::freezer(&group));
-    let mut birth = Birth { pid: 0, start: 0, namespaces: 0, group: recorded, resctrl: class.kept.clone(), freezer };
+    let mut birth = Birth {
+        pid: 0,
+        start: 0,
+        namespaces: 0,
+        group: recorded,
+        resctrl: class.kept.clone(),
+        freezer,
+        origin: Origin::Made,
+    };
     let spec_hooks = order.spec.hooks().as_ref();
     let mut run_hooks = |pid: i32| {
         birth.of(pid)?.write(folder)?;

@@ -81,6 +81,27 @@ pub(crate) struct Birth {
     pub(crate) resctrl: Option<Resctrl>,
     /// The file that tells whether the group is frozen.
     pub(crate) freezer: Option<PathBuf>,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Origin::is_made")]
+    pub(crate) origin: Origin,
+}
+
+/// Where a first process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    /// Made here: it waits until it is started, and executes the program then.
+    #[default]
+    Made,
+    /// Made of a checkpoint, in which it had been started already.
+    Restored,
+}
+
+impl Origin {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_made(&self) -> bool {
+        *self == Self::Made
+    }
 }
 
 impl<'a> Record<'a> {

@@ -1,6 +1,6 @@
 //! The status of a container, as the kernel shows it.
 
-use super::record::Birth;
+use super::record::{Birth, Origin};
 use rustix::fs::{Mode, OFlags};
 use std::fmt::{self, Display};
 
@@ -74,7 +74,8 @@ pub(crate) fn of(birth: Option<&Birth>) -> Status {
         Some(seen) if seen.start != birth.start || matches!(seen.state, b'Z' | b'X') => Status::Stopped,
         None => Status::Stopped,
         Some(_) if frozen(birth) => Status::Paused,
-        Some(seen) if seen.flags & FORK_NO_EXEC != 0 => Status::Created,
+        // criu's processes never execute what they are: they are forked and filled
+        Some(seen) if seen.flags & FORK_NO_EXEC != 0 && birth.origin == Origin::Made => Status::Created,
         Some(_) => Status::Running,
     }
 }
