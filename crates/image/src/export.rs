@@ -209,7 +209,7 @@ fn children(full: &Path, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+pub(crate) fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     const MAX: usize = 64 << 10;
     let mut out = BTreeMap::new();
     let mut names = Vec::with_capacity(MAX);

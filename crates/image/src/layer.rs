@@ -10,12 +10,12 @@ use crate::tar::{Entry, Kind, Reader, TarError};
 use crate::tree::{DeviceKind, Stat};
 
 /// The prefix of names that take something away from lower layers.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The name that takes away everything that lower layers have in a directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Where overlayfs keeps its own marks. An archive's entries must not carry any.
 const OVERLAY_XATTR: &[u8] = b"trusted.overlay.";
-const OVERLAY_OPAQUE: &[u8] = b"trusted.overlay.opaque";
+pub(crate) const OVERLAY_OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// Why an archive did not become a layer.
 #[derive(Debug, thiserror::Error)]

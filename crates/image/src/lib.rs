@@ -18,6 +18,7 @@ mod store;
 
 pub mod bootstrap;
 pub mod build;
+pub mod diff;
 pub mod dockerfile;
 pub mod erofs;
 pub mod export;
@@ -33,6 +34,7 @@ pub use model::{
 };
 pub use mount::Layers;
 pub use path::PathError;
+pub use store::build::{CacheRecord, CacheUse, Held};
 pub use store::Store;
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.

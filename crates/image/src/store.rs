@@ -5,6 +5,7 @@
 //! blobs/sha256/<hex>            configurations
 //! layers/<hex>/layer.erofs      a layer (or layers/<hex>/root/, where the kernel has no EROFS)
 //! layers/<hex>/layer.json       what the layer should be
+//! builds/<hex>                  which layer a build's step made, by its cache key
 //! tmp/                          work in progress
 //! lock                          held by the one process that uses the store
 //! ```
@@ -31,6 +32,7 @@ use crate::import::{self, LayerFormat, LayerRecord};
 use crate::model::{DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Problem, PruneScope, Pruned, Removed};
 use crate::mount::{Layers, Mounts};
 
+pub(crate) mod build;
 mod check;
 
 /// A store of images on disk, opened by one process. Clones are cheap and share it.
@@ -53,6 +55,8 @@ struct Inner {
 struct State {
     images: BTreeMap<ImageId, Known>,
     references: BTreeMap<Reference, ImageId>,
+    /// What builds have made and will find again.
+    cache: build::Cache,
 }
 
 /// An image in memory.
@@ -99,7 +103,7 @@ impl Store {
     }
 
     fn open_with(root: &Path, mounts: Mounts) -> Result<Self, ImageError> {
-        for folder in ["blobs/sha256", "layers", "tmp"] {
+        for folder in ["blobs/sha256", "builds", "layers", "tmp"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(ImageError::file("create", &path))?;
         }
@@ -118,7 +122,8 @@ impl Store {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(ImageError::Locked { path: root }),
             Err(errno) => return Err(ImageError::file("lock", &lock_path)(errno.into())),
         }
-        let state = load(&root)?;
+        let mut state = load(&root)?;
+        state.cache = build::Cache::load(&root)?;
         remove_leftovers(&root, &state)?;
         let inner = Inner { root, _lock: lock, state: Mutex::new(state), mounts };
         Ok(Self { inner: Arc::new(inner) })
@@ -251,7 +256,7 @@ impl Store {
     /// # Errors
     /// [`ImageError::DamagedLayer`], [`ImageError::Mount`].
     pub fn mount_layers(&self, image: &Image) -> Result<Layers, ImageError> {
-        self.inner.mounts.mount(&self.inner.root, image)
+        self.inner.mounts.mount(&self.inner.root, &image.layers, &image.id.to_string())
     }
 
     /// Reads everything again and compares it with its digests.
@@ -319,16 +324,27 @@ impl Store {
         reference: Option<Reference>,
     ) -> Result<Image, ImageError> {
         let bytes = canonical_json(&config)?;
-        let id = ImageId(Digest::of(&bytes));
+        self.keep_config(state, &bytes, Known { layers, size, config: Ok(config) }, reference)
+    }
+
+    /// Keeps an image whose configuration has these very bytes.
+    fn keep_config(
+        &self,
+        state: &mut State,
+        bytes: &[u8],
+        known: Known,
+        reference: Option<Reference>,
+    ) -> Result<Image, ImageError> {
+        let id = ImageId(Digest::of(bytes));
         let path = blob_path(&self.inner.root, &id.0);
-        if fs::read(&path).ok().as_deref() != Some(&bytes[..]) {
+        if fs::read(&path).ok().as_deref() != Some(bytes) {
             let temporary = self.work_folder()?;
             let staged = temporary.path().join("blob");
-            write_synced(&staged, &bytes)?;
+            write_synced(&staged, bytes)?;
             fs::rename(&staged, &path).map_err(ImageError::file("write", &path))?;
             sync_folder(&self.inner.root.join("blobs/sha256"))?;
         }
-        let previous_image = state.images.insert(id, Known { layers, size, config: Ok(config) });
+        let previous_image = state.images.insert(id, known);
         let reference = reference.map(Reference::tagged);
         let previous = reference.as_ref().map(|reference| (reference, state.references.insert(reference.clone(), id)));
         if let Err(error) = self.save(state) {
@@ -440,7 +456,8 @@ impl State {
     }
 
     fn all_layers(&self) -> BTreeSet<LayerId> {
-        self.images.values().flat_map(|known| known.layers.iter().cloned()).collect()
+        let images = self.images.values().flat_map(|known| known.layers.iter().copied());
+        images.chain(self.cache.layers()).collect()
     }
 
     fn restore_reference(&mut self, reference: &Reference, previous: Option<ImageId>) {
