@@ -14,6 +14,7 @@ mod model;
 mod mount;
 mod path;
 mod pipeline;
+mod recipe;
 mod store;
 
 pub mod bootstrap;
@@ -30,12 +31,13 @@ pub use error::{ErrorKind, ImageError};
 pub use import::LayerFormat;
 pub use layer::LayerError;
 pub use model::{
-    DeviceNodes, DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Limits, Problem, PruneScope, Pruned, Removed,
+    DeviceNodes, DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Limits, PinnedName, Problem, PruneScope,
+    Pruned, Removed, StoredManifest,
 };
 pub use mount::Layers;
 pub use path::PathError;
 pub use store::build::{CacheRecord, CacheUse, Held};
-pub use store::Store;
+pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]

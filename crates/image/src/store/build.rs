@@ -207,7 +207,7 @@ impl Store {
             size += record.size;
         }
         let mut state = self.state();
-        let known = Known { layers: layers.to_vec(), size, config: Ok(parsed) };
+        let known = Known { layers: layers.to_vec(), size, config: Ok(parsed), manifests: Vec::new() };
         let mut image = self.keep_config(&mut state, config, known.clone(), names.first().cloned())?;
         for name in names.iter().skip(1) {
             image = self.keep_config(&mut state, config, known.clone(), Some(name.clone()))?;
