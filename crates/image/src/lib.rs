@@ -19,6 +19,7 @@ mod store;
 
 pub mod bootstrap;
 pub mod build;
+pub mod bundle;
 pub mod diff;
 pub mod dockerfile;
 pub mod erofs;

@@ -222,6 +222,14 @@ impl Intake {
         sync_folder(&self.store.inner.root.join("blobs/sha256"))
     }
 
+    /// As [`Store::tag`].
+    ///
+    /// # Errors
+    /// Those of [`Store::tag`].
+    pub fn name(&self, id: &ImageId, reference: Reference) -> Result<(), ImageError> {
+        self.store.tag(id, reference)
+    }
+
     /// Makes the image of the layers that its configuration names, all of which this intake holds.
     ///
     /// # Errors
