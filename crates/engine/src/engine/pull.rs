@@ -93,7 +93,6 @@ impl Engine {
             Some(digest) => digest.to_string(),
             None => reference.tag().unwrap_or_default().to_owned(),
         };
-        tell(Progress::Named(short_name, format!("Pulling from {}", reference.path()))).await;
         let remote = self.remote(reference, pull.proof.clone())?;
         let mut wanted = target(reference)?;
         if let Some(key) = key {
@@ -105,6 +104,7 @@ impl Engine {
         }
         let platform = pull.platform.clone().unwrap_or_else(Platform::host);
         let found = remote.image(&wanted, &platform).await.map_err(|error| unfound(&name, error))?;
+        tell(Progress::Named(short_name, format!("Pulling from {}", reference.path()))).await;
         let before = self.inner.images.get(&name).ok().map(|image| image.id);
         let image = self.fetch(reference, &remote, &found, progress).await?;
         tell(Progress::Line(format!("Digest: {}", found.named.descriptor.digest))).await;
