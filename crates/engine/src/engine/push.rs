@@ -73,11 +73,11 @@ impl Engine {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<()> {
         let remote = self.remote(reference, proof)?.writable();
-        for layer in &image.layers {
-            let _ = progress.send(Progress::Layer(short(&layer.0.into()), LayerStep::Preparing)).await;
-        }
         let (store, wanted) = (self.inner.images.clone(), image.clone());
         let parcel = self.blocking(move |_| parcel(&store, &wanted)).await?;
+        for (layer, _) in &parcel.layers {
+            let _ = progress.send(Progress::Layer(short(&layer.digest), LayerStep::Preparing)).await;
+        }
         let from = sisters(reference, image);
         let teller = Teller::new(progress.clone(), LayerStep::Sending);
         let places = Arc::new(Semaphore::new(PARALLEL));
