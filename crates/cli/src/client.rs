@@ -196,6 +196,21 @@ impl Client {
         answer
     }
 
+    /// As [`Self::stream`], without a body, in the name of somebody at a registry.
+    pub(crate) fn stream_as(&mut self, method: &str, target: &str, proof: Option<&str>) -> Result<Answer, Failure> {
+        if self.context.debug {
+            output::note(&format!("debug: {method} {target}"));
+        }
+        let mut connection = self.connect()?;
+        connection.proof = proof.map(str::to_owned);
+        connection.send(method, target, Body::Empty, Purpose::Answer)?;
+        let head = connection.receive()?;
+        let mut answer = self.checked(connection, head)?;
+        // Other requests on this connection are nobody's.
+        answer.connection.proof = None;
+        Ok(answer)
+    }
+
     /// Sends a stream of bytes; the answer comes bit by bit.
     pub(crate) fn upload(&mut self, target: &str, body: &mut dyn Read) -> Result<Answer, Failure> {
         if self.context.debug {

@@ -197,7 +197,7 @@ fn log_tail(path: &std::path::Path, from: u64) -> String {
 }
 
 /// The daemon beside this program, else the first in `PATH`.
-fn find_program() -> PathBuf {
+pub(crate) fn find_program() -> PathBuf {
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name(PROGRAM)).filter(|path| path.is_file());
     beside.unwrap_or_else(|| PathBuf::from(PROGRAM))
 }

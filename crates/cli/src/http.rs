@@ -83,6 +83,8 @@ pub(crate) struct Connection {
     start: usize,
     /// Whether an earlier exchange was completed on it.
     pub(crate) used: bool,
+    /// Who asks, at a registry: what goes into `X-Registry-Auth`.
+    pub(crate) proof: Option<String>,
 }
 
 impl Connection {
@@ -91,7 +93,7 @@ impl Connection {
     /// # Errors
     /// What connect(2) says.
     pub(crate) fn open(socket: &Path) -> io::Result<Self> {
-        Ok(Self { stream: UnixStream::connect(socket)?, buffer: Vec::new(), start: 0, used: false })
+        Ok(Self { stream: UnixStream::connect(socket)?, buffer: Vec::new(), start: 0, used: false, proof: None })
     }
 
     /// Sends one request.
@@ -106,6 +108,9 @@ impl Connection {
         purpose: Purpose,
     ) -> Result<(), HttpError> {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: insula\r\nUser-Agent: insula\r\n");
+        if let Some(proof) = &self.proof {
+            head.push_str(&format!("X-Registry-Auth: {proof}\r\n"));
+        }
         if purpose == Purpose::Upgrade {
             head.push_str("Connection: Upgrade\r\nUpgrade: tcp\r\n");
         }
@@ -331,7 +336,7 @@ mod tests {
     /// Sends a request to a server that gives `answer`, and returns status and body.
     fn exchange(answer: &[u8]) -> Result<(u16, Vec<u8>, bool), HttpError> {
         let (client, mut server) = UnixStream::pair().unwrap();
-        let mut connection = Connection { stream: client, buffer: Vec::new(), start: 0, used: false };
+        let mut connection = Connection { stream: client, buffer: Vec::new(), start: 0, used: false, proof: None };
         connection.send("GET", "/x", Body::Empty, Purpose::Answer)?;
         server.write_all(answer).unwrap();
         drop(server.shutdown(std::net::Shutdown::Write));

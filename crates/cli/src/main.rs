@@ -18,6 +18,7 @@ mod flags;
 mod http;
 mod image;
 mod output;
+mod registry;
 mod session;
 mod system;
 mod table;
@@ -33,28 +34,41 @@ use crate::flags::{Action, Command};
 /// The commands, sorted by name.
 static COMMANDS: &[&Command] = &[
     &container::attach::COMMAND,
+    &container::commit::COMMAND,
     &container::GROUP,
     &container::create::COMMAND,
     &daemon::GROUP,
+    &container::commit::DIFF,
     &system::doctor::COMMAND,
     &system::events::COMMAND,
     &container::exec::COMMAND,
     &system::explain::COMMAND,
+    &image::archive::EXPORT,
+    &image::history::COMMAND,
     &image::GROUP,
     &image::list::IMAGES,
     &image::import::COMMAND,
     &system::info::COMMAND,
     &container::inspect::COMMAND,
     &container::lifecycle::KILL,
+    &image::archive::LOAD,
+    &image::registry::LOGIN,
+    &image::registry::LOGOUT,
     &container::logs::COMMAND,
+    &image::registry::MANIFEST,
     &container::lifecycle::PAUSE,
     &container::top::PORT,
     &container::ps::COMMAND,
+    &image::registry::PULL,
+    &image::registry::PUSH,
+    &registry::GROUP,
     &container::lifecycle::RENAME,
     &container::lifecycle::RESTART,
     &container::rm::COMMAND,
     &image::remove::RMI,
     &container::run::COMMAND,
+    &image::archive::SAVE,
+    &image::registry::SEARCH,
     &container::start::COMMAND,
     &container::stats::COMMAND,
     &container::lifecycle::STOP,

@@ -22,6 +22,35 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
+/// The terminal without an echo, for passwords; dropping this puts it back as it was.
+pub(crate) struct Silent(Option<Termios>);
+
+impl Silent {
+    /// Stops the echo of standard input, if it is a terminal.
+    ///
+    /// # Errors
+    /// What tcsetattr(3) says.
+    pub(crate) fn enter() -> io::Result<Self> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self(None));
+        }
+        let before = termios::tcgetattr(&stdin)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(&stdin, OptionalActions::Now, &silent)?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, before);
+        }
+    }
+}
+
 /// The terminal in raw mode; dropping this puts it back as it was, also when the program unwinds.
 pub(crate) struct Raw {
     before: Termios,

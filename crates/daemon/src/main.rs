@@ -5,14 +5,17 @@
 //! SIGTERM, SIGINT ─ no new connections ─ state to disk ─ socket and pid file gone ─ exit 0; containers go on
 //! ```
 
+mod credential;
 mod listen;
 mod pidfile;
+mod registry;
 mod systemd;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use engine::model::IdRange;
-use engine::{Config, Engine};
+use engine::registry::client::{ClientConfig, Trust};
+use engine::{Config, Distribution, Engine, KeepBlobs};
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -23,8 +26,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// The Insula daemon: keeps containers and images, and serves the Docker Engine API on a unix socket.
 #[derive(Debug, Parser)]
-#[command(name = "insulad", version)]
+#[command(name = "insulad", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Folder for what survives a reboot: images, containers, volumes
     #[arg(long, value_name = "DIR", default_value = "/var/lib/insula")]
     root: PathBuf,
@@ -52,6 +57,43 @@ struct Arguments {
     /// Permission bits of the socket
     #[arg(long, value_name = "MODE", default_value = "0660", value_parser = mode)]
     socket_mode: u32,
+    /// Another place with the content of a registry, asked first: docker.io=https://mirror:5000
+    #[arg(long, value_name = "REGISTRY=URL", value_parser = mirror)]
+    mirror: Vec<(String, String)>,
+    /// Registry (host, host:port or a network such as 10.0.0.0/8) that may speak plain HTTP or have any certificate
+    #[arg(long, value_name = "REGISTRY")]
+    insecure_registry: Vec<String>,
+    /// Folder with a folder for each registry that has authorities (*.crt) and client certificates (*.cert, *.key) of its own
+    #[arg(long, value_name = "DIR", default_value = "/etc/docker/certs.d")]
+    registry_certs: PathBuf,
+    /// Whether pulled layers are kept compressed too, so that images go out byte for byte as they came
+    #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
+    keep_compressed: KeepBlobs,
+}
+
+/// What else the program is.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// A registry server
+    #[command(subcommand)]
+    Registry(registry::Command),
+    /// The user's credentials for registries
+    #[command(subcommand)]
+    Credential(credential::Command),
+}
+
+fn mirror(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(registry, url)| !registry.is_empty() && url.contains("://"));
+    let pair = pair.map(|(registry, url)| (registry.to_owned(), url.to_owned()));
+    pair.ok_or_else(|| format!("{text:?} is not REGISTRY=URL, such as docker.io=https://mirror:5000"))
+}
+
+fn keep(text: &str) -> Result<KeepBlobs, String> {
+    match text {
+        "yes" => Ok(KeepBlobs::Yes),
+        "no" => Ok(KeepBlobs::No),
+        _ => Err(format!("{text:?} is neither yes nor no")),
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +125,12 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    match start(arguments) {
+    let done = match arguments.other {
+        Some(Other::Registry(command)) => registry::run(command),
+        Some(Other::Credential(command)) => credential::run(command),
+        None => start(arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -172,7 +219,18 @@ fn config(arguments: &Arguments, run: &Path) -> Result<Config> {
         cgroup_parent: arguments.cgroup_parent.clone(),
         netns_pool: arguments.netns_pool,
         userns: arguments.userns_remap.0,
+        distribution: distribution(arguments),
     })
+}
+
+fn distribution(arguments: &Arguments) -> Distribution {
+    let insecure = arguments.insecure_registry.clone();
+    let trust = Trust { certificates: Some(arguments.registry_certs.clone()), insecure };
+    let mut client = ClientConfig { trust, ..ClientConfig::default() };
+    for (registry, url) in &arguments.mirror {
+        client.mirrors.entry(registry.clone()).or_default().push(url.clone());
+    }
+    Distribution { client, keep: arguments.keep_compressed }
 }
 
 fn make_folder(path: &Path) -> Result<()> {
@@ -244,6 +302,9 @@ mod tests {
             assert!(remap(bad).is_err(), "{bad}");
         }
         assert_eq!(mode("0660"), Ok(0o660));
+        assert_eq!(mirror("docker.io=https://m:5").unwrap().1, "https://m:5");
+        assert!(mirror("docker.io").is_err() && mirror("=https://m").is_err() && mirror("a=m").is_err());
+        assert!(keep("perhaps").is_err());
         assert!(mode("9").is_err() && mode("7777").is_err());
     }
 }

@@ -18,6 +18,27 @@ pub struct Config {
     pub netns_pool: usize,
     /// Ids for the containers that ask for no user namespace mode of their own; `None` leaves them the host's.
     pub userns: Option<IdRange>,
+    /// How registries are reached.
+    pub distribution: Distribution,
+}
+
+/// How registries are reached, and what is kept of what they send.
+#[derive(Debug, Clone, Default)]
+pub struct Distribution {
+    /// Trust, proxies, mirrors, patience.
+    pub client: registry::client::ClientConfig,
+    /// Whether the compressed layers of pulled images are kept.
+    pub keep: KeepBlobs,
+}
+
+/// Whether the compressed layers of pulled images are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeepBlobs {
+    /// An image goes out again byte for byte as it came.
+    #[default]
+    Yes,
+    /// Less of the disk is used; a push compresses anew, under other digests.
+    No,
 }
 
 /// The files of one container.

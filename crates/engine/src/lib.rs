@@ -37,14 +37,18 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use clock::now_ns;
-pub use config::{Config, Paths};
+pub use config::{Config, Distribution, KeepBlobs, Paths};
 pub use control::Streams;
 pub use doctor::{Check, Doctor, Verdict};
-pub use engine::{Attach, Bootstrap, Created, Engine, HostInfo, Remove, Volume, Wait};
+pub use engine::{
+    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Progress, Proof, Pull, Remove,
+    Saving, SearchResult, Volume, Wait,
+};
 pub use error::{EngineError, ErrorClass, Result, chain};
 pub use event_log::Events;
 pub use explain::{Explanation, Row, Section};
 pub use image;
 pub use logs::{LogLine, LogStream, Logs};
+pub use registry;
 pub use top::Top;
 pub use usage::Usage;

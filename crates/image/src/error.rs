@@ -106,6 +106,40 @@ pub enum ImageError {
     /// The image's configuration does not hold together.
     #[error("cannot put the image's configuration together")]
     Config(#[source] oci_spec::OciSpecError),
+    /// A layer is another one than its configuration says.
+    #[error("the layer's archive has the digest {actual}, and the image's configuration says {expected}")]
+    OtherLayer {
+        /// What the configuration says.
+        expected: LayerId,
+        /// What came.
+        actual: LayerId,
+    },
+    /// Bytes are not what their digest says.
+    #[error("the content of blob {expected} has another digest")]
+    OtherBlob {
+        /// What was said.
+        expected: oci::digest::Digest,
+    },
+    /// A configuration names a layer that did not come with it.
+    #[error("layer {layer} is named by the image's configuration and did not come with it")]
+    MissingLayer {
+        /// The layer.
+        layer: LayerId,
+    },
+    /// A configuration names no layer where it should.
+    #[error("{text:?} in the image's configuration is no layer's digest (sha256)")]
+    BadLayer {
+        /// What it has.
+        text: String,
+    },
+    /// A layer cannot become an archive again.
+    #[error("layer {layer} cannot be written as an archive: {reason}; make or pull the image again")]
+    NoArchive {
+        /// The layer.
+        layer: LayerId,
+        /// Why not.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
     File {
@@ -141,7 +175,15 @@ impl ImageError {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::InUse { .. } | Self::SeveralNames { .. } => ErrorKind::Conflict,
-            Self::Ambiguous { .. } | Self::BadName { .. } | Self::Change(_) | Self::Config(_) => ErrorKind::Invalid,
+            Self::NoArchive { .. } => ErrorKind::Conflict,
+            Self::Ambiguous { .. }
+            | Self::BadName { .. }
+            | Self::Change(_)
+            | Self::Config(_)
+            | Self::OtherLayer { .. }
+            | Self::OtherBlob { .. }
+            | Self::MissingLayer { .. }
+            | Self::BadLayer { .. } => ErrorKind::Invalid,
             Self::Layer(error) if error.is_output() => ErrorKind::Unavailable,
             Self::Layer(_) => ErrorKind::Invalid,
             Self::Locked { .. } => ErrorKind::Unavailable,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -58,26 +58,39 @@ impl Store {
     /// # Errors
     /// [`ExportError`].
     pub fn export(&self, image: &Image, out: impl Write) -> Result<(), ExportError> {
-        let layers = self.mount_layers(image)?;
-        let merged: OwnedFd;
-        let fd = match &layers.fds[..] {
-            [only] => only.as_fd(),
-            several => {
-                let overlay = || {
-                    let context = FsContext::open("overlay")?;
-                    for layer in several {
-                        context.set_fd("lowerdir+", layer.as_fd())?;
-                    }
-                    context.create()?;
-                    context.mount(MountAttr::RDONLY)
-                };
-                merged = overlay().map_err(ExportError::Overlay)?;
-                merged.as_fd()
-            }
-        };
-        let root = PathBuf::from(format!("/proc/self/fd/{}/.", fd.as_raw_fd()));
-        write_tree(&root, Times::Kept, out)
+        write_folder(&self.merged(image, None)?, Times::Kept, out)
     }
+
+    /// The image's layers over each other, with a writable layer's folder above them if there is one, as a detached read-only
+    /// mount.
+    ///
+    /// # Errors
+    /// [`ExportError::Overlay`], [`ExportError::Image`].
+    pub fn merged(&self, image: &Image, above: Option<BorrowedFd<'_>>) -> Result<OwnedFd, ExportError> {
+        let layers = self.mount_layers(image)?;
+        let all: Vec<BorrowedFd<'_>> = above.into_iter().chain(layers.fds.iter().map(|layer| layer.as_fd())).collect();
+        // An overlay wants two layers at least.
+        if let [only] = &all[..] {
+            return only.try_clone_to_owned().map_err(ExportError::Write);
+        }
+        let overlay = || {
+            let context = FsContext::open("overlay")?;
+            for layer in &all {
+                context.set_fd("lowerdir+", *layer)?;
+            }
+            context.create()?;
+            context.mount(MountAttr::RDONLY)
+        };
+        overlay().map_err(ExportError::Overlay)
+    }
+}
+
+/// Writes an open folder, which nobody changes meanwhile.
+///
+/// # Errors
+/// As [`write_tree`].
+pub fn write_folder(folder: &OwnedFd, times: Times, out: impl Write) -> Result<(), ExportError> {
+    write_tree(&PathBuf::from(format!("/proc/self/fd/{}/.", folder.as_raw_fd())), times, out)
 }
 
 /// Makes an image of one layer from the tree at `root`, with no time after `epoch`.
@@ -209,7 +222,7 @@ fn children(full: &Path, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+pub(crate) fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     const MAX: usize = 64 << 10;
     let mut out = BTreeMap::new();
     let mut names = Vec::with_capacity(MAX);

@@ -26,7 +26,8 @@ pub fn layer(bytes: &[u8]) {
     let rules = Rules { limits: LIMITS, devices: DeviceNodes::Keep };
     let outcome = pipeline::run(bytes, LIMITS, |pieces| {
         let mut writer = erofs::Writer::new(Cursor::new(Vec::new())).map_err(LayerError::from)?;
-        layer::apply(pieces, rules, &mut writer)?;
+        let tape = crate::recipe::Tape::new(std::io::sink()).map_err(LayerError::Recipe)?;
+        layer::apply(pieces, rules, &mut writer, tape)?;
         Ok(writer.finish()?)
     });
     if let Ok(((finished, file), _)) = outcome {

@@ -14,6 +14,7 @@ use crate::error::ImageError;
 use crate::layer::{self, LayerError, Rules};
 use crate::model::{ImportOptions, LayerId};
 use crate::pipeline;
+use crate::recipe;
 
 /// How a layer is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,12 @@ pub(crate) struct LayerRecord {
     /// The UUID in the superblock, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) uuid: Option<String>,
+    /// How long its archive is.
+    #[serde(default)]
+    pub(crate) archive_size: u64,
+    /// How long the recipe is that the archive comes back by; 0 for a layer that has none.
+    #[serde(default)]
+    pub(crate) recipe_size: u64,
 }
 
 /// Turns the archive into a layer below `folder`.
@@ -60,32 +67,42 @@ pub(crate) fn build_layer(
     rules: Rules,
 ) -> Result<LayerRecord, ImageError> {
     let path = folder.join(format.file_name());
-    match format {
+    let recipe_path = folder.join(recipe::FILE_NAME);
+    let recipe = File::create_new(&recipe_path).map_err(ImageError::file("create", &recipe_path))?;
+    let tape = |recipe| recipe::Tape::new(recipe).map_err(LayerError::Recipe);
+    let (record, recipe) = match format {
         LayerFormat::Erofs => {
             let file = File::create_new(&path).map_err(ImageError::file("create", &path))?;
-            let ((finished, file), source) = pipeline::run(reader, rules.limits, |pieces| {
+            let (((finished, file), (archive_size, recipe)), source) = pipeline::run(reader, rules.limits, |pieces| {
                 let mut writer = erofs::Writer::new(file)?;
-                layer::apply(pieces, rules, &mut writer)?;
-                Ok(writer.finish()?)
+                let applied = layer::apply(pieces, rules, &mut writer, tape(recipe)?)?;
+                Ok((writer.finish()?, applied))
             })?;
             file.sync_data().map_err(ImageError::file("write to disk", &path))?;
-            Ok(LayerRecord {
+            let record = LayerRecord {
                 diff_id: LayerId(source.digest),
                 format,
                 size: finished.size,
                 rotated_sha256: Some(finished.digest),
                 uuid: Some(hex::encode(finished.uuid)),
-            })
+                archive_size,
+                recipe_size: 0,
+            };
+            (record, recipe)
         }
         LayerFormat::Directory => {
-            let (size, source) = pipeline::run(reader, rules.limits, |pieces| {
+            let ((size, (archive_size, recipe)), source) = pipeline::run(reader, rules.limits, |pieces| {
                 let mut writer = directory::Writer::create(&path).map_err(LayerError::from)?;
-                layer::apply(pieces, rules, &mut writer)?;
-                writer.finish().map_err(LayerError::from)
+                let applied = layer::apply(pieces, rules, &mut writer, tape(recipe)?)?;
+                Ok((writer.finish().map_err(LayerError::from)?, applied))
             })?;
-            Ok(LayerRecord { diff_id: LayerId(source.digest), format, size, rotated_sha256: None, uuid: None })
+            let (diff_id, rotated_sha256, uuid) = (LayerId(source.digest), None, None);
+            (LayerRecord { diff_id, format, size, rotated_sha256, uuid, archive_size, recipe_size: 0 }, recipe)
         }
-    }
+    };
+    let length = recipe.sync_data().and_then(|()| recipe.metadata());
+    let recipe_size = length.map_err(ImageError::file("write to disk", &recipe_path))?.len();
+    Ok(LayerRecord { recipe_size, ..record })
 }
 
 /// The configuration of an image with one layer.

@@ -1,21 +1,24 @@
 //! From archive entries to a layer: whiteouts, refusals, and the hand-over to a layer format.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead, Seek, Write};
+use std::rc::Rc;
 
 use crate::directory::DirectoryError;
 use crate::erofs::{self, ErofsError, Node, Segment};
 use crate::model::{DeviceNodes, ImportOptions, Limits};
 use crate::path;
+use crate::recipe::{Recorded, Tape};
 use crate::tar::{Entry, Kind, Reader, TarError};
 use crate::tree::{DeviceKind, Stat};
 
 /// The prefix of names that take something away from lower layers.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The name that takes away everything that lower layers have in a directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Where overlayfs keeps its own marks. An archive's entries must not carry any.
 const OVERLAY_XATTR: &[u8] = b"trusted.overlay.";
-const OVERLAY_OPAQUE: &[u8] = b"trusted.overlay.opaque";
+pub(crate) const OVERLAY_OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// Why an archive did not become a layer.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,9 @@ pub enum LayerError {
     /// The first bytes cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// The recipe for the archive cannot be written.
+    #[error("cannot write down how the archive comes back")]
+    Recipe(#[source] io::Error),
     /// The thread that reads the archive ended without a word.
     #[error("reading the archive was interrupted")]
     Interrupted,
@@ -70,7 +76,10 @@ pub enum LayerError {
 impl LayerError {
     /// Whether the store's disk, and not the archive, is at fault.
     pub(crate) fn is_output(&self) -> bool {
-        matches!(self, Self::Erofs(ErofsError::Write(_)) | Self::Directory(DirectoryError::File { .. }))
+        matches!(
+            self,
+            Self::Erofs(ErofsError::Write(_)) | Self::Directory(DirectoryError::File { .. }) | Self::Recipe(_)
+        )
     }
 }
 
@@ -84,6 +93,11 @@ pub(crate) trait Sink {
     fn file(&mut self, path: &[u8], stat: Stat, shape: Shape<'_>, data: &mut dyn BufRead) -> Result<(), LayerError>;
     /// A mark on a directory.
     fn mark(&mut self, path: &[u8], stat: &Stat, name: &[u8], value: &[u8]) -> Result<(), LayerError>;
+    /// Where the next file's contents will stand in the layer's file, and how many of its first bytes as they are; nothing
+    /// where the layer is no file.
+    fn placement(&self, _stat: &Stat, _shape: Shape<'_>) -> Result<(u64, u64), LayerError> {
+        Ok((0, 0))
+    }
     /// How many bytes the layer has by now.
     fn written(&self) -> u64;
 }
@@ -118,6 +132,13 @@ impl<W: Write + Seek> Sink for erofs::Writer<W> {
         Ok(self.mark_directory(path, stat, name, value)?)
     }
 
+    fn placement(&self, stat: &Stat, shape: Shape<'_>) -> Result<(u64, u64), LayerError> {
+        match shape.segments {
+            Some(_) => Ok((0, 0)),
+            None => Ok(erofs::Writer::placement(self, stat, shape.size)?),
+        }
+    }
+
     fn written(&self) -> u64 {
         erofs::Writer::written(self)
     }
@@ -136,9 +157,15 @@ impl From<&ImportOptions> for Rules {
     }
 }
 
-/// Feeds a whole archive to `sink` and reads its input to the end.
-pub(crate) fn apply<R: BufRead>(input: R, rules: Rules, sink: &mut dyn Sink) -> Result<(), LayerError> {
-    let mut reader = Reader::new(input, rules.limits);
+/// Feeds a whole archive to `sink` and reads its input to the end; how it comes back is written to `tape`. The archive's length.
+pub(crate) fn apply<R: BufRead, W: Write>(
+    input: R,
+    rules: Rules,
+    sink: &mut dyn Sink,
+    tape: Tape<W>,
+) -> Result<(u64, W), LayerError> {
+    let tape = Rc::new(RefCell::new(tape));
+    let mut reader = Reader::new(Recorded::new(input, Rc::clone(&tape)), rules.limits);
     while let Some(entry) = reader.next_entry()? {
         let size = match &entry.kind {
             Kind::File { size, segments: None } => *size,
@@ -148,17 +175,21 @@ pub(crate) fn apply<R: BufRead>(input: R, rules: Rules, sink: &mut dyn Sink) -> 
         if sink.written().saturating_add(size) > rules.limits.layer_bytes {
             return Err(LayerError::TooLarge { path: path::show(&entry.path), limit: rules.limits.layer_bytes });
         }
-        apply_entry(entry, &mut reader, rules, sink)?;
+        apply_entry(entry, &mut reader, rules, sink, &tape)?;
     }
     reader.drain()?;
-    Ok(())
+    let length = reader.position();
+    drop(reader);
+    let tape = Rc::into_inner(tape).ok_or(LayerError::Interrupted)?.into_inner();
+    Ok((length, tape.finish().map_err(LayerError::Recipe)?))
 }
 
-fn apply_entry<R: BufRead>(
+fn apply_entry<R: BufRead, W: Write>(
     mut entry: Entry,
     reader: &mut Reader<R>,
     rules: Rules,
     sink: &mut dyn Sink,
+    tape: &RefCell<Tape<W>>,
 ) -> Result<(), LayerError> {
     entry.stat.xattrs.retain(|name, _| is_kept_xattr(name));
     if let Some((parent, name)) = path::split(&entry.path) {
@@ -173,6 +204,8 @@ fn apply_entry<R: BufRead>(
     match entry.kind {
         Kind::File { size, segments } => {
             let shape = Shape { size, segments: segments.as_deref() };
+            let (offset, length) = sink.placement(&entry.stat, shape)?;
+            tape.borrow_mut().placed(offset, length);
             sink.file(path, entry.stat, shape, &mut reader.contents())
         }
         Kind::Directory => sink.add(path, entry.stat, Node::Directory),

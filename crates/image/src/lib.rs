@@ -14,10 +14,13 @@ mod model;
 mod mount;
 mod path;
 mod pipeline;
+mod recipe;
 mod store;
 
 pub mod bootstrap;
 pub mod build;
+pub mod bundle;
+pub mod diff;
 pub mod dockerfile;
 pub mod erofs;
 pub mod export;
@@ -29,11 +32,13 @@ pub use error::{ErrorKind, ImageError};
 pub use import::LayerFormat;
 pub use layer::LayerError;
 pub use model::{
-    DeviceNodes, DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Limits, Problem, PruneScope, Pruned, Removed,
+    DeviceNodes, DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Limits, PinnedName, Problem, PruneScope,
+    Pruned, Removed, StoredManifest,
 };
 pub use mount::Layers;
 pub use path::PathError;
-pub use store::Store;
+pub use store::build::{CacheRecord, CacheUse, Held};
+pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]

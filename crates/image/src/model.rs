@@ -48,6 +48,30 @@ pub struct Image {
     pub size_bytes: u64,
     /// When it was made.
     pub created: SystemTime,
+    /// The manifests that it came with or was pushed under.
+    pub manifests: Vec<StoredManifest>,
+}
+
+/// A manifest that is kept with all that it names, so that the image goes out as it came in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// The layers that it names, as they are sent, lowest first.
+    pub blobs: Vec<Digest>,
+    /// Where it is known under which digest.
+    pub names: Vec<PinnedName>,
+}
+
+/// A repository and the digest that an image has in it: its manifest's, or that of an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedName {
+    /// Domain and path, as in `docker.io/library/debian`.
+    pub repository: String,
+    /// The digest.
+    pub digest: Digest,
 }
 
 /// What to do with device nodes in an archive.

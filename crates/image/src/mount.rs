@@ -16,7 +16,7 @@ use sys::mount::{Depth, FsContext, FsError, MountAttr, MountAttrs, OpenTreeFlags
 use crate::erofs;
 use crate::error::ImageError;
 use crate::import::{LayerFormat, LayerRecord};
-use crate::model::{Image, LayerId};
+use crate::model::LayerId;
 use crate::store::{import_record, layer_folder};
 
 /// How many mounts stay although nobody uses them.
@@ -62,10 +62,11 @@ impl Mounts {
         })
     }
 
-    pub(crate) fn mount(&self, root: &Path, image: &Image) -> Result<Layers, ImageError> {
+    /// Mounts layers, lowest first, of an image that messages call `image`.
+    pub(crate) fn mount(&self, root: &Path, layers: &[LayerId], image: &str) -> Result<Layers, ImageError> {
         let mut state = self.state();
-        let mut fds = Vec::with_capacity(image.layers.len());
-        for layer in image.layers.iter().rev() {
+        let mut fds = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
             state.clock += 1;
             let now = state.clock;
             if let Some(entry) = state.layers.get_mut(layer) {
@@ -111,11 +112,11 @@ impl Mounted {
     }
 }
 
-fn mount_layer(root: &Path, layer: &LayerId, image: &Image) -> Result<OwnedFd, ImageError> {
+fn mount_layer(root: &Path, layer: &LayerId, image: &str) -> Result<OwnedFd, ImageError> {
     let folder = layer_folder(root, layer);
     let damaged = |file: &str, reason: String| ImageError::DamagedLayer {
         layer: *layer,
-        image: image.id.to_string(),
+        image: image.to_owned(),
         path: folder.join(file),
         reason,
     };

@@ -52,7 +52,7 @@ pub(crate) fn run<R: Read + Send, T>(
 
 /// Reads everything. `None` when the other side lost interest; failures go down the channel where the other side sees
 /// them in their place.
-fn produce<R: Read>(
+fn produce<R: Read + Send>(
     reader: R,
     limits: Limits,
     full: &SyncSender<io::Result<Vec<u8>>>,
@@ -105,7 +105,7 @@ fn check_limits(total: u64, compressed: u64, limits: Limits) -> io::Result<()> {
 }
 
 /// Looks at the first bytes and puts the right decompressor in front.
-fn decompress<'a, R: Read + 'a>(mut reader: R) -> Result<Box<dyn Read + 'a>, LayerError> {
+pub(crate) fn decompress<'a, R: Read + Send + 'a>(mut reader: R) -> Result<Box<dyn Read + Send + 'a>, LayerError> {
     let mut first = Vec::with_capacity(8);
     reader.by_ref().take(6).read_to_end(&mut first).map_err(LayerError::Read)?;
     let whole = io::Cursor::new(first.clone()).chain(reader);

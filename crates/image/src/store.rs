@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! index.json                    every image with its names and layers; replaced in one rename: the point of commitment
-//! blobs/sha256/<hex>            configurations
+//! blobs/sha256/<hex>            configurations; manifests that images came with, and the compressed layers those name
 //! layers/<hex>/layer.erofs      a layer (or layers/<hex>/root/, where the kernel has no EROFS)
+//! layers/<hex>/archive.recipe   how its archive comes back, byte for byte
 //! layers/<hex>/layer.json       what the layer should be
+//! builds/<hex>                  which layer a build's step made, by its cache key
 //! tmp/                          work in progress
 //! lock                          held by the one process that uses the store
 //! ```
@@ -28,10 +30,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ImageError;
 use crate::import::{self, LayerFormat, LayerRecord};
-use crate::model::{DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Problem, PruneScope, Pruned, Removed};
+use crate::model::{
+    DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Problem, PruneScope, Pruned, Removed, StoredManifest,
+};
 use crate::mount::{Layers, Mounts};
 
+pub(crate) mod build;
 mod check;
+mod intake;
+
+pub use intake::{Intake, Keep, LayerRules, NewImage, TakenLayer, layers_of};
 
 /// A store of images on disk, opened by one process. Clones are cheap and share it.
 #[derive(Debug, Clone)]
@@ -53,6 +61,10 @@ struct Inner {
 struct State {
     images: BTreeMap<ImageId, Known>,
     references: BTreeMap<Reference, ImageId>,
+    /// What builds have made and will find again.
+    cache: build::Cache,
+    /// What no image needs yet.
+    held: intake::Held,
 }
 
 /// An image in memory.
@@ -62,6 +74,7 @@ struct Known {
     size: u64,
     /// The configuration, or what is wrong with it.
     config: Result<ImageConfiguration, String>,
+    manifests: Vec<StoredManifest>,
 }
 
 /// The file `index.json`.
@@ -77,6 +90,8 @@ struct IndexImage {
     size: u64,
     layers: Vec<LayerId>,
     references: Vec<Reference>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    manifests: Vec<StoredManifest>,
 }
 
 const INDEX_VERSION: u32 = 1;
@@ -99,7 +114,7 @@ impl Store {
     }
 
     fn open_with(root: &Path, mounts: Mounts) -> Result<Self, ImageError> {
-        for folder in ["blobs/sha256", "layers", "tmp"] {
+        for folder in ["blobs/sha256", "builds", "layers", "tmp"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(ImageError::file("create", &path))?;
         }
@@ -118,7 +133,8 @@ impl Store {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(ImageError::Locked { path: root }),
             Err(errno) => return Err(ImageError::file("lock", &lock_path)(errno.into())),
         }
-        let state = load(&root)?;
+        let mut state = load(&root)?;
+        state.cache = build::Cache::load(&root)?;
         remove_leftovers(&root, &state)?;
         let inner = Inner { root, _lock: lock, state: Mutex::new(state), mounts };
         Ok(Self { inner: Arc::new(inner) })
@@ -251,7 +267,7 @@ impl Store {
     /// # Errors
     /// [`ImageError::DamagedLayer`], [`ImageError::Mount`].
     pub fn mount_layers(&self, image: &Image) -> Result<Layers, ImageError> {
-        self.inner.mounts.mount(&self.inner.root, image)
+        self.inner.mounts.mount(&self.inner.root, &image.layers, &image.id.to_string())
     }
 
     /// Reads everything again and compares it with its digests.
@@ -319,16 +335,31 @@ impl Store {
         reference: Option<Reference>,
     ) -> Result<Image, ImageError> {
         let bytes = canonical_json(&config)?;
-        let id = ImageId(Digest::of(&bytes));
+        self.keep_config(state, &bytes, Known { layers, size, config: Ok(config), manifests: Vec::new() }, reference)
+    }
+
+    /// Keeps an image whose configuration has these very bytes.
+    fn keep_config(
+        &self,
+        state: &mut State,
+        bytes: &[u8],
+        mut known: Known,
+        reference: Option<Reference>,
+    ) -> Result<Image, ImageError> {
+        let id = ImageId(Digest::of(bytes));
         let path = blob_path(&self.inner.root, &id.0);
-        if fs::read(&path).ok().as_deref() != Some(&bytes[..]) {
+        if fs::read(&path).ok().as_deref() != Some(bytes) {
             let temporary = self.work_folder()?;
             let staged = temporary.path().join("blob");
-            write_synced(&staged, &bytes)?;
+            write_synced(&staged, bytes)?;
             fs::rename(&staged, &path).map_err(ImageError::file("write", &path))?;
             sync_folder(&self.inner.root.join("blobs/sha256"))?;
         }
-        let previous_image = state.images.insert(id, Known { layers, size, config: Ok(config) });
+        if let Some(old) = state.images.get(&id) {
+            let new = std::mem::replace(&mut known.manifests, old.manifests.clone());
+            new.into_iter().for_each(|manifest| intake::merge(&mut known.manifests, manifest));
+        }
+        let previous_image = state.images.insert(id, known);
         let reference = reference.map(Reference::tagged);
         let previous = reference.as_ref().map(|reference| (reference, state.references.insert(reference.clone(), id)));
         if let Err(error) = self.save(state) {
@@ -355,9 +386,14 @@ impl Store {
         for name in &names {
             state.references.remove(name);
         }
+        let pinned = state.images.get(id).map(|known| known.manifests.clone()).unwrap_or_default();
+        state.unpin(id, &names);
         let image = if delete { state.images.remove(id) } else { None };
         if let Err(error) = self.save(state) {
             state.references.extend(names.into_iter().map(|name| (name, *id)));
+            if let Some(known) = state.images.get_mut(id) {
+                known.manifests = pinned;
+            }
             state.images.extend(image.map(|image| (*id, image)));
             return Err(error);
         }
@@ -371,11 +407,13 @@ impl Store {
 
     /// Removes files that the index no longer names. What cannot be removed now goes when the store is opened again.
     fn drop_unreferenced(&self, state: &State) {
-        let layers = state.all_layers();
-        for (folder, keep) in [
-            ("layers", hexes(layers.iter().map(|layer| &layer.0))),
-            ("blobs/sha256", hexes(state.images.keys().map(|id| &id.0))),
-        ] {
+        let mut layers = state.all_layers();
+        layers.extend(state.held.layers.keys());
+        let mut blobs = state.all_blobs();
+        blobs.extend(state.held.blobs.keys());
+        for (folder, keep) in
+            [("layers", hexes(layers.iter().map(|layer| &layer.0))), ("blobs/sha256", hexes(blobs.iter()))]
+        {
             for entry in fs::read_dir(self.inner.root.join(folder)).into_iter().flatten().flatten() {
                 if !entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
                     drop(self.discard(&entry.path()));
@@ -404,6 +442,7 @@ impl Store {
                     size: known.size,
                     layers: known.layers.clone(),
                     references: state.names(id),
+                    manifests: known.manifests.clone(),
                 })
                 .collect(),
         };
@@ -416,13 +455,15 @@ impl Store {
 
     fn usage(&self, state: &State) -> DiskUsage {
         let layers = state.all_layers();
-        let size = |layer: &LayerId| import_record(&self.inner.root, layer).map_or(0, |record| record.size);
-        let blob = |id: &ImageId| fs::metadata(blob_path(&self.inner.root, &id.0)).map_or(0, |stat| stat.len());
+        let size = |layer: &LayerId| {
+            import_record(&self.inner.root, layer).map_or(0, |record| record.size + record.recipe_size)
+        };
+        let blob = |digest: &Digest| fs::metadata(blob_path(&self.inner.root, digest)).map_or(0, |stat| stat.len());
         DiskUsage {
             images: state.images.len(),
             layers: layers.len(),
             layer_bytes: layers.iter().map(size).sum(),
-            blob_bytes: state.images.keys().map(blob).sum(),
+            blob_bytes: state.all_blobs().iter().map(blob).sum(),
         }
     }
 }
@@ -440,7 +481,30 @@ impl State {
     }
 
     fn all_layers(&self) -> BTreeSet<LayerId> {
-        self.images.values().flat_map(|known| known.layers.iter().cloned()).collect()
+        let images = self.images.values().flat_map(|known| known.layers.iter().copied());
+        images.chain(self.cache.layers()).collect()
+    }
+
+    /// Every blob that an image needs: configurations, manifests, compressed layers.
+    fn all_blobs(&self) -> BTreeSet<Digest> {
+        let of_manifest = |manifest: &StoredManifest| {
+            let names = manifest.names.iter().map(|name| name.digest);
+            names.chain(manifest.blobs.iter().copied()).chain([manifest.digest]).collect::<Vec<_>>()
+        };
+        let manifests = self.images.values().flat_map(|known| known.manifests.iter().flat_map(of_manifest));
+        self.images.keys().map(|id| id.0).chain(manifests).collect()
+    }
+
+    /// Takes the digests away that an image has in repositories where it lost its last tag.
+    fn unpin(&mut self, id: &ImageId, names: &[Reference]) {
+        for repository in names.iter().map(Reference::repository) {
+            let tagged = self.references.iter().any(|(name, of)| of == id && name.repository() == repository);
+            if let Some(known) = self.images.get_mut(id).filter(|_| !tagged) {
+                for manifest in &mut known.manifests {
+                    manifest.names.retain(|name| name.repository != repository);
+                }
+            }
+        }
     }
 
     fn restore_reference(&mut self, reference: &Reference, previous: Option<ImageId>) {
@@ -461,6 +525,7 @@ impl State {
             layers: known.layers.clone(),
             size_bytes: known.size,
             created,
+            manifests: known.manifests.clone(),
         })
     }
 
@@ -476,6 +541,11 @@ impl State {
             if let Some(id) = self.references.get(reference) {
                 return Ok(Resolved { id: *id, reference: Some(reference.clone()) });
             }
+            if let Some(digest) = reference.digest()
+                && let Some(id) = self.pinned(&reference.repository(), &digest)
+            {
+                return Ok(Resolved { id, reference: None });
+            }
             let by_digest = reference.digest().map(ImageId);
             if let Some(id) = by_digest.filter(|id| self.images.contains_key(id)) {
                 return Ok(Resolved { id, reference: None });
@@ -488,6 +558,15 @@ impl State {
             Ok(_) => Err(not_found()),
             Err(source) => Err(ImageError::BadName { name: name.to_owned(), source }),
         }
+    }
+
+    /// The image that a repository has under a manifest's digest.
+    fn pinned(&self, repository: &str, digest: &Digest) -> Option<ImageId> {
+        let names = |known: &Known| {
+            let mut names = known.manifests.iter().flat_map(|manifest| &manifest.names);
+            names.any(|name| name.repository == repository && name.digest == *digest)
+        };
+        self.images.iter().find(|(_, known)| names(known)).map(|(id, _)| *id)
     }
 
     fn by_prefix(&self, hex: &str, name: &str) -> Result<Option<Resolved>, ImageError> {
@@ -549,7 +628,8 @@ fn load(root: &Path) -> Result<State, ImageError> {
     for image in index.images {
         state.references.extend(image.references.into_iter().map(|reference| (reference, image.id)));
         let config = load_config(root, &image.id);
-        state.images.insert(image.id, Known { layers: image.layers, size: image.size, config });
+        let known = Known { layers: image.layers, size: image.size, config, manifests: image.manifests };
+        state.images.insert(image.id, known);
     }
     Ok(state)
 }
@@ -566,7 +646,7 @@ fn load_config(root: &Path, id: &ImageId) -> Result<ImageConfiguration, String> 
 
 fn remove_leftovers(root: &Path, state: &State) -> Result<(), ImageError> {
     let layers = hexes(state.all_layers().iter().map(|layer| &layer.0));
-    let blobs = hexes(state.images.keys().map(|id| &id.0));
+    let blobs = hexes(state.all_blobs().iter());
     for (folder, keep) in [("tmp", BTreeSet::new()), ("layers", layers), ("blobs/sha256", blobs)] {
         let path = root.join(folder);
         for entry in fs::read_dir(&path).map_err(ImageError::file("read", &path))? {

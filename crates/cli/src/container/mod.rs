@@ -1,6 +1,7 @@
 //! Commands about containers.
 
 pub(crate) mod attach;
+pub(crate) mod commit;
 pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod inspect;
@@ -26,8 +27,11 @@ pub(crate) static GROUP: Command = Command {
     about: "Commands about containers",
     action: Action::Group(&[
         &attach::COMMAND,
+        &commit::COMMAND,
         &create::COMMAND,
+        &commit::DIFF,
         &exec::COMMAND,
+        &crate::image::archive::EXPORT,
         &inspect::CONTAINER,
         &lifecycle::KILL,
         &logs::COMMAND,

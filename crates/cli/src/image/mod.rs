@@ -1,8 +1,11 @@
 //! Commands about images.
 
+pub(crate) mod archive;
 pub(crate) mod bootstrap;
+pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod list;
+pub(crate) mod registry;
 pub(crate) mod remove;
 
 use crate::client::{Client, Query, encode};
@@ -17,11 +20,16 @@ pub(crate) static GROUP: Command = Command {
     about: "Commands about images",
     action: Action::Group(&[
         &bootstrap::COMMAND,
+        &history::COMMAND,
         &import::COMMAND,
         &inspect::IMAGE,
+        &archive::LOAD,
         &list::LS,
         &remove::PRUNE,
+        &registry::PULL,
+        &registry::PUSH,
         &remove::RM,
+        &archive::SAVE,
         &TAG,
     ]),
     ..Command::BLANK

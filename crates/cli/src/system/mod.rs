@@ -1,10 +1,12 @@
 //! Commands about the daemon and the host.
 
+pub(crate) mod check;
 pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod info;
+pub(crate) mod prune;
 pub(crate) mod version;
 
 use crate::flags::{Action, Command};
@@ -13,6 +15,6 @@ pub(crate) static GROUP: Command = Command {
     name: "system",
     usage: "COMMAND",
     about: "Commands about the daemon and the host",
-    action: Action::Group(&[&df::COMMAND, &events::COMMAND, &info::COMMAND]),
+    action: Action::Group(&[&check::COMMAND, &df::COMMAND, &events::COMMAND, &info::COMMAND, &prune::COMMAND]),
     ..Command::BLANK
 };

@@ -270,13 +270,3 @@ pub(crate) async fn no_copy(call: Call) -> Result {
 pub(crate) async fn no_websocket(call: Call) -> Result {
     missing_feature(&call, "attaching over a WebSocket")
 }
-
-/// `GET /containers/{id}/changes`
-pub(crate) async fn no_changes(call: Call) -> Result {
-    missing_feature(&call, "listing a container's changes")
-}
-
-/// `GET /containers/{id}/export`
-pub(crate) async fn no_export(call: Call) -> Result {
-    missing_feature(&call, "exporting a container's file system")
-}

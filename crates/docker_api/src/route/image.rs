@@ -103,7 +103,8 @@ pub(crate) async fn inspect(call: Call) -> Result {
 
 /// `GET /images/{name}/history`
 pub(crate) async fn history(call: Call) -> Result {
-    reply::json(&translate::history(&call.engine().image(call.who()).await?))
+    let image = call.engine().image(call.who()).await?;
+    reply::json(&translate::history(&image, &call.engine().layer_sizes(&image)))
 }
 
 /// `POST /images/{name}/tag`
@@ -115,7 +116,7 @@ pub(crate) async fn tag(call: Call) -> Result {
 }
 
 /// `repo` and `tag` of a query as one name.
-fn target(call: &Call) -> Result<Option<String>> {
+pub(super) fn target(call: &Call) -> Result<Option<String>> {
     match (call.query.text("repo"), call.query.text("tag")) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(ApiError::invalid("a tag needs a repository: give ?repo= too")),
@@ -156,14 +157,10 @@ pub(crate) async fn prune(call: Call) -> Result {
     })
 }
 
-/// `POST /images/create`: an import of an archive; pulling has no registry client to do it.
+/// `POST /images/create`: a pull, or an import of an archive.
 pub(crate) async fn create(mut call: Call) -> Result {
-    if let Some(name) = call.query.text("fromImage") {
-        let tag = call.query.text("tag").map(|tag| format!(":{tag}")).unwrap_or_default();
-        return Err(ApiError::unsupported(format!(
-            "cannot pull {name}{tag}: Insula has no registry client; make a base image with `insula image bootstrap \
-             debian:bookworm` or import one with `insula image import FILE`"
-        )));
+    if call.query.text("fromImage").is_some() {
+        return super::registry::pull(call).await;
     }
     match call.query.text("fromSrc") {
         Some("-") => {}
@@ -175,9 +172,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
         None => return Err(ApiError::invalid("there is no source: set fromSrc=- and send an archive")),
     }
     let mut changes = ConfigChanges::default();
-    for line in call.query.all("changes").filter(|line| !line.trim().is_empty()) {
-        changes.apply(line).map_err(|error| ApiError::invalid(error.to_string()))?;
-    }
+    self::changes(&call, &mut changes)?;
     let reference = target(&call)?.map(|name| {
         name.parse::<Reference>()
             .map(Reference::tagged)
@@ -209,16 +204,24 @@ pub(crate) async fn create(mut call: Call) -> Result {
     ))
 }
 
+/// The instructions in a query's `changes`, of which each may have several lines.
+pub(super) fn changes(call: &Call, changes: &mut ConfigChanges) -> Result<()> {
+    for line in call.query.all("changes").flat_map(str::lines).filter(|line| !line.trim().is_empty()) {
+        changes.apply(line).map_err(|error| ApiError::invalid(error.to_string()))?;
+    }
+    Ok(())
+}
+
 /// How a body came to its end.
 #[derive(Debug, PartialEq, Eq)]
-enum Fed {
+pub(super) enum Fed {
     /// It was read whole, or the client went away.
     Over,
     /// The reader wanted no more.
     Refused,
 }
 
-async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> Fed {
+pub(super) async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> Fed {
     while let Some(frame) = body.frame().await {
         let piece = match frame.map(hyper::body::Frame::into_data) {
             Ok(Ok(data)) => Ok(data),
@@ -232,20 +235,20 @@ async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> F
     Fed::Over
 }
 
-async fn drain(body: &mut Incoming) {
+pub(super) async fn drain(body: &mut Incoming) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
     // a client that sends for ever is cut off
     let _ = tokio::time::timeout(DRAIN, rest).await;
 }
 
 /// A request's body for a thread that reads.
-struct Archive {
+pub(super) struct Archive {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     piece: Bytes,
 }
 
 impl Archive {
-    fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
+    pub(super) fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
         let (sender, pieces) = mpsc::channel(DEPTH);
         (sender, Self { pieces, piece: Bytes::new() })
     }
@@ -273,23 +276,6 @@ pub(crate) async fn no_build(_: Call) -> Result {
 /// `POST /build/prune`: there is no build cache.
 pub(crate) async fn prune_builds(_: Call) -> Result {
     reply::json(&serde_json::json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
-}
-
-/// `POST /commit`
-pub(crate) async fn no_commit(_: Call) -> Result {
-    Err(ApiError::unsupported("making an image of a container (commit) is not supported"))
-}
-
-/// `GET /images/get`, `GET /images/{name}/get`, `POST /images/load`
-pub(crate) async fn no_archive(_: Call) -> Result {
-    Err(ApiError::unsupported(
-        "saving and loading image archives is not supported; import a file system archive instead",
-    ))
-}
-
-/// What needs a registry.
-pub(crate) async fn no_registry(_: Call) -> Result {
-    Err(ApiError::unsupported("Insula has no registry client; import an image, or bootstrap a base image"))
 }
 
 #[cfg(test)]

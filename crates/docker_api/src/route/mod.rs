@@ -1,11 +1,13 @@
 //! Which request is answered where: one sorted table.
 
+mod archive;
 mod container;
 mod exec;
 mod image;
 mod insula;
 mod logs;
 pub(crate) mod network;
+mod registry;
 mod stats;
 mod system;
 mod volume;
@@ -47,10 +49,10 @@ macro_rules! routes {
 static ROUTES: &[Route] = routes! {
     "/_ping" GET system::ping;
     "/_ping" HEAD system::ping;
-    "/auth" POST image::no_registry;
+    "/auth" POST registry::auth;
     "/build" POST image::no_build;
     "/build/prune" POST image::prune_builds;
-    "/commit" POST image::no_commit;
+    "/commit" POST archive::commit;
     "/configs" GET system::no_swarm;
     "/containers/create" POST container::create;
     "/containers/json" GET container::list;
@@ -61,9 +63,9 @@ static ROUTES: &[Route] = routes! {
     "/containers/{id}/archive" PUT container::no_copy;
     "/containers/{id}/attach" POST container::attach;
     "/containers/{id}/attach/ws" GET container::no_websocket;
-    "/containers/{id}/changes" GET container::no_changes;
+    "/containers/{id}/changes" GET archive::diff;
     "/containers/{id}/exec" POST exec::create;
-    "/containers/{id}/export" GET container::no_export;
+    "/containers/{id}/export" GET archive::export;
     "/containers/{id}/json" GET container::inspect;
     "/containers/{id}/kill" POST container::kill;
     "/containers/{id}/logs" GET logs::logs;
@@ -78,27 +80,29 @@ static ROUTES: &[Route] = routes! {
     "/containers/{id}/unpause" POST container::unpause;
     "/containers/{id}/update" POST container::update;
     "/containers/{id}/wait" POST container::wait;
-    "/distribution/{name*}/json" GET image::no_registry;
+    "/distribution/{name*}/json" GET registry::distribution;
     "/events" GET system::events;
     "/exec/{id}/json" GET exec::inspect;
     "/exec/{id}/resize" POST exec::resize;
     "/exec/{id}/start" POST exec::start;
     "/images/create" POST image::create;
-    "/images/get" GET image::no_archive;
+    "/images/get" GET archive::save;
     "/images/json" GET image::list;
-    "/images/load" POST image::no_archive;
+    "/images/load" POST archive::load;
     "/images/prune" POST image::prune;
-    "/images/search" GET image::no_registry;
+    "/images/search" GET registry::search;
     "/images/{name*}" DELETE image::remove;
-    "/images/{name*}/get" GET image::no_archive;
+    "/images/{name*}/get" GET archive::save;
     "/images/{name*}/history" GET image::history;
     "/images/{name*}/json" GET image::inspect;
-    "/images/{name*}/push" POST image::no_registry;
+    "/images/{name*}/push" POST registry::push;
     "/images/{name*}/tag" POST image::tag;
     "/info" GET system::info;
     "/insula/doctor" GET insula::doctor;
     "/insula/explain/{id}" GET insula::explain;
     "/insula/images/bootstrap" POST insula::bootstrap;
+    "/insula/images/check" GET archive::check;
+    "/insula/manifest/{name*}" GET registry::manifest;
     "/networks" GET network::list;
     "/networks/create" POST network::no_create;
     "/networks/prune" POST network::prune;

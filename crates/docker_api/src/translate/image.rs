@@ -27,6 +27,20 @@ fn names(image: &Image) -> Vec<String> {
     image.references.iter().map(Reference::familiar).collect()
 }
 
+/// The digests that it has in repositories: `debian@sha256:…`.
+fn digests(image: &Image) -> Vec<String> {
+    let names = image.manifests.iter().flat_map(|manifest| &manifest.names);
+    let mut digests: Vec<String> = names
+        .filter_map(|name| {
+            let reference: Reference = name.repository.parse().ok()?;
+            Some(reference.with_digest(name.digest).familiar())
+        })
+        .collect();
+    digests.sort();
+    digests.dedup();
+    digests
+}
+
 /// An image's labels.
 pub(crate) fn labels(image: &Image) -> HashMap<String, String> {
     image.config.config().as_ref().and_then(|config| config.labels().clone()).unwrap_or_default()
@@ -38,7 +52,7 @@ pub(crate) fn summary(image: &Image, containers: usize) -> ImageSummary {
         id: image.id.to_string(),
         parent_id: String::new(),
         repo_tags: names(image),
-        repo_digests: Vec::new(),
+        repo_digests: digests(image),
         created: seconds(image),
         size: size(image),
         shared_size: -1,
@@ -56,7 +70,7 @@ pub(crate) fn inspect(image: &Image) -> ImageInspect {
     ImageInspect {
         id: Some(image.id.to_string()),
         repo_tags: Some(names(image)),
-        repo_digests: Some(Vec::new()),
+        repo_digests: Some(digests(image)),
         comment: Some(comment.unwrap_or_default()),
         created: Some(rfc3339(nanoseconds(image.created))),
         author: Some(config.author().clone().unwrap_or_default()),
@@ -91,24 +105,24 @@ fn image_config(image: &Image) -> ImageConfig {
     }
 }
 
-/// `GET /images/{name}/history`: the newest step first.
-pub(crate) fn history(image: &Image) -> Vec<ImageHistoryResponseItem> {
+/// `GET /images/{name}/history`: the newest step first. `sizes` are the layers', lowest first.
+pub(crate) fn history(image: &Image, sizes: &[u64]) -> Vec<ImageHistoryResponseItem> {
     let steps = image.config.history().clone().unwrap_or_default();
-    // sizes are known by image, so one layer's is known only where there is but one
-    let filled = steps.iter().filter(|step| step.empty_layer() != Some(true)).count();
     let newest = steps.len().saturating_sub(1);
+    let mut sizes = sizes.iter();
     let mut items = Vec::with_capacity(steps.len());
-    for (index, step) in steps.iter().enumerate().rev() {
-        let has_layer = step.empty_layer() != Some(true);
+    for (index, step) in steps.iter().enumerate() {
+        let layer = if step.empty_layer() == Some(true) { None } else { sizes.next() };
         let created = step.created().as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         items.push(ImageHistoryResponseItem {
             id: if index == newest { image.id.to_string() } else { "<missing>".to_owned() },
             created: created.map_or_else(|| seconds(image), jiff::Timestamp::as_second),
             created_by: step.created_by().clone().unwrap_or_default(),
             tags: if index == newest { names(image) } else { Vec::new() },
-            size: if has_layer && filled == 1 { size(image) } else { 0 },
+            size: layer.map_or(0, |size| i64::try_from(*size).unwrap_or(i64::MAX)),
             comment: step.comment().clone().unwrap_or_default(),
         });
     }
+    items.reverse();
     items
 }

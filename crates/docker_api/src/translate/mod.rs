@@ -6,6 +6,7 @@ pub(crate) mod describe;
 pub(crate) mod image;
 pub(crate) mod list;
 pub(crate) mod mounts;
+pub(crate) mod progress;
 pub(crate) mod resources;
 pub(crate) mod stats;
 #[cfg(test)]

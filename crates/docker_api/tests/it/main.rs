@@ -35,6 +35,7 @@ impl Island {
                     cgroup_parent: format!("/insula-test-{}", std::process::id()),
                     netns_pool: 0,
                     userns: None,
+                    distribution: engine::Distribution::default(),
                 };
                 let engine = Engine::open(config).await.unwrap();
                 let listener = UnixListener::bind(root.join("docker.sock")).unwrap();
@@ -151,7 +152,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("GET", "/containers/json?limit=x", "", 400, "limit");
     island.refused("GET", "/events?since=yesterday", "", 400, "since");
     island.refused("GET", "/images/none:such/json", "", 404, "none:such");
-    island.refused("POST", "/images/create?fromImage=debian&tag=12", "", 501, "debian:12");
+    island.refused("POST", "/images/create?fromImage=localhost:1/debian&tag=12", "", 503, "localhost:1");
     island.refused("POST", "/images/create?fromSrc=http://x", "", 501, "http://x");
     island.refused("POST", "/images/create?fromSrc=-&changes=FROB", "", 400, "FROB");
     island.refused("POST", "/images/create?fromSrc=-&repo=UPPER", "", 400, "UPPER");

@@ -107,14 +107,21 @@ impl Engine {
         Ok(image)
     }
 
-    fn tell(&self, image: &Image, action: &str) {
+    pub(super) fn tell(&self, image: &Image, action: &str) {
         let id = image.id.to_string();
         let name = image.references.first().map_or_else(|| id.clone(), oci::reference::Reference::familiar);
         let event = self.inner.events.event(EventKind::Image, action, &id, BTreeMap::from([("name".into(), name)]));
         self.inner.store_event(event);
     }
 
-    async fn blocking<T: Send + 'static>(
+    /// As [`Self::tell`], under the name that was used.
+    pub(super) fn tell_as(&self, image: &Image, action: &str, name: &str) {
+        let attributes = BTreeMap::from([("name".into(), name.to_owned())]);
+        let event = self.inner.events.event(EventKind::Image, action, &image.id.to_string(), attributes);
+        self.inner.store_event(event);
+    }
+
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -1,5 +1,6 @@
 //! What all containers share.
 
+use super::distribution::Fetching;
 use crate::actor::Ask;
 use crate::config::Config;
 use crate::error::{EngineError, ErrorClass, Result};
@@ -7,6 +8,7 @@ use crate::event_log::EventLog;
 use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice, UserMode};
 use crate::plan::{self, Host, capabilities};
 use crate::zygote::Zygote;
+use ::registry::client::Credentials;
 use control::SeccompProgram;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
@@ -19,6 +21,9 @@ pub(crate) struct Inner {
     pub(crate) host: Host,
     pub(crate) store: Store,
     pub(crate) images: image::Store,
+    /// Reaches registries as nobody.
+    pub(crate) distribution: ::registry::client::Client,
+    pub(crate) fetching: Fetching,
     pub(crate) cgroups: cgroup::Host,
     pub(crate) netns: Option<net::NetnsPool>,
     /// A folder with the mount points that every container needs, put below its image as the lowest layer.
@@ -67,6 +72,7 @@ impl Inner {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, host, store, images, cgroups, netns, skeleton } = parts;
         let zygote = Zygote::new(&config.shim);
+        let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
         let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
@@ -75,6 +81,8 @@ impl Inner {
             host,
             store,
             images,
+            distribution,
+            fetching: Fetching::default(),
             cgroups,
             netns,
             skeleton,

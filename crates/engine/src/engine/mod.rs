@@ -3,17 +3,26 @@
 //! Reads come from the registry's snapshots and never wait for a container's owner; whatever changes a container is sent
 //! to its owner.
 
+mod archive;
+mod commit;
 mod containers;
+mod distribution;
 mod execs;
 mod images;
 mod inner;
 mod open;
+mod pull;
+mod push;
 mod volumes;
 
+pub use archive::Saving;
+pub use commit::{Change, Commit};
 pub use containers::{Attach, Created, Remove, Wait};
+pub use distribution::{Elsewhere, LayerStep, Progress, Proof, SearchResult};
 pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
 pub(crate) use inner::Inner;
+pub use pull::Pull;
 pub use volumes::Volume;
 
 use crate::config::{Config, Paths};

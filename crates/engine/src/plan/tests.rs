@@ -138,6 +138,7 @@ fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
         cgroup_parent: "/insula".into(),
         netns_pool: 0,
         userns: None,
+        distribution: crate::config::Distribution::default(),
     };
     let container = container(spec);
     let around = Surroundings {

@@ -40,7 +40,7 @@ pub struct FileIdentity {
 }
 
 /// Remembers digests from build to build, so that an unchanged context is not read again.
-pub trait DigestMemo: std::fmt::Debug {
+pub trait DigestMemo: std::fmt::Debug + Send + Sync {
     /// The digest of this very file, if it is known.
     fn get(&self, file: &FileIdentity) -> Option<Digest>;
     /// Takes a digest down.

@@ -147,17 +147,32 @@ impl<W: Write + Seek> Writer<W> {
         Ok(())
     }
 
+    /// Where in the output the next file's contents will begin, and how many of its first bytes stand there as they are; the
+    /// rest is packed elsewhere. For a file that is not sparse.
+    ///
+    /// # Errors
+    /// [`ErofsError::TooLarge`].
+    pub fn placement(&self, stat: &Stat, size: u64) -> Result<(u64, u64), ErofsError> {
+        let whole = if self.packs(stat, size) { size - size % BLOCK_U64 } else { size };
+        Ok((u64::from(self.out.block()?) * BLOCK_U64, whole))
+    }
+
+    /// Whether the end of a file, which fills no block, is packed behind its inode.
+    fn packs(&self, stat: &Stat, size: u64) -> bool {
+        let rest = usize::try_from(size % BLOCK_U64).unwrap_or(0);
+        let head = format::EXTENDED_INODE + layout::inline_xattr_bytes(stat);
+        rest > 0 && head + rest <= BLOCK && self.tails.len() + rest <= TAIL_BUDGET
+    }
+
     /// Adds a regular file whose contents come from `data`, which must have `size` bytes.
     ///
     /// # Errors
     /// [`ErofsError`].
     pub fn add_file(&mut self, path: &[u8], stat: Stat, size: u64, data: &mut dyn BufRead) -> Result<(), ErofsError> {
         check_xattrs(path, &stat)?;
-        let xattrs = layout::inline_xattr_bytes(&stat);
+        let packed = self.packs(&stat, size);
         let index = self.tree.place(path, stat, Body::File(Contents::Flat { block: 0, size: 0, tail: None }))?;
         let rest = usize::try_from(size % BLOCK_U64).unwrap_or(0);
-        let packed =
-            rest > 0 && format::EXTENDED_INODE + xattrs + rest <= BLOCK && self.tails.len() + rest <= TAIL_BUDGET;
         let block = self.out.block()?;
         let whole = if packed { size - rest as u64 } else { size };
         self.out.copy(path, whole, data)?;

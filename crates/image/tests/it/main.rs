@@ -5,6 +5,7 @@
 mod bootstrap;
 mod corpus;
 mod hostile;
+mod intake;
 mod kernel;
 mod store;
 mod walk;

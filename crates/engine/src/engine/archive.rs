@@ -1,0 +1,115 @@
+//! Images and containers as archives.
+
+use super::Engine;
+use super::images::{missing, parse, wrong};
+use crate::error::{EngineError, ErrorClass, Result};
+use image::Image;
+use image::bundle::{BundleError, Loaded};
+use oci::reference::Reference;
+use std::io::{Read, Write};
+
+impl Engine {
+    /// Writes images into one archive: what a name without a tag stands for is all tags of the repository. Fails before
+    /// anything is written when there is no such image; `out` is written on a thread of its own.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`].
+    pub async fn save_images(&self, names: &[String]) -> Result<Saving> {
+        let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
+        for name in names {
+            for (image, tags) in self.named(name)? {
+                match images.iter_mut().find(|(other, _)| other.id == image.id) {
+                    Some((_, others)) => others.extend(tags),
+                    None => images.push((image, tags)),
+                }
+            }
+        }
+        Ok(Saving { engine: self.clone(), images })
+    }
+
+    fn named(&self, name: &str) -> Result<Vec<(Image, Vec<Reference>)>> {
+        if let Ok(reference) = name.parse::<Reference>()
+            && reference.tag().is_none()
+            && reference.digest().is_none()
+        {
+            let repository = reference.repository();
+            let mut found = self.inner.images.list().map_err(wrong)?;
+            for image in &mut found {
+                image.references.retain(|name| name.repository() == repository);
+            }
+            found.retain(|image| !image.references.is_empty());
+            if !found.is_empty() {
+                return Ok(found.into_iter().map(|image| (image.clone(), image.references)).collect());
+            }
+        }
+        let image = self.inner.images.get(name).map_err(|error| missing(name, error))?;
+        let tagged = name.parse::<Reference>().map(Reference::tagged).ok();
+        let tags = tagged.filter(|tagged| image.references.contains(tagged)).into_iter().collect();
+        Ok(vec![(image, tags)])
+    }
+
+    /// Takes the images of an archive. `body` is read on a thread of its own.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for an archive that is none; nothing of it is left.
+    pub async fn load_images(&self, body: Box<dyn Read + Send>) -> Result<Vec<Loaded>> {
+        let loaded = self.blocking(move |inner| inner.images.read_bundle(body).map_err(refused)).await?;
+        for one in &loaded {
+            self.tell(&one.image, "load");
+        }
+        Ok(loaded)
+    }
+
+    /// What the layers of an image take on disk, lowest first.
+    #[must_use]
+    pub fn layer_sizes(&self, image: &Image) -> Vec<u64> {
+        image.layers.iter().map(|layer| self.inner.images.layer_bytes(layer)).collect()
+    }
+
+    /// Reads all of the image store again and compares it with its digests.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] when it cannot be read at all.
+    pub async fn check_images(&self) -> Result<Vec<image::Problem>> {
+        self.blocking(|inner| inner.images.check().map_err(wrong)).await
+    }
+}
+
+/// Images that are about to be written.
+#[derive(Debug)]
+pub struct Saving {
+    engine: Engine,
+    images: Vec<(Image, Vec<Reference>)>,
+}
+
+impl Saving {
+    /// Writes them.
+    ///
+    /// # Errors
+    /// What the store or `out` says.
+    pub async fn write(self, out: impl Write + Send + 'static) -> Result<()> {
+        let Self { engine, images } = self;
+        let done = images.iter().map(|(image, _)| image.clone()).collect::<Vec<_>>();
+        engine.blocking(move |inner| inner.images.write_bundle(&images, out).map_err(refused)).await?;
+        for image in &done {
+            engine.tell(image, "save");
+        }
+        Ok(())
+    }
+}
+
+fn refused(error: BundleError) -> EngineError {
+    match error {
+        BundleError::Image(error) => wrong(error),
+        error => EngineError::new(ErrorClass::Invalid, crate::error::chain(&error)),
+    }
+}
+
+/// Checks a name that an image is to get.
+pub(super) fn new_name(name: &str) -> Result<Reference> {
+    let reference = parse(name)?.tagged();
+    match reference.digest() {
+        Some(_) => Err(EngineError::invalid(format!("{name:?} has a digest; an image gets a name and a tag"))),
+        None => Ok(reference),
+    }
+}

@@ -1,0 +1,222 @@
+//! Pushing: an image goes out under the digests that it came with, where its compressed layers were kept; else its layers
+//! are compressed anew.
+
+use super::Engine;
+use super::distribution::{LayerStep, Progress, Proof, Teller, refused, short};
+use super::images::{parse, wrong};
+use crate::error::{EngineError, Result};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use image::{Image, LayerId, PinnedName, StoredManifest};
+use oci::digest::Digest;
+use oci::reference::Reference;
+use registry::client::{BlobSource, Pushed, Remote};
+use registry::manifest::{DOCKER_MANIFEST, Descriptor, Manifest};
+use registry::name::{Repository, Target};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// Layers that are sent at once.
+const PARALLEL: usize = 4;
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
+/// What is sent.
+struct Parcel {
+    manifest: Bytes,
+    media_type: String,
+    config: (Descriptor, Bytes),
+    layers: Vec<(Descriptor, PathBuf)>,
+    /// Holds the layers that were compressed for this.
+    _work: Option<tempfile::TempDir>,
+    kept: Option<StoredManifest>,
+}
+
+impl Engine {
+    /// Sends an image to its registry: one tag, or all of the repository if the name has none.
+    ///
+    /// # Errors
+    /// [`crate::ErrorClass::NotFound`] if there is no such image here, what the registry says.
+    pub async fn push(&self, name: &str, proof: Proof, progress: mpsc::Sender<Progress>) -> Result<()> {
+        let reference = parse(name)?;
+        let repository = reference.repository();
+        let line = format!("The push refers to repository [{repository}]");
+        let _ = progress.send(Progress::Line(line)).await;
+        let images = self.inner.images.list().map_err(wrong)?;
+        let names = images.iter().flat_map(|image| image.references.iter().map(move |name| (name, image)));
+        let tagged: Vec<(Reference, Image)> = names
+            .filter(|(one, _)| match reference.tag() {
+                Some(_) => **one == reference,
+                None => one.repository() == repository,
+            })
+            .map(|(one, image)| (one.clone(), image.clone()))
+            .collect();
+        if tagged.is_empty() {
+            let text = format!("An image does not exist locally with the tag: {}", reference.familiar_name());
+            return Err(EngineError::not_found(text));
+        }
+        for (reference, image) in tagged {
+            self.push_one(&reference, &image, proof.clone(), &progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn push_one(
+        &self,
+        reference: &Reference,
+        image: &Image,
+        proof: Proof,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<()> {
+        let remote = self.remote(reference, proof)?.writable();
+        let (store, wanted) = (self.inner.images.clone(), image.clone());
+        let parcel = self.blocking(move |_| parcel(&store, &wanted)).await?;
+        for (layer, _) in &parcel.layers {
+            let _ = progress.send(Progress::Layer(short(&layer.digest), LayerStep::Preparing)).await;
+        }
+        let from = sisters(reference, image);
+        let teller = Teller::new(progress.clone(), LayerStep::Sending);
+        let places = Arc::new(Semaphore::new(PARALLEL));
+        let mut running = JoinSet::new();
+        for (descriptor, path) in parcel.layers.iter().cloned() {
+            let (remote, from, places) = (remote.clone(), from.clone(), Arc::clone(&places));
+            let (teller, progress) = (Arc::clone(&teller), progress.clone());
+            running.spawn(async move {
+                let _place = places.acquire_owned().await;
+                let source: Arc<dyn BlobSource> = Arc::new(path);
+                let pushed = remote.push_blob(&descriptor, source, &from, Some(teller)).await.map_err(refused)?;
+                let step = match pushed {
+                    Pushed::Existed => LayerStep::Known,
+                    Pushed::Mounted => LayerStep::Mounted,
+                    Pushed::Uploaded => LayerStep::Sent,
+                };
+                let _ = progress.send(Progress::Layer(short(&descriptor.digest), step)).await;
+                Ok::<(), EngineError>(())
+            });
+        }
+        while let Some(joined) = running.join_next().await {
+            joined.map_err(|error| EngineError::internal("sending a layer was cut short", &error))??;
+        }
+        self.finish(reference, image, &remote, parcel, progress).await
+    }
+
+    /// Sends configuration and manifest, and remembers where the image is.
+    async fn finish(
+        &self,
+        reference: &Reference,
+        image: &Image,
+        remote: &Remote,
+        parcel: Parcel,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<()> {
+        let (descriptor, config) = parcel.config.clone();
+        remote.push_blob(&descriptor, Arc::new(config), &[], None).await.map_err(refused)?;
+        let tag = reference.tag().unwrap_or(oci::reference::DEFAULT_TAG).to_owned();
+        let target =
+            tag.parse().map(Target::Tag).map_err(|error| EngineError::internal("a tag that is none", &error))?;
+        let bytes = parcel.manifest.clone();
+        let digest = remote.push_manifest(&target, &parcel.media_type, bytes.clone()).await.map_err(refused)?;
+        let size = bytes.len() as u64;
+        let _ = progress.send(Progress::Pushed { tag, digest: digest.to_string(), size }).await;
+        if let Some(digest) = digest.sha256() {
+            let (id, media_type) = (image.id, parcel.media_type.clone());
+            let name = PinnedName { repository: reference.repository(), digest };
+            let blobs = parcel.kept.as_ref().map(|kept| kept.blobs.clone()).unwrap_or_default();
+            let manifest = StoredManifest { digest, media_type, blobs, names: vec![name] };
+            self.blocking(move |inner| {
+                let intake = inner.images.intake();
+                intake.blob(&bytes[..], &digest).map_err(wrong)?;
+                inner.images.add_manifest(&id, manifest).map_err(wrong)
+            })
+            .await?;
+        }
+        self.tell_as(image, "push", &reference.familiar());
+        Ok(())
+    }
+}
+
+/// Repositories of the same registry that have the image already.
+fn sisters(reference: &Reference, image: &Image) -> Vec<Repository> {
+    let names = image.manifests.iter().flat_map(|manifest| &manifest.names);
+    let others = names.filter_map(|name| name.repository.strip_prefix(reference.domain())?.strip_prefix('/'));
+    others.filter(|path| *path != reference.path()).filter_map(|path| path.parse().ok()).take(4).collect()
+}
+
+fn parcel(store: &image::Store, image: &Image) -> Result<Parcel> {
+    let config = Bytes::from(store.config_bytes(&image.id).map_err(wrong)?);
+    match store.whole_manifest(image) {
+        Some(kept) => as_it_came(store, image, kept, config),
+        None => compressed(store, image, config),
+    }
+}
+
+fn as_it_came(store: &image::Store, image: &Image, kept: &StoredManifest, config: Bytes) -> Result<Parcel> {
+    let gone = || EngineError::conflict(format!("image {} was removed meanwhile", image.id));
+    let (path, _) = store.blob(&kept.digest).ok_or_else(gone)?;
+    let bytes = std::fs::read(&path).map_err(|error| EngineError::internal("cannot read a manifest", &error))?;
+    let broken = |error: registry::manifest::ManifestError| EngineError::internal("a kept manifest is damaged", &error);
+    let manifest = Manifest::parse(&bytes, &kept.media_type).map_err(broken)?;
+    let file = |layer: Descriptor| {
+        let (path, _) = layer.digest.sha256().and_then(|digest| store.blob(&digest)).ok_or_else(gone)?;
+        Ok((layer, path))
+    };
+    let layers = manifest.layers.iter().cloned().map(file).collect::<Result<_>>()?;
+    let descriptor = manifest.config.clone().ok_or_else(gone)?;
+    let (media_type, kept) = (manifest.media_type, Some(kept.clone()));
+    Ok(Parcel { manifest: bytes.into(), media_type, config: (descriptor, config), layers, _work: None, kept })
+}
+
+fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parcel> {
+    let work = store.work_folder().map_err(wrong)?;
+    let mut layers = Vec::new();
+    for (number, layer) in image.layers.iter().enumerate() {
+        let path = work.path().join(number.to_string());
+        let (digest, size) = compress(store, layer, &path)?;
+        layers.push((Descriptor::new(DOCKER_LAYER, digest.into(), size), path));
+    }
+    let described: Vec<&Descriptor> = layers.iter().map(|(descriptor, _)| descriptor).collect();
+    let descriptor = Descriptor::new(DOCKER_CONFIG, image.id.0.into(), config.len() as u64);
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": descriptor, "layers": described,
+    });
+    let manifest = Bytes::from(manifest.to_string());
+    let (media_type, config) = (DOCKER_MANIFEST.to_owned(), (descriptor, config));
+    Ok(Parcel { manifest, media_type, config, layers, _work: Some(work), kept: None })
+}
+
+/// Compresses a layer; the same layer gives the same bytes.
+fn compress(store: &image::Store, layer: &LayerId, path: &std::path::Path) -> Result<(Digest, u64)> {
+    let (mut archive, _) = store.archive(layer).map_err(wrong)?;
+    let mut write = || -> io::Result<(Digest, u64)> {
+        let file = io::BufWriter::with_capacity(256 << 10, std::fs::File::create_new(path)?);
+        let digested = Digested { inner: file, digester: oci::digest::Digester::new() };
+        let mut encoder = GzEncoder::new(digested, Compression::default());
+        io::copy(&mut archive, &mut encoder)?;
+        let mut digested = encoder.finish()?;
+        digested.inner.flush()?;
+        Ok((digested.digester.clone().finish(), digested.digester.length()))
+    };
+    write().map_err(|error| EngineError::internal(format!("cannot compress layer {layer}"), &error))
+}
+
+/// Digests what is written.
+struct Digested<W> {
+    inner: W,
+    digester: oci::digest::Digester,
+}
+
+impl<W: Write> Write for Digested<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.digester.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

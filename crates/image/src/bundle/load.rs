@@ -1,0 +1,263 @@
+//! From an archive to the store, in one go: layers are taken as they come by, and put together at the end.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
+
+use oci::digest::Digest;
+use oci::platform::Platform;
+use oci::reference::Reference;
+
+use super::{BundleError, DOCKER_LIST, Descriptor, Index, Listed, Manifest, NAME, OCI_INDEX, OCI_MANIFEST};
+use crate::model::{Image, Limits, StoredManifest};
+use crate::pipeline;
+use crate::store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer};
+use crate::tar::{Kind, Reader};
+
+/// The most bytes of small files that are kept in memory.
+const MAX_SMALL: usize = 64 << 20;
+/// The largest of them.
+const MAX_DOCUMENT: u64 = 8 << 20;
+/// Bytes that show what a file is.
+const SHOWN: usize = 512;
+
+/// An image that was loaded.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The image.
+    pub image: Image,
+    /// The names that it got.
+    pub names: Vec<Reference>,
+}
+
+/// What an archive had.
+struct Found {
+    intake: Intake,
+    documents: BTreeMap<String, Vec<u8>>,
+    layers: BTreeMap<String, TakenLayer>,
+    /// Names that stand for others.
+    links: BTreeMap<String, String>,
+}
+
+impl Store {
+    /// Takes all images of an archive: Docker's or OCI's form, plain or compressed with gzip or zstd. When anything fails,
+    /// nothing of it is left.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn read_bundle(&self, reader: impl Read + Send) -> Result<Vec<Loaded>, BundleError> {
+        let input = BufReader::with_capacity(1 << 20, pipeline::decompress(reader)?);
+        let mut reader = Reader::new(input, Limits::default());
+        let mut found = Found {
+            intake: self.intake(),
+            documents: BTreeMap::new(),
+            layers: BTreeMap::new(),
+            links: BTreeMap::new(),
+        };
+        let mut small = 0;
+        while let Some(entry) = reader.next_entry()? {
+            let path = String::from_utf8_lossy(&entry.path).into_owned();
+            match entry.kind {
+                Kind::File { size, segments: None } => {
+                    small += found.file(path, size, &mut reader.contents())?;
+                    if small > MAX_SMALL {
+                        return Err(BundleError::TooMuch { limit: MAX_SMALL });
+                    }
+                }
+                Kind::Hardlink(target) => drop(found.links.insert(path, String::from_utf8_lossy(&target).into_owned())),
+                Kind::Symlink(target) => {
+                    let target = beside(&path, &String::from_utf8_lossy(&target));
+                    found.links.insert(path, target);
+                }
+                _ => {}
+            }
+        }
+        reader.drain()?;
+        found.images()
+    }
+}
+
+/// Where a symbolic link leads.
+fn beside(path: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// What the first bytes of a file show.
+enum Looks {
+    Document,
+    Packed,
+    Plain,
+    Other,
+}
+
+fn looks(first: &[u8]) -> Looks {
+    match first {
+        [b'{' | b'[', ..] => Looks::Document,
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => Looks::Packed,
+        first if first.get(257..262) == Some(b"ustar") => Looks::Plain,
+        // An archive without entries is zeros.
+        first if first.len() == SHOWN && first.iter().all(|byte| *byte == 0) => Looks::Plain,
+        _ => Looks::Other,
+    }
+}
+
+impl Found {
+    /// Takes one file; how many bytes of memory it needs.
+    fn file(&mut self, path: String, size: u64, data: &mut (impl BufRead + Send)) -> Result<usize, BundleError> {
+        let mut first = Vec::with_capacity(SHOWN);
+        let read = data.by_ref().take(SHOWN as u64).read_to_end(&mut first);
+        read.map_err(|error| BundleError::Layer(crate::layer::LayerError::Read(error)))?;
+        let kind = looks(&first);
+        let mut whole = io::Cursor::new(first).chain(data);
+        let keep = match kind {
+            Looks::Document if size <= MAX_DOCUMENT => {
+                let mut bytes = Vec::new();
+                whole
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| BundleError::Layer(crate::layer::LayerError::Read(error)))?;
+                let length = bytes.len();
+                self.documents.insert(path, bytes);
+                return Ok(length);
+            }
+            Looks::Packed => Keep::Measured,
+            Looks::Plain => Keep::No,
+            Looks::Document | Looks::Other => return Ok(0),
+        };
+        let taken = self.intake.layer(whole, LayerRules::default(), None, keep)?;
+        self.layers.insert(path, taken);
+        Ok(0)
+    }
+
+    fn document<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<T, BundleError> {
+        let bytes = self.bytes(file)?;
+        serde_json::from_slice(bytes).map_err(|source| BundleError::Json { file: file.to_owned(), source })
+    }
+
+    fn bytes(&self, file: &str) -> Result<&[u8], BundleError> {
+        let file = self.links.get(file).map_or(file, String::as_str);
+        self.documents.get(file).map(Vec::as_slice).ok_or_else(|| BundleError::Missing { file: file.to_owned() })
+    }
+
+    fn layer(&self, file: &str) -> Result<&TakenLayer, BundleError> {
+        let file = self.links.get(file).map_or(file, String::as_str);
+        self.layers.get(file).ok_or_else(|| BundleError::Missing { file: file.to_owned() })
+    }
+
+    fn images(&self) -> Result<Vec<Loaded>, BundleError> {
+        if self.documents.contains_key("manifest.json") {
+            let list: Vec<Listed> = self.document("manifest.json")?;
+            return list.iter().map(|listed| self.listed(listed)).collect();
+        }
+        if !self.documents.contains_key("index.json") {
+            return Err(BundleError::NoImages);
+        }
+        let index: Index = self.document("index.json")?;
+        let mut loaded: Vec<Loaded> = Vec::new();
+        for entry in &index.manifests {
+            let one = self.described(entry)?;
+            match loaded.iter_mut().find(|other| other.image.id == one.image.id) {
+                Some(other) => {
+                    other.names.extend(one.names);
+                    other.image = one.image;
+                }
+                None => loaded.push(one),
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// An image of Docker's list.
+    fn listed(&self, listed: &Listed) -> Result<Loaded, BundleError> {
+        let config = self.bytes(&listed.config)?.to_vec();
+        let layers = listed.layers.iter().map(|file| self.layer(file)).collect::<Result<Vec<_>, _>>()?;
+        // The manifest is in the other list, where there is one.
+        let digest = Digest::of(&config).to_string();
+        let manifest = self.documents.contains_key("index.json").then(|| self.document::<Index>("index.json"));
+        let mut manifests = manifest.transpose()?.map(|index| index.manifests).unwrap_or_default().into_iter();
+        let manifest = manifests.find(|entry| {
+            self.document::<Manifest>(&blob_file(&entry.digest)).is_ok_and(|manifest| manifest.config.digest == digest)
+        });
+        let names = listed.repo_tags.iter().flatten().filter_map(|name| name.parse::<Reference>().ok()).collect();
+        self.take(&listed.config, config, &layers, manifest.as_ref(), names)
+    }
+
+    /// An image of an OCI index; from an index in that, the one for this machine.
+    fn described(&self, entry: &Descriptor) -> Result<Loaded, BundleError> {
+        let mut chosen = entry.clone();
+        for _ in 0..4 {
+            if chosen.media_type != OCI_INDEX && chosen.media_type != DOCKER_LIST {
+                break;
+            }
+            let file = blob_file(&chosen.digest);
+            let index: Index = self.document(&file)?;
+            let best = index.manifests.into_iter().filter(|one| self.documents.contains_key(&blob_file(&one.digest)));
+            chosen = best.min_by_key(fitness).ok_or(BundleError::Missing { file })?;
+        }
+        let manifest: Manifest = self.document(&blob_file(&chosen.digest))?;
+        let file = blob_file(&manifest.config.digest);
+        let config = self.bytes(&file)?.to_vec();
+        let layers = manifest.layers.iter().map(|layer| self.layer(&blob_file(&layer.digest)));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let name = entry.annotations.get(NAME).or_else(|| {
+            // skopeo writes a whole name there, others a tag alone, which is no image's name.
+            entry.annotations.get(super::TAG).filter(|name| name.contains([':', '/']))
+        });
+        let names = name.and_then(|name| name.parse::<Reference>().ok()).into_iter().collect();
+        self.take(&file, config, &layers, Some(&chosen), names)
+    }
+
+    fn take(
+        &self,
+        file: &str,
+        config: Vec<u8>,
+        layers: &[&TakenLayer],
+        manifest: Option<&Descriptor>,
+        names: Vec<Reference>,
+    ) -> Result<Loaded, BundleError> {
+        let expected = crate::store::layers_of(&config)?;
+        if !layers.iter().map(|taken| taken.layer).eq(expected) {
+            return Err(BundleError::OtherLayers { config: file.to_owned() });
+        }
+        let manifest = manifest.map(|entry| self.manifest(entry, layers)).transpose()?.flatten();
+        let names: Vec<Reference> = names.into_iter().map(Reference::tagged).collect();
+        let new = NewImage { config, manifest, reference: names.first().cloned() };
+        let mut image = self.intake.image(new)?;
+        for name in names.iter().skip(1) {
+            self.intake.name(&image.id, name.clone())?;
+        }
+        image.references.extend(names.iter().skip(1).cloned());
+        Ok(Loaded { image, names })
+    }
+
+    /// Keeps a manifest whose layers were kept.
+    fn manifest(&self, entry: &Descriptor, layers: &[&TakenLayer]) -> Result<Option<StoredManifest>, BundleError> {
+        let blobs: Option<Vec<Digest>> = layers.iter().map(|taken| taken.blob.map(|(digest, _)| digest)).collect();
+        let (Some(blobs), Ok(digest)) = (blobs, entry.digest.parse::<Digest>()) else { return Ok(None) };
+        self.intake.blob(self.bytes(&blob_file(&entry.digest))?, &digest)?;
+        let media_type = if entry.media_type.is_empty() { OCI_MANIFEST } else { &entry.media_type };
+        Ok(Some(StoredManifest { digest, media_type: media_type.to_owned(), blobs, names: Vec::new() }))
+    }
+}
+
+fn blob_file(digest: &str) -> String {
+    format!("blobs/{}", digest.replacen(':', "/", 1))
+}
+
+/// Lower is better.
+fn fitness(entry: &Descriptor) -> u8 {
+    let host = Platform::host();
+    match &entry.platform {
+        Some(platform) if platform.architecture == host.architecture && platform.os == host.os => 0,
+        Some(platform) if platform.os == "unknown" => 3,
+        Some(_) => 2,
+        None => 1,
+    }
+}

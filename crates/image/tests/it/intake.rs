@@ -1,0 +1,156 @@
+//! Images that come in parts, and go out byte for byte as they came.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::Command;
+
+use image::{
+    ErrorKind, Force, ImageError, ImageId, Keep, LayerFormat, LayerId, LayerRules, NewImage, PinnedName, PruneScope,
+    Store, StoredManifest,
+};
+
+use oci::digest::Digest;
+
+use crate::hostile::entry;
+
+fn unused(_: &ImageId) -> bool {
+    false
+}
+
+/// An archive of the machine's own tar with files of many lengths, a sparse one, links, and a file that a later one replaces.
+fn archive() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir_all(root.join("d/e")).unwrap();
+    for length in [0_usize, 1, 511, 512, 4000, 4095, 4096, 4097, 12_288, 300_001] {
+        let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
+        fs::write(root.join(format!("d/{length}")), bytes).unwrap();
+    }
+    fs::hard_link(root.join("d/4097"), root.join("d/e/link")).unwrap();
+    std::os::unix::fs::symlink("../4096", root.join("d/e/symlink")).unwrap();
+    let sparse = fs::File::create(root.join("sparse")).unwrap();
+    sparse.set_len(3 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_at(&sparse, &[7; 5000], 1 << 20).unwrap();
+    let tar = |arguments: &[&str], names: &[&str]| {
+        let file = folder.path().join("a.tar");
+        let mut command = Command::new("tar");
+        let done = command.args(arguments).arg("-f").arg(&file).arg("-C").arg(&root).args(names).status().unwrap();
+        assert!(done.success());
+        fs::read(file).unwrap()
+    };
+    tar(&["-c", "--sparse", "--format=gnu"], &["."]);
+    fs::write(root.join("d/12288"), vec![9; 9000]).unwrap();
+    tar(&["-r", "--format=gnu"], &["./d/12288"])
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn config(layers: &[LayerId]) -> Vec<u8> {
+    let layers: Vec<String> = layers.iter().map(|layer| format!("\"{layer}\"")).collect();
+    let layers = layers.join(",");
+    // Spaces and the order of fields are not ours: they have to stay.
+    format!(
+        "{{ \"os\":\"linux\", \"architecture\":\"amd64\",  \"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[{layers}]}}}}"
+    )
+    .into_bytes()
+}
+
+fn whole(mut reader: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn archives_come_back_byte_for_byte() {
+    for format in [LayerFormat::Erofs, LayerFormat::Directory] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_with_format(folder.path(), format).unwrap();
+        // Behind the end mark may be anything.
+        let bytes = [archive(), b"trailing".to_vec()].concat();
+        let intake = store.intake();
+        let taken = intake.layer(&gzip(&bytes)[..], LayerRules::default(), None, Keep::No).unwrap();
+        assert_eq!((taken.layer.0, taken.blob), (Digest::of(&bytes), None));
+        let new = NewImage { config: config(&[taken.layer]), manifest: None, reference: None };
+        let image = intake.image(new).unwrap();
+        drop(intake);
+        let (reader, length) = store.archive(&image.layers[0]).unwrap();
+        assert_eq!(length, bytes.len() as u64);
+        assert_eq!(whole(reader), bytes, "{format:?}");
+        assert_eq!(store.check().unwrap(), []);
+    }
+}
+
+#[test]
+fn what_came_in_goes_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let bytes = [entry(b"f", b'0', b"", b"web"), vec![0; 1024]].concat();
+    let packed = gzip(&bytes);
+    let intake = store.intake();
+    let digest = Digest::of(&packed);
+    assert!(!intake.holds_blob(&digest));
+    let taken = intake.layer(&packed[..], LayerRules::default(), None, Keep::Measured).unwrap();
+    assert_eq!(taken.blob, Some((digest, packed.len() as u64)));
+    let manifest = b"{\"a manifest\": 1}";
+    intake.blob(&manifest[..], &Digest::of(manifest)).unwrap();
+    let name = PinnedName { repository: "docker.io/library/web".into(), digest: Digest::of(manifest) };
+    let stored = StoredManifest {
+        digest: Digest::of(manifest),
+        media_type: "application/x".into(),
+        blobs: vec![digest],
+        names: vec![name],
+    };
+    let config = config(&[taken.layer]);
+    let reference = Some("web:1".parse().unwrap());
+    let image = intake.image(NewImage { config: config.clone(), manifest: Some(stored.clone()), reference }).unwrap();
+    drop(intake);
+    assert_eq!(image.id.0, Digest::of(&config));
+    let store = {
+        drop(store);
+        Store::open(folder.path()).unwrap()
+    };
+    let again = store.get(&format!("web@{}", Digest::of(manifest))).unwrap();
+    assert_eq!((again.id, &again.manifests), (image.id, &vec![stored]));
+    assert_eq!(store.config_bytes(&image.id).unwrap(), config);
+    let (path, size) = store.blob(&digest).unwrap();
+    assert_eq!((fs::read(&path).unwrap(), size), (packed.clone(), packed.len() as u64));
+    assert_eq!(store.check().unwrap(), []);
+    // A damaged blob is found.
+    fs::write(&path, b"x").unwrap();
+    let problems = store.check().unwrap();
+    assert!(problems.len() == 1 && problems[0].object == format!("blob {digest}"), "{problems:?}");
+    // With its last tag in a repository its digest there goes, too.
+    store.tag(&image.id, "other:1".parse().unwrap()).unwrap();
+    store.remove("web:1", &unused, Force::No).unwrap();
+    assert!(store.get("other:1").unwrap().manifests[0].names.is_empty());
+    store.remove("other:1", &unused, Force::No).unwrap();
+    assert!(store.blob(&digest).is_none() && fs::read_dir(folder.path().join("layers")).unwrap().next().is_none());
+}
+
+#[test]
+fn intakes_hold_what_they_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let bytes = [entry(b"f", b'0', b"", b"web"), vec![0; 1024]].concat();
+    let (first, second) = (store.intake(), store.intake());
+    let taken = first.layer(&bytes[..], LayerRules::default(), None, Keep::Measured).unwrap();
+    assert!(second.holds_layer(&taken.layer) && second.holds_blob(&taken.layer.0));
+    drop(first);
+    store.prune(&unused, PruneScope::Unused).unwrap();
+    assert!(second.holds_layer(&taken.layer) && store.blob(&taken.layer.0).is_some());
+    drop(second);
+    assert!(store.blob(&taken.layer.0).is_none());
+    let third = store.intake();
+    assert!(!third.holds_layer(&taken.layer));
+    let missing = third.image(NewImage { config: config(&[taken.layer]), manifest: None, reference: None });
+    assert!(matches!(missing, Err(ImageError::MissingLayer { .. })));
+    let other = third.layer(&bytes[..], LayerRules::default(), Some(LayerId(Digest::of(b"x"))), Keep::No);
+    assert_eq!(other.unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(matches!(third.blob(&b"x"[..], &Digest::of(b"y")), Err(ImageError::OtherBlob { .. })));
+    assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+}
