@@ -13,6 +13,7 @@ mod volumes;
 pub use containers::{Attach, Created, Remove, Wait};
 pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
+pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
 pub use volumes::Volume;
 
