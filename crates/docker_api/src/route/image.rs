@@ -211,14 +211,14 @@ pub(crate) async fn create(mut call: Call) -> Result {
 
 /// How a body came to its end.
 #[derive(Debug, PartialEq, Eq)]
-enum Fed {
+pub(super) enum Fed {
     /// It was read whole, or the client went away.
     Over,
     /// The reader wanted no more.
     Refused,
 }
 
-async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> Fed {
+pub(super) async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> Fed {
     while let Some(frame) = body.frame().await {
         let piece = match frame.map(hyper::body::Frame::into_data) {
             Ok(Ok(data)) => Ok(data),
@@ -232,20 +232,20 @@ async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> F
     Fed::Over
 }
 
-async fn drain(body: &mut Incoming) {
+pub(super) async fn drain(body: &mut Incoming) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
     // a client that sends for ever is cut off
     let _ = tokio::time::timeout(DRAIN, rest).await;
 }
 
 /// A request's body for a thread that reads.
-struct Archive {
+pub(super) struct Archive {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     piece: Bytes,
 }
 
 impl Archive {
-    fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
+    pub(super) fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
         let (sender, pieces) = mpsc::channel(DEPTH);
         (sender, Self { pieces, piece: Bytes::new() })
     }
@@ -263,16 +263,6 @@ impl Read for Archive {
         self.piece.copy_to_slice(&mut buffer[..count]);
         Ok(count)
     }
-}
-
-/// `POST /build`, `POST /session`
-pub(crate) async fn no_build(_: Call) -> Result {
-    Err(ApiError::unsupported("building images is not supported; import one, or bootstrap a base image"))
-}
-
-/// `POST /build/prune`: there is no build cache.
-pub(crate) async fn prune_builds(_: Call) -> Result {
-    reply::json(&serde_json::json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
 }
 
 /// `POST /commit`

@@ -1,5 +1,6 @@
 //! Which request is answered where: one sorted table.
 
+mod build;
 mod container;
 mod exec;
 mod image;
@@ -48,8 +49,8 @@ static ROUTES: &[Route] = routes! {
     "/_ping" GET system::ping;
     "/_ping" HEAD system::ping;
     "/auth" POST image::no_registry;
-    "/build" POST image::no_build;
-    "/build/prune" POST image::prune_builds;
+    "/build" POST build::classic;
+    "/build/prune" POST build::prune;
     "/commit" POST image::no_commit;
     "/configs" GET system::no_swarm;
     "/containers/create" POST container::create;
@@ -96,9 +97,11 @@ static ROUTES: &[Route] = routes! {
     "/images/{name*}/push" POST image::no_registry;
     "/images/{name*}/tag" POST image::tag;
     "/info" GET system::info;
+    "/insula/build" POST build::own;
     "/insula/doctor" GET insula::doctor;
     "/insula/explain/{id}" GET insula::explain;
     "/insula/images/bootstrap" POST insula::bootstrap;
+    "/insula/tree/{name*}" GET build::tree;
     "/networks" GET network::list;
     "/networks/create" POST network::no_create;
     "/networks/prune" POST network::prune;
@@ -110,7 +113,7 @@ static ROUTES: &[Route] = routes! {
     "/plugins" GET system::plugins;
     "/secrets" GET system::no_swarm;
     "/services" GET system::no_swarm;
-    "/session" POST image::no_build;
+    "/session" POST build::no_session;
     "/swarm" GET system::no_swarm;
     "/swarm/init" POST system::no_swarm;
     "/swarm/join" POST system::no_swarm;
