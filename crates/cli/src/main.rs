@@ -9,6 +9,7 @@
 
 #![cfg_attr(not(test), no_main)]
 
+mod build;
 mod client;
 mod container;
 mod context;
@@ -33,6 +34,8 @@ use crate::flags::{Action, Command};
 /// The commands, sorted by name.
 static COMMANDS: &[&Command] = &[
     &container::attach::COMMAND,
+    &build::COMMAND,
+    &build::BUILDER,
     &container::GROUP,
     &container::create::COMMAND,
     &daemon::GROUP,
