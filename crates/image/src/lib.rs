@@ -34,8 +34,8 @@ pub use model::{
 };
 pub use mount::Layers;
 pub use path::PathError;
-pub use store::build::{CacheRecord, CacheUse, Held};
 pub use store::Store;
+pub use store::build::{CacheRecord, CacheUse, Held};
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]
