@@ -380,7 +380,7 @@ mod tests {
         assert!(is_address("https://h/x.git#main:sub") && is_address("git@h:a/b") && !is_address("a/b"));
         assert!(secret("src=x").unwrap_err().contains("id=ID"));
         assert!(secret("id=a,nonsense=1").unwrap_err().contains("nonsense"));
-        let file = std::env::temp_dir().join(format!("insula-secret-{}", std::process::id()));
+        let file = env::temp_dir().join(format!("insula-secret-{}", std::process::id()));
         fs::write(&file, "s3").unwrap();
         let given = secret(&format!("id=a,src={}", file.display()));
         fs::remove_file(&file).unwrap();

@@ -186,12 +186,21 @@ async fn base(inner: &Arc<Inner>, wanted: &ImageRequest, pull: PullPolicy) -> Re
     Ok(image)
 }
 
-/// Has a base image fetched.
+/// Has a base image fetched. What a registry does not have, and nobody made here, is not found.
 async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest) -> Result<Image> {
-    inner.images.get(&wanted.name).map_err(|_| {
-        let name = &wanted.name;
-        EngineError::not_found(format!("no image {name:?} here; pull it with: insula pull {name}"))
-    })
+    let engine = Engine { inner: Arc::clone(inner) };
+    let pull =
+        crate::Pull { name: wanted.name.clone(), platform: Some(wanted.platform.clone()), ..crate::Pull::default() };
+    // the build tells its own steps; what the pull has to say on the way is not among them
+    let (progress, mut unheard) = mpsc::channel(16);
+    let drain = tokio::spawn(async move { while unheard.recv().await.is_some() {} });
+    let pulled = engine.pull(pull, progress).await;
+    drain.abort();
+    pulled.map_err(|error| {
+        let text = format!("the image {} is not here, and cannot be pulled", wanted.name);
+        EngineError::because(error.class(), text, &error)
+    })?;
+    inner.images.get(&wanted.name).map_err(image_error)
 }
 
 async fn fetch(inner: &Arc<Inner>, plan: &Plan) -> Result<BTreeMap<Remote, remote::Fetched>> {
