@@ -307,3 +307,35 @@ fn what_fails_says_why_and_leaves_nothing() {
         assert!(!s.group_folder("", &container.group).exists());
     });
 }
+
+#[test]
+#[ignore = "runs in the guest"]
+fn what_engines_ask_for_is_taken_along() {
+    test(|s| {
+        let shared = s.island.dir("shared").display().to_string();
+        let file = s.island.file("hosts", "hosts\n").display().to_string();
+        let hidden = json!(["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"]);
+        let closed = json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
+        let bundle = counter(s)
+            .mount("bind", &shared, "/mnt", &["rbind", "rw"])
+            .mount("bind", &file, "/etc/hosts", &["bind", "ro"])
+            .mount("tmpfs", "tmpfs", "/tmp", &["nosuid", "nodev"])
+            .mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"])
+            .namespace("cgroup")
+            .set("/linux/maskedPaths", hidden)
+            .set("/linux/readonlyPaths", closed);
+        let container = start(&bundle);
+        container.await_file(&count_file(s));
+        container.exec(&["sh", "-c", "echo kept > /tmp/file"]).expect(0);
+        let images = images(s);
+        well(s, "images", container.call("checkpoint", &["--image-path", &images]));
+        well(s, "images", restore(&bundle, &["--image-path", &images]));
+        counts_on(s);
+        let script = "cat /tmp/file /etc/hosts; cat /proc/keys /proc/kcore | wc -c; ls /proc/scsi /sys/firmware | \
+            grep -v : | wc -w; echo x > /mnt/new; (echo 1 > /proc/sys/kernel/hostname) || (echo 1 > /etc/hosts) || echo closed; \
+            cat /sys/fs/cgroup/cgroup.procs | wc -l";
+        let text = container.exec(&["sh", "-c", script]).expect(0).text().to_owned();
+        assert!(text.starts_with("kept\nhosts\n0\n0\nclosed\n"), "{text}");
+        assert!(s.island.path("shared/new").is_file());
+    });
+}
