@@ -191,7 +191,7 @@ fn v2_translates_the_same_resources() {
     resources.set_cpu(Some(cpu)).set_block_io(Some(block));
     resources.set_pids(Some(LinuxPidsBuilder::default().limit(0).build().unwrap()));
     tree.group().apply(&resources).unwrap();
-    assert_eq!(tree.read("unified", "cpu.max"), "150000 100000\n");
+    assert_eq!(tree.read("unified", "cpu.max"), "150000\n");
     assert_eq!(tree.read("unified", "cpu.weight"), "100\n");
     assert_eq!(tree.read("unified", "memory.max"), "1000\n");
     assert_eq!(tree.read("unified", "memory.swap.max"), "2000\n");

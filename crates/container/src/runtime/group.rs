@@ -201,6 +201,20 @@ pub(crate) fn tell(scope: &Scope, resources: &LinuxResources) -> Result<()> {
     connect(rights())?.set(scope, &asked).doing(|| "systemd did not take the limits")
 }
 
+/// A group as criu is told where to put processes: `CONTROLLER:/PATH` of version 1, `/PATH` of version 2.
+pub(crate) fn roots(host: &Host, group: &Group) -> Vec<String> {
+    let below = |dir: &Path| {
+        let tops = host.hierarchies().map(|(top, _)| top);
+        let top = tops.filter(|top| dir.starts_with(top)).max_by_key(|top| top.components().count())?;
+        dir.strip_prefix(top).ok()?.to_str().map(str::to_owned)
+    };
+    let named = |(name, dir): (String, PathBuf)| {
+        let below = below(&dir)?;
+        Some(if name.is_empty() { format!("/{below}") } else { format!("{name}:/{below}") })
+    };
+    group.controller_dirs().into_iter().filter_map(named).collect()
+}
+
 /// The file that tells whether a group is frozen.
 pub(crate) fn freezer(group: &Group) -> Option<PathBuf> {
     let dirs = group.controller_dirs();

@@ -284,12 +284,8 @@ fn revive(
         let pid_file = folder.path().join("criu.pid");
         criu.value("--root", &record.rootfs);
         criu.value("--pidfile", &pid_file);
-        for (name, dir) in group.controller_dirs() {
-            let path = dir.strip_prefix("/sys/fs/cgroup").ok().and_then(|path| path.to_str()).unwrap_or_default();
-            let below = path.split_once('/').map_or(path, |(_, below)| below);
-            if !name.is_empty() {
-                criu.value("--cgroup-root", format!("{name}:/{below}"));
-            }
+        for root in group::roots(&planned.host, &group) {
+            criu.value("--cgroup-root", root);
         }
         criu.flag("--restore-detached");
         criu.flag("--restore-sibling");

@@ -16,17 +16,19 @@ const CRIU: &[&str] = &[
     "criu",
     "gzip",
     "ip",
+    "ip6tables",
     "ip6tables-restore",
     "ip6tables-save",
+    "iptables",
     "iptables-restore",
     "iptables-save",
     "setpriv",
     "strace",
     "tar",
 ];
-/// What those open by name.
-const MATCHES: &[&str] =
-    &["/usr/lib/x86_64-linux-gnu/xtables/libxt_mark.so", "/usr/lib/x86_64-linux-gnu/xtables/libxt_standard.so"];
+/// Where the programs for the packet filter have what they open by name, and what criu uses of it.
+const MATCHES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
+const MATCH: &[&str] = &["libxt_mark.so", "libxt_standard.so", "libxt_tcp.so"];
 
 /// The runtime, as it was built beside this test.
 fn runtime() -> PathBuf {
@@ -53,9 +55,10 @@ fn the_runtime_on_version_2_and_with_criu() {
         };
         guest = guest.program(&path, name);
     }
-    for path in MATCHES {
-        if let Ok(content) = std::fs::read(path) {
-            guest = guest.file(path.trim_start_matches('/'), 0o755, &content);
+    for name in MATCH {
+        let path = Path::new(MATCHES).join(name);
+        if let Ok(content) = std::fs::read(&path) {
+            guest = guest.file(path.to_string_lossy().trim_start_matches('/'), 0o755, &content);
         }
     }
     let accounts = [("etc/passwd", "root:x:0:0::/:/bin/sh\n"), ("etc/group", "root:x:0:\n"), ("mnt/.keep", "")];
