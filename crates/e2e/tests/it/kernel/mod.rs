@@ -4,6 +4,7 @@ mod bad_input;
 mod crash;
 mod daemon;
 mod docker;
+mod images;
 mod isolation;
 mod lifecycle;
 mod limits;
