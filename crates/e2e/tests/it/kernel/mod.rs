@@ -6,6 +6,7 @@ mod corpus;
 mod crash;
 mod daemon;
 mod docker;
+mod images;
 mod isolation;
 mod lifecycle;
 mod limits;
