@@ -12,6 +12,7 @@
 
 mod actor;
 mod bootstrap;
+mod build;
 mod clock;
 mod config;
 mod decide;
@@ -36,6 +37,9 @@ mod volume;
 mod zygote;
 
 pub use actor::WaitFor;
+pub use build::{
+    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache, Pull, Reuse, Squash,
+};
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, Paths};
 pub use control::Streams;

@@ -30,6 +30,7 @@ pub(crate) struct Inner {
     pub(crate) skeleton: OwnedFd,
     pub(crate) zygote: Zygote,
     pub(crate) events: EventLog,
+    pub(crate) builds: crate::build::Shared,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
@@ -88,6 +89,7 @@ impl Inner {
             skeleton,
             zygote,
             events: EventLog::new(events),
+            builds: crate::build::Shared::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
             seccomp: Mutex::default(),

@@ -21,6 +21,7 @@ pub use containers::{Attach, Created, Remove, Wait};
 pub use distribution::{Elsewhere, LayerStep, Progress, Proof, SearchResult};
 pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
+pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
 pub use pull::Pull;
 pub use volumes::Volume;

@@ -267,7 +267,9 @@ impl Recipe {
 }
 
 impl StagePlan {
-    fn base_key(&self) -> CacheKey {
+    /// The key of what the stage begins with, unless that is another stage.
+    #[must_use]
+    pub fn base_key(&self) -> CacheKey {
         let mut canonical = Canonical::new("insula.build.base.v1");
         match &self.base_id {
             Some(id) => canonical.field("image", id.as_bytes()),

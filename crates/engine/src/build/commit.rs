@@ -1,0 +1,99 @@
+//! The end of a build: times, layers and configuration become an image with its names.
+
+use super::execute::{Build, Built, now};
+use super::request::Squash;
+use crate::engine::image_error;
+use crate::error::{EngineError, Result};
+use image::build::{CacheKey, History};
+use image::export::Times;
+use image::{CacheRecord, Image, LayerId};
+use oci::digest::Digest;
+use oci::reference::Reference;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// Makes the image; the same one again when nothing has changed.
+pub(super) async fn commit(build: &Arc<Build>, built: &Arc<Built>, squash: Squash, names: Vec<Reference>) -> Result<Image> {
+    let (build, built) = (Arc::clone(build), Arc::clone(built));
+    let done = tokio::task::spawn_blocking(move || image(&build, &built, squash, &names)).await;
+    done.map_err(|error| EngineError::internal("making the image was cut short", &error))?
+}
+
+fn image(build: &Build, built: &Built, squash: Squash, names: &[Reference]) -> Result<Image> {
+    let Some(mut spec) = build.plan.image().cloned() else {
+        return Err(EngineError::invalid("there is no stage to make an image of"));
+    };
+    let own = built.layers.len() - built.times.len();
+    let created = created(build, built, &spec.to_json(&ids(&built.layers), None));
+    let mut times = built.times.iter();
+    let mut last = built.times.first().unwrap_or(&created);
+    let fresh = spec.history.iter_mut().filter(|entry| entry.created.is_none());
+    for entry in fresh {
+        if !entry.empty_layer
+            && let Some(time) = times.next()
+        {
+            last = time;
+        }
+        entry.created = Some(last.clone());
+    }
+    let mut layers = built.layers.clone();
+    let mut held = None;
+    if squash == Squash::Yes && built.times.len() > 1 {
+        let (below, above) = layers.split_at(own);
+        let merged = merge(build, above)?;
+        let mut all = below.to_vec();
+        all.extend(merged.layers());
+        let filled = spec.history.iter_mut().filter(|entry| !entry.empty_layer);
+        filled.skip(own).for_each(|entry| entry.empty_layer = true);
+        spec.history.push(History {
+            created: Some(created.clone()),
+            comment: format!("{} layers as one", above.len()),
+            ..History::default()
+        });
+        layers = all;
+        held = Some(merged);
+    }
+    let config = spec.to_json(&ids(&layers), Some(&created));
+    let image = build.inner.images.add_image(&config, &layers, names).map_err(image_error)?;
+    drop(held);
+    Ok(image)
+}
+
+fn ids(layers: &[LayerId]) -> Vec<Digest> {
+    layers.iter().map(|layer| layer.0).collect()
+}
+
+/// When an image with this configuration was first made here, so that a build that changes nothing gives the same image.
+fn created(build: &Build, built: &Built, config: &[u8]) -> String {
+    if let Some(epoch) = build.plan.epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+        return epoch.to_string();
+    }
+    let key = CacheKey(Digest::of(&[b"insula.build.image.v1\0", built.content.to_string().as_bytes(), b"\0", config].concat()));
+    let known = if build.reuse == super::Reuse::Yes { build.inner.images.cached(&key) } else { None };
+    if let Some((record, _)) = known {
+        return record.created;
+    }
+    let created = now();
+    let record = CacheRecord {
+        layer: None,
+        created: created.clone(),
+        content: built.content.0,
+        text: "the image".to_owned(),
+        size: 0,
+    };
+    if let Err(error) = build.inner.images.remember(&key, record) {
+        tracing::warn!(%error, "cannot remember when an image was made");
+    }
+    created
+}
+
+/// One layer in place of several.
+fn merge(build: &Build, layers: &[LayerId]) -> Result<image::Held> {
+    let mounted = build.inner.images.mount_ids(layers, "of the build").map_err(image_error)?;
+    let fds: Vec<_> = mounted.fds.iter().map(|fd| fd.as_fd()).collect();
+    let times = match build.plan.epoch.map(u64::try_from) {
+        Some(Ok(epoch)) => Times::AtMost(epoch),
+        _ => Times::Kept,
+    };
+    build.inner.images.add_diff(&fds, times).map_err(|error| EngineError::internal("cannot merge the layers", &error))
+}

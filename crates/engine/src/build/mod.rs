@@ -1,0 +1,206 @@
+//! Builds: from a Dockerfile and its context to an image.
+//!
+//! ```text
+//! BuildRequest -> context, base images -> image::build::Plan -> execute (stages side by side, steps by cache or by doing)
+//!                                                                  run: a container of ours      copy, directory: place
+//!                                        upper layers -> layers of the store -> image, names, events
+//! ```
+//!
+//! What a step makes is a layer of the store before it has a record in the cache, and the image comes last, so that a
+//! build that ends early, however it ends, leaves whole layers and nothing else.
+
+mod cache;
+mod commit;
+mod execute;
+mod http;
+mod mounts;
+mod place;
+mod remote;
+mod request;
+mod run;
+mod source;
+mod state;
+mod tree;
+
+pub use cache::{CacheEntry, CacheFilter, PrunedCache};
+pub use request::{
+    BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, Pull, Reuse, Squash,
+};
+pub(crate) use state::Shared;
+
+use crate::engine::{Engine, Inner, image_error};
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::model::{EventKind, NetworkMode};
+use execute::Build;
+use image::build::{BaseImage, BuildError, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
+use image::dockerfile::Dockerfile;
+use image::{Image, LayerId};
+use source::Source;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{mpsc, watch};
+
+/// The most rounds of looking for images: triggers of images can ask for further images.
+const ROUNDS: usize = 64;
+
+impl Engine {
+    /// Builds an image. What happens goes to `events`; `stop` becoming true ends the build early.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] for what is wrong with the Dockerfile, with the place in it, and for a step whose program
+    /// fails; [`ErrorClass::NotFound`] for a base image that is not there; [`ErrorClass::Unavailable`] once it was stopped.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        events: mpsc::Sender<BuildEvent>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<BuildOutcome> {
+        let inner = Arc::clone(&self.inner);
+        // its own task: whoever asks may go away, and what was begun is still cleared up
+        let done = tokio::spawn(async move { build(&inner, request, events, stop).await }).await;
+        let outcome = done.map_err(|error| EngineError::internal("the build was cut short", &error))??;
+        let id = outcome.image.id.to_string();
+        let words = BTreeMap::from([("name".into(), id.clone())]);
+        self.inner.store_event(self.inner.events.event(EventKind::Image, "build", &id, words));
+        Ok(outcome)
+    }
+}
+
+/// What a build knows before it has a plan.
+struct Prepared {
+    plan: Plan,
+    images: BTreeMap<ImageRequest, Vec<LayerId>>,
+    /// The layers of those images stay.
+    held: Vec<image::Held>,
+    remotes: BTreeMap<Remote, remote::Fetched>,
+    source: Source,
+}
+
+async fn build(
+    inner: &Arc<Inner>,
+    mut request: BuildRequest,
+    events: mpsc::Sender<BuildEvent>,
+    stop: watch::Receiver<bool>,
+) -> Result<BuildOutcome> {
+    let Prepared { plan, images, held, remotes, source } = prepare(inner, &mut request).await?;
+    let steps = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
+    let _ = events.send(BuildEvent::Planned { steps }).await;
+    for warning in &plan.warnings {
+        let _ = events.send(BuildEvent::Warning(warning.clone())).await;
+    }
+    let digests = remotes.iter().map(|(remote, fetched)| (remote.clone(), fetched.digest)).collect();
+    let build = Arc::new(Build {
+        inner: Arc::clone(inner),
+        keys: plan.keys(&digests),
+        stages: plan.stages.keys().map(|index| (*index, tokio::sync::OnceCell::new())).collect(),
+        images,
+        context: source.files(),
+        remotes,
+        reuse: request.reuse,
+        // as BuildKit without a network plugin: the programs of steps fetch what they need
+        network: request.network.take().unwrap_or(NetworkMode::Host),
+        resources: std::mem::take(&mut request.resources),
+        shm_bytes: request.shm_bytes,
+        ulimits: std::mem::take(&mut request.ulimits),
+        extra_hosts: std::mem::take(&mut request.extra_hosts),
+        secrets: std::mem::take(&mut request.secrets),
+        ssh: std::mem::take(&mut request.ssh),
+        allow: std::mem::take(&mut request.allow),
+        events,
+        stop,
+        trees: std::sync::Mutex::default(),
+        reused: AtomicUsize::new(0),
+        plan,
+    });
+    let built = build.stage(build.plan.target).await?;
+    let image = commit::commit(&build, &built, request.squash, request.names).await?;
+    cache::bound(inner);
+    drop(held);
+    Ok(BuildOutcome { image, reused: build.reused.load(Ordering::Relaxed) })
+}
+
+fn wrong(error: &BuildError) -> EngineError {
+    EngineError::invalid(error.to_string())
+}
+
+async fn prepare(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Prepared> {
+    let source = source::open(inner, request).await?;
+    let file = Dockerfile::parse(&source.name, &source.text).map_err(|error| EngineError::invalid(error.to_string()))?;
+    let (mut known, mut layers, mut held) = (Images::new(), BTreeMap::new(), Vec::new());
+    let mut graph = None;
+    for _ in 0..ROUNDS {
+        let found = Graph::resolve(&file, &request.options, &known).map_err(|error| wrong(&error))?;
+        let missing = found.missing(&known);
+        if missing.is_empty() {
+            graph = Some(found);
+            break;
+        }
+        for wanted in missing {
+            let image = base(inner, &wanted, request.pull).await?;
+            let (base, hold) = describe(inner, &image)?;
+            layers.insert(wanted.clone(), image.layers);
+            held.push(hold);
+            known.insert(wanted, base);
+        }
+    }
+    let Some(graph) = graph else {
+        return Err(EngineError::invalid(format!("the triggers (ONBUILD) of base images ask for images {ROUNDS} times over")));
+    };
+    let options = request.options.clone();
+    let files = source.files();
+    let planned = tokio::task::spawn_blocking(move || Plan::new(&file, &graph, &options, &known, &*files));
+    let plan = planned.await.map_err(|error| EngineError::internal("planning was cut short", &error))?;
+    let plan = plan.map_err(|error| wrong(&error))?;
+    let remotes = fetch(inner, &plan).await?;
+    Ok(Prepared { plan, images: layers, held, remotes, source })
+}
+
+fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
+    let bytes = inner.images.config_bytes(&image.id).map_err(image_error)?;
+    let spec = ImageSpec::from_json(&bytes)
+        .map_err(|error| EngineError::because(ErrorClass::Invalid, format!("cannot build on the image {}", image.id), &error))?;
+    let hold = inner.images.hold(&image.layers);
+    let hold = hold.ok_or_else(|| EngineError::conflict(format!("the image {} was removed meanwhile", image.id)))?;
+    Ok((BaseImage { id: image.id.0, spec }, hold))
+}
+
+/// The image that a stage begins with or copies from.
+async fn base(inner: &Arc<Inner>, wanted: &ImageRequest, pull: Pull) -> Result<Image> {
+    let image = match (inner.images.get(&wanted.name), pull) {
+        (Ok(image), Pull::Missing) => image,
+        (Ok(_), Pull::Always) => fetch_image(inner, wanted).await?,
+        (Err(error), _) if error.kind() == image::ErrorKind::NotFound => fetch_image(inner, wanted).await?,
+        (Err(error), _) => return Err(image_error(error)),
+    };
+    let (os, architecture) = (image.config.os().to_string(), image.config.architecture().to_string());
+    if os != wanted.platform.os || architecture != wanted.platform.architecture {
+        return Err(EngineError::new(
+            ErrorClass::NotFound,
+            format!("the image {} is for {os}/{architecture}, and {} is wanted", wanted.name, wanted.platform),
+        ));
+    }
+    Ok(image)
+}
+
+/// Has a base image fetched.
+async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest) -> Result<Image> {
+    inner.images.get(&wanted.name).map_err(|_| {
+        let name = &wanted.name;
+        EngineError::not_found(format!("no image {name:?} here; pull it with: insula pull {name}"))
+    })
+}
+
+async fn fetch(inner: &Arc<Inner>, plan: &Plan) -> Result<BTreeMap<Remote, remote::Fetched>> {
+    let mut tasks = Vec::new();
+    for wanted in plan.remotes() {
+        let (inner, wanted) = (Arc::clone(inner), wanted.clone());
+        tasks.push(tokio::task::spawn_blocking(move || remote::fetch(&inner, &wanted).map(|fetched| (wanted, fetched))));
+    }
+    let mut out = BTreeMap::new();
+    for task in tasks {
+        let (remote, fetched) = task.await.map_err(|error| EngineError::internal("fetching was cut short", &error))??;
+        out.insert(remote, fetched);
+    }
+    Ok(out)
+}

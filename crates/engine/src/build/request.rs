@@ -1,0 +1,187 @@
+//! What a build is asked for, and what it tells while it works.
+
+use crate::model::{NetworkMode, Resources, Ulimit};
+use image::Image;
+use image::build::Options;
+use oci::reference::Reference;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::PathBuf;
+
+/// A build.
+#[derive(Debug, Default)]
+pub struct BuildRequest {
+    /// Where its files are.
+    pub context: BuildContext,
+    /// The Dockerfile's path in the context; `Dockerfile` if empty.
+    pub dockerfile: String,
+    /// The Dockerfile's text, where it is not in the context.
+    pub text: Option<Vec<u8>>,
+    /// Arguments, target, platform, labels, time.
+    pub options: Options,
+    /// The names that the image gets.
+    pub names: Vec<Reference>,
+    /// Whether steps that were done before are done again.
+    pub reuse: Reuse,
+    /// Whether base images are fetched although they are there.
+    pub pull: Pull,
+    /// Whether all steps make one layer.
+    pub squash: Squash,
+    /// The network of steps that ask for none of their own; `None` for the engine's default.
+    pub network: Option<NetworkMode>,
+    /// Limits of each step.
+    pub resources: Resources,
+    /// Size of each step's /dev/shm in bytes.
+    pub shm_bytes: Option<u64>,
+    /// Resource limits of each step's processes.
+    pub ulimits: Vec<Ulimit>,
+    /// `name:address` lines for the steps' /etc/hosts.
+    pub extra_hosts: Vec<String>,
+    /// Secrets by their ids.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Sockets of SSH agents by their ids.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// Rights that steps may ask for.
+    pub allow: BTreeSet<Entitlement>,
+}
+
+/// Where a build's files are.
+#[derive(Default)]
+pub enum BuildContext {
+    /// There are none.
+    #[default]
+    Empty,
+    /// A folder of this machine; its `.dockerignore` counts.
+    Folder(PathBuf),
+    /// A tar archive, plain or compressed.
+    Archive(Box<dyn Read + Send>),
+    /// A repository, an archive or a lone Dockerfile in the network.
+    Remote(String),
+}
+
+impl std::fmt::Debug for BuildContext {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Empty => out.write_str("Empty"),
+            Self::Folder(path) => out.debug_tuple("Folder").field(path).finish(),
+            Self::Archive(_) => out.write_str("Archive"),
+            Self::Remote(address) => out.debug_tuple("Remote").field(address).finish(),
+        }
+    }
+}
+
+/// Whether what was done before is taken again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reuse {
+    /// It is.
+    #[default]
+    Yes,
+    /// Each step is done anew.
+    No,
+}
+
+/// When base images are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// When they are missing.
+    #[default]
+    Missing,
+    /// In any case.
+    Always,
+}
+
+/// Whether layers are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Squash {
+    /// Each step has its own.
+    #[default]
+    No,
+    /// One layer for all steps above the base.
+    Yes,
+}
+
+/// A right beyond those of containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entitlement {
+    /// `RUN --network=host`.
+    NetworkHost,
+    /// `RUN --security=insecure`.
+    SecurityInsecure,
+}
+
+impl Entitlement {
+    /// Its name, as `--allow` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NetworkHost => "network.host",
+            Self::SecurityInsecure => "security.insecure",
+        }
+    }
+
+    /// Finds it by its name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        [Self::NetworkHost, Self::SecurityInsecure].into_iter().find(|one| one.name() == name)
+    }
+}
+
+/// What happens in a build. Steps of several stages may be told of at the same time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildEvent {
+    /// The plan is made.
+    Planned {
+        /// How many steps there are, FROM included.
+        steps: usize,
+    },
+    /// Something that is no error.
+    Warning(String),
+    /// A step begins.
+    Begun {
+        /// Its stage.
+        stage: usize,
+        /// Its number among all steps, from 1 on.
+        step: usize,
+        /// The instruction.
+        text: String,
+    },
+    /// A step was done before.
+    Cached {
+        /// Its stage.
+        stage: usize,
+        /// Its number.
+        step: usize,
+    },
+    /// What a step's program writes.
+    Output {
+        /// Its stage.
+        stage: usize,
+        /// Its number.
+        step: usize,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A step has ended.
+    Done {
+        /// Its stage.
+        stage: usize,
+        /// Its number.
+        step: usize,
+        /// The short name of what it made.
+        made: String,
+    },
+    /// A stage has ended.
+    StageDone {
+        /// Which.
+        stage: usize,
+    },
+}
+
+/// What came of a build.
+#[derive(Debug, Clone)]
+pub struct BuildOutcome {
+    /// The image.
+    pub image: Image,
+    /// How many steps were taken from earlier builds.
+    pub reused: usize,
+}
