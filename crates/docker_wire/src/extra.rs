@@ -5,8 +5,11 @@
 //! | `GET /insula/explain/{name}` | - | [`Explanation`] |
 //! | `POST /insula/images/bootstrap` | [`Bootstrap`] | progress lines as for `POST /images/create`, the last has `aux.ID` |
 //! | `GET /insula/doctor` | - | [`Doctor`] |
+//! | `POST /insula/build` | [`Build`] on one line, and behind it the context if [`Build::archive`] | [`BuildLine`]s |
+//! | `GET /insula/tree/{name}` | - | an image's whole tree as a tar archive |
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Everything that a container got from the kernel, and what asked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,4 +90,101 @@ pub enum Verdict {
     Fallback,
     /// Does not work.
     Missing,
+}
+
+/// A folder that client and daemon both see, which its numbers show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedFolder {
+    /// Its absolute path.
+    pub path: String,
+    /// Its file system's number.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
+/// A request to build an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Build {
+    /// The context, where it is a folder.
+    pub folder: Option<SharedFolder>,
+    /// The context is an archive, which follows this line.
+    pub archive: bool,
+    /// The context's address, where it is in the network.
+    pub remote: Option<String>,
+    /// The Dockerfile's path.
+    pub dockerfile: String,
+    /// The Dockerfile's text, where it is not in the context.
+    pub text: Option<String>,
+    /// The image's names.
+    pub tags: Vec<String>,
+    /// Arguments.
+    pub arguments: BTreeMap<String, String>,
+    /// The stage that is wanted.
+    pub target: Option<String>,
+    /// `os/architecture`.
+    pub platform: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Do every step anew.
+    pub no_cache: bool,
+    /// Fetch base images although they are there.
+    pub pull: bool,
+    /// Make one layer of all steps.
+    pub squash: bool,
+    /// `none`, `host` or `default`.
+    pub network: Option<String>,
+    /// Limit of each step's memory in bytes.
+    pub memory_bytes: Option<i64>,
+    /// Limit of memory and swap in bytes.
+    pub memory_swap_bytes: Option<i64>,
+    /// Share of processor time.
+    pub cpu_shares: Option<u64>,
+    /// Processor time of a period in microseconds.
+    pub cpu_quota_us: Option<i64>,
+    /// The period in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// Processors to run on.
+    pub cpuset_cpus: Option<String>,
+    /// Size of /dev/shm in bytes.
+    pub shm_bytes: Option<u64>,
+    /// `name=soft:hard`.
+    pub ulimits: Vec<String>,
+    /// `name:address`.
+    pub extra_hosts: Vec<String>,
+    /// Secrets by their ids.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Sockets of SSH agents by their ids.
+    pub ssh: BTreeMap<String, String>,
+    /// Rights that steps may ask for.
+    pub allow: Vec<String>,
+    /// The time that everything gets, in seconds since 1970.
+    pub epoch: Option<i64>,
+    /// Write the image's tree into this folder; its files belong to `owner`.
+    pub output: Option<SharedFolder>,
+    /// User and group of what is written.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// What happens in a build, one to a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildLine {
+    /// The plan is made; so many steps.
+    Planned(usize),
+    /// Something that is no error.
+    Warning(String),
+    /// A step begins: stage, step, instruction.
+    Begun(usize, usize, String),
+    /// A step was done before: its number.
+    Cached(usize),
+    /// A step's program writes: its number, and what.
+    Output(usize, String),
+    /// A step has ended: its number.
+    Done(usize),
+    /// The image is there: its id, and how many steps were done before.
+    Image(String, usize),
+    /// It went wrong.
+    Error(String),
 }

@@ -268,16 +268,6 @@ impl Read for Archive {
     }
 }
 
-/// `POST /build`, `POST /session`
-pub(crate) async fn no_build(_: Call) -> Result {
-    Err(ApiError::unsupported("building images is not supported; import one, or bootstrap a base image"))
-}
-
-/// `POST /build/prune`: there is no build cache.
-pub(crate) async fn prune_builds(_: Call) -> Result {
-    reply::json(&serde_json::json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! Which request is answered where: one sorted table.
 
 mod archive;
+mod build;
 mod container;
 mod exec;
 mod image;
@@ -50,8 +51,8 @@ static ROUTES: &[Route] = routes! {
     "/_ping" GET system::ping;
     "/_ping" HEAD system::ping;
     "/auth" POST registry::auth;
-    "/build" POST image::no_build;
-    "/build/prune" POST image::prune_builds;
+    "/build" POST build::classic;
+    "/build/prune" POST build::prune;
     "/commit" POST archive::commit;
     "/configs" GET system::no_swarm;
     "/containers/create" POST container::create;
@@ -98,11 +99,13 @@ static ROUTES: &[Route] = routes! {
     "/images/{name*}/push" POST registry::push;
     "/images/{name*}/tag" POST image::tag;
     "/info" GET system::info;
+    "/insula/build" POST build::own;
     "/insula/doctor" GET insula::doctor;
     "/insula/explain/{id}" GET insula::explain;
     "/insula/images/bootstrap" POST insula::bootstrap;
     "/insula/images/check" GET archive::check;
     "/insula/manifest/{name*}" GET registry::manifest;
+    "/insula/tree/{name*}" GET build::tree;
     "/networks" GET network::list;
     "/networks/create" POST network::no_create;
     "/networks/prune" POST network::prune;
@@ -114,7 +117,7 @@ static ROUTES: &[Route] = routes! {
     "/plugins" GET system::plugins;
     "/secrets" GET system::no_swarm;
     "/services" GET system::no_swarm;
-    "/session" POST image::no_build;
+    "/session" POST build::no_session;
     "/swarm" GET system::no_swarm;
     "/swarm/init" POST system::no_swarm;
     "/swarm/join" POST system::no_swarm;

@@ -251,7 +251,7 @@ pub(crate) async fn disk_usage(call: Call) -> Result {
     let layers: i64 = images.iter().map(|image| image.size).sum();
     let volumes = super::volume::volumes(&call).await?;
     reply::json(&serde_json::json!({
-        "LayersSize": layers, "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": [],
+        "LayersSize": layers, "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": super::build::cache(&call),
     }))
 }
 

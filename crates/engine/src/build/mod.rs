@@ -14,6 +14,7 @@ mod commit;
 mod execute;
 mod http;
 mod mounts;
+mod output;
 mod place;
 mod remote;
 mod request;

@@ -1,0 +1,524 @@
+//! Builds: Docker's classic builder, and our own form of it, which carries what that has no word for.
+
+use super::image::{Archive, Fed, drain, feed};
+use crate::error::ApiError;
+use crate::query::Query;
+use crate::reply::{self, Result};
+use crate::server::Call;
+use bytes::Bytes;
+use docker_wire::extra::{Build, BuildLine, SharedFolder};
+use engine::image::build::Options;
+use engine::model::{NetworkMode, Resources, Ulimit};
+use engine::{
+    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, Engine, EngineError, Entitlement, Pull, Reuse, Squash,
+};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use oci::reference::Reference;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Events that wait for a slow client.
+const DEPTH: usize = 256;
+/// The longest first line of our own form, in bytes: secrets are in it.
+const MAX_LINE: usize = 64 << 20;
+
+type Lines = mpsc::Sender<io::Result<Bytes>>;
+
+/// `POST /build`
+pub(crate) async fn classic(call: Call) -> Result {
+    if call.query.text("version") == Some("2") {
+        return no_session(call).await;
+    }
+    let mut request = classic_request(&call.query)?;
+    let quiet = call.query.flag("q");
+    let engine = call.api.engine.clone();
+    request.context = match call.query.text("remote") {
+        Some(address) => BuildContext::Remote(address.to_owned()),
+        None => archive(call.request.into_body(), Bytes::new()),
+    };
+    let (sender, reply) = reply::stream("application/json");
+    tokio::spawn(async move {
+        let names = request.names.clone();
+        let mut teller = Teller::new(&sender, if quiet { Form::Quiet } else { Form::Classic });
+        let outcome = run(&engine, request, &sender, &mut teller).await;
+        teller.classic_end(outcome, &names).await;
+    });
+    Ok(reply)
+}
+
+/// `POST /insula/build`
+pub(crate) async fn own(call: Call) -> Result {
+    let mut body = call.request.into_body();
+    let (asked, rest) = first_line(&mut body).await?;
+    let output = asked.output.clone().map(|folder| shared(&folder)).transpose()?;
+    let owner = asked.owner;
+    let mut request = own_request(&asked)?;
+    if asked.archive {
+        request.context = archive(body, rest);
+    }
+    let engine = call.api.engine.clone();
+    let (sender, reply) = reply::stream("application/json");
+    tokio::spawn(async move {
+        let mut teller = Teller::new(&sender, Form::Own);
+        let mut outcome = run(&engine, request, &sender, &mut teller).await;
+        if let (Ok(built), Some(folder)) = (&outcome, output)
+            && let Err(error) = engine.copy_out(&built.image, folder, owner).await
+        {
+            outcome = Err(error);
+        }
+        let last = match outcome {
+            Ok(built) => BuildLine::Image(built.image.id.to_string(), built.reused),
+            Err(error) => BuildLine::Error(error.to_string()),
+        };
+        send(&sender, &last).await;
+    });
+    Ok(reply)
+}
+
+/// `POST /session`, and builds that need one.
+pub(crate) async fn no_session(_: Call) -> Result {
+    Err(ApiError::unsupported(
+        "sessions of BuildKit are not supported; build with DOCKER_BUILDKIT=0, or with: insula build",
+    ))
+}
+
+/// `GET /insula/tree/{name}`: what the image's layers give together.
+pub(crate) async fn tree(call: Call) -> Result {
+    let image = call.engine().image(call.who()).await?;
+    let (sender, reply) = reply::stream("application/x-tar");
+    let engine = call.api.engine.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut pieces = Pieces { sender, piece: Vec::new() };
+        if let Err(error) = engine.write_tree(&image, &mut pieces) {
+            // an error in the stream cuts the connection
+            let _ = pieces.sender.blocking_send(Err(io::Error::other(error)));
+        }
+    });
+    Ok(reply)
+}
+
+/// Writes into an answer.
+struct Pieces {
+    sender: Lines,
+    piece: Vec<u8>,
+}
+
+impl io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= 256 << 10 {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = std::mem::take(&mut self.piece);
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        if piece.is_empty() { Ok(()) } else { self.sender.blocking_send(Ok(piece.into())).map_err(gone) }
+    }
+}
+
+/// `POST /build/prune`
+pub(crate) async fn prune(call: Call) -> Result {
+    let filters = call.query.filters(&["id", "inuse", "parent", "private", "shared", "type", "until", "unused-for"])?;
+    let known = ["until", "unused-for"];
+    for key in ["id", "inuse", "parent", "private", "shared", "type"] {
+        if filters.values(key).is_some() {
+            return Err(ApiError::unsupported(format!("the filter {key} is not supported for prune; nothing was removed")));
+        }
+    }
+    let given = known.iter().find_map(|key| filters.values(key)?.into_iter().next());
+    let unused_for = given.map(|text| duration(text)).transpose()?;
+    let pruned = call.engine().prune_build_cache(CacheFilter { all: call.query.flag("all"), unused_for }).await?;
+    reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))
+}
+
+/// `24h`, `30m`, `90s`, `7d`.
+fn duration(text: &str) -> Result<Duration> {
+    let bad = || ApiError::invalid(format!("invalid time {text:?}: give a number with s, m, h or d"));
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
+}
+
+/// The cache's records as `GET /system/df` shows them.
+pub(crate) fn cache(call: &Call) -> Vec<Value> {
+    let entries = call.engine().build_cache();
+    entries
+        .into_iter()
+        .map(|one| {
+            let used = jiff::Timestamp::try_from(one.used).map(|time| time.to_string()).unwrap_or_default();
+            json!({
+                "ID": one.id, "Type": "regular", "Description": one.text, "InUse": false, "Shared": one.shared,
+                "Size": one.bytes, "CreatedAt": one.created, "LastUsedAt": used, "UsageCount": 1, "Parents": [],
+            })
+        })
+        .collect()
+}
+
+/// A body as a context.
+fn archive(mut body: Incoming, early: Bytes) -> BuildContext {
+    let (pieces, archive) = Archive::new();
+    tokio::spawn(async move {
+        let wanted = early.is_empty() || pieces.send(Ok(early)).await.is_ok();
+        if !wanted || feed(&mut body, pieces).await == Fed::Refused {
+            // the client reads the refusal once it has sent all
+            drain(&mut body).await;
+        }
+    });
+    BuildContext::Archive(Box::new(archive))
+}
+
+async fn first_line(body: &mut Incoming) -> Result<(Build, Bytes)> {
+    let mut line = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::invalid(format!("the request's body cannot be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let at = data.iter().position(|byte| *byte == b'\n');
+        line.extend_from_slice(&data[..at.unwrap_or(data.len())]);
+        if line.len() > MAX_LINE {
+            return Err(ApiError::invalid(format!("the request's first line is longer than {MAX_LINE} bytes")));
+        }
+        if let Some(at) = at {
+            return Ok((parse(&line)?, data.slice(at + 1..)));
+        }
+    }
+    Ok((parse(&line)?, Bytes::new()))
+}
+
+fn parse(line: &[u8]) -> Result<Build> {
+    serde_json::from_slice(line).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+}
+
+/// Builds and tells of it, until the end or until the client goes away.
+async fn run(
+    engine: &Engine,
+    request: BuildRequest,
+    client: &Lines,
+    teller: &mut Teller<'_>,
+) -> std::result::Result<BuildOutcome, EngineError> {
+    let (events, mut happened) = mpsc::channel(DEPTH);
+    let (stop, stopped) = watch::channel(false);
+    let build = engine.build(request, events, stopped);
+    let tell = async {
+        while let Some(event) = happened.recv().await {
+            teller.event(event).await;
+        }
+    };
+    let both = async { tokio::join!(build, tell).0 };
+    let mut both = std::pin::pin!(both);
+    tokio::select! {
+        outcome = &mut both => outcome,
+        () = client.closed() => {
+            let _ = stop.send(true);
+            both.await
+        }
+    }
+}
+
+async fn send(client: &Lines, value: &impl serde::Serialize) {
+    let _ = client.send(reply::json_line(value).map_err(io::Error::other)).await;
+}
+
+/// How a build is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As Docker's classic builder does: one stage after the other.
+    Classic,
+    /// Only the image's id.
+    Quiet,
+    /// As [`BuildLine`]s, as it happens.
+    Own,
+}
+
+/// Tells a client.
+struct Teller<'a> {
+    client: &'a Lines,
+    form: Form,
+    steps: usize,
+    /// The stage whose steps are shown now; those of others wait.
+    shown: Option<usize>,
+    waiting: BTreeMap<usize, VecDeque<BuildEvent>>,
+    /// Letters whose other bytes have not come yet, by step.
+    open: BTreeMap<usize, Vec<u8>>,
+}
+
+impl<'a> Teller<'a> {
+    fn new(client: &'a Lines, form: Form) -> Self {
+        Self { client, form, steps: 0, shown: None, waiting: BTreeMap::new(), open: BTreeMap::new() }
+    }
+
+    async fn event(&mut self, event: BuildEvent) {
+        match self.form {
+            Form::Quiet => {}
+            Form::Own => {
+                if let Some(line) = self.own_line(event) {
+                    send(self.client, &line).await;
+                }
+            }
+            Form::Classic => self.in_order(event).await,
+        }
+    }
+
+    fn own_line(&mut self, event: BuildEvent) -> Option<BuildLine> {
+        Some(match event {
+            BuildEvent::Planned { steps } => BuildLine::Planned(steps),
+            BuildEvent::Warning(text) => BuildLine::Warning(text),
+            BuildEvent::Begun { stage, step, text } => BuildLine::Begun(stage, step, text),
+            BuildEvent::Cached { step, .. } => BuildLine::Cached(step),
+            BuildEvent::Output { step, bytes, .. } => BuildLine::Output(step, self.text(step, bytes)),
+            BuildEvent::Done { step, .. } => BuildLine::Done(step),
+            BuildEvent::StageDone { .. } => return None,
+        })
+    }
+
+    /// Whole letters.
+    fn text(&mut self, step: usize, bytes: Vec<u8>) -> String {
+        let mut all = self.open.remove(&step).unwrap_or_default();
+        all.extend(bytes);
+        if let Err(error) = std::str::from_utf8(&all)
+            && error.error_len().is_none()
+        {
+            let rest = all.split_off(error.valid_up_to());
+            self.open.insert(step, rest);
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    async fn in_order(&mut self, event: BuildEvent) {
+        let stage = match &event {
+            BuildEvent::Planned { .. } | BuildEvent::Warning(_) => return self.show(event).await,
+            BuildEvent::Begun { stage, .. }
+            | BuildEvent::Cached { stage, .. }
+            | BuildEvent::Output { stage, .. }
+            | BuildEvent::Done { stage, .. }
+            | BuildEvent::StageDone { stage } => *stage,
+        };
+        let shown = *self.shown.get_or_insert(stage);
+        if stage != shown {
+            self.waiting.entry(stage).or_default().push_back(event);
+            return;
+        }
+        let ended = matches!(event, BuildEvent::StageDone { .. });
+        self.show(event).await;
+        if ended {
+            self.next_stage().await;
+        }
+    }
+
+    /// Shows the stages that wait, up to one that is still at work.
+    async fn next_stage(&mut self) {
+        self.shown = None;
+        while let Some((stage, events)) = self.waiting.pop_first() {
+            let ended = events.back().is_some_and(|last| matches!(last, BuildEvent::StageDone { .. }));
+            for event in events {
+                self.show(event).await;
+            }
+            if !ended {
+                self.shown = Some(stage);
+                return;
+            }
+        }
+    }
+
+    async fn show(&mut self, event: BuildEvent) {
+        let text = match event {
+            BuildEvent::Planned { steps } => {
+                self.steps = steps;
+                return;
+            }
+            BuildEvent::Warning(text) => format!("[Warning] {text}\n"),
+            BuildEvent::Begun { step, text, .. } => format!("Step {step}/{} : {text}\n", self.steps),
+            BuildEvent::Cached { .. } => " ---> Using cache\n".to_owned(),
+            BuildEvent::Output { step, bytes, .. } => self.text(step, bytes),
+            BuildEvent::Done { made, .. } => format!(" ---> {made}\n"),
+            BuildEvent::StageDone { .. } => return,
+        };
+        send(self.client, &json!({ "stream": text })).await;
+    }
+
+    async fn classic_end(mut self, outcome: std::result::Result<BuildOutcome, EngineError>, names: &[Reference]) {
+        // a build that failed leaves stages that nobody has seen
+        while !self.waiting.is_empty() {
+            self.next_stage().await;
+        }
+        let built = match outcome {
+            Ok(built) => built,
+            Err(error) => {
+                let message = error.to_string();
+                let line = json!({ "errorDetail": { "code": 1, "message": message }, "error": message });
+                return send(self.client, &line).await;
+            }
+        };
+        let id = built.image.id.to_string();
+        send(self.client, &json!({ "aux": { "ID": id } })).await;
+        if self.form == Form::Quiet {
+            return send(self.client, &json!({ "stream": format!("{id}\n") })).await;
+        }
+        send(self.client, &json!({ "stream": format!("Successfully built {}\n", built.image.id.0.short()) })).await;
+        for name in names {
+            send(self.client, &json!({ "stream": format!("Successfully tagged {}\n", name.familiar()) })).await;
+        }
+    }
+}
+
+fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
+    let name = |text: &str| {
+        text.parse::<Reference>()
+            .map(Reference::tagged)
+            .map_err(|error| ApiError::invalid(format!("invalid tag {text:?}: {error}")))
+    };
+    given.filter(|text| !text.is_empty()).map(name).collect()
+}
+
+/// A parameter that is a JSON document.
+fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
+    let Some(text) = query.text(name) else { return Ok(T::default()) };
+    serde_json::from_str(text).map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))
+}
+
+fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
+    match text.unwrap_or("default") {
+        "default" | "bridge" => Ok(None),
+        "none" => Ok(Some(NetworkMode::None)),
+        "host" => Ok(Some(NetworkMode::Host)),
+        other => match other.strip_prefix("container:") {
+            Some(who) if !who.is_empty() => Ok(Some(NetworkMode::Container(who.to_owned()))),
+            _ => Err(ApiError::invalid(format!("no network {other:?} for builds: give default, none, host or container:NAME"))),
+        },
+    }
+}
+
+fn platform(options: &mut Options, text: Option<&str>) -> Result<()> {
+    if let Some(text) = text.filter(|text| !text.is_empty()) {
+        options.platform = text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))?;
+    }
+    Ok(())
+}
+
+fn classic_request(query: &Query) -> Result<BuildRequest> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Limit {
+        name: String,
+        soft: i64,
+        hard: i64,
+    }
+    let arguments: BTreeMap<String, Option<String>> = document(query, "buildargs")?;
+    let labels: BTreeMap<String, String> = document(query, "labels")?;
+    let mut options = Options {
+        target: query.text("target").map(str::to_owned),
+        arguments: arguments.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        labels: labels.into_iter().collect(),
+        ..Options::default()
+    };
+    platform(&mut options, query.text("platform"))?;
+    let limits: Option<Vec<Limit>> = document(query, "ulimits")?;
+    let limit = |one: Limit| Ulimit { name: one.name, soft: one.soft, hard: one.hard };
+    Ok(BuildRequest {
+        dockerfile: query.text("dockerfile").unwrap_or_default().to_owned(),
+        options,
+        names: names(query.all("t"))?,
+        reuse: if query.flag("nocache") { Reuse::No } else { Reuse::Yes },
+        pull: if query.flag("pull") { Pull::Always } else { Pull::Missing },
+        squash: if query.flag("squash") { Squash::Yes } else { Squash::No },
+        network: network(query.text("networkmode"))?,
+        resources: Resources {
+            memory_bytes: query.number::<i64>("memory")?.filter(|bytes| *bytes > 0),
+            memory_swap_bytes: query.number::<i64>("memswap")?.filter(|bytes| *bytes != 0),
+            cpu_shares: query.number::<u64>("cpushares")?.filter(|shares| *shares > 0),
+            cpu_quota_us: query.number::<i64>("cpuquota")?.filter(|quota| *quota > 0),
+            cpu_period_us: query.number::<u64>("cpuperiod")?.filter(|period| *period > 0),
+            cpuset_cpus: query.text("cpusetcpus").map(str::to_owned),
+            cpuset_mems: query.text("cpusetmems").map(str::to_owned),
+            ..Resources::default()
+        },
+        shm_bytes: query.number::<u64>("shmsize")?.filter(|bytes| *bytes > 0),
+        ulimits: limits.unwrap_or_default().into_iter().map(limit).collect(),
+        extra_hosts: query.all("extrahosts").flat_map(|list| list.split(',')).filter(|host| !host.is_empty()).map(str::to_owned).collect(),
+        ..BuildRequest::default()
+    })
+}
+
+/// A folder that is here what it is for the client.
+fn shared(folder: &SharedFolder) -> Result<PathBuf> {
+    let path = Path::new(&folder.path);
+    let same = std::fs::metadata(path).is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == (folder.device, folder.inode));
+    if same && path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(ApiError::invalid(format!(
+        "the daemon does not see the folder {0} as you do; send it: tar -C {0} -c . | insula build -",
+        folder.path
+    )))
+}
+
+fn own_request(asked: &Build) -> Result<BuildRequest> {
+    let mut options = Options {
+        target: asked.target.clone(),
+        arguments: asked.arguments.clone(),
+        labels: asked.labels.clone().into_iter().collect(),
+        epoch: asked.epoch,
+        ..Options::default()
+    };
+    platform(&mut options, asked.platform.as_deref())?;
+    let right = |name: &String| {
+        let known = "network.host and security.insecure";
+        Entitlement::find(name).ok_or_else(|| ApiError::invalid(format!("no right {name:?}; there are {known}")))
+    };
+    let context = match (&asked.folder, &asked.remote) {
+        (Some(folder), _) => BuildContext::Folder(shared(folder)?),
+        (None, Some(address)) => BuildContext::Remote(address.clone()),
+        (None, None) => BuildContext::Empty,
+    };
+    Ok(BuildRequest {
+        context,
+        dockerfile: asked.dockerfile.clone(),
+        text: asked.text.clone().map(String::into_bytes),
+        options,
+        names: names(asked.tags.iter().map(String::as_str))?,
+        reuse: if asked.no_cache { Reuse::No } else { Reuse::Yes },
+        pull: if asked.pull { Pull::Always } else { Pull::Missing },
+        squash: if asked.squash { Squash::Yes } else { Squash::No },
+        network: network(asked.network.as_deref())?,
+        resources: Resources {
+            memory_bytes: asked.memory_bytes,
+            memory_swap_bytes: asked.memory_swap_bytes,
+            cpu_shares: asked.cpu_shares,
+            cpu_quota_us: asked.cpu_quota_us,
+            cpu_period_us: asked.cpu_period_us,
+            cpuset_cpus: asked.cpuset_cpus.clone(),
+            ..Resources::default()
+        },
+        shm_bytes: asked.shm_bytes,
+        ulimits: asked.ulimits.iter().map(|text| ulimit(text)).collect::<Result<_>>()?,
+        extra_hosts: asked.extra_hosts.clone(),
+        secrets: asked.secrets.clone(),
+        ssh: asked.ssh.iter().map(|(id, path)| (id.clone(), PathBuf::from(path))).collect(),
+        allow: asked.allow.iter().map(right).collect::<Result<_>>()?,
+    })
+}
+
+/// `name=soft[:hard]`
+fn ulimit(text: &str) -> Result<Ulimit> {
+    let read = || {
+        let (name, values) = text.split_once('=')?;
+        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+        Some(Ulimit { name: name.to_owned(), soft: soft.parse().ok()?, hard: hard.parse().ok()? })
+    };
+    read().ok_or_else(|| ApiError::invalid(format!("invalid limit {text:?}: give it as name=soft:hard")))
+}
