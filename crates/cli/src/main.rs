@@ -9,6 +9,7 @@
 
 #![cfg_attr(not(test), no_main)]
 
+mod build;
 mod client;
 mod container;
 mod context;
@@ -34,6 +35,8 @@ use crate::flags::{Action, Command};
 /// The commands, sorted by name.
 static COMMANDS: &[&Command] = &[
     &container::attach::COMMAND,
+    &build::COMMAND,
+    &build::BUILDER,
     &container::commit::COMMAND,
     &container::GROUP,
     &container::create::COMMAND,

@@ -14,6 +14,11 @@ pub(crate) fn is_output() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether standard error is a terminal.
+pub(crate) fn is_error() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// The size of the terminal in rows and columns, if there is one.
 pub(crate) fn size() -> Option<(u16, u16)> {
     let stdout = io::stdout();
