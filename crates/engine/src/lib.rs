@@ -38,7 +38,8 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use build::{
-    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache, Pull, Reuse, Squash,
+    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache, Pull,
+    Reuse, Squash,
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, Paths};

@@ -45,7 +45,8 @@ static FLAGS: &[Flag] = &[
     Flag::value("memory-swap", "BYTES", "Limit memory and swap together; -1 for no limit"),
     Flag::value("network", "MODE", "Network of the steps: default, none or host"),
     Flag::switch("no-cache", "Do every step anew"),
-    Flag::list("output", "FIELDS", "Where the result goes: type=local,dest=DIR or type=tar|oci|docker,dest=FILE").short('o'),
+    Flag::list("output", "FIELDS", "Where the result goes: type=local,dest=DIR or type=tar|oci|docker,dest=FILE")
+        .short('o'),
     Flag::value("platform", "OS/ARCH", "The platform of the image"),
     Flag::value("progress", "KIND", "How to show what happens: auto, plain, tty or quiet"),
     Flag::switch("pull", "Fetch base images although they are there"),
@@ -85,9 +86,8 @@ fn prune(context: &Context, given: &Parsed) -> Outcome {
     if !confirmed(given, &format!("This removes {what}."))? {
         return Ok(1);
     }
-    let query = Query::default()
-        .flag("all", given.on("all"))
-        .with_some("filters", filters(given.values("filter"))?.as_deref());
+    let query =
+        Query::default().flag("all", given.on("all")).with_some("filters", filters(given.values("filter"))?.as_deref());
     let answer = Client::new(context).post(&query.behind("/build/prune"))?;
     let bytes = table::number(&answer, "/SpaceReclaimed");
     output::line(&format!("Total reclaimed space: {}", table::decimal_size(bytes, 3)));
@@ -106,7 +106,8 @@ enum Output {
 
 fn build(context: &Context, given: &Parsed) -> Outcome {
     let quiet = given.on("quiet");
-    let show = Show::find(if quiet { "quiet" } else { given.value("progress").unwrap_or("auto") }).map_err(Failure::new)?;
+    let show =
+        Show::find(if quiet { "quiet" } else { given.value("progress").unwrap_or("auto") }).map_err(Failure::new)?;
     let outputs = given.read_list("output", output_of)?.unwrap_or_default();
     let mut asked = request(given)?;
     let mut stdin: Option<Box<dyn Read>> = None;
@@ -167,7 +168,8 @@ fn follow(mut answer: Answer, show: Show) -> Result<String, Failure> {
         if line.trim().is_empty() {
             continue;
         }
-        let line: BuildLine = serde_json::from_str(&line).during(|| "the daemon's progress makes no sense".to_owned())?;
+        let line: BuildLine =
+            serde_json::from_str(&line).during(|| "the daemon's progress makes no sense".to_owned())?;
         match line {
             BuildLine::Image(id, reused) => {
                 view.end(reused);
@@ -323,7 +325,9 @@ fn secret(text: &str) -> Result<(String, Vec<u8>), String> {
 fn agent(text: &str) -> Result<(String, String), String> {
     let (id, path) = match text.split_once('=') {
         Some((id, path)) => (id, path.to_owned()),
-        None => (text, env::var("SSH_AUTH_SOCK").map_err(|_| "no agent is running: SSH_AUTH_SOCK is not set".to_owned())?),
+        None => {
+            (text, env::var("SSH_AUTH_SOCK").map_err(|_| "no agent is running: SSH_AUTH_SOCK is not set".to_owned())?)
+        }
     };
     Ok((id.to_owned(), path))
 }
@@ -335,7 +339,9 @@ fn output_of(text: &str) -> Result<Output, String> {
     let fields = fields(text);
     let dest = fields.get("dest").or_else(|| fields.get("path")).copied();
     match fields.get("type").copied().unwrap_or_default() {
-        "local" => dest.map(|dest| Output::Folder(PathBuf::from(dest))).ok_or_else(|| "dest=FOLDER is missing".to_owned()),
+        "local" => {
+            dest.map(|dest| Output::Folder(PathBuf::from(dest))).ok_or_else(|| "dest=FOLDER is missing".to_owned())
+        }
         "tar" => Ok(Output::Tree(dest.unwrap_or("-").to_owned())),
         "oci" | "docker" => Ok(Output::Archive(dest.unwrap_or("-").to_owned())),
         other => Err(format!("no type {other:?}; there are local, tar, oci and docker")),

@@ -10,7 +10,8 @@ use docker_wire::extra::{Build, BuildLine, SharedFolder};
 use engine::image::build::Options;
 use engine::model::{NetworkMode, Resources, Ulimit};
 use engine::{
-    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, Engine, EngineError, Entitlement, Pull, Reuse, Squash,
+    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, Engine, EngineError, Entitlement, Pull, Reuse,
+    Squash,
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -72,6 +73,10 @@ pub(crate) async fn own(call: Call) -> Result {
         {
             outcome = Err(error);
         }
+        if let (Ok(built), true) = (&outcome, asked.output.is_some() && built_for_nothing_else(&asked, &outcome)) {
+            // its files are where they were wanted; its layers are in the cache
+            let _ = engine.remove_image(&built.image.id.to_string(), false).await;
+        }
         let last = match outcome {
             Ok(built) => BuildLine::Image(built.image.id.to_string(), built.reused),
             Err(error) => BuildLine::Error(error.to_string()),
@@ -79,6 +84,11 @@ pub(crate) async fn own(call: Call) -> Result {
         send(&sender, &last).await;
     });
     Ok(reply)
+}
+
+/// Nobody has a name for the image.
+fn built_for_nothing_else(asked: &Build, outcome: &std::result::Result<BuildOutcome, EngineError>) -> bool {
+    asked.tags.is_empty() && outcome.as_ref().is_ok_and(|built| built.image.references.is_empty())
 }
 
 /// `POST /session`, and builds that need one.
@@ -131,7 +141,9 @@ pub(crate) async fn prune(call: Call) -> Result {
     let known = ["until", "unused-for"];
     for key in ["id", "inuse", "parent", "private", "shared", "type"] {
         if filters.values(key).is_some() {
-            return Err(ApiError::unsupported(format!("the filter {key} is not supported for prune; nothing was removed")));
+            return Err(ApiError::unsupported(format!(
+                "the filter {key} is not supported for prune; nothing was removed"
+            )));
         }
     }
     let given = known.iter().find_map(|key| filters.values(key)?.into_iter().next());
@@ -388,7 +400,8 @@ fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
 /// A parameter that is a JSON document.
 fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
     let Some(text) = query.text(name) else { return Ok(T::default()) };
-    serde_json::from_str(text).map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))
 }
 
 fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
@@ -398,14 +411,17 @@ fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
         "host" => Ok(Some(NetworkMode::Host)),
         other => match other.strip_prefix("container:") {
             Some(who) if !who.is_empty() => Ok(Some(NetworkMode::Container(who.to_owned()))),
-            _ => Err(ApiError::invalid(format!("no network {other:?} for builds: give default, none, host or container:NAME"))),
+            _ => Err(ApiError::invalid(format!(
+                "no network {other:?} for builds: give default, none, host or container:NAME"
+            ))),
         },
     }
 }
 
 fn platform(options: &mut Options, text: Option<&str>) -> Result<()> {
     if let Some(text) = text.filter(|text| !text.is_empty()) {
-        options.platform = text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))?;
+        options.platform =
+            text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))?;
     }
     Ok(())
 }
@@ -449,7 +465,12 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
         },
         shm_bytes: query.number::<u64>("shmsize")?.filter(|bytes| *bytes > 0),
         ulimits: limits.unwrap_or_default().into_iter().map(limit).collect(),
-        extra_hosts: query.all("extrahosts").flat_map(|list| list.split(',')).filter(|host| !host.is_empty()).map(str::to_owned).collect(),
+        extra_hosts: query
+            .all("extrahosts")
+            .flat_map(|list| list.split(','))
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned)
+            .collect(),
         ..BuildRequest::default()
     })
 }
@@ -457,7 +478,8 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
 /// A folder that is here what it is for the client.
 fn shared(folder: &SharedFolder) -> Result<PathBuf> {
     let path = Path::new(&folder.path);
-    let same = std::fs::metadata(path).is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == (folder.device, folder.inode));
+    let same = std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == (folder.device, folder.inode));
     if same && path.is_absolute() {
         return Ok(path.to_owned());
     }

@@ -54,14 +54,16 @@ impl Engine {
         let mut seen = BTreeSet::new();
         let all = self.inner.images.cache().into_iter();
         let layers = all.filter(|one| one.record.layer.is_some_and(|layer| seen.insert(layer)));
-        layers.map(|one| CacheEntry {
-            id: one.key.hex().chars().take(25).collect(),
-            text: one.record.text,
-            bytes: one.record.size,
-            shared: one.shared,
-            created: one.record.created,
-            used: one.used,
-        }).collect()
+        layers
+            .map(|one| CacheEntry {
+                id: one.key.hex().chars().take(25).collect(),
+                text: one.record.text,
+                bytes: one.record.size,
+                shared: one.shared,
+                created: one.record.created,
+                used: one.used,
+            })
+            .collect()
     }
 
     /// Forgets records. What builds at work hold stays as long as they do.
@@ -76,13 +78,15 @@ impl Engine {
                 .images
                 .prune_cache(&|one| {
                     let idle = now.duration_since(one.used).unwrap_or_default();
-                    (filter.all || !one.shared || one.record.layer.is_none()) && filter.unused_for.is_none_or(|least| idle >= least)
+                    (filter.all || !one.shared || one.record.layer.is_none())
+                        && filter.unused_for.is_none_or(|least| idle >= least)
                 })
                 .map_err(image_error)?;
             if filter.all && filter.unused_for.is_none() {
                 let caches = inner.config.root.join("build-caches");
                 bytes += crate::files::disk_bytes(&caches);
-                crate::sweep::folder(&caches).map_err(|error| EngineError::internal("cannot remove cache folders", &error))?;
+                crate::sweep::folder(&caches)
+                    .map_err(|error| EngineError::internal("cannot remove cache folders", &error))?;
             }
             Ok(PrunedCache { keys: keys.iter().map(oci::digest::Digest::hex).collect(), bytes })
         });

@@ -13,7 +13,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Makes the image; the same one again when nothing has changed.
-pub(super) async fn commit(build: &Arc<Build>, built: &Arc<Built>, squash: Squash, names: Vec<Reference>) -> Result<Image> {
+pub(super) async fn commit(
+    build: &Arc<Build>,
+    built: &Arc<Built>,
+    squash: Squash,
+    names: Vec<Reference>,
+) -> Result<Image> {
     let (build, built) = (Arc::clone(build), Arc::clone(built));
     let done = tokio::task::spawn_blocking(move || image(&build, &built, squash, &names)).await;
     done.map_err(|error| EngineError::internal("making the image was cut short", &error))?
@@ -68,7 +73,9 @@ fn created(build: &Build, built: &Built, config: &[u8]) -> String {
     if let Some(epoch) = build.plan.epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
         return epoch.to_string();
     }
-    let key = CacheKey(Digest::of(&[b"insula.build.image.v1\0", built.content.to_string().as_bytes(), b"\0", config].concat()));
+    let key = CacheKey(Digest::of(
+        &[b"insula.build.image.v1\0", built.content.to_string().as_bytes(), b"\0", config].concat(),
+    ));
     let known = if build.reuse == super::Reuse::Yes { build.inner.images.cached(&key) } else { None };
     if let Some((record, _)) = known {
         return record.created;

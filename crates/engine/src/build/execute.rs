@@ -94,7 +94,10 @@ impl From<Failure> for EngineError {
 struct StepFault(String);
 
 pub(super) fn interrupted() -> EngineError {
-    EngineError::new(ErrorClass::Unavailable, "the build was interrupted; the steps that were done are kept in the cache")
+    EngineError::new(
+        ErrorClass::Unavailable,
+        "the build was interrupted; the steps that were done are kept in the cache",
+    )
 }
 
 /// The present moment as images have it.
@@ -163,9 +166,7 @@ impl Build {
         let base = match &stage.base {
             Base::Scratch => "scratch".to_owned(),
             Base::Image(request) => request.name.clone(),
-            Base::Stage(base) => {
-                self.plan.stages[base].name.clone().unwrap_or_else(|| base.to_string())
-            }
+            Base::Stage(base) => self.plan.stages[base].name.clone().unwrap_or_else(|| base.to_string()),
         };
         let name = stage.name.as_ref().map(|name| format!(" AS {name}")).unwrap_or_default();
         self.tell(BuildEvent::Begun { stage: index, step: first, text: format!("FROM {base}{name}") }).await;
@@ -235,13 +236,7 @@ impl Build {
         true
     }
 
-    async fn step(
-        self: &Arc<Self>,
-        progress: &mut Progress,
-        step: &Step,
-        place: (usize, usize),
-        at: At,
-    ) -> Result<()> {
+    async fn step(self: &Arc<Self>, progress: &mut Progress, step: &Step, place: (usize, usize), at: At) -> Result<()> {
         let Some(recipe) = &step.recipe else { return Ok(()) };
         let inputs = self.inputs(step).await?;
         let content = recipe.key(&progress.content, &inputs.digests);
@@ -250,10 +245,11 @@ impl Build {
             return self.alias(&content, planned);
         }
         let own = recipe.layer_key(&inputs.digests);
-        let (held, created) = match own.filter(|_| self.reuse == Reuse::Yes).and_then(|key| self.inner.images.cached(&key)) {
-            Some((CacheRecord { layer: Some(_), created, .. }, held)) => (held, created),
-            _ => (self.carry_out(progress, step, inputs, at).await?, self.created()),
-        };
+        let (held, created) =
+            match own.filter(|_| self.reuse == Reuse::Yes).and_then(|key| self.inner.images.cached(&key)) {
+                Some((CacheRecord { layer: Some(_), created, .. }, held)) => (held, created),
+                _ => (self.carry_out(progress, step, inputs, at).await?, self.created()),
+            };
         let Some(layer) = held.layers().first().copied() else {
             return Err(EngineError::new(ErrorClass::Internal, "a step made no layer"));
         };
@@ -321,8 +317,11 @@ impl Build {
     async fn inputs(self: &Arc<Self>, step: &Step) -> Result<Inputs> {
         let mut out = Inputs::default();
         let Some(recipe) = &step.recipe else { return Ok(out) };
-        let origins: BTreeSet<usize> =
-            recipe.inputs.iter().filter_map(|input| if let Input::Stage(stage) = input { Some(*stage) } else { None }).collect();
+        let origins: BTreeSet<usize> = recipe
+            .inputs
+            .iter()
+            .filter_map(|input| if let Input::Stage(stage) = input { Some(*stage) } else { None })
+            .collect();
         for stage in origins {
             self.stage(stage).await?;
         }
@@ -362,20 +361,17 @@ impl Build {
             Origin::Image(request) => format!("the image \"{}\"", request.name),
         };
         let found = tokio::task::spawn_blocking(move || {
-            selections.iter().map(|selection| copy::resolve(&*files, selection, &place)).collect::<std::result::Result<_, _>>()
+            selections
+                .iter()
+                .map(|selection| copy::resolve(&*files, selection, &place))
+                .collect::<std::result::Result<_, _>>()
         });
         let found: std::result::Result<_, copy::CopyError> =
             found.await.map_err(|error| EngineError::internal("looking for files was cut short", &error))?;
         found.map_err(|error| EngineError::because(ErrorClass::Invalid, "cannot copy", &error))
     }
 
-    async fn carry_out(
-        self: &Arc<Self>,
-        progress: &Progress,
-        step: &Step,
-        inputs: Inputs,
-        at: At,
-    ) -> Result<Held> {
+    async fn carry_out(self: &Arc<Self>, progress: &Progress, step: &Step, inputs: Inputs, at: At) -> Result<Held> {
         let upper = Upper::new(&self.inner)?;
         match &step.action {
             Action::Configure => {}
@@ -386,7 +382,8 @@ impl Build {
                 }
             }
             Action::Directory { path, user } => {
-                let (this, layers, path, user) = (Arc::clone(self), progress.layers.clone(), path.clone(), user.clone());
+                let (this, layers, path, user) =
+                    (Arc::clone(self), progress.layers.clone(), path.clone(), user.clone());
                 return blocking(move || this.directory(&layers, upper, &path, &user)).await;
             }
             Action::Copy(copy) => {
@@ -457,7 +454,8 @@ impl Build {
                     }
                 }
                 CopySource::Inline { name, contents, mode } => {
-                    let (resolved, files) = super::remote::inline(name.as_bytes(), contents.as_bytes(), *mode, self.plan.epoch);
+                    let (resolved, files) =
+                        super::remote::inline(name.as_bytes(), contents.as_bytes(), *mode, self.plan.epoch);
                     self.put(&mut placer, step, &resolved, &files, owner)?;
                 }
                 CopySource::Remote(remote) => {
@@ -504,7 +502,8 @@ impl Build {
         let Some(entry) = resolved.entries.iter().find(|entry| matches!(entry.file.kind, FileKind::Regular(_))) else {
             return Ok(());
         };
-        let unreadable = |error: &dyn std::error::Error| EngineError::because(ErrorClass::Invalid, "cannot unpack", error);
+        let unreadable =
+            |error: &dyn std::error::Error| EngineError::because(ErrorClass::Invalid, "cannot unpack", error);
         let contents = from.open(&entry.origin).map_err(|error| unreadable(&error))?;
         let found = super::remote::archive(&self.inner, contents)?;
         for resolved in &found.0 {
@@ -520,8 +519,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 fn failed_command(argv: &[String], ended: &super::run::Ended) -> EngineError {
-    let mut text =
-        format!("The command '{}' returned a non-zero code: {}", argv.join(" "), ended.code);
+    let mut text = format!("The command '{}' returned a non-zero code: {}", argv.join(" "), ended.code);
     let last = ended.last_output.trim_end();
     if !last.is_empty() {
         text.push_str("; the last output was:\n");

@@ -18,7 +18,11 @@ pub(super) fn get(url: &str, path: &Path) -> Result<Option<i64>> {
         .stdin(Stdio::null())
         .output()
         .map_err(|error| {
-            EngineError::because(ErrorClass::Unavailable, "cannot run curl, which ADD of an address needs; install it", &error)
+            EngineError::because(
+                ErrorClass::Unavailable,
+                "cannot run curl, which ADD of an address needs; install it",
+                &error,
+            )
         })?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);

@@ -24,9 +24,7 @@ mod state;
 mod tree;
 
 pub use cache::{CacheEntry, CacheFilter, PrunedCache};
-pub use request::{
-    BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, Pull, Reuse, Squash,
-};
+pub use request::{BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, Pull, Reuse, Squash};
 pub(crate) use state::Shared;
 
 use crate::engine::{Engine, Inner, image_error};
@@ -127,7 +125,8 @@ fn wrong(error: &BuildError) -> EngineError {
 
 async fn prepare(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Prepared> {
     let source = source::open(inner, request).await?;
-    let file = Dockerfile::parse(&source.name, &source.text).map_err(|error| EngineError::invalid(error.to_string()))?;
+    let file =
+        Dockerfile::parse(&source.name, &source.text).map_err(|error| EngineError::invalid(error.to_string()))?;
     let (mut known, mut layers, mut held) = (Images::new(), BTreeMap::new(), Vec::new());
     let mut graph = None;
     for _ in 0..ROUNDS {
@@ -146,7 +145,9 @@ async fn prepare(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Prepa
         }
     }
     let Some(graph) = graph else {
-        return Err(EngineError::invalid(format!("the triggers (ONBUILD) of base images ask for images {ROUNDS} times over")));
+        return Err(EngineError::invalid(format!(
+            "the triggers (ONBUILD) of base images ask for images {ROUNDS} times over"
+        )));
     };
     let options = request.options.clone();
     let files = source.files();
@@ -159,8 +160,9 @@ async fn prepare(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Prepa
 
 fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
     let bytes = inner.images.config_bytes(&image.id).map_err(image_error)?;
-    let spec = ImageSpec::from_json(&bytes)
-        .map_err(|error| EngineError::because(ErrorClass::Invalid, format!("cannot build on the image {}", image.id), &error))?;
+    let spec = ImageSpec::from_json(&bytes).map_err(|error| {
+        EngineError::because(ErrorClass::Invalid, format!("cannot build on the image {}", image.id), &error)
+    })?;
     let hold = inner.images.hold(&image.layers);
     let hold = hold.ok_or_else(|| EngineError::conflict(format!("the image {} was removed meanwhile", image.id)))?;
     Ok((BaseImage { id: image.id.0, spec }, hold))
@@ -196,11 +198,13 @@ async fn fetch(inner: &Arc<Inner>, plan: &Plan) -> Result<BTreeMap<Remote, remot
     let mut tasks = Vec::new();
     for wanted in plan.remotes() {
         let (inner, wanted) = (Arc::clone(inner), wanted.clone());
-        tasks.push(tokio::task::spawn_blocking(move || remote::fetch(&inner, &wanted).map(|fetched| (wanted, fetched))));
+        tasks
+            .push(tokio::task::spawn_blocking(move || remote::fetch(&inner, &wanted).map(|fetched| (wanted, fetched))));
     }
     let mut out = BTreeMap::new();
     for task in tasks {
-        let (remote, fetched) = task.await.map_err(|error| EngineError::internal("fetching was cut short", &error))??;
+        let (remote, fetched) =
+            task.await.map_err(|error| EngineError::internal("fetching was cut short", &error))??;
         out.insert(remote, fetched);
     }
     Ok(out)

@@ -88,7 +88,10 @@ impl Prepare<'_> {
             }),
             Mount::Secret { id, target, env, presence, owner } => {
                 let Some(secret) = self.build.secrets.get(id) else {
-                    return missing(*presence, format!("the secret \"{id}\" was not given; give it with: --secret id={id},src=FILE"));
+                    return missing(
+                        *presence,
+                        format!("the secret \"{id}\" was not given; give it with: --secret id={id},src=FILE"),
+                    );
                 };
                 if let Some(name) = env {
                     let text = String::from_utf8(secret.clone()).map_err(|_| {
@@ -104,7 +107,10 @@ impl Prepare<'_> {
             }
             Mount::Ssh { id, target, presence, .. } => {
                 let Some(socket) = self.build.ssh.get(id) else {
-                    return missing(*presence, format!("the SSH agent \"{id}\" was not given; give it with: --ssh {id}"));
+                    return missing(
+                        *presence,
+                        format!("the SSH agent \"{id}\" was not given; give it with: --ssh {id}"),
+                    );
                 };
                 let target = target.clone().unwrap_or_else(|| "/run/buildkit/ssh_agent.0".to_owned());
                 out.env.push(format!("SSH_AUTH_SOCK={target}"));

@@ -150,13 +150,21 @@ impl<'a> Placer<'a> {
         let mut piece = vec![0; PIECE];
         loop {
             let count = contents.read(&mut piece).map_err(|error| {
-                EngineError::because(ErrorClass::Invalid, format!("cannot read {}", String::from_utf8_lossy(path)), &error)
+                EngineError::because(
+                    ErrorClass::Invalid,
+                    format!("cannot read {}", String::from_utf8_lossy(path)),
+                    &error,
+                )
             })?;
             if count == 0 {
                 break;
             }
             std::io::Write::write_all(&mut file, &piece[..count]).map_err(|error| {
-                EngineError::because(ErrorClass::Unavailable, format!("cannot write {}", String::from_utf8_lossy(path)), &error)
+                EngineError::because(
+                    ErrorClass::Unavailable,
+                    format!("cannot write {}", String::from_utf8_lossy(path)),
+                    &error,
+                )
             })?;
         }
         own(&file, (stat.uid, stat.gid)).map_err(failed("set the owner of", path))?;

@@ -4,7 +4,9 @@ use super::execute::SharedFiles;
 use crate::engine::{Inner, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use image::build::copy::{self, Entry, Resolved, Selection, Shape};
-use image::build::{ArchiveContext, CopyStep, File, FileKind, Files, FilesError, FolderContext, Ignore, Keep, Remote, Unpacked};
+use image::build::{
+    ArchiveContext, CopyStep, File, FileKind, Files, FilesError, FolderContext, Ignore, Keep, Remote, Unpacked,
+};
 use image::tree::{Stat, Time};
 use image::{Limits, build::Folder};
 use oci::digest::Digest;
@@ -64,7 +66,8 @@ pub(super) fn archive(inner: &Inner, contents: impl Read + Send + 'static) -> Re
 }
 
 fn unpacked(mut contents: impl Read + Send + 'static, work: &Path) -> Result<(Vec<Resolved>, ArchiveContext)> {
-    let unreadable = |error: &dyn std::error::Error| EngineError::because(ErrorClass::Invalid, "cannot unpack the archive", error);
+    let unreadable =
+        |error: &dyn std::error::Error| EngineError::because(ErrorClass::Invalid, "cannot unpack the archive", error);
     let mut head = vec![0; 6];
     let mut filled = 0;
     while filled < head.len() {
@@ -112,7 +115,9 @@ fn through(program: &str, mut input: impl Read + Send, work: &Path) -> Result<Ar
         return Err(EngineError::invalid(format!("cannot unpack the archive: {program} failed ({status})")));
     }
     match read {
-        Some(read) => read.map_err(|error| EngineError::because(ErrorClass::Invalid, "cannot unpack the archive", &error)),
+        Some(read) => {
+            read.map_err(|error| EngineError::because(ErrorClass::Invalid, "cannot unpack the archive", &error))
+        }
         None => Err(EngineError::invalid(format!("cannot unpack the archive: {program} has no output"))),
     }
 }
@@ -120,7 +125,9 @@ fn through(program: &str, mut input: impl Read + Send, work: &Path) -> Result<Ar
 impl Fetched {
     /// The files that a step copies of it.
     pub(super) fn resolve(&self, remote: &Remote, step: &CopyStep) -> Result<(Vec<Resolved>, SharedFiles)> {
-        let invalid = |error: &dyn std::error::Error| EngineError::because(ErrorClass::Invalid, "cannot copy what was fetched", error);
+        let invalid = |error: &dyn std::error::Error| {
+            EngineError::because(ErrorClass::Invalid, "cannot copy what was fetched", error)
+        };
         let mode = |mode: u16, folder| step.chmod.as_ref().map_or(mode, |chmod| chmod.apply(mode, folder));
         match remote {
             Remote::Http { unpack: Unpacked::Yes, .. } => {
@@ -142,7 +149,8 @@ impl Fetched {
                 let files = self.files(&self.path)?;
                 let source = folder.clone().unwrap_or_else(|| "/".to_owned());
                 let selection = Selection { sources: vec![source], chmod: step.chmod.clone(), ..Selection::default() };
-                let mut found = copy::resolve(&*files, &selection, "the repository").map_err(|error| invalid(&error))?;
+                let mut found =
+                    copy::resolve(&*files, &selection, "the repository").map_err(|error| invalid(&error))?;
                 for entry in found.iter_mut().flat_map(|resolved| &mut resolved.entries) {
                     (entry.file.stat.uid, entry.file.stat.gid) = (0, 0);
                 }
@@ -175,7 +183,9 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
             let digest = digester.finish();
             if checksum.as_ref().is_some_and(|wanted| *wanted != digest.to_string()) {
                 let wanted = checksum.as_deref().unwrap_or_default();
-                return Err(EngineError::invalid(format!("{url} has the digest {digest}, and --checksum wants {wanted}")));
+                return Err(EngineError::invalid(format!(
+                    "{url} has the digest {digest}, and --checksum wants {wanted}"
+                )));
             }
             Ok(Fetched { digest, path, changed, folder })
         }
@@ -184,7 +194,9 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
             let commit = clone(url, reference.as_deref(), &path)?;
             if checksum.as_ref().is_some_and(|wanted| !commit.starts_with(wanted.as_str())) {
                 let wanted = checksum.as_deref().unwrap_or_default();
-                return Err(EngineError::invalid(format!("{url} is at commit {commit}, and --checksum wants {wanted}")));
+                return Err(EngineError::invalid(format!(
+                    "{url} is at commit {commit}, and --checksum wants {wanted}"
+                )));
             }
             if *keep == Keep::No {
                 fs::remove_dir_all(path.join(".git")).map_err(|error| failed("cannot remove .git", &error))?;

@@ -67,7 +67,10 @@ impl Build {
             None => Ok(()),
             Some((_, right)) => Err(EngineError::new(
                 ErrorClass::Denied,
-                format!("the step asks for the right {0}, which the build was not given; give it with: --allow {0}", right.name()),
+                format!(
+                    "the step asks for the right {0}, which the build was not given; give it with: --allow {0}",
+                    right.name()
+                ),
             )),
         }
     }
@@ -185,8 +188,7 @@ impl Build {
             .map_err(|error| EngineError::internal("cannot make a connection for a step's output", &error))?;
         helper.send(&Request::Create(Box::new(create)), fds).await.map_err(lost)?;
         let streams = Streams { stdin: false, stdout: true, stderr: true };
-        let attach =
-            Request::Attach { process: ProcessId::Init, streams, ahead: Vec::new(), detach_keys: Vec::new() };
+        let attach = Request::Attach { process: ProcessId::Init, streams, ahead: Vec::new(), detach_keys: Vec::new() };
         let theirs = OwnedFd::from(theirs);
         helper.send(&attach, &[theirs.as_fd()]).await.map_err(lost)?;
         drop(theirs);

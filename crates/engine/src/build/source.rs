@@ -53,7 +53,10 @@ struct Nothing;
 
 impl Files for Nothing {
     fn look(&self, path: &[u8]) -> std::result::Result<Option<File>, FilesError> {
-        let folder = File { stat: image::tree::Stat { mode: 0o755, ..Default::default() }, kind: image::build::FileKind::Directory };
+        let folder = File {
+            stat: image::tree::Stat { mode: 0o755, ..Default::default() },
+            kind: image::build::FileKind::Directory,
+        };
         Ok(path.is_empty().then_some(folder))
     }
 
@@ -142,13 +145,15 @@ fn from_network(inner: &Inner, address: &str, asked: String, text: Option<Vec<u8
             None => (Some(text), None),
         });
         let some = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-        let url = if web || url.contains("://") || url.contains('@') { url.to_owned() } else { format!("https://{url}") };
+        let url =
+            if web || url.contains("://") || url.contains('@') { url.to_owned() } else { format!("https://{url}") };
         let wanted = Remote::Git { url, reference: some(reference), folder: None, keep: Keep::No, checksum: None };
         let fetched = remote::fetch(inner, &wanted)?;
         let folder: PathBuf = match some(sub) {
             // a link in the repository must not lead out of it
             Some(sub) => {
-                let root = fetched.path().canonicalize().map_err(|error| invalid("cannot open the repository", &error))?;
+                let root =
+                    fetched.path().canonicalize().map_err(|error| invalid("cannot open the repository", &error))?;
                 let folder = root.join(sub.trim_start_matches('/')).canonicalize();
                 let folder = folder.map_err(|error| invalid(format!("no folder {sub:?} in the repository"), &error))?;
                 if !folder.starts_with(&root) {
@@ -164,8 +169,7 @@ fn from_network(inner: &Inner, address: &str, asked: String, text: Option<Vec<u8
         }
         return self::folder(inner, &folder, asked, text, Some(fetched));
     }
-    let wanted =
-        Remote::Http { url: url.to_owned(), name: String::new(), checksum: None, unpack: Unpacked::No };
+    let wanted = Remote::Http { url: url.to_owned(), name: String::new(), checksum: None, unpack: Unpacked::No };
     let fetched = remote::fetch(inner, &wanted)?;
     let open = std::fs::File::open(fetched.path()).map_err(|error| invalid("cannot read the context", &error))?;
     match remote::archive(inner, open) {

@@ -9,6 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
 
+/// How long a helper may take that is to end.
+const DISMISSAL: std::time::Duration = std::time::Duration::from_secs(5);
+
 pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
     config.root = absolute(&config.root);
     config.run = absolute(&config.run);
@@ -72,7 +75,7 @@ async fn recover(inner: &Arc<Inner>) {
     drop(done);
     // the last owner to know its container's state drops the last sender
     let _ = all_done.recv().await;
-    orphans(inner, &known);
+    orphans(inner, &known).await;
 }
 
 fn adopt(inner: &Arc<Inner>, container: Container, recovering: Recovering) {
@@ -92,7 +95,7 @@ impl Registry {
 }
 
 /// Folders of containers whose creation was cut short before their record was stored.
-fn orphans(inner: &Arc<Inner>, known: &std::collections::BTreeSet<String>) {
+async fn orphans(inner: &Arc<Inner>, known: &std::collections::BTreeSet<String>) {
     for folder in [inner.config.containers(), inner.config.shims()] {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
@@ -101,8 +104,34 @@ fn orphans(inner: &Arc<Inner>, known: &std::collections::BTreeSet<String>) {
                 continue;
             }
             tracing::info!(folder = %entry.path().display(), "removing what an interrupted creation left");
+            dismiss(&entry.path().join("shim.sock")).await;
             let _ = crate::sweep::cgroup(&inner.cgroups, &inner.config.cgroup(&ContainerId::known(&name)));
             let _ = crate::sweep::folder(&entry.path());
         }
+    }
+}
+
+/// Ends a helper that nobody waits for any more, and its container: a step of a build whose daemon was killed.
+async fn dismiss(socket: &Path) {
+    use control::{Event, Message, Phase, ProcessId, Reply, Request};
+    let Ok(mut helper) = crate::helper::Helper::connect(socket) else { return };
+    let farewell = async {
+        helper.send(&Request::State, &[]).await.ok()?;
+        while let Ok(Some(frame)) = helper.next().await {
+            match frame.body {
+                Message::Reply(Reply::State(state)) if matches!(state.phase, Phase::Running | Phase::Paused) => {
+                    helper.send(&Request::Signal { signal: crate::signal::KILL, all: true }, &[]).await.ok()?;
+                    helper.send(&Request::Resume, &[]).await.ok()?;
+                }
+                Message::Reply(Reply::State(_)) | Message::Event(Event::Exited { process: ProcessId::Init, .. }) => {
+                    helper.send(&Request::Quit, &[]).await.ok()?;
+                }
+                _ => {}
+            }
+        }
+        Some(())
+    };
+    if tokio::time::timeout(DISMISSAL, farewell).await.is_err() {
+        tracing::warn!(socket = %socket.display(), "a helper without a container does not end");
     }
 }

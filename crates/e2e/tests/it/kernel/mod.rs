@@ -1,6 +1,8 @@
 //! All tests need root and a kernel to themselves as far as their own names go.
 
 mod bad_input;
+mod build;
+mod corpus;
 mod crash;
 mod daemon;
 mod docker;
