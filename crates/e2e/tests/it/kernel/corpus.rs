@@ -275,6 +275,11 @@ fn our_client_builds_what_buildah_builds() {
 #[test]
 fn the_stock_client_builds_what_buildah_builds() {
     check_all(&|subject, case, id_file| {
+        // the classic builder knows this one place
+        let beside = case.dockerfile.with_extension("dockerignore");
+        if beside.exists() {
+            fs::copy(beside, case.context.join(".dockerignore")).unwrap();
+        }
         let words = case.words();
         let id_file = format!("--iidfile={}", id_file.display());
         let context = case.context.display().to_string();
