@@ -38,7 +38,7 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use build::{
-    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache, Pull,
+    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache,
     Reuse, Squash,
 };
 pub use clock::now_ns;

@@ -37,8 +37,8 @@ pub use model::{
 };
 pub use mount::Layers;
 pub use path::PathError;
-pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 pub use store::build::{CacheRecord, CacheUse, Held};
+pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]

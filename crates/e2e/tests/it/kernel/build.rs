@@ -207,7 +207,7 @@ fn failures_have_a_place_and_leave_nothing() {
     fails("FROM test:1\nRUN --mount=type=secret,id=q,required=true true\n", &["secret \"q\"", "--secret id=q"]);
     fails("FROM test:1\nRUN --network=host true\n", &["network.host", "--allow"]);
     fails("FROM test:1\nUSER nobody-here\nRUN true\n", &["nobody-here"]);
-    fails("FROM missing-image:1\n", &["missing-image:1", "insula pull"]);
+    fails("FROM 127.0.0.1:1/missing:1\n", &["127.0.0.1:1/missing:1", "cannot be pulled"]);
     fails("FROM test:1\nCOPY file /bin\nCOPY file /etc/passwd/x\n", &["Dockerfile:3:1"]);
     // two stages fail at the same time, and the build with them, once
     fails(
