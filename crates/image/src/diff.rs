@@ -6,12 +6,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use crate::export::{ExportError, Times, xattrs};
 use crate::layer::{OPAQUE, OVERLAY_OPAQUE, WHITEOUT};
@@ -19,7 +20,8 @@ use crate::tar::{Kind, Writer};
 use crate::tree::{DeviceKind, Stat, Time};
 
 /// Writes what the layers in these folders, the topmost first, change about whatever is below them. Nobody changes them
-/// meanwhile. The bytes depend on nothing but the layers: names in byte order, owners by number.
+/// meanwhile. With a `base`, a tree of all that is below, what is not there is not marked as gone: overlayfs makes such marks
+/// only where they are needed, and several layers as one may have others. The bytes depend on nothing but the layers: names in byte order, owners by number.
 ///
 /// # Errors
 /// [`ExportError::Read`], [`ExportError::Write`].
@@ -27,9 +29,14 @@ use crate::tree::{DeviceKind, Stat, Time};
 /// # Source
 /// OCI image specification, "Image Layer Filesystem Changeset"; the kernel's `overlayfs.rst`, "whiteouts and opaque
 /// directories".
-pub fn write_diff<F: AsFd>(layers: &[F], times: Times, out: impl Write) -> Result<(), ExportError> {
+pub fn write_diff<F: AsFd>(
+    layers: &[F],
+    base: Option<BorrowedFd<'_>>,
+    times: Times,
+    out: impl Write,
+) -> Result<(), ExportError> {
     let sources = layers.iter().map(Source::open).collect::<Result<Vec<_>, _>>()?;
-    let mut walk = Walk { sources, times, links: HashMap::new() };
+    let mut walk = Walk { sources, base, times, links: HashMap::new() };
     let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
     let all: Vec<usize> = (0..walk.sources.len()).collect();
     walk.root(&all, &mut writer)?;
@@ -68,8 +75,9 @@ enum Below {
     Hidden,
 }
 
-struct Walk {
+struct Walk<'a> {
     sources: Vec<Source>,
+    base: Option<BorrowedFd<'a>>,
     times: Times,
     /// The first name of every file that has several, by layer, device and number.
     links: HashMap<(usize, u64, u64), Vec<u8>>,
@@ -107,13 +115,13 @@ impl Source {
         let mut value = [0_u8; 8];
         match rustix::fs::lgetxattr(self.at(path), OVERLAY_OPAQUE, &mut value) {
             Ok(length) => Ok(value[..length] == *b"y"),
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::RANGE) => Ok(false),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
             Err(error) => Err(failed(path)(error.into())),
         }
     }
 }
 
-impl Walk {
+impl Walk<'_> {
     /// The root has an entry only where it is not what every root is.
     fn root<W: Write>(&self, sources: &[usize], writer: &mut Writer<W>) -> Result<(), ExportError> {
         let Some(top) = sources.first() else { return Ok(()) };
@@ -156,7 +164,7 @@ impl Walk {
         }
         let Some((top, meta)) = there.first() else { return Ok(None) };
         if is_whiteout(meta) {
-            if parent.below == Below::Seen {
+            if parent.below == Below::Seen && self.is_below(path) {
                 self.whiteout(path, *top, meta, writer)?;
             }
             return Ok(None);
@@ -179,13 +187,26 @@ impl Walk {
                 break;
             }
         }
-        if below == Below::Hidden && parent.below == Below::Seen {
+        if below == Below::Hidden && parent.below == Below::Seen && self.is_below(path) {
             let mark = [path, b"/", OPAQUE].concat();
             let stat = Stat { mode: 0o644, mtime: stat.mtime, ..Stat::default() };
             let empty = Kind::File { size: 0, segments: None };
             writer.add(&mark, &stat, &empty, &mut io::empty()).map_err(ExportError::Write)?;
         }
         Ok(Some(Pending { path: path.to_vec(), sources, below }))
+    }
+
+    /// Whether there may be something to be hidden.
+    fn is_below(&self, path: &[u8]) -> bool {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        self.base.is_none_or(|base| match rustix::fs::openat2(base, path, flags, Mode::empty(), resolve) {
+            Ok(_) => true,
+            // a link in place of a parent: what is behind it is elsewhere
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            // the last name may be a link itself, which cannot be opened so
+            Err(_) => true,
+        })
     }
 
     fn whiteout<W: Write>(

@@ -10,8 +10,8 @@ use docker_wire::extra::{Build, BuildLine, SharedFolder};
 use engine::image::build::Options;
 use engine::model::{NetworkMode, Resources, Ulimit};
 use engine::{
-    BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, Engine, EngineError, Entitlement, PullPolicy,
-    Reuse, Squash,
+    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, Engine, EngineError, Entitlement, Reuse,
+    Squash,
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -37,6 +37,7 @@ pub(crate) async fn classic(call: Call) -> Result {
         return no_session(call).await;
     }
     let mut request = classic_request(&call.query)?;
+    request.proofs = super::registry::proofs(&call)?;
     let quiet = call.query.flag("q");
     let engine = call.api.engine.clone();
     request.context = match call.query.text("remote") {
@@ -55,13 +56,18 @@ pub(crate) async fn classic(call: Call) -> Result {
 
 /// `POST /insula/build`
 pub(crate) async fn own(call: Call) -> Result {
+    let proofs = super::registry::proofs(&call)?;
     let mut body = call.request.into_body();
     let (asked, rest) = first_line(&mut body).await?;
     let output = asked.output.clone().map(|folder| shared(&folder)).transpose()?;
     let owner = asked.owner;
     let mut request = own_request(&asked)?;
+    request.proofs = proofs;
     if asked.archive {
         request.context = archive(body, rest);
+    } else {
+        // a body that is not read to its end hides that its sender goes away
+        drain(&mut body).await;
     }
     let engine = call.api.engine.clone();
     let (sender, reply) = reply::stream("application/json");
@@ -146,7 +152,7 @@ pub(crate) async fn prune(call: Call) -> Result {
             )));
         }
     }
-    let given = known.iter().find_map(|key| filters.values(key)?.iter().next());
+    let given = known.iter().find_map(|key| filters.values(key)?.into_iter().next());
     let unused_for = given.map(|text| duration(text)).transpose()?;
     let pruned = call.engine().prune_build_cache(CacheFilter { all: call.query.flag("all"), unused_for }).await?;
     reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))
@@ -450,7 +456,7 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
         options,
         names: names(query.all("t"))?,
         reuse: if query.flag("nocache") { Reuse::No } else { Reuse::Yes },
-        pull: if query.flag("pull") { PullPolicy::Always } else { PullPolicy::Missing },
+        pull: if query.flag("pull") { Bases::Always } else { Bases::Missing },
         squash: if query.flag("squash") { Squash::Yes } else { Squash::No },
         network: network(query.text("networkmode"))?,
         resources: Resources {
@@ -514,7 +520,7 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         options,
         names: names(asked.tags.iter().map(String::as_str))?,
         reuse: if asked.no_cache { Reuse::No } else { Reuse::Yes },
-        pull: if asked.pull { PullPolicy::Always } else { PullPolicy::Missing },
+        pull: if asked.pull { Bases::Always } else { Bases::Missing },
         squash: if asked.squash { Squash::Yes } else { Squash::No },
         network: network(asked.network.as_deref())?,
         resources: Resources {
@@ -532,6 +538,7 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         secrets: asked.secrets.clone(),
         ssh: asked.ssh.iter().map(|(id, path)| (id.clone(), PathBuf::from(path))).collect(),
         allow: asked.allow.iter().map(right).collect::<Result<_>>()?,
+        ..BuildRequest::default()
     })
 }
 

@@ -12,6 +12,7 @@ use engine::{EngineError, ErrorClass, Progress, Proof, Pull};
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io;
 use tokio::sync::mpsc;
 
@@ -74,6 +75,19 @@ fn proof(call: &Call) -> Result<Proof> {
         return Ok(Proof::None);
     }
     Ok(serde_json::from_slice::<AuthConfig>(&bytes).map_err(|_| wrong())?.proof())
+}
+
+/// The proofs in a build's head, by the registries' names.
+pub(super) fn proofs(call: &Call) -> Result<BTreeMap<String, Proof>> {
+    let text =
+        call.request.headers().get("x-registry-config").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let wrong = || ApiError::invalid("the header X-Registry-Config is not base64 of a JSON object");
+    let bytes = decode(text).ok_or_else(wrong)?;
+    if bytes.is_empty() || bytes == b"null" {
+        return Ok(BTreeMap::new());
+    }
+    let all: BTreeMap<String, AuthConfig> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    Ok(all.into_iter().map(|(name, config)| (name, config.proof())).collect())
 }
 
 /// `POST /images/create?fromImage=`

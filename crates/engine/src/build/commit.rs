@@ -2,6 +2,7 @@
 
 use super::execute::{Build, Built, now};
 use super::request::Squash;
+use super::tree::Tree;
 use crate::engine::image_error;
 use crate::error::{EngineError, Result};
 use image::build::{CacheKey, History};
@@ -45,7 +46,7 @@ fn image(build: &Build, built: &Built, squash: Squash, names: &[Reference]) -> R
     let mut held = None;
     if squash == Squash::Yes && built.times.len() > 1 {
         let (below, above) = layers.split_at(own);
-        let merged = merge(build, above)?;
+        let merged = merge(build, below, above)?;
         let mut all = below.to_vec();
         all.extend(merged.layers());
         let filled = spec.history.iter_mut().filter(|entry| !entry.empty_layer);
@@ -95,12 +96,14 @@ fn created(build: &Build, built: &Built, config: &[u8]) -> String {
 }
 
 /// One layer in place of several.
-fn merge(build: &Build, layers: &[LayerId]) -> Result<image::Held> {
+fn merge(build: &Build, below: &[LayerId], layers: &[LayerId]) -> Result<image::Held> {
     let mounted = build.inner.images.mount_ids(layers, "of the build").map_err(image_error)?;
+    let base = Tree::open(&build.inner, below, "of the build")?;
     let fds: Vec<_> = mounted.fds.iter().map(|fd| fd.as_fd()).collect();
     let times = match build.plan.epoch.map(u64::try_from) {
         Some(Ok(epoch)) => Times::AtMost(epoch),
         _ => Times::Kept,
     };
-    build.inner.images.add_diff(&fds, times).map_err(|error| EngineError::internal("cannot merge the layers", &error))
+    let merged = build.inner.images.add_diff(&fds, Some(base.root()), times);
+    merged.map_err(|error| EngineError::internal("cannot merge the layers", &error))
 }

@@ -405,7 +405,7 @@ impl Build {
         let layer = upper.layer()?;
         self.inner
             .images
-            .add_diff(&[layer], times)
+            .add_diff(&[layer], None, times)
             .map_err(|error| EngineError::internal("cannot make a layer of what the step wrote", &error))
     }
 

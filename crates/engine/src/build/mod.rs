@@ -24,10 +24,10 @@ mod state;
 mod tree;
 
 pub use cache::{CacheEntry, CacheFilter, PrunedCache};
-pub use request::{BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, PullPolicy, Reuse, Squash};
+pub use request::{Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, Reuse, Squash};
 pub(crate) use state::Shared;
 
-use crate::engine::{Engine, Inner, image_error};
+use crate::engine::{Engine, Inner, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{EventKind, NetworkMode};
 use execute::Build;
@@ -82,7 +82,7 @@ async fn build(
     events: mpsc::Sender<BuildEvent>,
     stop: watch::Receiver<bool>,
 ) -> Result<BuildOutcome> {
-    let Prepared { plan, images, held, remotes, source } = prepare(inner, &mut request).await?;
+    let Prepared { plan, images, held, remotes, source } = prepare(inner, &mut request, &events).await?;
     let steps = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
     let _ = events.send(BuildEvent::Planned { steps }).await;
     for warning in &plan.warnings {
@@ -123,7 +123,11 @@ fn wrong(error: &BuildError) -> EngineError {
     EngineError::invalid(error.to_string())
 }
 
-async fn prepare(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Prepared> {
+async fn prepare(
+    inner: &Arc<Inner>,
+    request: &mut BuildRequest,
+    events: &mpsc::Sender<BuildEvent>,
+) -> Result<Prepared> {
     let source = source::open(inner, request).await?;
     let file =
         Dockerfile::parse(&source.name, &source.text).map_err(|error| EngineError::invalid(error.to_string()))?;
@@ -137,7 +141,7 @@ async fn prepare(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Prepa
             break;
         }
         for wanted in missing {
-            let image = base(inner, &wanted, request.pull).await?;
+            let image = base(inner, &wanted, (request.pull, &request.proofs), events).await?;
             let (base, hold) = describe(inner, &image)?;
             layers.insert(wanted.clone(), image.layers);
             held.push(hold);
@@ -169,38 +173,58 @@ fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
 }
 
 /// The image that a stage begins with or copies from.
-async fn base(inner: &Arc<Inner>, wanted: &ImageRequest, pull: PullPolicy) -> Result<Image> {
-    let image = match (inner.images.get(&wanted.name), pull) {
-        (Ok(image), PullPolicy::Missing) => image,
-        (Ok(_), PullPolicy::Always) => fetch_image(inner, wanted).await?,
-        (Err(error), _) if error.kind() == image::ErrorKind::NotFound => fetch_image(inner, wanted).await?,
-        (Err(error), _) => return Err(image_error(error)),
+async fn base(
+    inner: &Arc<Inner>,
+    wanted: &ImageRequest,
+    (pull, proofs): (Bases, &BTreeMap<String, Proof>),
+    events: &mpsc::Sender<BuildEvent>,
+) -> Result<Image> {
+    let fits = |image: &Image| {
+        let config = &image.config;
+        config.os().to_string() == wanted.platform.os
+            && config.architecture().to_string() == wanted.platform.architecture
     };
-    let (os, architecture) = (image.config.os().to_string(), image.config.architecture().to_string());
-    if os != wanted.platform.os || architecture != wanted.platform.architecture {
-        return Err(EngineError::new(
-            ErrorClass::NotFound,
-            format!("the image {} is for {os}/{architecture}, and {} is wanted", wanted.name, wanted.platform),
-        ));
+    match inner.images.get(&wanted.name) {
+        Ok(image) if pull == Bases::Missing && fits(&image) => return Ok(image),
+        Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
+        _ => {}
     }
-    Ok(image)
+    let _ = events.send(BuildEvent::Warning(format!("fetching the image {}", wanted.name))).await;
+    fetch_image(inner, wanted, proofs).await?;
+    let image = inner.images.get(&wanted.name).map_err(image_error)?;
+    if fits(&image) {
+        return Ok(image);
+    }
+    let (os, architecture) = (image.config.os().to_string(), image.config.architecture().to_string());
+    Err(EngineError::not_found(format!(
+        "the image {} is for {os}/{architecture}, and {} is wanted",
+        wanted.name, wanted.platform
+    )))
 }
 
-/// Has a base image fetched. What a registry does not have, and nobody made here, is not found.
-async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest) -> Result<Image> {
+/// Has a base image fetched.
+async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &BTreeMap<String, Proof>) -> Result<()> {
+    let proof = crate::engine::parse_reference(&wanted.name).ok().and_then(|reference| {
+        let domain = reference.domain().to_owned();
+        // how docker's clients call that one
+        let names = [domain.clone(), format!("https://{domain}"), "https://index.docker.io/v1/".to_owned()];
+        let count = if domain == "docker.io" { 3 } else { 2 };
+        names[..count].iter().find_map(|name| proofs.get(name).cloned())
+    });
+    let pull = Pull {
+        name: wanted.name.clone(),
+        platform: Some(wanted.platform.clone()),
+        proof: proof.unwrap_or_default(),
+        ..Pull::default()
+    };
     let engine = Engine { inner: Arc::clone(inner) };
-    let pull =
-        crate::Pull { name: wanted.name.clone(), platform: Some(wanted.platform.clone()), ..crate::Pull::default() };
-    // the build tells its own steps; what the pull has to say on the way is not among them
-    let (progress, mut unheard) = mpsc::channel(16);
-    let drain = tokio::spawn(async move { while unheard.recv().await.is_some() {} });
-    let pulled = engine.pull(pull, progress).await;
-    drain.abort();
-    pulled.map_err(|error| {
-        let text = format!("the image {} is not here, and cannot be pulled", wanted.name);
-        EngineError::because(error.class(), text, &error)
-    })?;
-    inner.images.get(&wanted.name).map_err(image_error)
+    let (progress, mut steps) = mpsc::channel(64);
+    let pulled = engine.pull(pull, progress);
+    let shown = async { while steps.recv().await.is_some() {} };
+    tokio::join!(pulled, shown).0.map_err(|error| {
+        let name = &wanted.name;
+        EngineError::new(error.class(), format!("no image {name:?} here, and it cannot be pulled: {error}"))
+    })
 }
 
 async fn fetch(inner: &Arc<Inner>, plan: &Plan) -> Result<BTreeMap<Remote, remote::Fetched>> {

@@ -1,5 +1,6 @@
 //! What a build is asked for, and what it tells while it works.
 
+use crate::engine::Proof;
 use crate::model::{NetworkMode, Resources, Ulimit};
 use image::Image;
 use image::build::Options;
@@ -24,7 +25,7 @@ pub struct BuildRequest {
     /// Whether steps that were done before are done again.
     pub reuse: Reuse,
     /// Whether base images are fetched although they are there.
-    pub pull: PullPolicy,
+    pub pull: Bases,
     /// Whether all steps make one layer.
     pub squash: Squash,
     /// The network of steps that ask for none of their own; `None` for the engine's default.
@@ -41,6 +42,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of SSH agents by their ids.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// Who asks for base images, by the registry's name.
+    pub proofs: BTreeMap<String, Proof>,
     /// Rights that steps may ask for.
     pub allow: BTreeSet<Entitlement>,
 }
@@ -82,7 +85,7 @@ pub enum Reuse {
 
 /// When base images are fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PullPolicy {
+pub enum Bases {
     /// When they are missing.
     #[default]
     Missing,

@@ -132,7 +132,9 @@ fn from_archive(context: ArchiveContext, asked: String, text: Option<Vec<u8>>) -
     };
     let ignore = patterns.map(|bytes| Ignore::parse(&bytes)).transpose();
     let ignore = ignore.map_err(|error| invalid("cannot use .dockerignore", &error))?.unwrap_or_default();
-    Ok(Source { name: asked, text, files: Arc::new(context.without(ignore)), _fetched: None })
+    // how Docker's client calls one from outside of the context
+    let name = if asked.starts_with(".dockerfile.") { "Dockerfile".to_owned() } else { asked };
+    Ok(Source { name, text, files: Arc::new(context.without(ignore)), _fetched: None })
 }
 
 /// A repository, an archive, or a file that is the Dockerfile.

@@ -87,7 +87,7 @@ fn overlay(layers: &Layers, lower: &OwnedFd, upper: Option<&Path>) -> Result<Own
 /// A stage's or an image's files, to be read.
 pub(super) struct Tree {
     files: FolderContext,
-    _root: OwnedFd,
+    root: OwnedFd,
     _layers: Layers,
     _empty: Option<tempfile::TempDir>,
 }
@@ -101,7 +101,12 @@ impl Tree {
         let path = PathBuf::from(format!("/proc/self/fd/{}/.", root.as_raw_fd()));
         let files = FolderContext::open(&path, Ignore::default())
             .map_err(|error| EngineError::because(ErrorClass::Internal, "cannot open a stage's files", &error))?;
-        Ok(Self { files, _root: root, _layers: layers, _empty: Some(empty) })
+        Ok(Self { files, root, _layers: layers, _empty: Some(empty) })
+    }
+
+    /// Its root folder.
+    pub(super) fn root(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.root.as_fd()
     }
 }
 

@@ -99,7 +99,7 @@ impl Engine {
                 let mut layers = base.layers.clone();
                 let _base = store.hold(&layers);
                 let folders: Vec<OwnedFd> = upper.into_iter().collect();
-                let held = store.add_diff(&folders, Times::Kept).map_err(failed)?;
+                let held = store.add_diff(&folders, None, Times::Kept).map_err(failed)?;
                 layers.extend(held.layers());
                 let bytes = store.config_bytes(&base.id).map_err(wrong)?;
                 let ids: Vec<Digest> = layers.iter().map(|layer| layer.0).collect();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -169,14 +169,19 @@ impl Store {
         Ok(self.held(&mut state, &[record.diff_id]))
     }
 
-    /// Makes a layer of what writable layers, the topmost first, change about what is below them.
+    /// Makes a layer of what writable layers, the topmost first, change about what is below them; see [`write_diff`].
     ///
     /// # Errors
     /// [`ExportError`].
-    pub fn add_diff<F: AsFd + Sync>(&self, layers: &[F], times: Times) -> Result<Held, ExportError> {
+    pub fn add_diff<F: AsFd + Sync>(
+        &self,
+        layers: &[F],
+        base: Option<BorrowedFd<'_>>,
+        times: Times,
+    ) -> Result<Held, ExportError> {
         let (reader, writer) = io::pipe().map_err(ExportError::Write)?;
         std::thread::scope(|scope| {
-            let walk = scope.spawn(move || write_diff(layers, times, writer));
+            let walk = scope.spawn(move || write_diff(layers, base, times, writer));
             // a walk that fails leaves an archive without an end mark, which is refused
             let held = self.add_layer(reader, Limits::default());
             match (walk.join(), held) {

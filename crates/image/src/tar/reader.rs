@@ -67,6 +67,14 @@ pub struct Reader<R: BufRead> {
     entries: u64,
     global: Records,
     ended: bool,
+    end: EndMark,
+}
+
+/// Whether an archive without an end mark is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndMark {
+    Required,
+    Optional,
 }
 
 /// What extension headers in front of a header said.
@@ -90,7 +98,16 @@ impl<R: BufRead> Reader<R> {
             entries: 0,
             global: Records::default(),
             ended: false,
+            end: EndMark::Required,
         }
+    }
+
+    /// Takes an archive that ends with the last entry's contents for a whole one, as Docker's daemon does: its client leaves
+    /// out what should follow when it adds a Dockerfile to a context.
+    #[must_use]
+    pub fn without_end_mark(mut self) -> Self {
+        self.end = EndMark::Optional;
+        self
     }
 
     /// How many bytes were read.
@@ -370,6 +387,9 @@ impl<R: BufRead> Reader<R> {
             if start == 0 {
                 return Err(TarError::Empty);
             }
+            if self.end == EndMark::Optional {
+                return Ok(None);
+            }
             return Err(TarError::Truncated { at: start, place: format!("{} without an end mark", self.place()) });
         }
         self.read_block(&mut header.0)?;
@@ -401,6 +421,9 @@ impl<R: BufRead> Reader<R> {
         while left > 0 {
             let available = self.input.fill_buf().map_err(|source| TarError::Read { at: self.at, source })?.len();
             if available == 0 {
+                if self.end == EndMark::Optional && left <= self.padding {
+                    break;
+                }
                 return Err(TarError::Truncated { at: self.at, place: self.inside() });
             }
             let now = usize::try_from(left).unwrap_or(usize::MAX).min(available);

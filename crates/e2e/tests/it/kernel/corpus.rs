@@ -275,6 +275,14 @@ fn our_client_builds_what_buildah_builds() {
 #[test]
 fn the_stock_client_builds_what_buildah_builds() {
     check_all(&|subject, case, id_file| {
+        // the classic builder knows this one place
+        let beside = case.dockerfile.with_extension("dockerignore");
+        if beside.exists() {
+            // which does not take itself for a part of the context
+            let mut text = fs::read(beside).unwrap();
+            text.extend(b"\n.dockerignore\n");
+            fs::write(case.context.join(".dockerignore"), text).unwrap();
+        }
         let words = case.words();
         let id_file = format!("--iidfile={}", id_file.display());
         let context = case.context.display().to_string();
