@@ -68,7 +68,7 @@ pub(crate) enum Field {
     OrphanTerminal = 50,
     Configuration = 51,
     SecurityProfile = 53,
-    MountContext = 57,
+    MountContext = 63,
 }
 
 /// Options of ours that are switches of criu's.
