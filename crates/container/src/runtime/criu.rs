@@ -179,7 +179,7 @@ impl Answer {
                         }
                     }
                 }
-                (9, Read::Bytes(bytes)) => answer.message = text(bytes),
+                (9, Read::Bytes(bytes)) => answer.message = text(bytes).trim().to_owned(),
                 _ => {}
             }
         }
