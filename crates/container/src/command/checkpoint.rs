@@ -3,10 +3,12 @@
 use super::flags::{Command, Flag, Order, Parsed};
 use super::{Context, Failure, Outcome};
 use crate::error::Doing as _;
-use crate::runtime::criu::{Criu, SAME, write_descriptors};
+use crate::runtime::criu::{Criu, Field, Message, SAME, Verb, write_descriptors};
 use crate::runtime::life::{self, Force, Known};
 use crate::runtime::status::Status;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use sys::process::Namespaces;
 
 /// What `checkpoint` and `restore` have in common.
 pub(super) static IMAGES: [Flag; 10] = [
@@ -56,23 +58,26 @@ pub(super) fn folders(parsed: &Parsed) -> Result<(PathBuf, PathBuf), Failure> {
 
 /// Tells criu what both directions understand.
 pub(super) fn common(criu: &mut Criu, parsed: &Parsed) -> Result<(), Failure> {
-    for name in SAME.iter().filter(|name| parsed.on(name)) {
-        criu.flag(&format!("--{name}"));
+    for (_, field) in SAME.iter().filter(|(name, _)| parsed.on(name)) {
+        criu.flag(*field);
     }
-    match parsed.value("manage-cgroups-mode").unwrap_or("") {
-        "" => criu.flag("--manage-cgroups=soft"),
-        mode @ ("soft" | "full" | "strict" | "ignore") => criu.flag(&format!("--manage-cgroups={mode}")),
+    let mode = match parsed.value("manage-cgroups-mode").unwrap_or("") {
+        "ignore" => 0,
+        "" | "soft" => 3,
+        "full" => 4,
+        "strict" => 5,
         other => {
-            return Err(Failure::new(format!(
-                "invalid manage-cgroups-mode {other:?}: soft, full and strict are known"
-            )));
+            let text = format!("invalid manage-cgroups-mode {other:?}: soft, full, strict and ignore are known");
+            return Err(Failure::new(text));
         }
-    }
+    };
+    criu.flag(Field::ManageGroups);
+    criu.number(Field::GroupsMode, mode);
     for kind in parsed.values("empty-ns") {
         if kind != "network" {
             return Err(Failure::new(format!("namespace {kind:?} is not supported by --empty-ns; network is")));
         }
-        criu.value("--empty-ns", "net");
+        criu.number(Field::Empty, Namespaces::NET.bits());
     }
     Ok(())
 }
@@ -85,39 +90,42 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     let (birth, _pidfd) = known.init()?;
     let (images, work) = folders(parsed)?;
     let before = parsed.on("pre-dump");
-    let mut criu = Criu::new(if before { "pre-dump" } else { "dump" }, &images, &work);
-    criu.value("--tree", birth.pid.to_string());
-    criu.value("--root", &known.record.rootfs);
+    let mut criu = Criu::new(if before { Verb::PreDump } else { Verb::Dump }, &images, &work);
+    criu.number(Field::Pid, u64::try_from(birth.pid).unwrap_or(0));
+    criu.text(Field::Root, &known.record.rootfs);
+    configuration(&mut criu, (*known.record.annotations).as_ref());
     common(&mut criu, parsed)?;
     if parsed.on("leave-running") && !before {
-        criu.flag("--leave-running");
+        criu.flag(Field::LeaveRunning);
     }
     if before {
-        criu.flag("--track-mem");
+        criu.flag(Field::TrackMemory);
     }
     if let Some(parent) = parsed.value("parent-path").filter(|path| !path.is_empty()) {
-        criu.flag("--track-mem");
-        criu.value("--prev-images-dir", parent);
+        criu.flag(Field::TrackMemory);
+        criu.text(Field::Parent, parent);
     }
-    if let Some(fd) = parsed.number::<i32>("status-fd")?.filter(|fd| *fd >= 0) {
-        criu.value("--status-fd", fd.to_string());
+    if let Some(fd) = parsed.number::<i32>("status-fd")?.and_then(|fd| u64::try_from(fd).ok()) {
+        criu.number(Field::StatusDescriptor, fd);
     }
     if let Some(server) = parsed.value("page-server").filter(|text| !text.is_empty()) {
         let (address, port) = server
             .rsplit_once(':')
             .ok_or_else(|| Failure::new("use --page-server ADDRESS:PORT to specify the page server"))?;
-        criu.flag("--page-server");
-        criu.value("--address", address);
-        criu.value("--port", port);
+        let port: u16 = port.parse().map_err(|_| Failure::new(format!("--page-server: {port:?} is no port")))?;
+        let mut message = Message::default();
+        message.bytes(1, address.as_bytes());
+        message.number(2, port.into());
+        criu.message(Field::PageServer, &message);
     }
     if let Some(folder) = birth.freezer.as_deref().and_then(Path::parent) {
-        criu.value("--freeze-cgroup", folder);
+        criu.text(Field::FreezeGroup, folder);
     }
     externals(&mut criu, &known, birth.pid)?;
     if !before {
         write_descriptors(&images, birth.pid)?;
     }
-    criu.run()?;
+    criu.run(&mut |_, _| Ok(()))?;
     if !before && !parsed.on("leave-running") {
         life::delete(&context.root, parsed.id(), Force::Yes, &|text| context.log.warn(text))?;
     }
@@ -127,20 +135,29 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 /// Names what is not the container's own: binds, hidden files, namespaces that were there before.
 fn externals(criu: &mut Criu, known: &Known, pid: i32) -> Result<(), Failure> {
     for path in &known.record.binds {
-        criu.value("--external", format!("mnt[{0}]:{0}", path.display()));
+        criu.text(Field::External, format!("mnt[{0}]:{0}", path.display()));
     }
     for path in &known.record.masked {
         let inside = Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path));
         if std::fs::metadata(inside).is_ok_and(|metadata| !metadata.is_dir()) {
-            criu.value("--external", format!("mnt[{0}]:{0}", path.display()));
+            criu.text(Field::External, format!("mnt[{0}]:{0}", path.display()));
         }
     }
     for (kind, path) in &known.record.joined {
         let Some((kind, name)) = external_namespace(kind) else { continue };
         let number = rustix::fs::stat(path).doing(|| format!("namespace {}", path.display()))?.st_ino;
-        criu.value("--external", format!("{kind}[{number}]:{name}"));
+        criu.text(Field::External, format!("{kind}[{number}]:{name}"));
     }
     Ok(())
+}
+
+/// Names criu's own configuration: the file that the annotation `org.criu.config` names, or the one that runtimes share.
+pub(super) fn configuration(criu: &mut Criu, annotations: Option<&HashMap<String, String>>) {
+    let named = annotations.and_then(|all| all.get("org.criu.config")).filter(|path| !path.is_empty());
+    let shared = || Some("/etc/criu/runc.conf".to_owned()).filter(|path| Path::new(path).exists());
+    if let Some(path) = named.cloned().or_else(shared) {
+        criu.text(Field::Configuration, path);
+    }
 }
 
 /// criu's word for a kind of namespace, and the name that the images get for one from outside.

@@ -1,14 +1,14 @@
 //! `restore`: makes a container of the processes that `checkpoint` wrote down, by criu.
 
-use super::checkpoint::{IMAGES, common, external_namespace, folders};
+use super::checkpoint::{IMAGES, common, configuration, external_namespace, folders};
 use super::create::{Asked, BUNDLE, undo};
 use super::flags::{Command, Flag, Order, Parsed};
-use super::foreground;
+use super::foreground::{self, Stay};
 use super::{Context, Failure, Outcome};
 use crate::error::Doing as _;
-use crate::runtime::criu::{Criu, read_descriptors};
+use crate::runtime::criu::{Criu, Field, Verb, read_descriptors};
 use crate::runtime::life;
-use oci_spec::runtime::{Mount, Process, Spec};
+use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -35,35 +35,40 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     let (images, work) = folders(parsed)?;
     let mut asked = Asked::of(parsed)?;
     let spec = asked.load(context)?;
-    if spec.process().as_ref().and_then(Process::terminal).unwrap_or(false) && !parsed.on("shell-job") {
-        return Err(Failure::new(
-            "a container with a terminal is restored with --shell-job only, on the caller's terminal",
-        ));
-    }
-    let mut criu = Criu::new("restore", &images, &work);
+    let stay = if parsed.on("detach") { Stay::Detached } else { Stay::Foreground };
+    // a terminal of the caller's is found again by criu itself
+    let socket = if parsed.on("shell-job") { None } else { foreground::console_socket(parsed, &spec, stay)? };
+    let mut criu = Criu::new(Verb::Restore, &images, &work);
     common(&mut criu, parsed)?;
-    for name in ["lsm-profile", "lsm-mount-context"] {
+    configuration(&mut criu, spec.annotations().as_ref());
+    for (name, field) in [("lsm-profile", Field::SecurityProfile), ("lsm-mount-context", Field::MountContext)] {
         if let Some(value) = parsed.value(name).filter(|value| !value.is_empty()) {
-            criu.value(&format!("--{name}"), value);
+            criu.text(field, value);
         }
     }
-    for (fd, name) in read_descriptors(&images)?.iter().enumerate() {
+    for (fd, name) in (0..).zip(read_descriptors(&images)?) {
         if name.starts_with("pipe:") {
-            criu.value("--inherit-fd", format!("fd[{fd}]:{name}"));
+            criu.inherit(fd, &name);
         }
     }
     binds(&mut criu, &spec);
     let _open = namespaces(&mut criu, &spec)?;
-    let made = asked.restore(context, &spec, criu)?;
-    if let Err(failure) = asked.write_pid(made.container.pid) {
+    let mut made = asked.restore(context, &spec, criu)?;
+    let terminal = made.container.streams.terminal.take();
+    let sent = match (&terminal, &socket) {
+        (Some(master), Some(socket)) => foreground::send_terminal(socket, master),
+        _ => Ok(()),
+    };
+    if let Err(failure) = sent.and_then(|()| asked.write_pid(made.container.pid)) {
         undo(context, &made);
         return Err(failure);
     }
-    if parsed.on("detach") {
+    if stay == Stay::Detached {
         return Ok(0);
     }
     sys::process::block_signals();
-    let code = foreground::attend((&made.container.pidfd, made.container.pid), None, None)?;
+    let child = (&made.container.pidfd, made.container.pid);
+    let code = foreground::attend(child, terminal.filter(|_| socket.is_none()), None)?;
     made.end(&|text| context.log.warn(text))?;
     Ok(code)
 }
@@ -73,10 +78,10 @@ fn binds(criu: &mut Criu, spec: &Spec) {
     let bound = |mount: &&Mount| life::is_bind(mount);
     for mount in spec.mounts().iter().flatten().filter(bound) {
         let source = mount.source().clone().unwrap_or_default();
-        criu.value("--external", format!("mnt[{}]:{}", mount.destination().display(), source.display()));
+        criu.text(Field::External, format!("mnt[{}]:{}", mount.destination().display(), source.display()));
     }
     for path in spec.linux().iter().flat_map(|linux| linux.masked_paths().iter().flatten()) {
-        criu.value("--external", format!("mnt[{path}]:/dev/null"));
+        criu.text(Field::External, format!("mnt[{path}]:/dev/null"));
     }
 }
 
@@ -89,7 +94,7 @@ fn namespaces(criu: &mut Criu, spec: &Spec) -> Result<Vec<OwnedFd>, Failure> {
         // criu inherits it
         let fd = rustix::fs::open(path, OFlags::RDONLY, Mode::empty());
         let fd = fd.doing(|| format!("namespace {}", path.display()))?;
-        criu.value("--inherit-fd", format!("fd[{}]:{name}", fd.as_raw_fd()));
+        criu.inherit(fd.as_raw_fd(), name);
         open.push(fd);
     }
     Ok(open)

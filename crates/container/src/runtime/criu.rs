@@ -1,61 +1,354 @@
-//! Checkpoints by the program `criu`: what it is told, and what it says.
+//! Checkpoints by the program `criu`: what it is asked, what it tells while it works, and what it says in the end.
+//!
+//! `criu swrk FD` answers one request over a socket. Requests and answers are Protocol Buffers; while it restores, it stops at
+//! certain points, says which, and goes on when it is answered.
+//!
+//! ```text
+//! request {type, options} ->          <- response {type: notify, notify {script, pid}} (+ a terminal's master)
+//! request {type: notify, well} ->     <- response {type, success, restored pid, errno, message}
+//! ```
+//!
+//! # Source
+//! criu's `images/rpc.proto`, <https://criu.org/RPC>; encoding: <https://protobuf.dev/programming-guides/encoding/>.
 
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
-use std::ffi::OsString;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
+};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+
+/// What it is asked to do, with its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Dump = 1,
+    Restore = 2,
+    PreDump = 4,
+}
+
+/// The number of an answer to what it has told, and of such a word.
+const NOTIFY: u64 = 6;
+/// An answer is a few dozen bytes, and a message for people.
+const LONGEST_ANSWER: usize = 16 << 10;
+
+/// The options that we set, with their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    ImagesFolder = 1,
+    Pid = 2,
+    LeaveRunning = 3,
+    ExternalSockets = 4,
+    Connections = 5,
+    ShellJob = 7,
+    FileLocks = 8,
+    LogLevel = 9,
+    LogFile = 10,
+    PageServer = 11,
+    Notify = 12,
+    Root = 13,
+    Parent = 14,
+    TrackMemory = 15,
+    Deduplicate = 16,
+    WorkFolder = 17,
+    ManageGroups = 24,
+    GroupRoot = 25,
+    Sibling = 26,
+    Inherit = 27,
+    GroupsMode = 34,
+    External = 37,
+    Empty = 38,
+    FreezeGroup = 44,
+    LazyPages = 48,
+    StatusDescriptor = 49,
+    OrphanTerminal = 50,
+    Configuration = 51,
+    SecurityProfile = 53,
+    MountContext = 63,
+}
+
+/// Options of ours that are switches of criu's.
+pub(crate) const SAME: [(&str, Field); 6] = [
+    ("auto-dedup", Field::Deduplicate),
+    ("ext-unix-sk", Field::ExternalSockets),
+    ("file-locks", Field::FileLocks),
+    ("lazy-pages", Field::LazyPages),
+    ("shell-job", Field::ShellJob),
+    ("tcp-established", Field::Connections),
+];
+
+/// A message as it is written: fields by number.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Message(Vec<u8>);
+
+impl Message {
+    fn variable(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
+            value >>= 7;
+        }
+        self.0.push(u8::try_from(value).unwrap_or(0));
+    }
+
+    pub(crate) fn number(&mut self, field: u32, value: u64) {
+        self.variable(u64::from(field) << 3);
+        self.variable(value);
+    }
+
+    pub(crate) fn bytes(&mut self, field: u32, value: &[u8]) {
+        self.variable(u64::from(field) << 3 | 2);
+        self.variable(value.len() as u64);
+        self.0.extend_from_slice(value);
+    }
+}
+
+/// A field as it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// The fields of a message; `None` where it is none.
+fn read(mut rest: &[u8]) -> Option<Vec<(u64, Read<'_>)>> {
+    let mut fields = Vec::new();
+    while !rest.is_empty() {
+        let key = take_variable(&mut rest)?;
+        let value = match key & 7 {
+            0 => Read::Number(take_variable(&mut rest)?),
+            2 => {
+                let count = usize::try_from(take_variable(&mut rest)?).ok()?;
+                Read::Bytes(rest.split_off(..count)?)
+            }
+            _ => return None,
+        };
+        fields.push((key >> 3, value));
+    }
+    Some(fields)
+}
+
+fn take_variable(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *rest.split_off_first()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// What it answers.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    kind: u64,
+    success: bool,
+    /// Of the process that was restored, or that it tells of.
+    pid: Option<i32>,
+    script: String,
+    message: String,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut answer = Self::default();
+        let pid = |value: u64| i32::try_from(value).ok();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        for (field, value) in read(bytes)? {
+            match (field, value) {
+                (1, Read::Number(kind)) => answer.kind = kind,
+                (2, Read::Number(value)) => answer.success = value != 0,
+                (4, Read::Bytes(inner)) => {
+                    for (field, value) in read(inner)? {
+                        if let (1, Read::Number(value)) = (field, value) {
+                            answer.pid = pid(value);
+                        }
+                    }
+                }
+                (5, Read::Bytes(inner)) => {
+                    for (field, value) in read(inner)? {
+                        match (field, value) {
+                            (1, Read::Bytes(bytes)) => answer.script = text(bytes),
+                            (2, Read::Number(value)) => answer.pid = pid(value),
+                            _ => {}
+                        }
+                    }
+                }
+                (9, Read::Bytes(bytes)) => answer.message = text(bytes).trim().to_owned(),
+                _ => {}
+            }
+        }
+        Some(answer)
+    }
+}
 
 /// One run of the program.
 #[derive(Debug)]
 pub(crate) struct Criu {
-    arguments: Vec<OsString>,
+    verb: Verb,
+    options: Message,
     log: PathBuf,
+    /// That of the images and that of the log.
+    folders: [PathBuf; 2],
 }
 
-/// Options of ours that are criu's under the same name.
-pub(crate) const SAME: [&str; 6] =
-    ["auto-dedup", "ext-unix-sk", "file-locks", "lazy-pages", "shell-job", "tcp-established"];
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// The first process of what was restored.
+    pub(crate) pid: Option<i32>,
+    /// The master of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+}
 
 impl Criu {
-    /// A run of one of its verbs over images in a folder; its log is in the work folder.
-    pub(crate) fn new(verb: &str, images: &Path, work: &Path) -> Self {
-        let name = format!("{}.log", if verb == "restore" { "restore" } else { "dump" });
-        let mut criu = Self { arguments: vec![verb.into()], log: work.join(&name) };
-        criu.value("--images-dir", images);
-        criu.value("--work-dir", work);
-        criu.value("--log-file", &name);
-        criu.flag("-v4");
+    /// A run over images in a folder; its log is in the work folder.
+    pub(crate) fn new(verb: Verb, images: &Path, work: &Path) -> Self {
+        let name = if verb == Verb::Restore { "restore.log" } else { "dump.log" };
+        let folders = [images.to_owned(), work.to_owned()];
+        let mut criu = Self { verb, options: Message::default(), log: work.join(name), folders };
+        criu.text(Field::LogFile, name);
+        criu.number(Field::LogLevel, 4);
+        criu.flag(Field::OrphanTerminal);
         criu
     }
 
-    pub(crate) fn flag(&mut self, name: &str) {
-        self.arguments.push(name.into());
+    pub(crate) fn flag(&mut self, field: Field) {
+        self.number(field, 1);
     }
 
-    pub(crate) fn value(&mut self, name: &str, value: impl Into<OsString>) {
-        self.arguments.push(name.into());
-        self.arguments.push(value.into());
+    pub(crate) fn number(&mut self, field: Field, value: u64) {
+        self.options.number(field as u32, value);
     }
 
-    /// Runs it to its end.
+    pub(crate) fn text(&mut self, field: Field, value: impl AsRef<std::ffi::OsStr>) {
+        self.options.bytes(field as u32, value.as_ref().as_encoded_bytes());
+    }
+
+    pub(crate) fn message(&mut self, field: Field, value: &Message) {
+        self.options.bytes(field as u32, &value.0);
+    }
+
+    /// Has it use a descriptor of ours, which must not be closed on execution, for what the images call `name`.
+    pub(crate) fn inherit(&mut self, fd: i32, name: &str) {
+        let mut message = Message::default();
+        message.bytes(1, name.as_bytes());
+        message.number(2, u64::try_from(fd).unwrap_or(0));
+        self.message(Field::Inherit, &message);
+    }
+
+    /// Has it put processes in a control group: `CONTROLLER:/PATH`, or `/PATH` for version 2.
+    pub(crate) fn group(&mut self, root: &str) {
+        let mut message = Message::default();
+        let (controller, path) = root.split_once(':').unwrap_or(("", root));
+        if !controller.is_empty() {
+            message.bytes(1, controller.as_bytes());
+        }
+        message.bytes(2, path.as_bytes());
+        self.message(Field::GroupRoot, &message);
+    }
+
+    /// Runs it to its end. What it tells on its way is `told`: the point that it has come to, and the first process; where that
+    /// fails, it stops.
     ///
     /// # Errors
     /// [`FailureKind::Unsupported`] where it is not installed, [`FailureKind::Internal`] with the errors of its log.
-    pub(crate) fn run(&self) -> Result<()> {
-        let status = Command::new("criu").args(&self.arguments).status().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => SetupError::unsupported(
-                "criu is not installed: checkpoints need the program criu in PATH (on Debian: apt-get install criu)",
-            ),
-            _ => SetupError::new(FailureKind::Internal, format!("criu: {error}")),
-        })?;
-        if status.success() {
-            return Ok(());
+    pub(crate) fn run(&self, told: &mut dyn FnMut(&str, i32) -> Result<()>) -> Result<Done> {
+        let mut options = self.options.clone();
+        // opened only now, because it works in them by our numbers: they have to be of the mounts that both of us see
+        let open = |path: &PathBuf| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).doing(|| path.display().to_string())
+        };
+        let [images, work] = &self.folders;
+        let folders = [(Field::ImagesFolder, open(images)?), (Field::WorkFolder, open(work)?)];
+        for (field, fd) in &folders {
+            options.number(*field as u32, u64::try_from(fd.as_raw_fd()).unwrap_or(0));
         }
-        let log = std::fs::read(&self.log).unwrap_or_default();
-        let why = errors(&String::from_utf8_lossy(&log));
-        let shown = self.log.display();
-        Err(SetupError::new(FailureKind::Internal, format!("criu failed ({status}): {why}; log file: {shown}")))
+        let (ours, mut child) = begin()?;
+        let mut request = Message::default();
+        request.number(1, self.verb as u64);
+        request.bytes(2, &options.0);
+        let mut done = Done::default();
+        let mut failed = None;
+        let ended = converse(
+            &ours,
+            request,
+            &mut |script, pid| told(script, pid).inspect_err(|error| failed = Some(error.clone())),
+            &mut done,
+        );
+        drop(ours);
+        // it has said all; how it ends is no news
+        let _ = child.wait();
+        match (failed, ended) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(done),
+            (None, Err(why)) => {
+                let log = std::fs::read(&self.log).unwrap_or_default();
+                let all = [why, errors(&String::from_utf8_lossy(&log))];
+                let why: Vec<&str> = all.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+                let text = format!("criu failed: {}; log file: {}", why.join("; "), self.log.display());
+                Err(SetupError::new(FailureKind::Internal, text))
+            }
+        }
+    }
+}
+
+/// Starts it with one end of a socket.
+fn begin() -> Result<(OwnedFd, Child)> {
+    let what = || "cannot make a socket for criu";
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).doing(what)?;
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).doing(what)?;
+    let child = Command::new("criu").arg("swrk").arg(theirs.as_raw_fd().to_string()).spawn();
+    let child = child.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => SetupError::unsupported(
+            "criu is not installed: checkpoints need the program criu in PATH (on Debian: apt-get install criu)",
+        ),
+        _ => SetupError::new(FailureKind::Internal, format!("criu: {error}")),
+    })?;
+    Ok((ours, child))
+}
+
+/// Asks, answers what it asks back, and takes the result; an error is in its own words, if it has any.
+fn converse(
+    socket: &OwnedFd,
+    mut request: Message,
+    told: &mut dyn FnMut(&str, i32) -> Result<()>,
+    done: &mut Done,
+) -> std::result::Result<(), String> {
+    loop {
+        rustix::net::send(socket, &request.0, SendFlags::NOSIGNAL).map_err(|errno| format!("send: {errno}"))?;
+        let mut room = vec![0; LONGEST_ANSWER];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut room)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        });
+        let count = got.map_err(|errno| format!("recvmsg: {errno}"))?.bytes;
+        if count == 0 {
+            return Err("it ended without an answer".to_owned());
+        }
+        let answer = Answer::parse(room.get(..count).unwrap_or_default());
+        let answer = answer.ok_or_else(|| "its answer is none".to_owned())?;
+        if answer.kind != NOTIFY {
+            done.pid = answer.pid;
+            return if answer.success { Ok(()) } else { Err(answer.message) };
+        }
+        for message in control.drain() {
+            if let (RecvAncillaryMessage::ScmRights(fds), "orphan-pts-master") = (message, &*answer.script) {
+                done.terminal = fds.into_iter().next();
+            }
+        }
+        let well = told(&answer.script, answer.pid.unwrap_or(0)).is_ok();
+        request = Message::default();
+        request.number(1, NOTIFY);
+        request.number(3, u64::from(well));
     }
 }
 
@@ -103,5 +396,24 @@ mod tests {
         assert_eq!(errors("(00.1) Error (a.c:1): one"), "Error (a.c:1): one");
         assert_eq!(errors("(00.3) bye"), "bye");
         assert_eq!(errors(""), "it wrote no log");
+    }
+
+    #[test]
+    fn messages_are_written_and_read() {
+        let mut inner = Message::default();
+        inner.bytes(1, b"setup-namespaces");
+        inner.number(2, 300);
+        let mut message = Message::default();
+        message.number(1, NOTIFY);
+        message.number(2, 1);
+        message.bytes(5, &inner.0);
+        assert_eq!(message.0.get(..4).unwrap(), [0x08, 6, 0x10, 1]);
+        let answer = Answer::parse(&message.0).unwrap();
+        assert_eq!((answer.kind, answer.success, answer.pid), (NOTIFY, true, Some(300)));
+        assert_eq!(answer.script, "setup-namespaces");
+        // cut short, too long, of a kind that is not used
+        for bad in [&[0x08][..], &[0x2a, 5, 1], &[0xff; 11], &[0x09, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(Answer::parse(bad), None, "{bad:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The life of a container: made, started, killed, deleted.
 
 use super::clock::Moment;
-use super::criu::Criu;
+use super::criu::{Criu, Field};
 use super::folder::{Folder, Root};
 use super::group::{self, Planned};
 use super::record::{Birth, Origin, Record};
@@ -160,7 +160,7 @@ pub(crate) fn restore<'a>(proof: SingleThread, order: &Order<'a>, criu: Criu) ->
     let planned = plan(order)?;
     let record = record_of(order, &planned, seccomp.as_ref())?;
     within_folder(order, record, seccomp.as_ref(), |folder, record| {
-        revive(proof, folder, record, (&planned, order.spec), criu)
+        revive(proof, order, (folder, record), (&planned, criu))
     })
 }
 
@@ -268,49 +268,59 @@ pub(crate) fn is_bind(mount: &oci_spec::runtime::Mount) -> bool {
 /// Has criu make the processes again, as children of this one.
 fn revive(
     proof: SingleThread,
-    folder: &Folder,
-    record: &Record<'_>,
-    (planned, spec): (&Planned, &Spec),
-    mut criu: Criu,
+    order: &Order<'_>,
+    (folder, record): (&Folder, &Record<'_>),
+    (planned, mut criu): (&Planned, Criu),
 ) -> Result<(Container, Birth)> {
-    let group::Made { group, _placeholder, .. } = group::make(proof, planned, spec, &record.id)?;
-    let mut run = || -> Result<(i32, OwnedFd)> {
+    let spec = order.spec;
+    let group::Made { group, warnings, _placeholder } = group::make(proof, planned, spec, &record.id)?;
+    warnings.iter().for_each(|text| order.log.warn(text));
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let namespaces = listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
+    let mut birth = Birth {
+        pid: 0,
+        start: 0,
+        namespaces: namespaces.bits(),
+        group: group.record(),
+        resctrl: None,
+        freezer: group::freezer(&group),
+        origin: Origin::Restored,
+    };
+    let all = spec.hooks().as_ref();
+    // hooks see a process whose namespaces are there, as with a new container
+    let mut told = |script: &str, pid: i32| {
+        if script != "setup-namespaces" || pid == 0 {
+            return Ok(());
+        }
+        birth.of(pid)?.write(folder)?;
+        let state = state_of(record, "creating", Some(pid));
+        hooks::run_all("prestart", all.and_then(hooks::prestart), &state)?;
+        hooks::run_all("createRuntime", all.and_then(|all| all.create_runtime().as_ref()), &state)
+    };
+    let mut run = || -> Result<(i32, OwnedFd, Option<OwnedFd>)> {
         // criu wants the root to be a mount point; in a namespace of our own nobody else sees it, and nothing is left
         sys::process::unshare(proof, Namespaces::MOUNT).doing(|| "cannot make a mount namespace")?;
         let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         sys::mount::set_propagation(Path::new("/"), apart).doing(|| "cannot part the mounts from the host's")?;
         rustix::mount::mount_bind_recursive(&record.rootfs, &record.rootfs)
             .doing(|| format!("bind {}", record.rootfs.display()))?;
-        let pid_file = folder.path().join("criu.pid");
-        criu.value("--root", &record.rootfs);
-        criu.value("--pidfile", &pid_file);
+        criu.text(Field::Root, &record.rootfs);
         for root in group::roots(&planned.host, &group) {
-            criu.value("--cgroup-root", root);
+            criu.group(&root);
         }
-        criu.flag("--restore-detached");
-        criu.flag("--restore-sibling");
-        criu.run()?;
-        let text = std::fs::read_to_string(&pid_file).doing(|| pid_file.display().to_string())?;
-        let pid: i32 = text.trim().parse().doing(|| pid_file.display().to_string())?;
-        let number = Pid::from_raw(pid).ok_or_else(|| SetupError::invalid("criu wrote no process id"))?;
-        Ok((pid, pidfd_open(number, PidfdFlags::empty()).doing(|| "pidfd_open")?))
+        criu.flag(Field::Notify);
+        criu.flag(Field::Sibling);
+        let done = criu.run(&mut told)?;
+        let number = done.pid.and_then(Pid::from_raw);
+        let number = number.ok_or_else(|| SetupError::new(FailureKind::Internal, "criu told no process id"))?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).doing(|| "pidfd_open")?;
+        Ok((number.as_raw_nonzero().get(), pidfd, done.terminal))
     };
-    let made = run().and_then(|(pid, pidfd)| {
-        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-        let namespaces =
-            listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
-        let (record, freezer) = (group.record(), group::freezer(&group));
-        let mut birth = Birth {
-            pid,
-            start: 0,
-            namespaces: namespaces.bits(),
-            group: record,
-            resctrl: None,
-            freezer,
-            origin: Origin::Restored,
-        };
+    let made = run().and_then(|(pid, pidfd, terminal)| {
         birth.of(pid)?.write(folder)?;
-        Ok((Container::restored(pidfd, pid, group.clone(), namespaces), birth))
+        let mut container = Container::restored(pidfd, pid, group.clone(), namespaces);
+        container.streams.terminal = terminal;
+        Ok((container, birth))
     });
     made.inspect_err(|_| {
         // the failure that brought us here is the one worth telling

@@ -1,6 +1,6 @@
 //! `checkpoint` and `restore`.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -124,7 +124,10 @@ fn a_restored_container_is_one_like_any_other() {
     test(|s| {
         let hook = |name: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}/{name}", s.island.root().display())] }]);
         let bundle = counter(s)
-            .set("/hooks", json!({ "poststop": hook("poststop") }))
+            .set(
+                "/hooks",
+                json!({ "prestart": hook("prestart"), "createRuntime": hook("made"), "poststop": hook("poststop") }),
+            )
             .set("/linux/resources/pids", json!({ "limit": 17 }))
             .namespace("cgroup");
         let container = start(&bundle);
@@ -133,7 +136,15 @@ fn a_restored_container_is_one_like_any_other() {
         well(s, "images", container.call("checkpoint", &["--image-path", &images]));
         assert!(!s.group_folder("", &container.group).exists());
         let pid_file = s.island.path("pid").display().to_string();
+        for name in ["prestart", "made"] {
+            std::fs::remove_file(s.island.path(name)).unwrap();
+        }
         well(s, "images", restore(&bundle, &["--image-path", &images, "--pid-file", &pid_file]));
+        for name in ["prestart", "made"] {
+            let told: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(s.island.path(name)).unwrap()).unwrap();
+            assert_eq!((&told["pid"], &told["status"]), (&json!(container.pid()), &json!("creating")), "{told}");
+        }
         assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), container.pid().to_string());
         counts_on(s);
         assert_eq!(container.limit("", "pids.max"), "17");
@@ -338,4 +349,72 @@ fn what_engines_ask_for_is_taken_along() {
         assert!(text.starts_with("kept\nhosts\n0\n0\nclosed\n"), "{text}");
         assert!(s.island.path("shared/new").is_file());
     });
+}
+
+#[test]
+#[ignore = "runs in the guest"]
+fn a_hook_that_fails_stops_the_restore() {
+    test(|s| {
+        let bundle = counter(s);
+        let container = start(&bundle);
+        container.await_file(&count_file(s));
+        let images = images(s);
+        well(s, "images", container.call("checkpoint", &["--image-path", &images]));
+        let bad = Bundle { subject: s, id: bundle.id.clone(), config: bundle.config.clone(), flags: Vec::new() };
+        let bad = bad.set("/hooks", json!({ "createRuntime": [{ "path": "/bin/false" }] }));
+        bad.write();
+        let run = restore(&bad, &["--image-path", &images]).fails();
+        assert!(run.err.contains("createRuntime hook #0"), "{run:?}");
+        container.call("state", &[]).fails();
+        assert!(!s.group_folder("", &container.group).exists());
+    });
+}
+
+#[test]
+#[ignore = "runs in the guest"]
+fn a_terminal_is_handed_on() {
+    test(|s| {
+        let bundle = s.sh("while read line; do echo got $line; done").no_namespace("network");
+        let bundle = bundle.set("/process/terminal", json!(true));
+        let socket = s.island.path("console");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let path = socket.display().to_string();
+        let folder = bundle.write().display().to_string();
+        let words = ["run", "--detach", "--console-socket", &path, "--bundle", &folder, &bundle.id];
+        let said = |terminal: &mut std::fs::File, line: &str| {
+            writeln!(terminal, "{line}").unwrap();
+            let wanted = format!("got {line}");
+            let mut lines = BufReader::new(terminal).lines();
+            let found = lines.find(|text| text.as_ref().unwrap().contains(&wanted));
+            assert!(found.is_some());
+        };
+        s.call(&words).expect(0);
+        let mut terminal = master(&listener);
+        said(&mut terminal, "one");
+        let container = Container { subject: s, id: bundle.id.clone(), group: bundle.group() };
+        let images = images(s);
+        well(s, "images", container.call("checkpoint", &["--image-path", &images]));
+        drop(terminal);
+        restore(&bundle, &["--image-path", &images]).fails();
+        well(s, "images", restore(&bundle, &["--console-socket", &path, "--image-path", &images]));
+        let mut terminal = master(&listener);
+        said(&mut terminal, "two");
+        container.call("delete", &["--force"]).expect(0);
+    });
+}
+
+/// Takes the terminal that a runtime sends.
+fn master(listener: &std::os::unix::net::UnixListener) -> std::fs::File {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 64];
+    let mut room = [std::io::IoSliceMut::new(&mut name)];
+    recvmsg(&stream, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let fds = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    std::fs::File::from(fds.unwrap())
 }
