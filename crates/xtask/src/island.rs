@@ -34,6 +34,11 @@ impl Island {
         self.dir.join("work")
     }
 
+    /// The daemon's state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
     /// `insula` with these arguments, talking to this island's daemon.
     pub(crate) fn insula(&self, arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Run {
         Run::new(self.bin.join("insula"))

@@ -9,6 +9,7 @@
 //! The floor is `unshare` from util-linux with the same namespaces and a new proc: what the kernel asks for without
 //! a root file system, limits or seccomp.
 
+mod image;
 mod measure;
 mod peers;
 mod registry;
@@ -36,6 +37,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// An image: pull, load, removal, size on disk
+    Image(Rounds),
     /// The registry's server beside docker-registry: many small blobs, a large one, memory
     Registry(registry::Arguments),
     /// The OCI runtime alone: run, create, exec, many at once, system calls, memory
@@ -68,6 +71,7 @@ const IDLE: usize = 5;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (name, rounds) = match &arguments.what {
         What::Registry(arguments) => return registry::run(arguments),
+        What::Image(rounds) => ("image", rounds),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
     };
@@ -93,6 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let floor = built.first().context("the build made no floor")?;
             runtime::measure(&bin, floor, &effort)?
         }
+        What::Image(_) => images(&bin, if rounds.quick { 1 } else { 5 })?,
         // has returned above
         What::Registry(_) => return Ok(()),
         What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,
@@ -116,6 +121,14 @@ fn enter_private_namespace(name: &str, rounds: &Rounds) -> Result<()> {
     let inside = Run::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script, "bench"]);
     let inside = inside.args([own.as_os_str()]).args(["bench", name, "--inside"]);
     inside.args(rounds.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check()
+}
+
+fn images(bin: &Path, rounds: u32) -> Result<String> {
+    let groups = Groups::create()?;
+    let outcome = step("prepare the peers and their images", || Fixture::create(bin, &groups))
+        .and_then(|fixture| image::measure(bin, &groups, &fixture, rounds));
+    groups.remove();
+    outcome
 }
 
 fn measure_all(bin: &Path, effort: &Effort) -> Result<String> {

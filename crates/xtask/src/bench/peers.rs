@@ -104,6 +104,18 @@ impl Fixture {
         self.archive("big.tar", &tree)
     }
 
+    /// The folder of everything.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// dockerd's process.
+    pub(crate) fn dockerd_pid(&self) -> Result<u32> {
+        let file = self.dir.join("dockerd.pid");
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        text.trim().parse().with_context(|| format!("{} has no number", file.display()))
+    }
+
     fn archive(&self, name: &str, tree: &Path) -> Result<PathBuf> {
         let archive = self.dir.join(name);
         let tar =
@@ -207,6 +219,38 @@ impl Peer<'_> {
 
     pub(crate) fn remove_image(&self, name: &str) -> Result<()> {
         self.client().args(["rmi", "-f", name]).output().map(drop)
+    }
+
+    pub(crate) fn pull(&self, name: &str) -> Result<()> {
+        // podman alone does not take this machine for safe.
+        let plain: &[&str] = if self.kind == Kind::Podman { &["--tls-verify=false"] } else { &[] };
+        self.client().args(["pull", "-q"]).args(plain).args([name]).timeout(Duration::from_secs(600)).output().map(drop)
+    }
+
+    pub(crate) fn push(&self, name: &str) -> Result<()> {
+        self.client().args(["push", "-q", name]).timeout(Duration::from_secs(600)).output().map(drop)
+    }
+
+    pub(crate) fn save(&self, name: &str, archive: &Path) -> Result<()> {
+        let words = [Path::new("save"), Path::new("-o"), archive, Path::new(name)];
+        self.client().args(words).timeout(Duration::from_secs(600)).output().map(drop)
+    }
+
+    pub(crate) fn load(&self, archive: &Path) -> Result<()> {
+        let words = [Path::new("load"), Path::new("-i"), archive];
+        self.client().args(words).timeout(Duration::from_secs(600)).output().map(drop)
+    }
+
+    /// Where its images are.
+    pub(crate) fn images(&self) -> Vec<PathBuf> {
+        let dir = &self.fixture.dir;
+        match self.kind {
+            Kind::Podman => {
+                ["overlay", "overlay-images", "overlay-layers"].map(|one| dir.join("podman/root").join(one)).into()
+            }
+            Kind::Docker => ["overlay2", "image"].map(|one| dir.join("docker").join(one)).into(),
+            _ => vec![self.fixture.insula.state().join("images")],
+        }
     }
 
     /// The engine's client, ready for a command.
