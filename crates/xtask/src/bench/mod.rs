@@ -9,6 +9,7 @@
 //! The floor is `unshare` from util-linux with the same namespaces and a new proc: what the kernel asks for without
 //! a root file system, limits or seccomp.
 
+mod build;
 mod measure;
 mod peers;
 mod registry;
@@ -36,6 +37,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Building a Dockerfile of twelve steps beside buildah: cold, cached, removal
+    Build(Rounds),
     /// The registry's server beside docker-registry: many small blobs, a large one, memory
     Registry(registry::Arguments),
     /// The OCI runtime alone: run, create, exec, many at once, system calls, memory
@@ -68,6 +71,7 @@ const IDLE: usize = 5;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (name, rounds) = match &arguments.what {
         What::Registry(arguments) => return registry::run(arguments),
+        What::Build(rounds) => ("build", rounds),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
     };
@@ -92,6 +96,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let built = workspace::build(FLOOR)?;
             let floor = built.first().context("the build made no floor")?;
             runtime::measure(&bin, floor, &effort)?
+        }
+        What::Build(_) => {
+            let groups = Groups::create()?;
+            let report = build::measure(&bin, &groups, if rounds.quick { 2 } else { 10 });
+            groups.remove();
+            report?
         }
         // has returned above
         What::Registry(_) => return Ok(()),
