@@ -152,7 +152,7 @@ pub(crate) async fn prune(call: Call) -> Result {
             )));
         }
     }
-    let given = known.iter().find_map(|key| filters.values(key)?.into_iter().next());
+    let given = known.iter().find_map(|key| filters.values(key)?.iter().next());
     let unused_for = given.map(|text| duration(text)).transpose()?;
     let pruned = call.engine().prune_build_cache(CacheFilter { all: call.query.flag("all"), unused_for }).await?;
     reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))

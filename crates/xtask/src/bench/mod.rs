@@ -9,6 +9,7 @@
 //! The floor is `unshare` from util-linux with the same namespaces and a new proc: what the kernel asks for without
 //! a root file system, limits or seccomp.
 
+mod build;
 mod image;
 mod measure;
 mod peers;
@@ -37,6 +38,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Building a Dockerfile of twelve steps beside buildah: cold, cached, removal
+    Build(Rounds),
     /// An image: pull, load, removal, size on disk
     Image(Rounds),
     /// The registry's server beside docker-registry: many small blobs, a large one, memory
@@ -71,6 +74,7 @@ const IDLE: usize = 5;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (name, rounds) = match &arguments.what {
         What::Registry(arguments) => return registry::run(arguments),
+        What::Build(rounds) => ("build", rounds),
         What::Image(rounds) => ("image", rounds),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
@@ -96,6 +100,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let built = workspace::build(FLOOR)?;
             let floor = built.first().context("the build made no floor")?;
             runtime::measure(&bin, floor, &effort)?
+        }
+        What::Build(_) => {
+            let groups = Groups::create()?;
+            let report = build::measure(&bin, &groups, if rounds.quick { 2 } else { 10 });
+            groups.remove();
+            report?
         }
         What::Image(_) => images(&bin, if rounds.quick { 1 } else { 5 })?,
         // has returned above
