@@ -3,12 +3,21 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 
 use crate::bundle::Bundle;
 use crate::container::Container;
 use crate::subject::{Run, SOON, Subject, end_of, test};
+
+/// Runs a test while no other of these runs: criu's processes find each other by sockets whose names only a network namespace keeps
+/// apart.
+fn alone<F: Fn(&Subject)>(body: F) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    test(body);
+}
 
 /// A container that counts.
 fn counter(s: &Subject) -> Bundle<'_> {
@@ -68,7 +77,7 @@ fn well(s: &Subject, folder: &str, run: Run) -> Run {
 #[test]
 #[ignore = "runs in the guest"]
 fn criu_has_what_it_needs() {
-    test(|s| {
+    alone(|s| {
         let run = s.finish(Command::new("criu").args(["check", "-v1"]).current_dir(s.island.root()));
         println!("criu check: {} {} {}", run.code, run.out, run.err);
         run.expect(0);
@@ -78,7 +87,7 @@ fn criu_has_what_it_needs() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_container_goes_on_after_checkpoint_and_restore() {
-    test(|s| {
+    alone(|s| {
         let bundle = counter(s);
         let container = start(&bundle);
         container.await_file(&count_file(s));
@@ -97,7 +106,7 @@ fn a_container_goes_on_after_checkpoint_and_restore() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_container_is_left_running_and_told_where_to_write() {
-    test(|s| {
+    alone(|s| {
         let bundle = counter(s);
         let container = start(&bundle);
         container.await_file(&count_file(s));
@@ -121,7 +130,7 @@ fn a_container_is_left_running_and_told_where_to_write() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_restored_container_is_one_like_any_other() {
-    test(|s| {
+    alone(|s| {
         let hook = |name: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}/{name}", s.island.root().display())] }]);
         let bundle = counter(s)
             .set(
@@ -174,7 +183,7 @@ fn a_restored_container_is_one_like_any_other() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_copy_has_its_own_name_and_group() {
-    test(|s| {
+    alone(|s| {
         let bundle = counter(s);
         let container = start(&bundle);
         container.await_file(&count_file(s));
@@ -198,7 +207,7 @@ fn a_copy_has_its_own_name_and_group() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_paused_container_is_restored_running() {
-    test(|s| {
+    alone(|s| {
         let bundle = counter(s);
         let container = start(&bundle);
         container.await_file(&count_file(s));
@@ -221,7 +230,7 @@ fn a_paused_container_is_restored_running() {
 #[test]
 #[ignore = "runs in the guest"]
 fn pipes_are_found_again() {
-    test(|s| {
+    alone(|s| {
         let bundle = s.sh("i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done").no_namespace("network");
         let piped = |words: &[&str]| {
             let mut command = s.command(words);
@@ -250,7 +259,7 @@ fn pipes_are_found_again() {
 #[test]
 #[ignore = "runs in the guest"]
 fn the_foreground_waits_for_the_end_and_tells_it() {
-    test(|s| {
+    alone(|s| {
         let bundle = s.sh("echo x > /etc/count; while [ ! -e /etc/end ]; do sleep 0.02; done; exit 7");
         let bundle = bundle.no_namespace("network");
         let container = start(&bundle);
@@ -273,7 +282,7 @@ fn the_foreground_waits_for_the_end_and_tells_it() {
 #[test]
 #[ignore = "runs in the guest"]
 fn connections_are_taken_along() {
-    test(|s| {
+    alone(|s| {
         // both ends are the container's, on the loop of the machine's network
         let script = "nc -l -p 4021 -e cat & sleep 0.3; \
             (i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done) | nc 127.0.0.1 4021 | \
@@ -293,7 +302,7 @@ fn connections_are_taken_along() {
 #[test]
 #[ignore = "runs in the guest"]
 fn what_fails_says_why_and_leaves_nothing() {
-    test(|s| {
+    alone(|s| {
         let bundle = counter(s);
         bundle.write();
         let empty = s.island.dir("empty").display().to_string();
@@ -322,7 +331,7 @@ fn what_fails_says_why_and_leaves_nothing() {
 #[test]
 #[ignore = "runs in the guest"]
 fn what_engines_ask_for_is_taken_along() {
-    test(|s| {
+    alone(|s| {
         let shared = s.island.dir("shared").display().to_string();
         let file = s.island.file("hosts", "hosts\n").display().to_string();
         let hidden = json!(["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"]);
@@ -354,7 +363,7 @@ fn what_engines_ask_for_is_taken_along() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_hook_that_fails_stops_the_restore() {
-    test(|s| {
+    alone(|s| {
         let bundle = counter(s);
         let container = start(&bundle);
         container.await_file(&count_file(s));
@@ -373,7 +382,7 @@ fn a_hook_that_fails_stops_the_restore() {
 #[test]
 #[ignore = "runs in the guest"]
 fn a_terminal_is_handed_on() {
-    test(|s| {
+    alone(|s| {
         let bundle = s.sh("while read line; do echo got $line; done").no_namespace("network");
         let bundle = bundle.set("/process/terminal", json!(true));
         let socket = s.island.path("console");
