@@ -256,6 +256,7 @@ pub fn create_in(
     let wanted = Wanted::of(plan.spec, plan.netns)?;
     let terminal = plan.spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
     let (mut streams, ends) = stdio::ends(plan.stdio, terminal)?;
+    let descriptors = mounts::make_room(plan.spec);
     let sources = mounts::open_sources(plan.spec, &group, host.version())?;
     let mapped = wanted.new.contains(Namespaces::USER);
     let root = if mapped { None } else { Some(init::root::open(plan.rootfs, &plan.layers, None)?) };
@@ -270,6 +271,7 @@ pub fn create_in(
         first: plan.first,
         root,
         sources,
+        descriptors,
         cgroups: joins,
         ends,
         line: theirs,

@@ -24,6 +24,7 @@ use crate::stdio::Ends;
 use crate::sync::{Line, Word};
 use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::Spec;
+use rustix::process::{Resource, Rlimit};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,6 +41,8 @@ pub(crate) struct Inside<'a> {
     pub(crate) root: Option<OwnedFd>,
     /// What could be opened for each mount of the configuration outside.
     pub(crate) sources: Vec<mounts::Source>,
+    /// The limit of open descriptors that was raised for these, to be put back.
+    pub(crate) descriptors: Option<Rlimit>,
     /// What to write `0` to, in each hierarchy, to join the cgroup.
     pub(crate) cgroups: Vec<OwnedFd>,
     pub(crate) ends: Ends,
@@ -130,6 +133,9 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     devices::make(inside, root.as_fd(), mapped)?;
     protect::place(inside.spec, root.as_fd(), &fresh)?;
     fresh.leave();
+    if let Some(limit) = inside.descriptors {
+        rustix::process::setrlimit(Resource::Nofile, limit).doing(|| "setrlimit")?;
+    }
     before_entering(inside)?;
     root::enter(root.as_fd(), inside.spec, entry)?;
     // closed with everything else when the program's turn comes; closing them here would be calls for nothing

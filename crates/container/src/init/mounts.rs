@@ -14,6 +14,7 @@ use control::FailureKind;
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
@@ -37,6 +38,18 @@ pub(crate) enum Source {
 const PROC_MAGIC: u64 = 0x9fa0;
 /// The longest value that fsconfig(2) takes.
 const LONGEST_VALUE: usize = 255;
+
+/// Makes room for the descriptors of many mounts, one for each that is bound. Returns the limit as it was, if it had to be raised.
+pub(crate) fn make_room(spec: &Spec) -> Option<Rlimit> {
+    const USUAL: usize = 200;
+    if spec.mounts().as_ref().map_or(0, Vec::len) < USUAL {
+        return None;
+    }
+    let have = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: have.maximum, maximum: have.maximum };
+    // where that is not enough, opening says so
+    rustix::process::setrlimit(Resource::Nofile, raised).ok().map(|()| have)
+}
 
 /// Opens what each mount of the configuration binds from the host.
 pub(crate) fn open_sources(spec: &Spec, group: &Group, version: Version) -> Result<Vec<Source>> {
