@@ -551,3 +551,65 @@ fn ulimit(text: &str) -> Result<Ulimit> {
     };
     read().ok_or_else(|| ApiError::invalid(format!("invalid limit {text:?}: give it as name=soft:hard")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_limits_are_read() {
+        assert_eq!(duration("90m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration("2d").unwrap(), Duration::from_secs(172_800));
+        assert!(duration("").is_err() && duration("5").is_err() && duration("xh").is_err());
+        let limit = ulimit("nofile=10:20").unwrap();
+        assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("nofile", 10, 20));
+        assert_eq!(ulimit("core=0").unwrap().hard, 0);
+        assert!(ulimit("nofile").is_err());
+    }
+
+    #[test]
+    fn the_classic_query_becomes_a_request() {
+        let query = "t=a&t=b:2&dockerfile=d%2FF&buildargs=%7B%22A%22%3A%221%22%2C%22B%22%3Anull%7D&labels=%7B%22l%22%3A%22v%22%7D\
+                     &nocache=1&pull=true&target=x&networkmode=none&shmsize=0&memory=1048576&extrahosts=h%3A1.2.3.4\
+                     &ulimits=%5B%7B%22Name%22%3A%22nofile%22%2C%22Soft%22%3A1%2C%22Hard%22%3A2%7D%5D&squash=0";
+        let request = classic_request(&Query::parse(Some(query))).unwrap();
+        assert_eq!(request.names.iter().map(Reference::familiar).collect::<Vec<_>>(), ["a:latest", "b:2"]);
+        assert_eq!(request.dockerfile, "d/F");
+        assert_eq!(request.options.arguments, BTreeMap::from([("A".to_owned(), "1".to_owned())]));
+        assert_eq!((request.reuse, request.pull, request.squash), (Reuse::No, Bases::Always, Squash::No));
+        assert_eq!((request.network, request.shm_bytes), (Some(NetworkMode::None), None));
+        assert_eq!((request.resources.memory_bytes, request.ulimits.len()), (Some(1 << 20), 1));
+        assert_eq!(request.extra_hosts, ["h:1.2.3.4"]);
+        assert!(classic_request(&Query::parse(Some("t=UPPER"))).is_err());
+        assert!(classic_request(&Query::parse(Some("networkmode=nonsense"))).is_err());
+    }
+
+    #[tokio::test]
+    async fn stages_are_told_one_after_the_other() {
+        let (sender, mut lines) = mpsc::channel(64);
+        let mut teller = Teller::new(&sender, Form::Classic);
+        let begun = |stage, step| BuildEvent::Begun { stage, step, text: format!("RUN {step}") };
+        let output = |stage, step, text: &[u8]| BuildEvent::Output { stage, step, bytes: text.to_vec() };
+        let events = vec![
+            BuildEvent::Planned { steps: 4 },
+            begun(0, 1),
+            begun(1, 3),
+            output(0, 1, b"\xc3"),
+            output(1, 3, b"other\n"),
+            output(0, 1, b"\xa4\n"),
+            BuildEvent::StageDone { stage: 1 },
+            BuildEvent::StageDone { stage: 0 },
+        ];
+        for event in events {
+            teller.event(event).await;
+        }
+        teller.classic_end(Err(EngineError::invalid("broken")), &[]).await;
+        drop(sender);
+        let mut all = String::new();
+        while let Some(Ok(line)) = lines.recv().await {
+            let value: Value = serde_json::from_slice(&line).unwrap();
+            all.push_str(value["stream"].as_str().or(value["error"].as_str()).unwrap());
+        }
+        assert_eq!(all, "Step 1/4 : RUN 1\n\u{e4}\nStep 3/4 : RUN 3\nother\nbroken");
+    }
+}

@@ -161,7 +161,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("DELETE", "/networks/none", "", 403, "predefined");
     island.refused("POST", "/networks/create", "{}", 501, "networks");
     island.refused("GET", "/swarm", "", 503, "not a swarm manager");
-    island.refused("POST", "/build", "", 501, "building");
+    island.refused("POST", "/session", "", 501, "sessions of BuildKit");
     island.refused("POST", "/insula/images/bootstrap", r#"{"source":""}"#, 400, "source");
 }
 
