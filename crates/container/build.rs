@@ -1,4 +1,4 @@
-//! `insula-oci` starts with every container, and so does the floor that the bench compares it with.
+//! `insula-oci` starts with every container, and so does what the bench compares it with and starts it by.
 
 #[path = "../sys/build/musl.rs"]
 mod musl;

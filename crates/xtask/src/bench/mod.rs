@@ -98,8 +98,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 runtime::Effort { rounds: 15, batch: 20 }
             };
             let built = workspace::build(FLOOR)?;
-            let floor = built.first().context("the build made no floor")?;
-            runtime::measure(&bin, floor, &effort)?
+            let find = |name: &str| built.iter().find(|path| path.ends_with(name)).context("an example was not built");
+            runtime::measure(
+                &bin,
+                &runtime::Examples { floor: find("start_floor")?, repeat: find("repeat")? },
+                &effort,
+            )?
         }
         What::Build(_) => {
             let groups = Groups::create()?;
@@ -122,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// How the floor is built.
-const FLOOR: &[&str] = &["--profile", "shim", "-p", "container", "--example", "start_floor"];
+const FLOOR: &[&str] = &["--profile", "shim", "-p", "container", "--example", "start_floor", "--example", "repeat"];
 
 fn enter_private_namespace(name: &str, rounds: &Rounds) -> Result<()> {
     let script = "set -e; mount -t tmpfs -o mode=755 tmpfs /run; \
