@@ -656,8 +656,23 @@ fn remove_leftovers(root: &Path, state: &State) -> Result<(), ImageError> {
             }
             let leftover = entry.path();
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed = if is_folder { fs::remove_dir_all(&leftover) } else { fs::remove_file(&leftover) };
+            let removed = if is_folder { remove_folder(&leftover) } else { fs::remove_file(&leftover) };
             removed.map_err(ImageError::file("remove the leftover", &leftover))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder in which somebody may still be writing: a build step of a store that was killed ends a moment after it. What is
+/// written to for longer stays, out of everybody's way, until the store is opened the next time.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    const PATIENCE: u32 = 20;
+    for _ in 0..PATIENCE {
+        match fs::remove_dir_all(folder) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            other => return other,
         }
     }
     Ok(())
