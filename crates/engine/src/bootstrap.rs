@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Container, ContainerId, ContainerSpec, Phase, Process};
+use crate::model::{Container, ContainerId, ContainerSpec, Process};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use crate::zygote::Zygote;
 use control::{Create, Event, Log, Message, ProcessId, Reply, Request, Rootfs, Stdio};
@@ -130,29 +130,15 @@ async fn configure_in(
 }
 
 fn container(id: &ContainerId, prepared: &Prepared) -> Container {
-    Container {
-        id: id.clone(),
-        name: "bootstrap".into(),
-        spec: ContainerSpec { hostname: Some("localhost".into()), ..ContainerSpec::default() },
-        image_id: String::new(),
-        process: Process {
-            args: prepared.configure_command(),
-            env: prepared.configure_env().into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
-            cwd: "/".into(),
-            user: String::new(),
-            stop_signal: 15,
-        },
-        created_ns: crate::clock::now_ns(),
-        phase: Phase::Created,
-        runtime: None,
-        finished: None,
-        restart_count: 0,
-        stopped_by_user: false,
-        remove_at_end: false,
-        anonymous_volumes: Vec::new(),
-        volumes: Vec::new(),
-        ids: None,
-    }
+    let spec = ContainerSpec { hostname: Some("localhost".into()), ..ContainerSpec::default() };
+    let process = Process {
+        args: prepared.configure_command(),
+        env: prepared.configure_env().into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        cwd: "/".into(),
+        user: String::new(),
+        stop_signal: 15,
+    };
+    Container::passing(id.clone(), "bootstrap", spec, process, crate::clock::now_ns())
 }
 
 /// Creates, starts, waits, lets go; the exit code.

@@ -78,14 +78,13 @@ pub(crate) struct Progress {
     pub(crate) id: Option<String>,
 }
 
-/// Follows progress lines to their end; `show` gets every text.
+/// Reads progress lines to their end, each a JSON value that reports no error. `lost` is said when the daemon is gone before.
 ///
 /// # Errors
 /// The error that the daemon reports in a line, or a connection that ends within one.
-pub(crate) fn progress(mut answer: Answer, show: impl Fn(&str)) -> Result<Progress, Failure> {
-    let mut last = Progress::default();
+pub(crate) fn each_line(mut answer: Answer, lost: &str, mut take: impl FnMut(&Value)) -> Result<(), Failure> {
     for line in BufReader::new(answer.reader()).lines() {
-        let line = line.during(|| "lost the daemon while it made the image".to_owned())?;
+        let line = line.during(|| lost.to_owned())?;
         if line.trim().is_empty() {
             continue;
         }
@@ -94,14 +93,26 @@ pub(crate) fn progress(mut answer: Answer, show: impl Fn(&str)) -> Result<Progre
         if let Some(error) = error.into_iter().find(|error| !error.is_empty()) {
             return Err(Failure::new(error));
         }
+        take(&value);
+    }
+    Ok(())
+}
+
+/// Follows progress lines to their end; `show` gets every text.
+///
+/// # Errors
+/// The error that the daemon reports in a line, or a connection that ends within one.
+pub(crate) fn progress(answer: Answer, show: impl Fn(&str)) -> Result<Progress, Failure> {
+    let mut last = Progress::default();
+    each_line(answer, "lost the daemon while it made the image", |value| {
         if let Some(id) = value.pointer("/aux/ID").and_then(Value::as_str) {
             last.id = Some(id.to_owned());
         }
-        let status = table::text(&value, "/status");
+        let status = table::text(value, "/status");
         if !status.is_empty() {
             show(status);
             status.clone_into(&mut last.status);
         }
-    }
+    })?;
     Ok(last)
 }

@@ -1,6 +1,6 @@
 //! `insula pull`, `push`, `search`, `login`, `logout` and `manifest inspect`.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, Write as _};
 use std::process::{Command as Program, Stdio};
 
 use serde_json::{Value, json};
@@ -211,23 +211,13 @@ fn push(context: &Context, given: &Parsed) -> Outcome {
 }
 
 /// Shows how far the layers are: in place on a terminal, line by line elsewhere.
-fn follow(mut answer: Answer, quiet: bool) -> Result<(), Failure> {
+fn follow(answer: Answer, quiet: bool) -> Result<(), Failure> {
     let mut board = Board { names: Vec::new(), drawn: terminal::is_output() && !quiet };
-    for line in BufReader::new(answer.reader()).lines() {
-        let line = line.during(|| "lost the daemon on the way".to_owned())?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let value: Value = serde_json::from_str(&line).during(|| "the daemon's progress is not JSON".to_owned())?;
-        let error = [table::text(&value, "/errorDetail/message"), table::text(&value, "/error")];
-        if let Some(error) = error.into_iter().find(|error| !error.is_empty()) {
-            return Err(Failure::new(error));
-        }
+    super::import::each_line(answer, "lost the daemon on the way", |value| {
         if !quiet {
-            board.show(&value);
+            board.show(value);
         }
-    }
-    Ok(())
+    })
 }
 
 /// The lines of things with a name.

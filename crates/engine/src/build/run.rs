@@ -7,7 +7,7 @@ use super::tree::Upper;
 use crate::config::Paths;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::{Helper, HelperError};
-use crate::model::{Container, ContainerId, ContainerSpec, NetworkMode, Phase, Process};
+use crate::model::{Container, ContainerId, ContainerSpec, NetworkMode, Process};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use control::{Create, Event, Message, ProcessId, Reply, Request, Rootfs, Stdio, Streams};
 use image::build::RunStep;
@@ -144,29 +144,14 @@ impl Build {
             ulimits: self.ulimits.clone(),
             ..ContainerSpec::default()
         };
-        Container {
-            id: id.clone(),
-            name: "build".into(),
-            spec,
-            image_id: String::new(),
-            process: Process {
-                args: step.argv.clone(),
-                env,
-                cwd: step.directory.clone(),
-                user: step.user.clone(),
-                stop_signal: 15,
-            },
-            created_ns: crate::clock::now_ns(),
-            phase: Phase::Created,
-            runtime: None,
-            finished: None,
-            restart_count: 0,
-            stopped_by_user: false,
-            remove_at_end: false,
-            anonymous_volumes: Vec::new(),
-            volumes: Vec::new(),
-            ids: None,
-        }
+        let process = Process {
+            args: step.argv.clone(),
+            env,
+            cwd: step.directory.clone(),
+            user: step.user.clone(),
+            stop_signal: 15,
+        };
+        Container::passing(id.clone(), "build", spec, process, crate::clock::now_ns())
     }
 
     fn add_hosts(&self, paths: &Paths) -> std::io::Result<()> {

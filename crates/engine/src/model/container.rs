@@ -136,6 +136,28 @@ pub struct Finished {
 }
 
 impl Container {
+    /// A container of the engine's own that no record is kept of: a build's step, the configuration of packages.
+    #[must_use]
+    pub(crate) fn passing(id: ContainerId, name: &str, spec: ContainerSpec, process: Process, created_ns: u64) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            spec,
+            image_id: String::new(),
+            process,
+            created_ns,
+            phase: Phase::Created,
+            runtime: None,
+            finished: None,
+            restart_count: 0,
+            stopped_by_user: false,
+            remove_at_end: false,
+            anonymous_volumes: Vec::new(),
+            volumes: Vec::new(),
+            ids: None,
+        }
+    }
+
     /// True while a process of it exists.
     #[must_use]
     pub fn is_alive(&self) -> bool {
