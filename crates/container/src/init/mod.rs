@@ -124,7 +124,9 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     }
     let root = received.as_ref().or(inside.root.as_ref());
     let root = root.ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system was given"))?;
-    crate::interfaces::raise_loop(inside.own)?;
+    if inside.own.contains(Namespaces::NET) {
+        sys::netns::raise_loop().doing(|| "cannot set the loop up")?;
+    }
     names::set(inside.spec)?;
     names::sysctls(inside.spec)?;
     memory::policy(inside.spec)?;
