@@ -1,0 +1,1 @@
+//! The software CPU: decodes, interprets and translates guest code where there is no usable KVM.

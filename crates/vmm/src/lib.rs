@@ -1,0 +1,1 @@
+//! Machine assembly, boot, snapshots; the program insula-vmm.
