@@ -170,8 +170,13 @@ fn before_entering(inside: &Inside<'_>) -> Result<()> {
             _ => sys::process::exit_now(1),
         }
     }
+    let inner = all.create_container().as_ref();
+    if inner.is_some_and(|hooks| !hooks.is_empty()) {
+        // mounting has led us into the container
+        rustix::process::chdir(state.bundle).doing(|| state.bundle.display().to_string())?;
+    }
     let state = State { status: "creating", pid: Some(own_pid()), ..state.clone() };
-    hooks::run_all("createContainer", all.create_container().as_ref(), &state)
+    hooks::run_all("createContainer", inner, &state)
 }
 
 fn own_pid() -> i32 {
