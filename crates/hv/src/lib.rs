@@ -21,6 +21,7 @@ pub mod cpu_model;
 pub mod memory;
 pub mod state;
 pub mod vcpu;
+pub mod vectored;
 pub mod vm;
 
 pub use bus::Bus;
