@@ -1,6 +1,7 @@
 //! The devices, one folder each: what it is, its configuration space, its requests.
 
 pub mod block;
+pub mod console;
 pub mod entropy;
 
 use std::collections::BTreeMap;
