@@ -3,6 +3,7 @@
 pub mod block;
 pub mod console;
 pub mod entropy;
+pub mod net;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
