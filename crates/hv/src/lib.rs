@@ -22,6 +22,7 @@ pub mod kvm;
 pub mod memory;
 pub mod state;
 pub mod vcpu;
+pub mod vectored;
 pub mod vm;
 
 pub use bus::Bus;
