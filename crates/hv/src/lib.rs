@@ -18,9 +18,11 @@
 pub mod bus;
 pub mod clock;
 pub mod cpu_model;
+pub mod kvm;
 pub mod memory;
 pub mod state;
 pub mod vcpu;
+pub mod vectored;
 pub mod vm;
 
 pub use bus::Bus;

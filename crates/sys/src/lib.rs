@@ -24,5 +24,6 @@ pub mod rtnetlink;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
+pub mod tun;
 
 pub use error::{Result, SysError};
