@@ -190,7 +190,7 @@ fn our_credit_is_kept_and_given_back() {
     });
     let update = loop {
         let got = bench.receive().0;
-        if got.forwarded as usize == sent {
+        if sent - got.forwarded as usize <= connection::BUFFER as usize / 2 {
             break got;
         }
     };
