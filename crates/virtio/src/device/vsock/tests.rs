@@ -195,6 +195,7 @@ fn our_credit_is_kept_and_given_back() {
         }
     };
     assert_eq!(update.operation, Operation::CreditUpdate, "the guest is told without asking");
+    bench.driver.until("the host to have read all", |_| reader.is_finished().then_some(()));
     assert!(reader.join().unwrap().1);
 }
 
