@@ -4,6 +4,7 @@ pub mod block;
 pub mod console;
 pub mod entropy;
 pub mod net;
+pub mod vsock;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
