@@ -22,6 +22,7 @@ mod error;
 mod event_log;
 mod explain;
 mod files;
+mod health;
 mod helper;
 mod host;
 mod keys;

@@ -1,0 +1,3 @@
+//! What docker's own client and library ask for, of whichever subject is chosen.
+
+mod health;
