@@ -71,6 +71,8 @@ enum Framing {
 pub(crate) struct Head {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// What a container's file is, as the archive route says it: JSON in base 64.
+    pub(crate) path_stat: String,
     framing: Framing,
     close: bool,
 }
@@ -190,11 +192,19 @@ impl Connection {
         let parsed = response.parse(bytes).map_err(|error| HttpError::Malformed(error.to_string()))?;
         let httparse::Status::Complete(size) = parsed else { return Ok(None) };
         let status = response.code.unwrap_or(0);
-        let mut head = Head { status, content_type: String::new(), framing: Framing::UntilClose, close: false };
+        let mut head = Head {
+            status,
+            content_type: String::new(),
+            path_stat: String::new(),
+            framing: Framing::UntilClose,
+            close: false,
+        };
         for header in response.headers.iter() {
             let value = String::from_utf8_lossy(header.value).trim().to_ascii_lowercase();
             if header.name.eq_ignore_ascii_case("content-type") {
                 head.content_type = value;
+            } else if header.name.eq_ignore_ascii_case("x-docker-container-path-stat") {
+                head.path_stat = String::from_utf8_lossy(header.value).trim().to_owned();
             } else if header.name.eq_ignore_ascii_case("content-length") {
                 let length = value.parse().map_err(|_| HttpError::Malformed(format!("content-length {value}")))?;
                 if head.framing == Framing::UntilClose {

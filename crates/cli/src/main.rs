@@ -39,6 +39,7 @@ static COMMANDS: &[&Command] = &[
     &build::BUILDER,
     &container::commit::COMMAND,
     &container::GROUP,
+    &container::cp::COMMAND,
     &container::create::COMMAND,
     &daemon::GROUP,
     &container::commit::DIFF,

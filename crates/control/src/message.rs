@@ -63,6 +63,11 @@ pub enum Request {
     /// Starts one more process in the container. Answer: [`Reply::Started`] or [`Reply::Failed`]; its end comes as
     /// [`Event::Exited`]. Descriptor: the client's connection, if [`Exec::attach`] is given.
     Exec(Box<Exec>),
+    /// Kills one process: an exec that takes too long. Answer: [`Reply::Done`], also where it has ended already.
+    Kill {
+        /// Which.
+        process: ProcessId,
+    },
     /// Sets a terminal's size. Answer: [`Reply::Done`].
     Resize {
         /// Whose terminal.

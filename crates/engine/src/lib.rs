@@ -15,6 +15,7 @@ mod bootstrap;
 mod build;
 mod clock;
 mod config;
+mod copy;
 mod decide;
 mod doctor;
 mod engine;
@@ -22,6 +23,7 @@ mod error;
 mod event_log;
 mod explain;
 mod files;
+mod health;
 mod helper;
 mod host;
 mod keys;
@@ -44,6 +46,7 @@ pub use build::{
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, Paths};
 pub use control::Streams;
+pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
     Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Progress, Proof, Pull, Remove,

@@ -25,6 +25,7 @@ pub mod dockerfile;
 pub mod erofs;
 pub mod export;
 pub mod tar;
+pub mod transfer;
 pub mod tree;
 
 pub use config::{ChangeError, ConfigChanges};
@@ -37,6 +38,7 @@ pub use model::{
 };
 pub use mount::Layers;
 pub use path::PathError;
+pub use pipeline::decompress;
 pub use store::build::{CacheRecord, CacheUse, Held};
 pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 

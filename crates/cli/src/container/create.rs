@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use docker_wire::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy,
     RestartPolicyNameEnum,
 };
 use serde_json::Value;
@@ -14,7 +14,7 @@ use crate::client::{Client, Query};
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Order, Parsed};
-use crate::value::{device, mount, number, pair};
+use crate::value::{device, mount, number, pair, time};
 use crate::{output, table, terminal};
 
 pub(crate) static COMMAND: Command = Command {
@@ -59,6 +59,12 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::list("env", "NAME[=VALUE]", "Set a variable, or hand on the user's own").short('e'),
     Flag::list("env-file", "FILE", "Set variables from a file"),
     Flag::list("group-add", "GROUP", "Join a further group"),
+    Flag::value("health-cmd", "COMMAND", "Run this now and then to see whether it is well"),
+    Flag::value("health-interval", "SPAN", "Between two health checks, as in 30s"),
+    Flag::value("health-retries", "TIMES", "Failed health checks in a row that make it unhealthy"),
+    Flag::value("health-start-interval", "SPAN", "Between two health checks while it starts"),
+    Flag::value("health-start-period", "SPAN", "How long failed health checks do not count"),
+    Flag::value("health-timeout", "SPAN", "How long one health check may take"),
     Flag::value("hostname", "NAME", "The container's host name").short('h'),
     Flag::switch("init", "Run a small init that reaps and forwards signals"),
     Flag::switch("interactive", "Keep standard input open").short('i'),
@@ -76,6 +82,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("name", "NAME", "The container's name"),
     Flag::value("net", "MODE", "The same as --network"),
     Flag::value("network", "MODE", "Network: none or host"),
+    Flag::switch("no-healthcheck", "Leave the image's health check out"),
     Flag::switch("oom-kill-disable", "Let the container wait in place of being killed at its memory limit"),
     Flag::value("oom-score-adj", "NUMBER", "Make the kernel more or less ready to kill it, -1000 to 1000"),
     Flag::value("pid", "MODE", "Process namespace: host or container:NAME"),
@@ -165,6 +172,7 @@ impl Request {
             labels: labels(given)?,
             stop_signal: given.value("stop-signal").map(str::to_owned),
             stop_timeout: given.read("stop-timeout", number::integer)?,
+            healthcheck: health_check(given)?,
             host_config: Some(host_config(given, binds)?),
             ..ContainerCreateBody::default()
         };
@@ -362,6 +370,42 @@ fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
     })
 }
 
+/// The health check of the flags; `None` leaves the image's.
+fn health_check(given: &Parsed) -> Result<Option<HealthConfig>, Failure> {
+    let span = |flag: &str| {
+        given.read(flag, |text| {
+            let span = time::span(text).and_then(|span| i64::try_from(span).ok());
+            match span {
+                Some(nanos) if nanos < 0 => Err("it cannot be negative".to_owned()),
+                Some(nanos @ 1..1_000_000) => Err(format!("{nanos} ns are less than a millisecond")),
+                Some(nanos) => Ok(nanos),
+                None => Err("give a span, as in 30s or 1m30s".to_owned()),
+            }
+        })
+    };
+    let check = HealthConfig {
+        test: given
+            .value("health-cmd")
+            .filter(|line| !line.is_empty())
+            .map(|line| vec!["CMD-SHELL".to_owned(), line.to_owned()]),
+        interval: span("health-interval")?,
+        timeout: span("health-timeout")?,
+        retries: given.read("health-retries", |text| match text.parse() {
+            Ok(times @ 0..) => Ok(times),
+            _ => Err("give a number of times".to_owned()),
+        })?,
+        start_period: span("health-start-period")?,
+        start_interval: span("health-start-interval")?,
+    };
+    if !given.on("no-healthcheck") {
+        return Ok((check != HealthConfig::default()).then_some(check));
+    }
+    if check != HealthConfig::default() {
+        return Err(Failure::new("--no-healthcheck does not go with the --health flags; give one or the other"));
+    }
+    Ok(Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..check }))
+}
+
 /// Reads `no`, `always`, `unless-stopped`, `on-failure[:TIMES]`.
 pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
     let (name, times) = match text.split_once(':') {
@@ -446,6 +490,9 @@ mod tests {
         check("--device-write-iops /dev/sda:5 web", "/HostConfig/BlkioDeviceWriteIOps/0/Rate", 5.into());
         check("--cap-add ALL --cap-drop NET_RAW web", "/HostConfig/CapDrop", serde_json::json!(["NET_RAW"]));
         check("--init web", "/HostConfig/Init", true.into());
+        check("--health-cmd true web", "/Healthcheck/Test", serde_json::json!(["CMD-SHELL", "true"]));
+        check("--health-cmd true --health-interval 1.5s web", "/Healthcheck/Interval", 1_500_000_000.into());
+        check("--no-healthcheck web", "/Healthcheck/Test", serde_json::json!(["NONE"]));
         check("-l a=b web", "/Labels", serde_json::json!({"a": "b"}));
     }
 
@@ -470,6 +517,8 @@ mod tests {
         check("--env-file /nonexistent web", "/nonexistent");
         check("--pull always web", "--pull");
         check("--isolation vm web", "--isolation");
+        check("--health-interval 1us web", "bad value \"1us\" for --health-interval");
+        check("--no-healthcheck --health-retries 1 web", "--no-healthcheck");
         check("--blkio-weight 5 web", "--blkio-weight");
         check("--attach stdfoo web", "--attach");
     }

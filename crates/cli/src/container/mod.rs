@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod commit;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod inspect;
@@ -28,6 +29,7 @@ pub(crate) static GROUP: Command = Command {
     action: Action::Group(&[
         &attach::COMMAND,
         &commit::COMMAND,
+        &cp::COMMAND,
         &create::COMMAND,
         &commit::DIFF,
         &exec::COMMAND,

@@ -51,7 +51,7 @@ where
 }
 
 /// The body of an answer for a thread that writes.
-struct Pipe(mpsc::Sender<io::Result<Bytes>>);
+pub(super) struct Pipe(pub(super) mpsc::Sender<io::Result<Bytes>>);
 
 impl io::Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -261,11 +261,6 @@ fn missing_feature(call: &Call, what: &str) -> Result {
     }
 }
 
-/// `/containers/{id}/archive`
-pub(crate) async fn no_copy(call: Call) -> Result {
-    missing_feature(&call, "copying files into and out of containers; use a bind mount, or tar over exec: it")
-}
-
 /// `GET /containers/{id}/attach/ws`
 pub(crate) async fn no_websocket(call: Call) -> Result {
     missing_feature(&call, "attaching over a WebSocket")

@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod container;
+mod copy;
 mod exec;
 mod image;
 mod insula;
@@ -59,9 +60,9 @@ static ROUTES: &[Route] = routes! {
     "/containers/json" GET container::list;
     "/containers/prune" POST container::prune;
     "/containers/{id}" DELETE container::remove;
-    "/containers/{id}/archive" GET container::no_copy;
-    "/containers/{id}/archive" HEAD container::no_copy;
-    "/containers/{id}/archive" PUT container::no_copy;
+    "/containers/{id}/archive" GET copy::get;
+    "/containers/{id}/archive" HEAD copy::stat;
+    "/containers/{id}/archive" PUT copy::put;
     "/containers/{id}/attach" POST container::attach;
     "/containers/{id}/attach/ws" GET container::no_websocket;
     "/containers/{id}/changes" GET archive::diff;

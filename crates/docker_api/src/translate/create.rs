@@ -1,6 +1,6 @@
 //! `POST /containers/create`: Docker's configuration to a [`ContainerSpec`].
 
-use super::{Filled, mounts, parse_bytes, refuse, resources, text};
+use super::{Filled, health, mounts, parse_bytes, refuse, resources, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode};
 use engine::model::{
@@ -73,6 +73,7 @@ pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<Co
         shm_bytes: shm_bytes(host.shm_size)?,
         log: log(host.log_config.take())?,
         restart,
+        health: body.healthcheck.map(health::asked).transpose()?,
         group_add: host.group_add.take().unwrap_or_default(),
         extra_hosts: extra_hosts(host.extra_hosts.take().unwrap_or_default())?,
         dns: dns(host.dns.take().unwrap_or_default())?,
@@ -91,8 +92,6 @@ fn sorted(mut list: Vec<String>) -> Vec<String> {
 }
 
 fn refuse_config(body: &ContainerCreateBody) -> Result<(), ApiError> {
-    let tested = body.healthcheck.as_ref().and_then(|check| check.test.as_ref());
-    refuse(tested.is_some_and(|test| !test.is_empty() && test != &["NONE"]), "Healthcheck", "")?;
     refuse(body.on_build.filled(), "OnBuild", "")?;
     refuse(body.args_escaped.unwrap_or(false), "ArgsEscaped", "it is for Windows containers")
 }

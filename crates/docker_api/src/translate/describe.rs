@@ -2,7 +2,7 @@
 
 use super::create::RUNTIME;
 use super::time::{NEVER, rfc3339};
-use super::{mounts, resources};
+use super::{health, mounts, resources};
 use docker_wire::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, DeviceMapping,
     DriverData, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig,
@@ -90,7 +90,7 @@ pub(crate) fn state(container: &Container) -> ContainerState {
         error: Some(over.map_or_else(String::new, |end| end.error.clone())),
         started_at: Some(container.runtime.as_ref().map_or_else(|| NEVER.to_owned(), |run| rfc3339(run.started_ns))),
         finished_at: Some(finished.map_or_else(|| NEVER.to_owned(), |end| rfc3339(end.at_ns))),
-        health: None,
+        health: container.health.as_ref().map(health::shown),
     }
 }
 
@@ -116,6 +116,7 @@ fn config(container: &Container) -> ContainerConfig {
         working_dir: Some(container.process.cwd.clone()),
         entrypoint: spec.entrypoint.clone(),
         labels: Some(spec.labels.clone().into_iter().collect()),
+        healthcheck: spec.health.as_ref().map(health::config),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_timeout_s,
         ..Default::default()

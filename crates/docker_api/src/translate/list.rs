@@ -7,7 +7,7 @@ use crate::query::Filters;
 use docker_wire::models::{
     ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum as State,
 };
-use engine::model::{Container, NetworkMode, Phase};
+use engine::model::{Container, HealthStatus, NetworkMode, Phase};
 
 /// The filters that a listing knows.
 pub(crate) const FILTERS: &[&str] = &[
@@ -55,7 +55,13 @@ pub(crate) fn status(container: &Container, now_ns: u64) -> String {
     let up = || container.runtime.as_ref().map_or_else(String::new, |run| since(run.started_ns));
     match container.phase {
         Phase::Created | Phase::Starting => "Created".to_owned(),
-        Phase::Running => format!("Up {}", up()),
+        Phase::Running => {
+            let health = container.health.as_ref().map(|health| match health.status {
+                HealthStatus::Starting => " (health: starting)".to_owned(),
+                status => format!(" ({})", status.word()),
+            });
+            format!("Up {}{}", up(), health.unwrap_or_default())
+        }
         Phase::Paused => format!("Up {} (Paused)", up()),
         Phase::Removing => "Removal In Progress".to_owned(),
         Phase::Exited => ended.map_or_else(
@@ -141,7 +147,9 @@ impl Choice {
             && filters.matches("exited", exited)
             && filters.matches("network", |name| name == network)
             && filters.matches("volume", volume)
-            && filters.matches("health", |health| health == "none")
+            && filters.matches("health", |health| {
+                container.health.as_ref().map_or("none", |known| known.status.word()) == health
+            })
             && filters.matches("is-task", |task| task == "false")
             && filters.matches("expose", |port| {
                 spec.exposed_ports.iter().any(|p| p == port || p.split('/').next() == Some(port))

@@ -3,6 +3,7 @@
 
 pub(crate) mod create;
 pub(crate) mod describe;
+pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod list;
 pub(crate) mod mounts;

@@ -247,6 +247,20 @@ impl Subject {
         Some(self.client(&found?, words))
     }
 
+    /// Runs the stock client, which must be there.
+    #[track_caller]
+    pub(crate) fn docker(&self, words: &[&str]) -> Run {
+        finish(&mut self.docker_command(words).unwrap(), b"")
+    }
+
+    /// Waits until a container's field has a value for the stock client.
+    #[track_caller]
+    pub(crate) fn await_docker(&self, name: &str, template: &str, value: &str) {
+        let field = || self.docker(&["inspect", "-f", template, name]).expect(0).text().to_owned();
+        let seen = wait_for(SOON, || (field() == value).then_some(()));
+        assert!(seen.is_some(), "{template} of {name} is {:?}, not {value:?}", field());
+    }
+
     /// Our client at a terminal.
     pub(crate) fn terminal(&self, words: &[&str]) -> Terminal {
         Terminal::spawn(&self.command(words))

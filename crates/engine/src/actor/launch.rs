@@ -35,6 +35,8 @@ impl Actor {
     pub(super) async fn launch(&mut self) {
         self.restart_due = None;
         self.launching = Some(Launching { created: None });
+        // whoever copies files of it has its layers mounted: not twice at once
+        drop(self.inner.still(&self.container.id).await);
         if let Err(error) = self.try_launch().await {
             self.launching = None;
             let input = Input::LaunchFailed { code: 128, error: error.to_string() };

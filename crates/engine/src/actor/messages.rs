@@ -3,6 +3,7 @@
 use super::{Actor, Pending, effects, reply};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass};
+use crate::health::EXEC_PREFIX;
 use crate::helper::HelperError;
 use crate::model::ExecState;
 use control::{Event, Failure, FailureKind, Frame, Message, ProcessId, Reply};
@@ -42,6 +43,9 @@ impl Actor {
             Event::Exited { process: ProcessId::Init, exit } => {
                 self.feed_quietly(Input::Ended(exit)).await;
                 self.tell_starters();
+            }
+            Event::Exited { process: ProcessId::Exec(id), exit } if id.starts_with(EXEC_PREFIX) => {
+                self.probe_ended(&id, exit.code).await;
             }
             Event::Exited { process: ProcessId::Exec(id), exit } => {
                 self.inner.set_exec(&id, ExecState::Exited { code: exit.code });
@@ -112,6 +116,7 @@ impl Actor {
                 self.inner.set_exec(exec.as_str(), ExecState::Exited { code });
                 reply(answer, Err(EngineError::new(class(failure.kind), error)));
             }
+            Pending::Probe(id) => self.probe_failed(&id, &failure.message).await,
             other => effects::refuse(other, EngineError::new(class(failure.kind), failure.message)),
         }
     }

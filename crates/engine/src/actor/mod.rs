@@ -12,6 +12,7 @@
 mod effects;
 mod launch;
 mod messages;
+mod probe;
 mod recover;
 
 use crate::decide::{Effect, Input, decide};
@@ -76,6 +77,8 @@ enum Pending {
     Plain(Answer<()>),
     Update(Box<Resources>, Answer<()>),
     Exec(ExecId, Answer<()>),
+    /// A probe of its health, by its exec's id.
+    Probe(String),
     /// Nobody waits for it.
     Ignored,
 }
@@ -98,6 +101,9 @@ pub(crate) struct Actor {
     waiters: Vec<(WaitFor, oneshot::Sender<Finished>)>,
     grace_over: Option<Instant>,
     restart_due: Option<Instant>,
+    probe_due: Option<Instant>,
+    /// The probe that runs.
+    probing: Option<probe::Probing>,
     gone: bool,
 }
 
@@ -122,6 +128,8 @@ pub(crate) fn spawn(inner: &Arc<Inner>, container: Container, recovering: Recove
         waiters: Vec::new(),
         grace_over: None,
         restart_due: None,
+        probe_due: None,
+        probing: None,
         gone: false,
     };
     tokio::spawn(actor.run(recovering));
@@ -143,7 +151,8 @@ impl Actor {
             drop(done);
         }
         while !self.gone {
-            let timer = [self.grace_over, self.restart_due].into_iter().flatten().min();
+            let overdue = self.probing.as_ref().and_then(|probing| probing.limit);
+            let timer = [self.grace_over, self.restart_due, self.probe_due, overdue].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 message = next_message(&mut self.helper) => self.on_message(message).await,
@@ -166,6 +175,11 @@ impl Actor {
             self.restart_due = None;
             self.feed_quietly(Input::RestartDue).await;
         }
+        if self.probe_due.is_some_and(|due| due <= now) {
+            self.probe_due = None;
+            self.feed_quietly(Input::ProbeDue).await;
+        }
+        self.end_late_probe(now).await;
     }
 
     async fn on_ask(&mut self, ask: Ask) {
@@ -285,6 +299,8 @@ impl Actor {
         // a start that has shown nothing yet needs no record: a daemon that dies here leaves a helper to be found; and one
         // that dies before a removal finds how the container ended once more
         let unrecorded = match next.phase {
+            // how well it is changes with an event; each probe alone is worth no write
+            Phase::Running => events.is_empty() && differs_in_health_only(&next, &self.container),
             Phase::Starting => events.is_empty(),
             Phase::Removing => next.spec.auto_remove && self.container.is_alive(),
             _ => false,
@@ -338,6 +354,10 @@ impl Actor {
             }
         }
     }
+}
+
+fn differs_in_health_only(next: &Container, old: &Container) -> bool {
+    next.health != old.health && Container { health: old.health.clone(), ..next.clone() } == *old
 }
 
 /// Answers; a caller that went away does not matter.

@@ -65,6 +65,7 @@ impl Actor {
                 } else if state.phase == control::Phase::Running && recorded == Phase::Paused {
                     self.feed_quietly(Input::Thawed).await;
                 }
+                self.resume_probes(&state.execs).await;
             }
             control::Phase::Exited => {
                 if let Some(exit) = state.exit {

@@ -6,10 +6,10 @@ use crate::actor::{self, Ask, Attachment, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, IdRange, NetworkMode, PidMode, Resources,
-    UserMode,
+    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, NetworkMode, PidMode,
+    Resources, UserMode,
 };
-use crate::{names, plan, signal};
+use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -91,6 +91,7 @@ impl Engine {
             restart_count: 0,
             stopped_by_user: false,
             remove_at_end: false,
+            health: None,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids,
@@ -98,6 +99,7 @@ impl Engine {
             id: id.clone(),
         };
         inherit(&mut container, &image);
+        self.inherit_health(&mut container, &image)?;
         container.name =
             self.reserve_name(container.spec.name.as_deref(), &id).inspect_err(|_| self.release_ids(&container))?;
         let made = self.make_files(&mut container).and_then(|()| self.record(&container));
@@ -111,6 +113,25 @@ impl Engine {
             return Err(error);
         }
         Ok(Created { id, warnings })
+    }
+
+    /// Health checks and shells are Docker's words, which the OCI's configuration has no fields for.
+    fn inherit_health(&self, container: &mut Container, image: &image::Image) -> Result<()> {
+        let bytes = self.inner.images.config_bytes(&image.id).map_err(super::images::wrong)?;
+        let unreadable = |error| EngineError::internal("the image's configuration cannot be read", &error);
+        let config = image::build::ImageSpec::from_json(&bytes).map_err(unreadable)?.config;
+        let of_image = config.healthcheck.map(|health| HealthCheck {
+            test: health.test,
+            interval_ns: health.interval,
+            timeout_ns: health.timeout,
+            start_period_ns: health.start_period,
+            start_interval_ns: health.start_interval,
+            retries: u32::try_from(health.retries).unwrap_or(u32::MAX),
+            shell: Vec::new(),
+        });
+        let asked = container.spec.health.take();
+        container.spec.health = health::merge(asked, of_image, &config.shell);
+        Ok(())
     }
 
     fn unsupported_limits(&self, asked: &Resources) -> Vec<String> {

@@ -31,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) zygote: Zygote,
     pub(crate) events: EventLog,
     pub(crate) builds: crate::build::Shared,
+    pub(crate) stills: crate::copy::Stills,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
@@ -90,6 +91,7 @@ impl Inner {
             zygote,
             events: EventLog::new(events),
             builds: crate::build::Shared::default(),
+            stills: crate::copy::Stills::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
             seccomp: Mutex::default(),

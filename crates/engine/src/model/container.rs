@@ -1,6 +1,6 @@
 //! What a container is: the record that the store keeps.
 
-use super::{ContainerId, ContainerSpec};
+use super::{ContainerId, ContainerSpec, Health};
 use control::CgroupValue;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub struct Container {
     /// A user has asked to remove it while it ran: it goes with its end.
     #[serde(default)]
     pub remove_at_end: bool,
+    /// How well it is, if that is tested.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// Names of the anonymous volumes that go with it.
     pub anonymous_volumes: Vec<String>,
     /// The mounts of volumes: name, folder on the host, target.
@@ -152,6 +155,7 @@ impl Container {
             restart_count: 0,
             stopped_by_user: false,
             remove_at_end: false,
+            health: None,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids: None,

@@ -5,12 +5,14 @@
 mod container;
 mod event;
 mod exec;
+mod health;
 mod ids;
 mod spec;
 
 pub use container::{Container, Finished, IdRange, Phase, Process, Runtime, VolumeMount};
 pub use event::{Event, EventKind};
 pub use exec::{Exec, ExecSpec, ExecState};
+pub use health::{Health, HealthCheck, HealthStatus, Probe};
 pub use ids::{ContainerId, ExecId};
 pub use spec::{
     BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, Mount, MountKind, NamespaceModes,

@@ -1,5 +1,6 @@
 //! What a user asks a container to be.
 
+use super::HealthCheck;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -83,6 +84,8 @@ pub struct ContainerSpec {
     pub log: LogDriver,
     /// When it is started again.
     pub restart: RestartPolicy,
+    /// How it is seen whether it is well; what is missing is the image's.
+    pub health: Option<HealthCheck>,
     /// Supplementary groups, by name or number.
     pub group_add: Vec<String>,
     /// `name:address` lines for /etc/hosts.
@@ -144,6 +147,7 @@ impl Default for ContainerSpec {
             shm_bytes: None,
             log: LogDriver::default(),
             restart: RestartPolicy::No,
+            health: None,
             group_add: Vec::new(),
             extra_hosts: Vec::new(),
             dns: Vec::new(),

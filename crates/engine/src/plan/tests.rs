@@ -124,6 +124,7 @@ fn container(spec: ContainerSpec) -> Container {
         restart_count: 0,
         stopped_by_user: false,
         remove_at_end: false,
+        health: None,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,

@@ -8,12 +8,13 @@ use crate::tree::{DeviceKind, Stat};
 
 /// Writes entries one behind the other.
 #[derive(Debug)]
-pub(crate) struct Writer<W: Write> {
+pub struct Writer<W: Write> {
     out: W,
 }
 
 impl<W: Write> Writer<W> {
-    pub(crate) fn new(out: W) -> Self {
+    /// Begins an archive.
+    pub fn new(out: W) -> Self {
         Self { out }
     }
 
@@ -21,7 +22,7 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// The output's or the contents' own.
-    pub(crate) fn add(&mut self, path: &[u8], stat: &Stat, kind: &Kind, data: &mut dyn Read) -> io::Result<()> {
+    pub fn add(&mut self, path: &[u8], stat: &Stat, kind: &Kind, data: &mut dyn Read) -> io::Result<()> {
         let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
         if *kind == Kind::Directory {
             name.push(b'/');
@@ -55,7 +56,7 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// The output's own.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.out.write_all(&[0; 2 * BLOCK])?;
         self.out.flush()?;
         Ok(self.out)

@@ -1,0 +1,4 @@
+//! What docker's own client and library ask for, of whichever subject is chosen.
+
+mod copy;
+mod health;
