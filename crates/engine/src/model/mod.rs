@@ -14,5 +14,6 @@ pub use exec::{Exec, ExecSpec, ExecState};
 pub use ids::{ContainerId, ExecId};
 pub use spec::{
     BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, Mount, MountKind, NamespaceModes,
-    NetworkMode, PidMode, Propagation, Resources, RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+    NetworkMode, PidMode, Propagation, ReadOnlyDepth, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
+    UserMode, UtsMode,
 };
