@@ -23,7 +23,7 @@ pub(super) static COMMAND: Command = Command {
     ..Command::BLANK
 };
 
-const COLUMNS: &[Column] = &[
+pub(crate) const COLUMNS: &[Column] = &[
     ("Availability", "AVAILABILITY"),
     ("Driver", "DRIVER"),
     ("Group", "GROUP"),

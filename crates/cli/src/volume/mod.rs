@@ -1,7 +1,7 @@
 //! Commands about volumes.
 
 mod archive;
-mod list;
+pub(crate) mod list;
 
 use docker_wire::models::VolumeCreateRequest;
 

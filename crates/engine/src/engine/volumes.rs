@@ -5,12 +5,12 @@
 
 use super::Engine;
 use super::inner::{Inner, VOLUMES, lock};
+use crate::build::tree::Tree;
 use crate::error::{EngineError, Result};
 use crate::model::{Container, Event, EventKind, Mount, MountKind, Phase, VolumeMount};
 use crate::volume::{self, Claim, LocalOptions, NewVolume, Ready, Volume};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use store::Txn;
@@ -242,10 +242,9 @@ impl Inner {
         if !volume::is_empty(&volume.path).unwrap_or(true) {
             return Ok(());
         }
-        let root = self.images.merged(image, None);
-        let root = root.map_err(|error| EngineError::internal("cannot open the image's files", &error))?;
+        let files = Tree::open(self, &image.layers, &image.id.to_string())?;
         let alone = !volume.is_mount() && self.users(&volume.name, Container::is_alive).is_empty();
-        volume::fill(volume, root.as_fd(), target, if alone { Seen::No } else { Seen::Yes })
+        volume::fill(volume, files.root(), target, if alone { Seen::No } else { Seen::Yes })
     }
 
     /// Brings what a volume's options name to its place, if it is not there yet.
@@ -314,10 +313,9 @@ impl Inner {
                 }
                 MountKind::Image { image, subpath } => {
                     let image = self.images.get(image).map_err(|error| super::images::missing(image, error))?;
-                    let root = self.images.merged(&image, None);
-                    let root = root.map_err(|error| EngineError::internal("cannot open the image's files", &error))?;
+                    let files = Tree::open(self, &image.layers, &image.id.to_string())?;
                     let place = self.config.paths(&container.id).runtime.join(format!("image-{number}"));
-                    ready.place(&mount.target, root.as_fd(), &place, subpath.as_deref().unwrap_or_default())?;
+                    ready.place(&mount.target, files.root(), &place, subpath.as_deref().unwrap_or_default())?;
                 }
                 MountKind::Tmpfs { .. } => {}
             }

@@ -279,4 +279,53 @@ mod tests {
         let other = options(&[("type", "tmpfs"), ("device", ":/x"), ("o", "addr=localhost")]);
         assert_eq!(LocalOptions::parse(&other).unwrap().resolved().unwrap(), ["addr=localhost"]);
     }
+
+    mod kernel {
+        use super::*;
+        use std::process::Command;
+
+        /// A file system of its own on a loop device; goes with the test.
+        struct Disk(tempfile::TempDir);
+
+        impl Drop for Disk {
+            fn drop(&mut self) {
+                let _ = sys::mount::umount(&self.0.path().join("mnt"), UnmountFlags::DETACH);
+            }
+        }
+
+        #[test]
+        fn a_size_is_limited_where_projects_are_counted() {
+            let run = |program: &str, words: &[&str]| {
+                Command::new(program).args(words).output().is_ok_and(|out| out.status.success())
+            };
+            let disk = Disk(tempfile::tempdir().unwrap());
+            let (file, mnt) = (disk.0.path().join("disk"), disk.0.path().join("mnt"));
+            std::fs::create_dir(&mnt).unwrap();
+            std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+            let (file, mnt) = (file.to_str().unwrap(), mnt.to_str().unwrap());
+            let made = run("mkfs.ext4", &["-q", "-O", "project,quota", "-E", "quotatype=prjquota", file]);
+            let limited = LocalOptions::parse(&options(&[("size", "1m")])).unwrap();
+            let elsewhere = disk.0.path().join("plain");
+            std::fs::create_dir(&elsewhere).unwrap();
+            let refused = limited.limit(&elsewhere, std::iter::empty()).unwrap_err();
+            assert!(refused.to_string().contains("no quota support"), "{refused}");
+            if !made || !run("mount", &["-o", "loop,prjquota", file, mnt]) {
+                println!("skipped: no root, no mkfs.ext4, no loop device, or a kernel without project quotas");
+                return;
+            }
+            let home = Path::new(mnt).join("volume");
+            std::fs::create_dir(&home).unwrap();
+            let project = limited.limit(&home, [FIRST_PROJECT + 6].into_iter()).unwrap();
+            assert_eq!(project, Some(FIRST_PROJECT + 7));
+            std::fs::create_dir(home.join("_data")).unwrap();
+            std::fs::write(home.join("_data/half"), vec![1; 512 << 10]).unwrap();
+            let error = std::fs::write(home.join("_data/rest"), vec![1; 1 << 20]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::QuotaExceeded, "{error}");
+            let folder = open_folder(&home).unwrap();
+            let quota = sys::quota::project_quota(folder.as_fd(), FIRST_PROJECT + 7).unwrap();
+            assert!(quota.limit_bytes == 1 << 20 && quota.used_bytes > 512 << 10, "{quota:?}");
+            lift_limit(&home, FIRST_PROJECT + 7);
+            std::fs::write(home.join("_data/rest"), vec![1; 1 << 20]).unwrap();
+        }
+    }
 }
