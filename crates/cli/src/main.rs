@@ -26,6 +26,7 @@ mod table;
 mod template;
 mod terminal;
 mod value;
+mod volume;
 
 use std::ffi::OsString;
 
@@ -82,6 +83,7 @@ static COMMANDS: &[&Command] = &[
     &container::lifecycle::UNPAUSE,
     &container::update::COMMAND,
     &system::version::COMMAND,
+    &volume::GROUP,
     &container::lifecycle::WAIT,
 ];
 

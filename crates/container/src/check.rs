@@ -6,7 +6,7 @@
 mod shape;
 
 use crate::error::{Doing, Result, SetupError};
-use crate::init::{memory, names, options};
+use crate::init::{memory, names};
 use control::FailureKind;
 use oci_spec::runtime::{
     Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxSchedulerPolicy, LinuxSeccompAction, Process, Spec,
@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path};
+use sys::mount_options;
 
 /// Reads a configuration; with it come words about what was left out.
 ///
@@ -105,7 +106,7 @@ pub fn check(spec: &Spec) -> Result<()> {
     mounts(spec)?;
     devices(linux)?;
     if let Some(word) = linux.rootfs_propagation().as_deref().filter(|word| !word.is_empty())
-        && options::propagation(word).is_none()
+        && mount_options::propagation(word).is_none()
     {
         return Err(SetupError::invalid(format!("linux.rootfsPropagation: {word:?} is no kind of propagation")));
     }

@@ -150,14 +150,14 @@ impl Filters {
         self.values(key).is_none_or(|values| values.iter().any(|value| test(value)))
     }
 
-    /// True if every `key` or `key=value` of the label filter is among `labels`.
+    /// True if every `key` or `key=value` of the label filter is among `labels`, and none of the filter `label!`.
     pub(crate) fn match_labels<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.values("label").is_none_or(|wanted| {
-            wanted.iter().all(|want| match want.split_once('=') {
-                Some((key, value)) => label(key) == Some(value),
-                None => label(want).is_some(),
-            })
-        })
+        let has = |want: &String| match want.split_once('=') {
+            Some((key, value)) => label(key) == Some(value),
+            None => label(want).is_some(),
+        };
+        self.values("label").is_none_or(|wanted| wanted.iter().all(has))
+            && self.values("label!").is_none_or(|unwanted| !unwanted.iter().any(has))
     }
 
     /// A boolean filter as `dangling=true`.

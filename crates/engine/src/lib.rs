@@ -50,7 +50,7 @@ pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
     Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Progress, Proof, Pull, Remove,
-    Saving, SearchResult, Volume, Wait,
+    Saving, SearchResult, Wait,
 };
 pub use error::{EngineError, ErrorClass, Result, chain};
 pub use event_log::Events;
@@ -60,3 +60,4 @@ pub use logs::{LogLine, LogStream, Logs};
 pub use registry;
 pub use top::Top;
 pub use usage::Usage;
+pub use volume::{NewVolume, Volume};

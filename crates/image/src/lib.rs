@@ -16,6 +16,7 @@ mod path;
 mod pipeline;
 mod recipe;
 mod store;
+mod unpack;
 
 pub mod bootstrap;
 pub mod build;
@@ -41,6 +42,7 @@ pub use path::PathError;
 pub use pipeline::decompress;
 pub use store::build::{CacheRecord, CacheUse, Held};
 pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
+pub use unpack::unpack;
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]

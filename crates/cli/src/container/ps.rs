@@ -42,7 +42,7 @@ pub(crate) static LS: Command = Command {
     ..Command::BLANK
 };
 
-const COLUMNS: &[Column] = &[
+pub(crate) const COLUMNS: &[Column] = &[
     ("Command", "COMMAND"),
     ("CreatedAt", "CREATED AT"),
     ("ID", "CONTAINER ID"),
@@ -105,7 +105,7 @@ pub(crate) fn labels(value: &Value) -> String {
     pairs.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
 }
 
-fn row(container: &Value, whole: bool, now: Timestamp) -> Value {
+pub(crate) fn row(container: &Value, whole: bool, now: Timestamp) -> Value {
     let id = table::text(container, "/Id");
     let image = table::text(container, "/Image");
     let command = format!(

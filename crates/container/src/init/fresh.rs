@@ -1,7 +1,6 @@
 //! File systems that were made just now. Nothing in them is an image's, so a name in one leads nowhere else, and need not be looked up
 //! with care; and mount(2) makes one with a single call, where the new interface takes a call for each option.
 
-use super::options::Options;
 use super::{leave_open, root};
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags};
@@ -9,6 +8,7 @@ use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{MountAttr, MoveMountFlags, Walker, move_mount};
+use sys::mount_options::Options;
 
 const MOST: usize = 16;
 

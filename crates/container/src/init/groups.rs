@@ -2,7 +2,6 @@
 
 use super::fresh::Fresh;
 use super::mounts::{Source, missing_target};
-use super::options::Options;
 use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use cgroup::{Group, Version};
@@ -14,6 +13,7 @@ use sys::mount::{
     Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, Walker,
     mount_setattr, move_mount, move_mount_onto, open_tree,
 };
+use sys::mount_options::Options;
 
 const TOP: &str = "/sys/fs/cgroup";
 

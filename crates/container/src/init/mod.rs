@@ -10,7 +10,6 @@ mod groups;
 pub(crate) mod memory;
 pub(crate) mod mounts;
 pub(crate) mod names;
-pub(crate) mod options;
 mod protect;
 pub(crate) mod root;
 mod tiny;

@@ -36,7 +36,7 @@ pub(crate) async fn export(call: Call) -> Result {
 }
 
 /// An archive that is written on a thread while it is sent. One that fails is cut off.
-fn written<F>(write: impl FnOnce(Pipe) -> F + Send + 'static) -> reply::Reply
+pub(super) fn written<F>(write: impl FnOnce(Pipe) -> F + Send + 'static) -> reply::Reply
 where
     F: Future<Output = std::result::Result<(), EngineError>> + Send,
 {

@@ -107,6 +107,8 @@ static ROUTES: &[Route] = routes! {
     "/insula/images/check" GET archive::check;
     "/insula/manifest/{name*}" GET registry::manifest;
     "/insula/tree/{name*}" GET build::tree;
+    "/insula/volumes/{name}/archive" GET volume::backup;
+    "/insula/volumes/{name}/archive" POST volume::restore;
     "/networks" GET network::list;
     "/networks/create" POST network::no_create;
     "/networks/prune" POST network::prune;
@@ -131,6 +133,7 @@ static ROUTES: &[Route] = routes! {
     "/volumes/prune" POST volume::prune;
     "/volumes/{name}" DELETE volume::remove;
     "/volumes/{name}" GET volume::inspect;
+    "/volumes/{name}" PUT volume::update;
 };
 
 /// The handler for a request, and what stands in its path for `{…}`, decoded. Literal paths go before patterns.

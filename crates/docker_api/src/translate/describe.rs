@@ -240,15 +240,17 @@ pub(crate) fn mount_points(container: &Container) -> Vec<MountPoint> {
             MountKind::Bind { source, propagation, .. } => {
                 ("bind", source.clone(), mounts::propagation_word(*propagation))
             }
+            MountKind::Image { image, .. } => ("image", image.clone(), ""),
             MountKind::Tmpfs { .. } => ("tmpfs", String::new(), ""),
             MountKind::Volume { .. } => return None,
         };
+        let short = matches!(mount.kind, MountKind::Bind { create_source: true, .. });
         Some(MountPoint {
             typ: Some(kind.to_owned()),
             source: Some(source),
             destination: Some(mount.target.clone()),
-            mode: Some(String::new()),
-            rw: Some(!mount.read_only),
+            mode: Some(if short && mount.read_only { "ro" } else { "" }.to_owned()),
+            rw: Some(!mount.read_only && kind != "image"),
             propagation: Some(propagation.to_owned()),
             ..Default::default()
         })

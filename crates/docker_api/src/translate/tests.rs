@@ -2,7 +2,7 @@ use super::*;
 use docker_wire::models::ContainerCreateBody;
 use engine::model::{
     Container, ContainerId, ContainerSpec, Finished, IpcMode, LogDriver, Mount, MountKind, NetworkMode, Phase, PidMode,
-    Process, Propagation, RestartPolicy, Runtime, SeccompChoice, UserMode,
+    Process, Propagation, ReadOnlyDepth, RestartPolicy, Runtime, SeccompChoice, UserMode,
 };
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -144,7 +144,7 @@ fn what_is_not_there_is_refused_by_name() {
     check(json!({ "Ulimits": [{ "Name": "nofile", "Soft": 5, "Hard": 4 }] }), bad, "nofile");
     check(json!({ "RestartPolicy": { "Name": "always", "MaximumRetryCount": 1 } }), bad, "on-failure");
     check(json!({ "RestartPolicy": { "Name": "always" }, "AutoRemove": true }), bad, "AutoRemove");
-    check(json!({ "Binds": ["/a:/x", "/b:/x/"] }), bad, "duplicate mount point: /x");
+    check(json!({ "Binds": ["/a:/x", "/b:/x/"] }), bad, "Duplicate mount point: /x");
     check(json!({ "Mounts": [{ "Type": "npipe", "Target": "/x" }] }), missing, "npipe");
     check(json!({ "Mounts": [{ "Type": "bind", "Target": "/x" }] }), bad, "Source");
     check(json!({ "Mounts": [{ "Type": "bind", "Source": "a", "Target": "/x" }] }), bad, "absolute");
@@ -162,6 +162,7 @@ fn binds_are_read() {
         create_source: true,
         propagation: travel,
         non_recursive: false,
+        read_only_depth: ReadOnlyDepth::default(),
     };
     let check = |spec: &str, target: &str, read_only, kind| {
         assert_eq!(mounts::bind(spec).unwrap(), Mount { target: target.into(), read_only, kind }, "{spec}");
@@ -169,8 +170,12 @@ fn binds_are_read() {
     check("/a:/b", "/b", false, bound("/a", Propagation::Rprivate));
     check("/a:/b/:ro", "/b", true, bound("/a", Propagation::Rprivate));
     check("/a:/b:rw,shared,z", "/b", false, bound("/a", Propagation::Shared));
-    check("vol:/b:nocopy", "/b", false, MountKind::Volume { name: Some("vol".into()), no_copy: true });
-    check("/b", "/b", false, MountKind::Volume { name: None, no_copy: false });
+    let mut uncopied = MountKind::volume(Some("vol".into()));
+    if let MountKind::Volume { no_copy, .. } = &mut uncopied {
+        *no_copy = true;
+    }
+    check("vol:/b:nocopy", "/b", false, uncopied);
+    check("/b", "/b", false, MountKind::volume(None));
     for bad in [
         "",
         ":",

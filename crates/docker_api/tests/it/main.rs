@@ -193,7 +193,7 @@ fn volumes_come_and_go() {
     let (_, list) = island.request("GET", "/volumes?filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D", "");
     assert_eq!(list["Volumes"][0]["Labels"]["a"], "b");
     island.refused("POST", "/volumes/create", r#"{"Name":"x!"}"#, 400, "x!");
-    island.refused("POST", "/volumes/create", r#"{"Name":"xy","Driver":"nfs"}"#, 501, "driver");
+    island.refused("POST", "/volumes/create", r#"{"Name":"xy","Driver":"nfs"}"#, 404, "plugin \"nfs\" not found");
     assert_eq!(island.request("DELETE", "/volumes/data", "").0, 204);
     island.refused("GET", "/volumes/data", "", 404, "data");
     island.refused("DELETE", "/volumes/data", "", 404, "data");

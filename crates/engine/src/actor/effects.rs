@@ -109,6 +109,7 @@ impl Actor {
         }
         self.layers = None;
         self.inner.end_execs(&self.container.id);
+        self.inner.release_mounts(&self.container);
         let runtime = self.inner.config.paths(&self.container.id).runtime;
         remove_folder(&runtime);
     }

@@ -6,6 +6,7 @@ use crate::error::{EngineError, ErrorClass, Result};
 use crate::files::has_upper;
 use crate::model::{IpcMode, LogDriver, NetworkMode, PidMode, Runtime};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
+use crate::volume::Ready;
 use control::{Create, Created, Log, Request, Rootfs, Stdio};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 /// What is known between the launch and the program's start.
 pub(super) struct Launching {
     pub(super) created: Option<Created>,
+    /// Held until the helper has opened all sources.
+    pub(super) ready: Ready,
 }
 
 impl Launching {
@@ -34,7 +37,7 @@ struct Prepared {
 impl Actor {
     pub(super) async fn launch(&mut self) {
         self.restart_due = None;
-        self.launching = Some(Launching { created: None });
+        self.launching = Some(Launching { created: None, ready: Ready::default() });
         // whoever copies files of it has its layers mounted: not twice at once
         drop(self.inner.still(&self.container.id).await);
         if let Err(error) = self.try_launch().await {
@@ -48,7 +51,11 @@ impl Actor {
         let cannot = |error| EngineError::internal("cannot mount the image's layers", &error);
         let image = self.inner.images.get(&self.container.image_id).map_err(cannot)?;
         let layers = self.inner.images.mount_layers(&image).map_err(cannot)?;
-        let prepared = self.prepare(&layers)?;
+        let ready = self.inner.ready_mounts(&self.container).await?;
+        let prepared = self.prepare(&layers, &ready)?;
+        if let Some(launching) = &mut self.launching {
+            launching.ready = ready;
+        }
         let unreachable = |error| effects::unreachable_helper(&error);
         let mut helper = self.inner.zygote.helper().map_err(unreachable)?;
         let mut fds: Vec<BorrowedFd<'_>> = layers.fds.iter().map(|fd| fd.as_fd()).collect();
@@ -66,7 +73,7 @@ impl Actor {
         Ok(())
     }
 
-    fn prepare(&self, layers: &image::Layers) -> Result<Prepared> {
+    fn prepare(&self, layers: &image::Layers, ready: &Ready) -> Result<Prepared> {
         let container = &self.container;
         let spec = &container.spec;
         let paths = self.inner.config.paths(&container.id);
@@ -80,7 +87,6 @@ impl Actor {
             }
             _ => {}
         }
-        self.inner.refresh_volumes(container)?;
         let pooled = spec.network == NetworkMode::None && container.ids.is_none();
         let netns = match &self.inner.netns {
             // an empty pool is no failure: the helper then makes the namespace itself
@@ -94,7 +100,8 @@ impl Actor {
             user: user::resolve(&container.process.user, &spec.group_add, &self.accounts(layers))?,
             joins: self.joins()?,
         };
-        let oci = plan::oci(container, &around)?;
+        let mut oci = plan::oci(container, &around)?;
+        ready.redirect(&mut oci);
         // of use once it has ended, if it is still there then
         if !spec.auto_remove {
             let json = serde_json::to_vec(&oci)

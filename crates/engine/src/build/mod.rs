@@ -21,7 +21,7 @@ mod request;
 mod run;
 mod source;
 mod state;
-mod tree;
+pub(crate) mod tree;
 
 pub use cache::{CacheEntry, CacheFilter, PrunedCache};
 pub use request::{Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, Reuse, Squash};

@@ -7,7 +7,7 @@ use super::execute::Build;
 use super::place::Placer;
 use super::tree::{Upper, open};
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Mount as ContainerMount, MountKind, Propagation};
+use crate::model::{Mount as ContainerMount, MountKind, Propagation, ReadOnlyDepth};
 use image::Layers;
 use image::build::copy::{self, Destination, Existing, Selection, Shape};
 use image::build::{Files, Origin, RunMount, RunStep};
@@ -52,6 +52,7 @@ fn bind(target: &str, source: &Path, access: Access) -> ContainerMount {
             create_source: false,
             propagation: Propagation::Rprivate,
             non_recursive: true,
+            read_only_depth: ReadOnlyDepth::default(),
         },
     }
 }

@@ -4,7 +4,7 @@
 //! namespace that goes with the last descriptor; two mounts of one writable layer would spoil it, so no start happens meanwhile.
 
 use super::PathStat;
-use crate::engine::Inner;
+use crate::engine::{ImageMounts, Inner};
 use crate::error::{EngineError, Result};
 use crate::model::{Container, ContainerId, MountKind};
 use image::transfer::{Shift, Wanted, clean, ensure_folder, resolve};
@@ -72,8 +72,8 @@ impl Root {
             .get(&container.image_id)
             .and_then(|image| inner.images.mount_layers(&image))
             .map_err(|error| failed(&error))?;
-        inner.refresh_volumes(container)?;
-        let made = sys::mountns::in_new(|| assemble(inner, container, &layers));
+        let images = inner.ready_for_copy(container)?;
+        let made = sys::mountns::in_new(|| assemble(inner, container, &layers, &images));
         let (namespace, root) = made.map_err(|error| failed(&error))?;
         let fd = root.map_err(|error| failed(&error))?;
         Ok(Self { fd, shift: None, _namespace: Some(namespace), _layers: Some(layers), _guard: Some(guard) })
@@ -115,12 +115,17 @@ impl Root {
 }
 
 /// In a mount namespace of its own: the layers, and over them what is mounted.
-fn assemble(inner: &Inner, container: &Container, layers: &image::Layers) -> std::io::Result<OwnedFd> {
+fn assemble(
+    inner: &Inner,
+    container: &Container,
+    layers: &image::Layers,
+    images: &ImageMounts,
+) -> std::io::Result<OwnedFd> {
     let io = |error: sys::SysError| std::io::Error::other(error.to_string());
     let paths = inner.config.paths(&container.id);
     let root = overlay(inner, container, layers).map_err(|error| std::io::Error::other(error.to_string()))?;
     // mounts can be made only on what is mounted somewhere: over the container's own folder, which nobody sees here
-    let below: Vec<(PathBuf, OwnedFd, MountAttr)> = sources(container, &paths)?;
+    let below: Vec<(PathBuf, OwnedFd, MountAttr)> = sources(container, &paths, images)?;
     let place = rustix::fs::open(&paths.dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     move_mount_onto(root.as_fd(), place.as_fd()).map_err(io)?;
     for (target, tree, set) in below {
@@ -162,20 +167,57 @@ fn overlay(
     context.mount(MountAttr::empty())
 }
 
+/// Where a mount's files are.
+enum Origin<'a> {
+    Path(PathBuf),
+    /// A part of a folder of the host, with no way out of it.
+    Part(PathBuf, &'a str),
+    /// A part of an image's files.
+    Image(std::os::fd::BorrowedFd<'a>, &'a str),
+}
+
+impl Origin<'_> {
+    /// A copy of the mount, that is in no place yet.
+    fn tree(&self) -> std::io::Result<OwnedFd> {
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+        let of = |fd: OwnedFd| open_tree(fd.as_fd(), Path::new(""), clone | OpenTreeFlags::AT_EMPTY_PATH);
+        let (made, shown) = match self {
+            Self::Path(path) => (open_tree(CWD, path, clone), path.display().to_string()),
+            Self::Part(folder, subpath) => {
+                let fd = crate::volume::within(folder, subpath).map_err(std::io::Error::other)?;
+                (of(fd), folder.join(subpath).display().to_string())
+            }
+            Self::Image(files, subpath) => {
+                (of(resolve(files, Path::new(subpath.trim_start_matches('/')), OFlags::PATH)?), (*subpath).to_owned())
+            }
+        };
+        made.map_err(|error| std::io::Error::other(format!("{shown}: {error}")))
+    }
+}
+
 /// What is mounted over the layers, parents before children: where, what, and how.
-fn sources(container: &Container, paths: &crate::config::Paths) -> std::io::Result<Vec<(PathBuf, OwnedFd, MountAttr)>> {
-    let mut all: Vec<(PathBuf, PathBuf, MountAttr)> =
+fn sources(
+    container: &Container,
+    paths: &crate::config::Paths,
+    images: &ImageMounts,
+) -> std::io::Result<Vec<(PathBuf, OwnedFd, MountAttr)>> {
+    let mut all: Vec<(PathBuf, Origin<'_>, MountAttr)> =
         [("/etc/resolv.conf", &paths.resolv_conf), ("/etc/hostname", &paths.hostname), ("/etc/hosts", &paths.hosts)]
-            .map(|(target, source)| (PathBuf::from(target), source.clone(), MountAttr::empty()))
+            .map(|(target, source)| (PathBuf::from(target), Origin::Path(source.clone()), MountAttr::empty()))
             .into();
     for mount in &container.spec.mounts {
         let set = if mount.read_only { MountAttr::RDONLY } else { MountAttr::empty() };
         let target = PathBuf::from(&mount.target);
         let volume = || container.volumes.iter().find(|volume| volume.target == mount.target);
         let source = match &mount.kind {
-            MountKind::Bind { source, .. } => PathBuf::from(source),
-            MountKind::Volume { .. } => match volume() {
-                Some(volume) => PathBuf::from(&volume.source),
+            MountKind::Bind { source, .. } => Origin::Path(PathBuf::from(source)),
+            MountKind::Volume { subpath, .. } => match (volume(), subpath.as_deref()) {
+                (Some(volume), None | Some("")) => Origin::Path(PathBuf::from(&volume.source)),
+                (Some(volume), Some(subpath)) => Origin::Part(PathBuf::from(&volume.source), subpath),
+                (None, _) => continue,
+            },
+            MountKind::Image { subpath, .. } => match images.get(&mount.target) {
+                Some(files) => Origin::Image(files.root(), subpath.as_deref().unwrap_or_default()),
                 None => continue,
             },
             // memory that comes with the start
@@ -185,14 +227,7 @@ fn sources(container: &Container, paths: &crate::config::Paths) -> std::io::Resu
         all.push((target, source, set));
     }
     all.sort_by_key(|(target, ..)| target.components().count());
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
-    all.into_iter()
-        .map(|(target, source, set)| {
-            let tree = open_tree(CWD, &source, clone)
-                .map_err(|error| std::io::Error::other(format!("{}: {error}", source.display())))?;
-            Ok((target, tree, set))
-        })
-        .collect()
+    all.into_iter().map(|(target, origin, set)| Ok((target, origin.tree()?, set))).collect()
 }
 
 /// Opens the mount point, and makes it if it is missing.

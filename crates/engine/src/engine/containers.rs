@@ -6,8 +6,8 @@ use crate::actor::{self, Ask, Attachment, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, NetworkMode, PidMode,
-    Resources, UserMode,
+    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode,
+    PidMode, Resources, UserMode,
 };
 use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
@@ -102,7 +102,11 @@ impl Engine {
         self.inherit_health(&mut container, &image)?;
         container.name =
             self.reserve_name(container.spec.name.as_deref(), &id).inspect_err(|_| self.release_ids(&container))?;
-        let made = self.make_files(&mut container).and_then(|()| self.record(&container));
+        let made = match self.make_files(&mut container, &image).await {
+            // the record takes the place of the claims
+            Ok(_claims) => self.record(&container),
+            Err(error) => Err(error),
+        };
         if let Err(error) = made {
             self.release_name(&container.name);
             self.release_ids(&container);
@@ -207,11 +211,18 @@ impl Engine {
         }
     }
 
-    fn make_files(&self, container: &mut Container) -> Result<()> {
-        self.inner.attach_volumes(container)?;
+    async fn make_files(&self, container: &mut Container, image: &image::Image) -> Result<Vec<crate::volume::Claim>> {
+        let mut claims = Vec::new();
+        if container.spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
+            let (mounts, image) = (container.spec.mounts.clone(), image.clone());
+            let attached = self.blocking(move |inner| inner.attach_volumes(&mounts, &image)).await?;
+            container.volumes = attached.volumes;
+            container.anonymous_volumes = attached.anonymous;
+            claims = attached.claims;
+        }
         let paths = self.inner.config.paths(&container.id);
         let made = crate::files::make(container, &paths);
-        made.map_err(|error| {
+        made.map(|()| claims).map_err(|error| {
             EngineError::internal(format!("cannot make the files of a container in {}", paths.dir.display()), &error)
         })
     }
@@ -446,7 +457,7 @@ fn inherit(container: &mut Container, image: &image::Image) {
             container.spec.mounts.push(crate::model::Mount {
                 target: target.clone(),
                 read_only: false,
-                kind: crate::model::MountKind::Volume { name: None, no_copy: false },
+                kind: MountKind::volume(None),
             });
         }
     }

@@ -32,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) events: EventLog,
     pub(crate) builds: crate::build::Shared,
     pub(crate) stills: crate::copy::Stills,
+    pub(crate) claims: Arc<crate::volume::Claims>,
+    pub(super) making_volumes: Mutex<()>,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
@@ -92,6 +94,8 @@ impl Inner {
             events: EventLog::new(events),
             builds: crate::build::Shared::default(),
             stills: crate::copy::Stills::default(),
+            claims: Arc::default(),
+            making_volumes: Mutex::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
             seccomp: Mutex::default(),

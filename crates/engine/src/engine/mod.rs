@@ -24,7 +24,7 @@ pub(crate) use images::parse as parse_reference;
 pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
 pub use pull::Pull;
-pub use volumes::Volume;
+pub(crate) use volumes::ImageMounts;
 
 use crate::config::{Config, Paths};
 use crate::error::Result;

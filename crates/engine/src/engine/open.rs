@@ -76,6 +76,10 @@ async fn recover(inner: &Arc<Inner>) {
     // the last owner to know its container's state drops the last sender
     let _ = all_done.recv().await;
     orphans(inner, &known).await;
+    let keeper = Arc::clone(inner);
+    if let Err(error) = tokio::task::spawn_blocking(move || keeper.recover_volumes()).await {
+        tracing::error!(%error, "volumes were not looked after");
+    }
 }
 
 fn adopt(inner: &Arc<Inner>, container: Container, recovering: Recovering) {

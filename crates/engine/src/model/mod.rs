@@ -16,5 +16,6 @@ pub use health::{Health, HealthCheck, HealthStatus, Probe};
 pub use ids::{ContainerId, ExecId};
 pub use spec::{
     BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, Mount, MountKind, NamespaceModes,
-    NetworkMode, PidMode, Propagation, Resources, RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+    NetworkMode, PidMode, Propagation, ReadOnlyDepth, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
+    UserMode, UtsMode,
 };

@@ -186,6 +186,16 @@ pub enum MountKind {
         propagation: Propagation,
         /// Leave mounts below the source out.
         non_recursive: bool,
+        /// What a read-only bind means for mounts below the source.
+        #[serde(default)]
+        read_only_depth: ReadOnlyDepth,
+    },
+    /// The files of an image, read-only.
+    Image {
+        /// Image reference or id.
+        image: String,
+        /// The folder or file of the image that is shown; its root if none.
+        subpath: Option<String>,
     },
     /// A named volume, made on first use; anonymous volumes have a random name and go with the container.
     Volume {
@@ -193,6 +203,15 @@ pub enum MountKind {
         name: Option<String>,
         /// Do not fill an empty volume with what the image has there.
         no_copy: bool,
+        /// The folder or file of the volume that is shown; its root if none. It has to be there at the start.
+        #[serde(default)]
+        subpath: Option<String>,
+        /// Labels for the volume, if it is made for this mount.
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+        /// Options of the local driver for the volume, if it is made for this mount.
+        #[serde(default)]
+        options: BTreeMap<String, String>,
     },
     /// Memory.
     Tmpfs {
@@ -203,6 +222,28 @@ pub enum MountKind {
         /// Further options as mount(8) has them: `noexec`, `uid=1000`.
         options: Vec<String>,
     },
+}
+
+impl MountKind {
+    /// A volume by name, or an anonymous one, with nothing special about it.
+    #[must_use]
+    pub fn volume(name: Option<String>) -> Self {
+        let (labels, options) = (BTreeMap::new(), BTreeMap::new());
+        Self::Volume { name, no_copy: false, subpath: None, labels, options }
+    }
+}
+
+/// What a read-only bind means for the mounts below its source; see mount_setattr(2), `AT_RECURSIVE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadOnlyDepth {
+    /// They cannot be written either.
+    #[default]
+    Recursive,
+    /// They stay as they are.
+    Top,
+    /// They cannot be written either, or the container does not start.
+    Forced,
 }
 
 /// How mounts travel between a bind mount and its source; see mount_namespaces(7).

@@ -4,7 +4,7 @@ use super::{Host, Surroundings, capabilities, check, mounts, namespaces, process
 use crate::config::Config;
 use crate::model::{
     Container, ContainerId, ContainerSpec, IpcMode, Mount, MountKind, NetworkMode, Phase, PidMode, Process,
-    Propagation, Resources, Ulimit, UserMode, UtsMode,
+    Propagation, ReadOnlyDepth, Resources, Ulimit, UserMode, UtsMode,
 };
 use oci_spec::image::{ConfigBuilder, ImageConfiguration};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -73,6 +73,7 @@ fn bind(source: &str, create_source: bool) -> Mount {
         create_source,
         propagation: Propagation::Rprivate,
         non_recursive: false,
+        read_only_depth: ReadOnlyDepth::default(),
     };
     Mount { target: "/mnt".into(), read_only: true, kind }
 }

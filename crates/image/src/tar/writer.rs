@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::header::BLOCK;
 use super::reader::Kind;
+use crate::erofs::Segment;
 use crate::tree::{DeviceKind, Stat};
 
 /// Writes entries one behind the other.
@@ -27,6 +28,9 @@ impl<W: Write> Writer<W> {
         if *kind == Kind::Directory {
             name.push(b'/');
         }
+        if let Kind::File { size, segments: Some(segments) } = kind {
+            return self.sparse(&name, stat, *size, segments, data);
+        }
         let (flag, link, size, device) = match kind {
             Kind::File { size, .. } => (b'0', &[][..], *size, None),
             Kind::Directory => (b'5', &[][..], 0, None),
@@ -36,20 +40,58 @@ impl<W: Write> Writer<W> {
             Kind::Device { kind: DeviceKind::Block, major, minor } => (b'4', &[][..], 0, Some((*major, *minor))),
             Kind::Fifo => (b'6', &[][..], 0, None),
         };
-        let extended = extended_records(&name, link, stat, size);
-        if !extended.is_empty() {
-            let header =
-                header(b"pax", b'x', &Stat { mode: 0o644, ..Stat::default() }, extended.len() as u64, &[], None);
-            self.out.write_all(&header)?;
-            self.out.write_all(&extended)?;
-            self.pad(extended.len() as u64)?;
-        }
+        self.extended(&extended_records(&name, link, stat, size))?;
         self.out.write_all(&header(&name, flag, stat, size, link, device))?;
         let copied = io::copy(&mut data.take(size), &mut self.out)?;
         if copied != size {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
         }
         self.pad(size)
+    }
+
+    /// A file with holes, in version 1.0 of GNU's form: its map of decimal lines stands in front of its parts.
+    fn sparse(
+        &mut self,
+        name: &[u8],
+        stat: &Stat,
+        size: u64,
+        segments: &[Segment],
+        data: &mut dyn Read,
+    ) -> io::Result<()> {
+        let mut map = format!("{}\n", segments.len());
+        for Segment { offset, length } in segments {
+            map.push_str(&format!("{offset}\n{length}\n"));
+        }
+        map.push_str(&"\0".repeat(map.len().next_multiple_of(BLOCK) - map.len()));
+        let parts: u64 = segments.iter().map(|segment| segment.length).sum();
+        let stored = map.len() as u64 + parts;
+        let base = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        // what a reader sees that knows no sparse files
+        let plain = [b"GNUSparseFile.0/", base].concat();
+        let mut extended = Vec::new();
+        record(&mut extended, b"GNU.sparse.major", b"1");
+        record(&mut extended, b"GNU.sparse.minor", b"0");
+        record(&mut extended, b"GNU.sparse.name", name);
+        record(&mut extended, b"GNU.sparse.realsize", size.to_string().as_bytes());
+        extended.extend(extended_records(&plain, &[], stat, stored));
+        self.extended(&extended)?;
+        self.out.write_all(&header(&plain, b'0', stat, stored, &[], None))?;
+        self.out.write_all(map.as_bytes())?;
+        let copied = io::copy(&mut data.take(parts), &mut self.out)?;
+        if copied != parts {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+        }
+        self.pad(stored)
+    }
+
+    fn extended(&mut self, records: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let header = header(b"pax", b'x', &Stat { mode: 0o644, ..Stat::default() }, records.len() as u64, &[], None);
+        self.out.write_all(&header)?;
+        self.out.write_all(records)?;
+        self.pad(records.len() as u64)
     }
 
     /// Writes the end mark.

@@ -12,3 +12,4 @@ mod lifecycle;
 mod limits;
 mod run;
 mod terminal;
+mod volumes;

@@ -1,30 +1,32 @@
-//! Mount options as words.
+//! Mount options as words, as mount(8), fstab(5) and OCI configurations have them.
 
-use sys::mount::{Depth, MountAttr, MountPropagationFlags};
+use crate::mount::{Depth, MountAttr, MountPropagationFlags};
 
 /// Options, sorted by what they are for.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Options {
+pub struct Options {
     /// Attributes of the mount.
-    pub(crate) set: MountAttr,
-    pub(crate) clear: MountAttr,
+    pub set: MountAttr,
+    /// Attributes to take away.
+    pub clear: MountAttr,
     /// Attributes of the mount and all below it.
-    pub(crate) set_below: MountAttr,
-    pub(crate) clear_below: MountAttr,
+    pub set_below: MountAttr,
+    /// Attributes to take away from the mount and all below it.
+    pub clear_below: MountAttr,
     /// Changes of propagation, in order.
-    pub(crate) propagation: Vec<(MountPropagationFlags, Depth)>,
+    pub propagation: Vec<(MountPropagationFlags, Depth)>,
     /// It is a bind mount.
-    pub(crate) bind: Option<Depth>,
+    pub bind: Option<Depth>,
     /// Its owners are mapped.
-    pub(crate) idmap: Option<Depth>,
+    pub idmap: Option<Depth>,
     /// It changes what is mounted there already.
-    pub(crate) remount: bool,
+    pub remount: bool,
     /// What the mount point held is copied into the new file system.
-    pub(crate) copy_up: bool,
+    pub copy_up: bool,
     /// Words of mount(8) that concern a file system as a whole, as fsconfig(2) takes them.
-    pub(crate) whole: Vec<&'static str>,
+    pub whole: Vec<&'static str>,
     /// The file system's own options.
-    pub(crate) data: Vec<(String, Option<String>)>,
+    pub data: Vec<(String, Option<String>)>,
 }
 
 /// Words for a file system as a whole: what fsconfig(2) is told, nothing where the kernel has no such switch any more.
@@ -70,7 +72,8 @@ const ATTRIBUTES: &[(&str, MountAttr, bool)] = &[
 
 impl Options {
     /// Sorts the words of one mount. Words that nobody knows are the file system's own.
-    pub(crate) fn parse(words: &[String]) -> Self {
+    #[must_use]
+    pub fn parse(words: &[String]) -> Self {
         let mut options = Self::default();
         for word in words {
             options.word(word);
@@ -133,7 +136,8 @@ fn change(set: &mut MountAttr, clear: &mut MountAttr, attr: MountAttr, sets: boo
 }
 
 /// The propagation type of a word.
-pub(crate) fn propagation(word: &str) -> Option<(MountPropagationFlags, Depth)> {
+#[must_use]
+pub fn propagation(word: &str) -> Option<(MountPropagationFlags, Depth)> {
     let one = |word: &str| match word {
         "private" => Some(MountPropagationFlags::PRIVATE),
         "shared" => Some(MountPropagationFlags::SHARED),
