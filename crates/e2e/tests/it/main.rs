@@ -4,4 +4,5 @@
 
 mod kernel;
 mod leftover;
+mod peers;
 mod subject;

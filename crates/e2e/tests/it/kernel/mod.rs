@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod build;
+mod build_cache;
 mod corpus;
 mod crash;
 mod daemon;
