@@ -2,7 +2,7 @@
 
 use super::image::{Archive, Fed, drain, feed};
 use crate::error::ApiError;
-use crate::query::Query;
+use crate::query::{Query, parse_duration};
 use crate::reply::{self, Result};
 use crate::server::Call;
 use bytes::Bytes;
@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Events that wait for a slow client.
@@ -153,24 +152,10 @@ pub(crate) async fn prune(call: Call) -> Result {
         }
     }
     let given = known.iter().find_map(|key| filters.values(key)?.iter().next());
-    let unused_for = given.map(|text| duration(text)).transpose()?;
+    let bad = |text: &String| ApiError::invalid(format!("invalid time {text:?}: give a length as in 24h or 1h30m"));
+    let unused_for = given.map(|text| parse_duration(text).ok_or_else(|| bad(text))).transpose()?;
     let pruned = call.engine().prune_build_cache(CacheFilter { all: call.query.flag("all"), unused_for }).await?;
     reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))
-}
-
-/// `24h`, `30m`, `90s`, `7d`.
-fn duration(text: &str) -> Result<Duration> {
-    let bad = || ApiError::invalid(format!("invalid time {text:?}: give a number with s, m, h or d"));
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return Err(bad()),
-    };
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
 }
 
 /// The cache's records as `GET /system/df` shows them.
@@ -602,10 +587,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_limits_are_read() {
-        assert_eq!(duration("90m").unwrap(), Duration::from_secs(5400));
-        assert_eq!(duration("2d").unwrap(), Duration::from_secs(172_800));
-        assert!(duration("").is_err() && duration("5").is_err() && duration("xh").is_err());
+    fn limits_are_read() {
         let limit = ulimit("nofile=10:20").unwrap();
         assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("nofile", 10, 20));
         assert_eq!(ulimit("core=0").unwrap().hard, 0);

@@ -493,10 +493,15 @@ impl Build {
                 }
                 CopySource::Remote(remote) => {
                     // what has a checksum is known without being fetched, until now
-                    let (found, files) = match self.remotes.get(remote) {
-                        Some(fetched) => fetched.resolve(remote, step)?,
-                        None => super::remote::fetch(&self.inner, remote)?.resolve(remote, step)?,
+                    let own;
+                    let fetched = match self.remotes.get(remote) {
+                        Some(fetched) => fetched,
+                        None => {
+                            own = super::remote::fetch(&self.inner, remote)?;
+                            &own
+                        }
                     };
+                    let (found, files) = fetched.resolve(remote, step)?;
                     for resolved in &found {
                         self.put(&mut placer, step, resolved, &*files, owner)?;
                     }

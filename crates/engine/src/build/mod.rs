@@ -9,6 +9,7 @@
 //! What a step makes is a layer of the store before it has a record in the cache, and the image comes last, so that a
 //! build that ends early, however it ends, leaves whole layers and nothing else.
 
+mod agent;
 mod cache;
 mod commit;
 mod exchange;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod build;
 mod build_cache;
+mod build_remote;
 mod corpus;
 mod crash;
 mod daemon;
