@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::context::{Context, Ownership};
 use crate::daemon;
 use crate::failure::{During as _, Failure};
-use crate::http::{Body, Connection, Head, HttpError, Purpose};
+use crate::http::{Body, Connection, Head, HttpError, Proof, Purpose};
 use crate::output;
 
 /// The most bytes of an answer that is read whole.
@@ -209,7 +209,7 @@ impl Client {
             output::note(&format!("debug: {method} {target}"));
         }
         let mut connection = self.connect()?;
-        connection.proof = proof.map(str::to_owned);
+        connection.proof = proof.map(|proof| Proof::One(proof.to_owned()));
         connection.send(method, target, Body::Empty, Purpose::Answer)?;
         let head = connection.receive()?;
         let mut answer = self.checked(connection, head)?;
@@ -233,20 +233,38 @@ impl Client {
 
     /// Sends a stream of bytes; the answer comes bit by bit.
     pub(crate) fn upload(&mut self, target: &str, body: &mut dyn Read) -> Result<Answer, Failure> {
-        self.send_stream("POST", target, body)
+        self.send_stream("POST", target, body, None)
+    }
+
+    /// As [`Self::upload`], with what the user has for all registries.
+    pub(crate) fn upload_as(
+        &mut self,
+        target: &str,
+        body: &mut dyn Read,
+        proofs: Option<String>,
+    ) -> Result<Answer, Failure> {
+        self.send_stream("POST", target, body, proofs)
     }
 
     /// As [`Self::upload`], to a place that is named.
     pub(crate) fn put(&mut self, target: &str, body: &mut dyn Read) -> Result<Answer, Failure> {
-        self.send_stream("PUT", target, body)
+        self.send_stream("PUT", target, body, None)
     }
 
-    fn send_stream(&mut self, method: &str, target: &str, body: &mut dyn Read) -> Result<Answer, Failure> {
+    fn send_stream(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &mut dyn Read,
+        proofs: Option<String>,
+    ) -> Result<Answer, Failure> {
         if self.context.debug {
             output::note(&format!("debug: {method} {target}"));
         }
         let mut connection = self.connect()?;
+        connection.proof = proofs.map(Proof::All);
         connection.send(method, target, Body::Stream(body), Purpose::Answer)?;
+        connection.proof = None;
         let head = connection.receive()?;
         self.checked(connection, head)
     }

@@ -85,8 +85,17 @@ pub(crate) struct Connection {
     start: usize,
     /// Whether an earlier exchange was completed on it.
     pub(crate) used: bool,
-    /// Who asks, at a registry: what goes into `X-Registry-Auth`.
-    pub(crate) proof: Option<String>,
+    /// Who asks, at a registry or at several.
+    pub(crate) proof: Option<Proof>,
+}
+
+/// What a user has for registries, as base64 of JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// For the one that is asked.
+    One(String),
+    /// For all, by their names.
+    All(String),
 }
 
 impl Connection {
@@ -111,7 +120,10 @@ impl Connection {
     ) -> Result<(), HttpError> {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: insula\r\nUser-Agent: insula\r\n");
         if let Some(proof) = &self.proof {
-            head.push_str(&format!("X-Registry-Auth: {proof}\r\n"));
+            head.push_str(&match proof {
+                Proof::One(proof) => format!("X-Registry-Auth: {proof}\r\n"),
+                Proof::All(proofs) => format!("X-Registry-Config: {proofs}\r\n"),
+            });
         }
         if purpose == Purpose::Upgrade {
             head.push_str("Connection: Upgrade\r\nUpgrade: tcp\r\n");

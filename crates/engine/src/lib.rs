@@ -40,8 +40,8 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use build::{
-    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache,
-    Reuse, Squash,
+    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, CachePlace, CacheSource,
+    CacheSteps, CacheTarget, Entitlement, PrunedCache, Reuse, Squash,
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, Paths};

@@ -38,6 +38,7 @@ use crate::mount::{Layers, Mounts};
 pub(crate) mod build;
 mod check;
 mod intake;
+mod sweeper;
 
 pub use intake::{Intake, Keep, LayerRules, NewImage, TakenLayer, layers_of};
 
@@ -50,6 +51,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    /// Has ended before the lock is given back.
+    sweeper: sweeper::Sweeper,
     /// Holds the lock as long as it is open.
     _lock: File,
     state: Mutex<State>,
@@ -136,7 +139,7 @@ impl Store {
         let mut state = load(&root)?;
         state.cache = build::Cache::load(&root)?;
         remove_leftovers(&root, &state)?;
-        let inner = Inner { root, _lock: lock, state: Mutex::new(state), mounts };
+        let inner = Inner { root, sweeper: sweeper::Sweeper::default(), _lock: lock, state: Mutex::new(state), mounts };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -240,18 +243,25 @@ impl Store {
         self.forget(&mut state, &id, untag, delete)
     }
 
-    /// Removes images that nobody needs. `in_use` as for [`Store::remove`].
+    /// Removes images that nobody needs, as far as they are `wanted`, which is asked with nothing for an image that is
+    /// damaged. `in_use` as for [`Store::remove`].
     ///
     /// # Errors
     /// [`ImageError::File`]; what was removed before it stays removed.
-    pub fn prune(&self, in_use: &dyn Fn(&ImageId) -> bool, scope: PruneScope) -> Result<Pruned, ImageError> {
+    pub fn prune(
+        &self,
+        in_use: &dyn Fn(&ImageId) -> bool,
+        scope: PruneScope,
+        wanted: &dyn Fn(Option<&Image>) -> bool,
+    ) -> Result<Pruned, ImageError> {
         let mut state = self.state();
         let before = self.usage(&state);
         let mut pruned = Pruned::default();
         let ids: Vec<ImageId> = state.images.keys().cloned().collect();
         for id in ids {
             let names = state.names(&id);
-            if in_use(&id) || (scope == PruneScope::Dangling && !names.is_empty()) {
+            let named = scope == PruneScope::Dangling && !names.is_empty();
+            if in_use(&id) || named || !wanted(state.image(&id).ok().as_ref()) {
                 continue;
             }
             pruned.removed.extend(self.forget(&mut state, &id, names, true)?);
@@ -423,11 +433,13 @@ impl Store {
         self.inner.mounts.retain(&layers);
     }
 
-    /// Moves something out of sight in one step and then removes it.
+    /// Moves something out of sight in one step; its space comes back soon.
     fn discard(&self, path: &Path) -> Result<(), ImageError> {
         let work = self.work_folder()?;
         let to = work.path().join("old");
-        fs::rename(path, &to).map_err(ImageError::file("remove", path))
+        fs::rename(path, &to).map_err(ImageError::file("remove", path))?;
+        self.inner.sweeper.remove(work);
+        Ok(())
     }
 
     fn save(&self, state: &State) -> Result<(), ImageError> {

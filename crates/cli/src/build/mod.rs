@@ -1,5 +1,6 @@
 //! `insula build`: an image from a Dockerfile; and `insula builder`.
 
+mod cache;
 mod progress;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::container::rm::confirmed;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
+use crate::image::registry::proofs;
 use crate::value::{number, pair};
 use crate::{output, table, terminal};
 use progress::Show;
@@ -34,6 +36,8 @@ static FLAGS: &[Flag] = &[
     Flag::list("add-host", "NAME:ADDRESS", "Add a line to the steps' hosts file"),
     Flag::list("allow", "RIGHT", "Let steps have a right: network.host or security.insecure"),
     Flag::list("build-arg", "NAME[=VALUE]", "Set an argument, or hand on the user's variable"),
+    Flag::list("cache-from", "NAME|FIELDS", "Use what was built before: an image or type=registry|local"),
+    Flag::list("cache-to", "FIELDS", "Keep the steps: type=inline, type=registry,ref=NAME or type=local,dest=DIR"),
     Flag::value("cpu-period", "MICROSECONDS", "Length of a processor quota's period"),
     Flag::value("cpu-quota", "MICROSECONDS", "Processor time in a period"),
     Flag::value("cpu-shares", "SHARES", "Share of processor time where it is scarce").short('c'),
@@ -115,8 +119,8 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
     if let Some(Output::Folder(folder)) = outputs.iter().find(|output| matches!(output, Output::Folder(_))) {
         fs::create_dir_all(folder).during(|| format!("cannot make the folder {}", folder.display()))?;
         asked.output = Some(shared(folder)?);
-        asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     }
+    asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     let mut line = serde_json::to_vec(&asked)?;
     line.push(b'\n');
     let mut body: Box<dyn Read> = match stdin {
@@ -124,7 +128,7 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         None => Box::new(Cursor::new(line)),
     };
     let mut client = Client::new(context);
-    let answer = client.upload("/insula/build", &mut *body)?;
+    let answer = client.upload_as("/insula/build", &mut *body, proofs()?)?;
     let id = follow(answer, show)?;
     for output in &outputs {
         match output {
@@ -219,6 +223,8 @@ fn request(given: &Parsed) -> Result<Build, Failure> {
         secrets: given.read_list("secret", secret)?.unwrap_or_default().into_iter().collect(),
         ssh: given.read_list("ssh", agent)?.unwrap_or_default().into_iter().collect(),
         allow: list("allow"),
+        cache_from: given.read_list("cache-from", cache::source)?.unwrap_or_default(),
+        cache_to: given.read_list("cache-to", cache::target)?.unwrap_or_default(),
         ..Build::default()
     })
 }

@@ -112,12 +112,21 @@ fn domain_of(name: &str) -> &str {
 /// What the user has for a registry, as a header; nothing if that is nothing. Docker's configuration and its helpers are read
 /// by the daemon's program, which runs for this as the user.
 fn proof(domain: &str) -> Result<Option<String>, Failure> {
+    known(&["get", domain])
+}
+
+/// What the user has for all registries, for a build, whose bases and caches may be anywhere.
+pub(crate) fn proofs() -> Result<Option<String>, Failure> {
+    known(&["list"])
+}
+
+fn known(question: &[&str]) -> Result<Option<String>, Failure> {
     let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(std::path::PathBuf::from);
     let folder = folder.or_else(|| Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
     if !folder.is_some_and(|folder| folder.join("config.json").is_file()) {
         return Ok(None);
     }
-    let text = credential(&["get", domain], "")?;
+    let text = credential(question, "")?;
     let text = text.trim();
     Ok((!text.is_empty()).then(|| base64(text.as_bytes())))
 }

@@ -5,4 +5,5 @@
 mod conformance;
 mod kernel;
 mod leftover;
+mod peers;
 mod subject;

@@ -80,12 +80,17 @@ impl Engine {
         Ok(removed)
     }
 
-    /// Removes images that no container has: those without a name, or all.
+    /// Removes images that no container has: those without a name, or all, as far as they are `wanted`, which is asked with
+    /// nothing for an image that is damaged.
     ///
     /// # Errors
     /// [`ErrorClass::Internal`].
-    pub async fn prune_images(&self, scope: image::PruneScope) -> Result<image::Pruned> {
-        self.blocking(move |inner| inner.images.prune(&|id| inner.uses(id), scope).map_err(wrong)).await
+    pub async fn prune_images(
+        &self,
+        scope: image::PruneScope,
+        wanted: impl Fn(Option<&Image>) -> bool + Send + 'static,
+    ) -> Result<image::Pruned> {
+        self.blocking(move |inner| inner.images.prune(&|id| inner.uses(id), scope, &wanted).map_err(wrong)).await
     }
 
     /// What the images take on disk.

@@ -19,11 +19,13 @@ pub use archive::Saving;
 pub use commit::{Change, Commit};
 pub use containers::{Attach, Created, Remove, Wait};
 pub use distribution::{Elsewhere, LayerStep, Progress, Proof, SearchResult};
+pub(crate) use distribution::{refused, target as target_of};
 pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
 pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
 pub use pull::Pull;
+pub(crate) use push::compress;
 pub(crate) use volumes::ImageMounts;
 
 use crate::config::{Config, Paths};

@@ -189,7 +189,7 @@ fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parc
 }
 
 /// Compresses a layer; the same layer gives the same bytes.
-fn compress(store: &image::Store, layer: &LayerId, path: &std::path::Path) -> Result<(Digest, u64)> {
+pub(crate) fn compress(store: &image::Store, layer: &LayerId, path: &std::path::Path) -> Result<(Digest, u64)> {
     let (mut archive, _) = store.archive(layer).map_err(wrong)?;
     let mut write = || -> io::Result<(Digest, u64)> {
         let file = io::BufWriter::with_capacity(256 << 10, std::fs::File::create_new(path)?);

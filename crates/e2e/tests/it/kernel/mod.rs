@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod build;
+mod build_cache;
+mod build_remote;
 mod corpus;
 mod crash;
 mod daemon;
