@@ -102,7 +102,7 @@ fn check_limits(total: u64, compressed: u64, limits: Limits) -> io::Result<()> {
 /// Looks at the first bytes and puts the right decompressor in front.
 ///
 /// # Errors
-/// [`LayerError::Compression`] for a kind that is not read here; what the reader says.
+/// What the reader says.
 pub fn decompress<'a, R: Read + Send + 'a>(mut reader: R) -> Result<Box<dyn Read + Send + 'a>, LayerError> {
     let mut first = Vec::with_capacity(8);
     reader.by_ref().take(6).read_to_end(&mut first).map_err(LayerError::Read)?;
