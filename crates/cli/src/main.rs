@@ -18,6 +18,7 @@ mod failure;
 mod flags;
 mod http;
 mod image;
+mod network;
 mod output;
 mod registry;
 mod session;
@@ -61,6 +62,7 @@ static COMMANDS: &[&Command] = &[
     &image::registry::LOGOUT,
     &container::logs::COMMAND,
     &image::registry::MANIFEST,
+    &network::GROUP,
     &container::lifecycle::PAUSE,
     &container::top::PORT,
     &container::ps::COMMAND,

@@ -14,8 +14,10 @@ mod systemd;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use engine::model::IdRange;
+use engine::net::Subnet;
+use engine::net::ipam::Pool;
 use engine::registry::client::{ClientConfig, Trust};
-use engine::{Config, Distribution, Engine, KeepBlobs};
+use engine::{Config, Distribution, Engine, KeepBlobs, NetworkDefaults};
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,27 @@ struct Arguments {
     /// The insula-shim program; by default the one beside this program, or in PATH
     #[arg(long, value_name = "PATH")]
     shim: Option<PathBuf>,
+    /// The insula-netd program; by default the one beside this program, or in PATH
+    #[arg(long, value_name = "PATH")]
+    netd: Option<PathBuf>,
+    /// Bridge of the default network, which is made when the first container needs it (insula0)
+    #[arg(long, value_name = "NAME")]
+    bridge: Option<String>,
+    /// Address of the default network's bridge, with its subnet: 172.17.0.1/16
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    bip: Option<Subnet>,
+    /// Part of the default network's subnet that containers get addresses from
+    #[arg(long, value_name = "SUBNET")]
+    fixed_cidr: Option<Subnet>,
+    /// Largest packet of the default network, in bytes
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
+    /// Give the default network IPv6 as well
+    #[arg(long)]
+    ipv6: bool,
+    /// Addresses that networks get in equal parts: base=10.10.0.0/16,size=24
+    #[arg(long, value_name = "base=SUBNET,size=LENGTH", value_parser = pool)]
+    default_address_pool: Vec<Pool>,
     /// What is logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
@@ -86,6 +109,23 @@ fn mirror(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(registry, url)| !registry.is_empty() && url.contains("://"));
     let pair = pair.map(|(registry, url)| (registry.to_owned(), url.to_owned()));
     pair.ok_or_else(|| format!("{text:?} is not REGISTRY=URL, such as docker.io=https://mirror:5000"))
+}
+
+fn pool(text: &str) -> Result<Pool, String> {
+    let (mut base, mut size) = (None, None);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("base", value)) => base = Some(value.parse::<Subnet>().map_err(|error| error.to_string())?),
+            Some(("size", value)) => size = value.parse::<u8>().ok(),
+            _ => {}
+        }
+    }
+    match (base, size) {
+        (Some(base), Some(size)) if size >= base.prefix() && size <= if base.is_v6() { 128 } else { 32 } => {
+            Ok(Pool { base: base.network(), size })
+        }
+        _ => Err(format!("{text:?} is not base=SUBNET,size=LENGTH, such as base=10.10.0.0/16,size=24")),
+    }
 }
 
 fn keep(text: &str) -> Result<KeepBlobs, String> {
@@ -215,7 +255,16 @@ fn config(arguments: &Arguments, run: &Path) -> Result<Config> {
     Ok(Config {
         root: std::path::absolute(&arguments.root).context("cannot find the working folder")?,
         run: run.to_owned(),
-        shim: shim(arguments.shim.as_deref())?,
+        shim: program("insula-shim", "--shim", arguments.shim.as_deref())?,
+        netd: program("insula-netd", "--netd", arguments.netd.as_deref())?,
+        network: NetworkDefaults {
+            bridge: arguments.bridge.clone(),
+            address: arguments.bip,
+            range: arguments.fixed_cidr,
+            mtu: arguments.mtu,
+            v6: arguments.ipv6,
+            pools: arguments.default_address_pool.clone(),
+        },
         cgroup_parent: arguments.cgroup_parent.clone(),
         netns_pool: arguments.netns_pool,
         userns: arguments.userns_remap.0,
@@ -240,21 +289,20 @@ fn make_folder(path: &Path) -> Result<()> {
     })
 }
 
-/// The helper program: as told, beside this program, or in PATH.
-fn shim(told: Option<&Path>) -> Result<PathBuf> {
-    const NAME: &str = "insula-shim";
+/// A helper program: as told, beside this program, or in PATH.
+fn program(name: &str, flag: &str, told: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = told {
         let path = std::path::absolute(path).context("cannot find the working folder")?;
         if !path.is_file() {
-            bail!("there is no program {}; give the path of insula-shim with --shim", path.display());
+            bail!("there is no program {}; give the path of {name} with {flag}", path.display());
         }
         return Ok(path);
     }
-    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(NAME)));
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(name)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|folder| folder.join(NAME));
+    let in_path = std::env::split_paths(&path).map(|folder| folder.join(name));
     let found = beside.into_iter().chain(in_path).find(|candidate| candidate.is_file());
-    found.context("cannot find insula-shim beside insulad or in PATH; give its path with --shim")
+    found.with_context(|| format!("cannot find {name} beside insulad or in PATH; give its path with {flag}"))
 }
 
 /// The signals that end the daemon, and one that shall not.

@@ -1,6 +1,8 @@
 //! What the engine is told at its start, and where its files are.
 
-use crate::model::{ContainerId, IdRange};
+use crate::model::{ContainerId, IdRange, NetworkSpec};
+use net::Subnet;
+use net::ipam::{Pool, SubnetRequest};
 use std::path::{Path, PathBuf};
 
 /// The engine's configuration.
@@ -12,6 +14,10 @@ pub struct Config {
     pub run: PathBuf,
     /// The `insula-shim` program.
     pub shim: PathBuf,
+    /// The `insula-netd` program.
+    pub netd: PathBuf,
+    /// The default network, and where others get their addresses from.
+    pub network: NetworkDefaults,
     /// The cgroup below which every container gets its own: `/insula`.
     pub cgroup_parent: String,
     /// How many network namespaces are kept ready; 0 for none.
@@ -20,6 +26,41 @@ pub struct Config {
     pub userns: Option<IdRange>,
     /// How registries are reached.
     pub distribution: Distribution,
+}
+
+/// The default network, and where others get their addresses from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkDefaults {
+    /// The default network's bridge; `insula0` where none is given.
+    pub bridge: Option<String>,
+    /// The bridge's address with its subnet's prefix; one of the pools where none is given.
+    pub address: Option<Subnet>,
+    /// The part of the default network's subnet that containers get addresses from.
+    pub range: Option<Subnet>,
+    /// The largest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// Whether the default network has IPv6 as well.
+    pub v6: bool,
+    /// Where subnets come from that nobody asked for by number; Docker's where there is none.
+    pub pools: Vec<Pool>,
+}
+
+impl NetworkDefaults {
+    /// What a new default network is to be.
+    pub(crate) fn default_bridge(&self, spec: &mut NetworkSpec) {
+        spec.link.bridge = Some(self.bridge.clone().unwrap_or_else(|| "insula0".to_owned()));
+        spec.link.mtu = self.mtu;
+        spec.v6 = self.v6;
+        if let Some(address) = self.address {
+            spec.subnets.push(SubnetRequest {
+                subnet: Some(address.network()),
+                gateway: Some(address.address()),
+                range: self.range,
+                v6: address.is_v6(),
+                ..SubnetRequest::default()
+            });
+        }
+    }
 }
 
 /// How registries are reached, and what is kept of what they send.

@@ -30,6 +30,7 @@ mod keys;
 mod logs;
 pub mod model;
 mod names;
+mod network;
 mod plan;
 mod signal;
 mod sweep;
@@ -44,19 +45,20 @@ pub use build::{
     CacheSteps, CacheTarget, Entitlement, PrunedCache, Reuse, Squash,
 };
 pub use clock::now_ns;
-pub use config::{Config, Distribution, KeepBlobs, Paths};
+pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};
 pub use control::Streams;
 pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
-    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Progress, Proof, Pull, Remove,
-    Saving, SearchResult, Wait,
+    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Leave, Progress, Proof, Pull,
+    Remove, Saving, SearchResult, Wait,
 };
 pub use error::{EngineError, ErrorClass, Result, chain};
 pub use event_log::Events;
 pub use explain::{Explanation, Row, Section};
 pub use image;
 pub use logs::{LogLine, LogStream, Logs};
+pub use net;
 pub use registry;
 pub use top::Top;
 pub use usage::Usage;

@@ -15,8 +15,8 @@ static FLAGS: &[Flag] = &[
 pub(crate) static COMMAND: Command = Command {
     name: "inspect",
     usage: "[OPTIONS] NAME...",
-    about: "Show all that is known of containers, images and volumes",
-    flags: &[FLAGS, &[Flag::value("type", "KIND", "Look only for this: container, image or volume")]],
+    about: "Show all that is known of containers, images, networks and volumes",
+    flags: &[FLAGS, &[Flag::value("type", "KIND", "Look only for this: container, image, network or volume")]],
     arguments: (1, Command::MANY),
     action: Action::Run(any),
     ..Command::BLANK
@@ -52,13 +52,26 @@ pub(crate) static VOLUME: Command = Command {
     ..Command::BLANK
 };
 
+pub(crate) static NETWORK: Command = Command {
+    name: "inspect",
+    usage: "[OPTIONS] NETWORK...",
+    about: "Show all that is known of networks",
+    flags: &[FLAGS, &[Flag::switch("verbose", "Say more; there is no more").short('v')]],
+    arguments: (1, Command::MANY),
+    action: Action::Run(|context, given| inspect(context, given, &["network"])),
+    ..Command::BLANK
+};
+
 fn any(context: &Context, given: &Parsed) -> Outcome {
     match given.value("type") {
-        None | Some("") => inspect(context, given, &["container", "image", "volume"]),
+        None | Some("") => inspect(context, given, &["container", "image", "volume", "network"]),
         Some("container") => inspect(context, given, &["container"]),
         Some("image") => inspect(context, given, &["image"]),
+        Some("network") => inspect(context, given, &["network"]),
         Some("volume") => inspect(context, given, &["volume"]),
-        Some(other) => Err(Failure::new(format!("bad value {other:?} for --type: give container, image or volume"))),
+        Some(other) => {
+            Err(Failure::new(format!("bad value {other:?} for --type: give container, image, network or volume")))
+        }
     }
 }
 
@@ -99,17 +112,17 @@ fn inspect(context: &Context, given: &Parsed, kinds: &[&str]) -> Outcome {
 
 fn look_up(client: &mut Client, name: &str, kinds: &[&str], query: &Query) -> Result<Vec<u8>, Failure> {
     for kind in kinds {
-        match client.get_bytes(&query.behind(&format!(
-            "/{kind}s/{}{}",
-            encode(name),
-            if *kind == "volume" { "" } else { "/json" }
-        ))) {
+        let tail = if matches!(*kind, "network" | "volume") { "" } else { "/json" };
+        match client.get_bytes(&query.behind(&format!("/{kind}s/{}{tail}", encode(name)))) {
             Err(failure) if failure.status() == Some(404) => {}
             other => return other,
         }
     }
     Err(Failure::daemon(
         404,
-        format!("no {} {name:?} here; see: insula ps -a, insula images, insula volume ls", kinds.join(" or ")),
+        format!(
+            "no {} {name:?} here; see: insula ps -a, insula images, insula network ls, insula volume ls",
+            kinds.join(" or ")
+        ),
     ))
 }

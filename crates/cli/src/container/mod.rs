@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+mod networks;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;

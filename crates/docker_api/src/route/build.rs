@@ -397,14 +397,13 @@ fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str)
 
 fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
     match text.unwrap_or("default") {
-        "default" | "bridge" => Ok(None),
+        "default" => Ok(None),
         "none" => Ok(Some(NetworkMode::None)),
         "host" => Ok(Some(NetworkMode::Host)),
         other => match other.strip_prefix("container:") {
-            Some(who) if !who.is_empty() => Ok(Some(NetworkMode::Container(who.to_owned()))),
-            _ => Err(ApiError::invalid(format!(
-                "no network {other:?} for builds: give default, none, host or container:NAME"
-            ))),
+            Some("") => Err(ApiError::invalid("invalid network mode container: without a container's name")),
+            Some(who) => Ok(Some(NetworkMode::Container(who.to_owned()))),
+            None => Ok(Some(NetworkMode::Networks(other.to_owned()))),
         },
     }
 }
@@ -608,7 +607,7 @@ mod tests {
         assert_eq!((request.resources.memory_bytes, request.ulimits.len()), (Some(1 << 20), 1));
         assert_eq!(request.extra_hosts, ["h:1.2.3.4"]);
         assert!(classic_request(&Query::parse(Some("t=UPPER"))).is_err());
-        assert!(classic_request(&Query::parse(Some("networkmode=nonsense"))).is_err());
+        assert!(classic_request(&Query::parse(Some("networkmode=container:"))).is_err());
     }
 
     #[tokio::test]

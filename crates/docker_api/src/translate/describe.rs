@@ -2,11 +2,11 @@
 
 use super::create::RUNTIME;
 use super::time::{NEVER, rfc3339};
-use super::{health, mounts, resources};
+use super::{health, mounts, network, resources};
 use docker_wire::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, DeviceMapping,
-    DriverData, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig,
-    MountPoint, NetworkSettings, ResourcesUlimits,
+    DriverData, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig, MountPoint,
+    NetworkSettings, ResourcesUlimits,
 };
 use engine::Paths;
 use engine::model::{
@@ -16,7 +16,7 @@ use engine::model::{
 use std::collections::HashMap;
 use std::path::Path;
 
-fn shown(path: &Path) -> Option<String> {
+fn path_text(path: &Path) -> Option<String> {
     Some(path.to_string_lossy().into_owned())
 }
 
@@ -31,12 +31,12 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
         args: Some(args.to_vec()),
         state: Some(state(container)),
         image: Some(container.image_id.clone()),
-        resolv_conf_path: shown(&paths.resolv_conf),
-        hostname_path: shown(&paths.hostname),
-        hosts_path: shown(&paths.hosts),
+        resolv_conf_path: path_text(&paths.resolv_conf),
+        hostname_path: path_text(&paths.hostname),
+        hosts_path: path_text(&paths.hosts),
         log_path: match spec.log {
             LogDriver::None => Some(String::new()),
-            LogDriver::JsonFile { .. } => shown(&paths.log),
+            LogDriver::JsonFile { .. } => path_text(&paths.log),
         },
         name: Some(format!("/{}", container.name)),
         restart_count: Some(container.restart_count.into()),
@@ -53,6 +53,26 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
         network_settings: Some(network_settings(container)),
         ..Default::default()
     }
+}
+
+/// The whole answer as JSON, with the fields that only older clients read.
+///
+/// # Errors
+/// Never for what [`container`] makes.
+pub(crate) fn shown(record: &Container, paths: &Paths, execs: &[ExecId]) -> serde_json::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(container(record, paths, execs))?;
+    if let Some(settings) = value.get_mut("NetworkSettings").and_then(serde_json::Value::as_object_mut) {
+        settings.extend(network::old_settings(record));
+    }
+    if let Some(host) = value.get_mut("HostConfig").and_then(serde_json::Value::as_object_mut) {
+        let one = |text: &String| {
+            let (name, alias) = text.split_once(':').unwrap_or((text, text));
+            format!("/{}:/{}/{alias}", name.trim_start_matches('/'), record.name)
+        };
+        let links: Vec<String> = record.spec.links.iter().map(one).collect();
+        host.insert("Links".to_owned(), if links.is_empty() { serde_json::Value::Null } else { links.into() });
+    }
+    Ok(value)
 }
 
 /// What Docker calls the storage driver.
@@ -129,6 +149,7 @@ pub(crate) fn network_mode(mode: &NetworkMode) -> String {
         NetworkMode::None => "none".to_owned(),
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::Container(name) => format!("container:{name}"),
+        NetworkMode::Networks(name) => name.clone(),
     }
 }
 
@@ -153,8 +174,8 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     host.ulimits = Some(spec.ulimits.iter().map(ulimit).collect());
     host.log_config = Some(log_config(&spec.log));
     host.network_mode = Some(network_mode(&spec.network));
-    host.port_bindings = Some(HashMap::new());
-    host.publish_all_ports = Some(false);
+    host.port_bindings = Some(network::show_publish(&spec.publish));
+    host.publish_all_ports = Some(spec.publish_all);
     host.restart_policy = Some(resources::show_restart(spec.restart));
     host.auto_remove = Some(spec.auto_remove);
     host.volume_driver = Some(String::new());
@@ -268,35 +289,13 @@ pub(crate) fn mount_points(container: &Container) -> Vec<MountPoint> {
     binds.chain(volumes).collect()
 }
 
-/// The networks that a container is in.
-pub(crate) fn networks(container: &Container) -> HashMap<String, EndpointSettings> {
-    let name = match container.spec.network {
-        NetworkMode::None => "none",
-        NetworkMode::Host => "host",
-        NetworkMode::Container(_) => return HashMap::new(),
-    };
-    let endpoint = EndpointSettings {
-        mac_address: Some(String::new()),
-        network_id: Some(crate::route::network::id(name)),
-        endpoint_id: Some(String::new()),
-        gateway: Some(String::new()),
-        ip_address: Some(String::new()),
-        ip_prefix_len: Some(0),
-        ipv6_gateway: Some(String::new()),
-        global_ipv6_address: Some(String::new()),
-        global_ipv6_prefix_len: Some(0),
-        ..Default::default()
-    };
-    [(name.to_owned(), endpoint)].into()
-}
-
 fn network_settings(container: &Container) -> NetworkSettings {
     let pid = container.pid();
     let key = if pid > 0 { format!("/proc/{pid}/ns/net") } else { String::new() };
     NetworkSettings {
         sandbox_id: Some(String::new()),
         sandbox_key: Some(key),
-        ports: Some(HashMap::new()),
-        networks: Some(networks(container)),
+        ports: Some(network::ports(container)),
+        networks: Some(network::endpoints(container)),
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod list;
 pub(crate) mod mounts;
+pub(crate) mod network;
 pub(crate) mod progress;
 pub(crate) mod resources;
 pub(crate) mod stats;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use testkit::{Island, Terminal, is_root_or_skip, rootfs, wait_for};
+use testkit::{Island, Terminal, is_root_or_skip, own_network, rootfs, wait_for};
 
 use crate::leftover;
 
@@ -123,6 +123,8 @@ impl Subject {
         if !is_root_or_skip() {
             return None;
         }
+        // The bridges and rules of a daemon are not for the machine that the test runs on.
+        own_network();
         let island = Island::new();
         // Below one parent of the suite's own there is no name that another program would use.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -144,7 +146,7 @@ impl Subject {
             }
             Kind::Dockerd => {
                 let mut command = Command::new("unshare");
-                command.args(["-nm", "dockerd", "--bridge=none", "--iptables=false"]);
+                command.args(["-m", "dockerd"]);
                 command.arg(format!("--host=unix://{}", self.socket().display()));
                 command.arg(format!("--data-root={}", state.display()));
                 command.arg(format!("--exec-root={}", self.island.path("exec").display()));
@@ -297,7 +299,9 @@ impl Subject {
         let parent = |line: &str| line.starts_with("control group ") && line.ends_with(&self.group);
         // And so may the helper that it keeps ready to fork others from.
         let ready = |line: &str| line.starts_with("process ") && line.ends_with(" --zygote");
-        found.retain(|line| !line.starts_with(&daemon) && !parent(line) && !ready(line));
+        // And the one that answers for names and guards the packet filter, which ends with the daemon if nobody needs it.
+        let names = |line: &str| line.starts_with("process ") && line.contains("/insula-netd ");
+        found.retain(|line| !line.starts_with(&daemon) && !parent(line) && !ready(line) && !names(line));
         found
     }
 

@@ -108,6 +108,7 @@ impl Actor {
             refuse(pending, EngineError::conflict(format!("container {} has ended", self.container.id)));
         }
         self.layers = None;
+        self.leave_networks();
         self.inner.end_execs(&self.container.id);
         self.inner.release_mounts(&self.container);
         let runtime = self.inner.config.paths(&self.container.id).runtime;

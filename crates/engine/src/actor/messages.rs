@@ -69,15 +69,12 @@ impl Actor {
             return self.on_failure(pending, failure).await;
         }
         match (pending, answer) {
-            (Pending::Create, Reply::Created(created)) => {
-                if let Some(launching) = &mut self.launching {
-                    launching.created = Some(created);
-                }
-            }
+            (Pending::Create, Reply::Created(created)) => self.on_created(created).await,
             (Pending::Start, Reply::Started { pid }) => {
                 let runtime = self.launching.take().map(|launching| launching.runtime(pid));
                 if let Some(runtime) = runtime {
                     self.feed_quietly(Input::Launched(runtime)).await;
+                    self.own_resolver(pid);
                 }
                 self.tell_starters();
             }
@@ -128,7 +125,7 @@ impl Actor {
             _ => None,
         };
         for answer in self.starters.drain(..) {
-            reply(answer, failed.clone().map_or(Ok(()), |error| Err(EngineError::new(ErrorClass::Invalid, error))));
+            reply(answer, failed.clone().map_or(Ok(()), |error| Err(EngineError::new(self.start_failure, error))));
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) use state::Shared;
 
 use crate::engine::{Engine, Inner, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{EventKind, NetworkMode};
+use crate::model::{DEFAULT_NETWORK, EventKind, NetworkMode};
 use execute::Build;
 use image::build::{BaseImage, BuildError, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
 use image::dockerfile::Dockerfile;
@@ -106,8 +106,7 @@ async fn build(
         context: source.files(),
         remotes,
         reuse: request.reuse,
-        // as BuildKit without a network plugin: the programs of steps fetch what they need
-        network: request.network.take().unwrap_or(NetworkMode::Host),
+        network: request.network.take().unwrap_or_else(|| NetworkMode::Networks(DEFAULT_NETWORK.to_owned())),
         resources: std::mem::take(&mut request.resources),
         shm_bytes: request.shm_bytes,
         ulimits: std::mem::take(&mut request.ulimits),

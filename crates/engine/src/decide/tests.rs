@@ -24,6 +24,8 @@ fn container() -> Container {
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
+        endpoints: std::collections::BTreeMap::new(),
+        published: Vec::new(),
     }
 }
 

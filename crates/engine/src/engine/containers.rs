@@ -79,6 +79,7 @@ impl Engine {
         plan::devices::plan(&spec)?;
         plan::resources::plan(&spec.resources, Vec::new())?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let endpoints = inner.networks.endpoints(&spec)?;
         let ids = self.ids(&spec)?;
         let mut container = Container {
             name: String::new(),
@@ -95,6 +96,8 @@ impl Engine {
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids,
+            endpoints,
+            published: Vec::new(),
             spec,
             id: id.clone(),
         };

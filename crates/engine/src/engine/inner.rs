@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::event_log::EventLog;
 use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice, UserMode};
+use crate::network::Networks;
 use crate::plan::{self, Host, capabilities};
 use crate::zygote::Zygote;
 use ::registry::client::Credentials;
@@ -29,6 +30,7 @@ pub(crate) struct Inner {
     /// A folder with the mount points that every container needs, put below its image as the lowest layer.
     pub(crate) skeleton: OwnedFd,
     pub(crate) zygote: Zygote,
+    pub(crate) networks: Networks,
     pub(crate) events: EventLog,
     pub(crate) builds: crate::build::Shared,
     pub(crate) stills: crate::copy::Stills,
@@ -76,6 +78,7 @@ impl Inner {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, host, store, images, cgroups, netns, skeleton } = parts;
         let zygote = Zygote::new(&config.shim);
+        let networks = Networks::new(&config);
         let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
@@ -90,6 +93,7 @@ impl Inner {
             cgroups,
             netns,
             skeleton,
+            networks,
             zygote,
             events: EventLog::new(events),
             builds: crate::build::Shared::default(),
@@ -107,6 +111,12 @@ impl Inner {
     pub(crate) fn container(&self, who: &str) -> Result<Arc<Container>> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.find(who).map(|slot| Arc::clone(&slot.container))
+    }
+
+    /// All containers.
+    pub(crate) fn all_containers(&self) -> Vec<Arc<Container>> {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.by_id.values().map(|slot| Arc::clone(&slot.container)).collect()
     }
 
     pub(super) fn owner(&self, who: &str) -> Result<(ContainerId, mpsc::Sender<Ask>)> {
@@ -158,7 +168,7 @@ impl Inner {
         self.events.publish(event);
     }
 
-    fn with_events(&self, mut txn: Txn, events: &[Event]) -> Result<Txn> {
+    pub(super) fn with_events(&self, mut txn: Txn, events: &[Event]) -> Result<Txn> {
         let mut keys = lock(&self.event_keys);
         for event in events {
             let json =
@@ -178,7 +188,7 @@ impl Inner {
     }
 
     /// What users were told survives a killed daemon at once and a power cut a moment later.
-    pub(super) fn commit(&self, txn: Txn) -> Result<()> {
+    pub(crate) fn commit(&self, txn: Txn) -> Result<()> {
         self.store
             .commit(txn.durability(Durability::Process))
             .map(|_| ())

@@ -10,6 +10,7 @@ mod distribution;
 mod execs;
 mod images;
 mod inner;
+mod networks;
 mod open;
 mod pull;
 mod push;
@@ -24,6 +25,7 @@ pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
 pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
+pub use networks::Leave;
 pub use pull::Pull;
 pub(crate) use push::compress;
 pub(crate) use volumes::ImageMounts;
@@ -88,7 +90,11 @@ impl Engine {
     /// If the disk fails.
     pub async fn close(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        let flushed = tokio::task::spawn_blocking(move || inner.flush()).await;
+        let flushed = tokio::task::spawn_blocking(move || {
+            crate::network::close(&inner);
+            inner.flush()
+        })
+        .await;
         flushed.unwrap_or(Ok(()))
     }
 

@@ -21,7 +21,11 @@ pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
     let opened = tokio::task::spawn_blocking(move || parts(config)).await;
     let parts = opened.map_err(|error| EngineError::internal("opening was cut short", &error))??;
     let inner = Arc::new(Inner::new(parts));
+    inner.load_networks()?;
     recover(&inner).await;
+    let resuming = Arc::clone(&inner);
+    let resumed = tokio::task::spawn_blocking(move || crate::network::resume(&resuming)).await;
+    resumed.map_err(|error| EngineError::internal("opening was cut short", &error))?;
     Ok(inner)
 }
 
@@ -70,6 +74,7 @@ async fn recover(inner: &Arc<Inner>) {
             }
         };
         known.insert(container.id.to_string());
+        inner.networks.book().adopt(&container);
         adopt(inner, container, Recovering::Yes(done.clone()));
     }
     drop(done);

@@ -1,8 +1,9 @@
 //! What a container is: the record that the store keeps.
 
-use super::{ContainerId, ContainerSpec, Health};
+use super::{ContainerId, ContainerSpec, Endpoint, EndpointLink, Health, Published};
 use control::CgroupValue;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A container's record. It is replaced as a whole, in one transaction with the event that tells of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,12 @@ pub struct Container {
     pub volumes: Vec<VolumeMount>,
     /// The host's ids behind the container's, if it has a user namespace of its own.
     pub ids: Option<IdRange>,
+    /// Its places in networks, by the networks' names.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// The ports that the host passes on to it, while it runs.
+    #[serde(default)]
+    pub published: Published,
 }
 
 /// A range of user and group ids of the host that stand behind 0, 1, 2, … in a user namespace.
@@ -159,6 +166,8 @@ impl Container {
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids: None,
+            endpoints: BTreeMap::new(),
+            published: Published::new(),
         }
     }
 
@@ -166,6 +175,11 @@ impl Container {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Running | Phase::Paused)
+    }
+
+    /// Its links in networks, with the networks' names.
+    pub fn links(&self) -> impl Iterator<Item = (&str, &EndpointLink)> {
+        self.endpoints.iter().filter_map(|(name, endpoint)| Some((name.as_str(), endpoint.link.as_ref()?)))
     }
 
     /// Init's process id on the host while it is alive, else 0.

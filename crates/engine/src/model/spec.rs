@@ -1,6 +1,7 @@
 //! What a user asks a container to be.
 
 use super::HealthCheck;
+use super::network::{EndpointRequest, PublishRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -68,6 +69,14 @@ pub struct ContainerSpec {
     pub namespaces: NamespaceModes,
     /// The network.
     pub network: NetworkMode,
+    /// Networks by name or id, and how it wants to be in each; the one of [`Self::network`] may be missing.
+    pub endpoints: BTreeMap<String, EndpointRequest>,
+    /// Ports that are to be reached through the host.
+    pub publish: Vec<PublishRequest>,
+    /// Every exposed port is to be reached through some port of the host.
+    pub publish_all: bool,
+    /// Containers of the default network and the names by which this one knows them, `db:database`.
+    pub links: Vec<String>,
     /// Resource limits of its processes.
     pub ulimits: Vec<Ulimit>,
     /// Kernel parameters of its namespaces.
@@ -139,6 +148,10 @@ impl Default for ContainerSpec {
             security: Security::default(),
             namespaces: NamespaceModes::default(),
             network: NetworkMode::None,
+            endpoints: BTreeMap::new(),
+            publish: Vec::new(),
+            publish_all: false,
+            links: Vec::new(),
             ulimits: Vec::new(),
             sysctls: BTreeMap::new(),
             init: false,
@@ -445,6 +458,8 @@ pub enum NetworkMode {
     Host,
     /// Another container's.
     Container(String),
+    /// A network namespace of its own with links into networks: first this one, by name or id.
+    Networks(String),
 }
 
 /// A resource limit of processes; see setrlimit(2).

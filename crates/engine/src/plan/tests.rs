@@ -129,11 +129,15 @@ fn container(spec: ContainerSpec) -> Container {
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
+        endpoints: std::collections::BTreeMap::new(),
+        published: Vec::new(),
     }
 }
 
 fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
     let config = Config {
+        netd: "/nowhere/insula-netd".into(),
+        network: crate::config::NetworkDefaults::default(),
         root: "/state".into(),
         run: "/run/x".into(),
         shim: "/shim".into(),
