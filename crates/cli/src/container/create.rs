@@ -72,7 +72,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("isolation", "KIND", "Kind of isolation: container"),
     Flag::list("label", "NAME[=VALUE]", "Set a label").short('l'),
     Flag::list("label-file", "FILE", "Set labels from a file"),
-    Flag::value("log-driver", "DRIVER", "Where logs go: json-file or none"),
+    Flag::value("log-driver", "DRIVER", "Where logs go: json-file, local, journald, syslog or none"),
     Flag::list("log-opt", "NAME=VALUE", "Set an option of the log, as in max-size=10m"),
     Flag::value("memory", "BYTES", "Limit memory, as in 512m").short('m'),
     Flag::value("memory-reservation", "BYTES", "Memory to keep under pressure"),

@@ -15,7 +15,8 @@ pub use exec::{Exec, ExecSpec, ExecState};
 pub use health::{Health, HealthCheck, HealthStatus, Probe};
 pub use ids::{ContainerId, ExecId};
 pub use spec::{
-    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, Mount, MountKind, NamespaceModes,
-    NetworkMode, PidMode, Propagation, ReadOnlyDepth, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
+    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, LogKind, Mount, MountKind,
+    NamespaceModes, NetworkMode, PidMode, Propagation, ReadOnlyDepth, Resources, RestartPolicy, SeccompChoice, Security,
+    Ulimit,
     UserMode, UtsMode,
 };
