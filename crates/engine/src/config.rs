@@ -89,6 +89,8 @@ pub struct Paths {
     pub dir: PathBuf,
     /// Output as JSON lines.
     pub log: PathBuf,
+    /// Output of other drivers, where it is kept here too.
+    pub local_log: PathBuf,
     /// Written by the helper when the container has ended.
     pub exit: PathBuf,
     /// Shown as /etc/hosts.
@@ -104,12 +106,29 @@ pub struct Paths {
 }
 
 impl Config {
+    /// One that leads nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            netd: "/nowhere/insula-netd".into(),
+            network: NetworkDefaults::default(),
+            root: "/state".into(),
+            run: "/run/x".into(),
+            shim: "/shim".into(),
+            cgroup_parent: "/insula".into(),
+            netns_pool: 0,
+            userns: None,
+            distribution: Distribution::default(),
+        }
+    }
+
     /// Where a container's files are.
     #[must_use]
     pub fn paths(&self, id: &ContainerId) -> Paths {
         let dir = self.containers().join(id.as_str());
         Paths {
-            log: dir.join("container.log"),
+            log: dir.join(format!("{id}-json.log")),
+            local_log: dir.join("local-logs/container.log"),
             exit: dir.join("exit.json"),
             hosts: dir.join("hosts"),
             hostname: dir.join("hostname"),

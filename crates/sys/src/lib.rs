@@ -8,6 +8,7 @@
 
 pub mod arena;
 pub mod bpf;
+pub mod clock;
 pub mod copy;
 pub mod departure;
 pub mod entry;

@@ -78,7 +78,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::list("label-file", "FILE", "Set labels from a file"),
     Flag::list("link", "CONTAINER[:ALIAS]", "Know another container by a name"),
     Flag::list("link-local-ip", "ADDRESS", "A further address of the link"),
-    Flag::value("log-driver", "DRIVER", "Where logs go: json-file or none"),
+    Flag::value("log-driver", "DRIVER", "Where logs go: json-file, local, journald, syslog or none"),
     Flag::list("log-opt", "NAME=VALUE", "Set an option of the log, as in max-size=10m"),
     Flag::value("mac-address", "ADDRESS", "Link-layer address, as in 02:42:ac:11:00:09"),
     Flag::value("memory", "BYTES", "Limit memory, as in 512m").short('m'),

@@ -133,7 +133,7 @@ pub(crate) async fn info(call: Call) -> Result {
             "RemoteManagers": null,
         });
         let plugins = serde_json::json!({
-            "Volume": ["local"], "Network": ["host", "none"], "Authorization": null, "Log": ["json-file", "none"],
+            "Volume": ["local"], "Network": ["host", "none"], "Authorization": null, "Log": ["journald", "json-file", "local", "none", "syslog"],
         });
         map.insert("Swarm".to_owned(), swarm);
         map.insert("Plugins".to_owned(), plugins);

@@ -1,10 +1,10 @@
 //! `POST /containers/create`: Docker's configuration to a [`ContainerSpec`].
 
-use super::{Filled, health, mounts, network, parse_bytes, refuse, resources, text};
+use super::{Filled, health, mounts, network, refuse, resources, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode};
 use engine::model::{
-    CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, NamespaceModes, PidMode, RestartPolicy,
+    CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, LogKind, NamespaceModes, PidMode, RestartPolicy,
     SeccompChoice, Security, Ulimit, UserMode, UtsMode,
 };
 
@@ -276,26 +276,24 @@ fn extra_hosts(list: Vec<String>) -> Result<Vec<String>, ApiError> {
 
 fn log(config: Option<models::HostConfigLogConfig>) -> Result<LogDriver, ApiError> {
     let config = config.unwrap_or_default();
-    match config.typ.as_deref().unwrap_or_default() {
-        "" | "json-file" => {}
-        "none" => return Ok(LogDriver::None),
-        other => {
-            return Err(ApiError::unsupported(format!("log driver {other:?} is not supported; use json-file or none")));
-        }
+    let driver = match config.typ.as_deref().unwrap_or_default() {
+        "" | "json-file" => LogKind::JsonFile,
+        "journald" => LogKind::Journald,
+        "local" => LogKind::Local,
+        "none" => LogKind::None,
+        "syslog" => LogKind::Syslog,
+        other => return Err(ApiError::invalid(format!("logger: no log driver named '{other}' is registered"))),
+    };
+    Ok(LogDriver { driver, options: config.config.unwrap_or_default().into_iter().collect() })
+}
+
+/// Docker's name of a log driver.
+pub(crate) fn log_name(kind: LogKind) -> &'static str {
+    match kind {
+        LogKind::JsonFile => "json-file",
+        LogKind::Journald => "journald",
+        LogKind::Local => "local",
+        LogKind::None => "none",
+        LogKind::Syslog => "syslog",
     }
-    let LogDriver::JsonFile { mut max_bytes, mut max_files } = LogDriver::default() else { return Ok(LogDriver::None) };
-    for (key, value) in config.config.unwrap_or_default() {
-        let bad = || ApiError::invalid(format!("invalid value {value:?} for log option {key}"));
-        match key.as_str() {
-            "max-size" if value == "-1" => max_bytes = 0,
-            "max-size" => max_bytes = parse_bytes(&value).filter(|bytes| *bytes > 0).ok_or_else(bad)?,
-            "max-file" => max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(bad)?,
-            _ => {
-                return Err(ApiError::invalid(format!(
-                    "unknown log option {key:?} for the json-file driver; it has max-size and max-file"
-                )));
-            }
-        }
-    }
-    Ok(LogDriver::JsonFile { max_bytes, max_files })
 }

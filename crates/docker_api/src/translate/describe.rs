@@ -10,7 +10,7 @@ use docker_wire::models::{
 };
 use engine::Paths;
 use engine::model::{
-    CgroupMode, Container, ContainerSpec, ExecId, IpcMode, LogDriver, MountKind, NetworkMode, Phase, PidMode,
+    CgroupMode, Container, ContainerSpec, ExecId, IpcMode, LogDriver, LogKind, MountKind, NetworkMode, Phase, PidMode,
     SeccompChoice, UserMode, UtsMode,
 };
 use std::collections::HashMap;
@@ -34,9 +34,9 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
         resolv_conf_path: path_text(&paths.resolv_conf),
         hostname_path: path_text(&paths.hostname),
         hosts_path: path_text(&paths.hosts),
-        log_path: match spec.log {
-            LogDriver::None => Some(String::new()),
-            LogDriver::JsonFile { .. } => path_text(&paths.log),
+        log_path: match spec.log.driver {
+            LogKind::JsonFile => path_text(&paths.log),
+            _ => Some(String::new()),
         },
         name: Some(format!("/{}", container.name)),
         restart_count: Some(container.restart_count.into()),
@@ -198,14 +198,8 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
 }
 
 fn log_config(log: &LogDriver) -> HostConfigLogConfig {
-    match log {
-        LogDriver::None => HostConfigLogConfig { typ: Some("none".to_owned()), config: Some(HashMap::new()) },
-        LogDriver::JsonFile { max_bytes, max_files } => {
-            let size = if *max_bytes == 0 { "-1".to_owned() } else { max_bytes.to_string() };
-            let options = [("max-size".to_owned(), size), ("max-file".to_owned(), max_files.to_string())];
-            HostConfigLogConfig { typ: Some("json-file".to_owned()), config: Some(options.into()) }
-        }
-    }
+    let name = super::create::log_name(log.driver).to_owned();
+    HostConfigLogConfig { typ: Some(name), config: Some(log.options.clone().into_iter().collect()) }
 }
 
 fn show_isolation(spec: &ContainerSpec, host: &mut HostConfig) {

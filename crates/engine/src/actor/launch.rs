@@ -6,11 +6,11 @@ use crate::config::Paths;
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::files::has_upper;
-use crate::model::{IpcMode, LogDriver, NetworkMode, PidMode, Runtime};
+use crate::model::{IpcMode, NetworkMode, PidMode, Runtime};
 use crate::network::names::{Linked, link_variables};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use crate::volume::Ready;
-use control::{Create, Created, Log, Request, Rootfs, Stdio};
+use control::{Create, Created, Request, Rootfs, Stdio};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -151,12 +151,7 @@ impl Actor {
             seccomp: self.inner.seccomp(container)?,
             netns: netns.is_some(),
             stdio: Stdio { open_stdin: spec.open_stdin, stdin_once: spec.stdin_once },
-            log: match spec.log {
-                LogDriver::JsonFile { max_bytes, max_files } => {
-                    Some(Log { path: paths.log.clone(), max_bytes, max_files })
-                }
-                LogDriver::None => None,
-            },
+            log: crate::logs::plan(container, &self.inner.config)?,
             exit_file: (!spec.auto_remove).then(|| paths.exit.clone()),
             runtime_dir: paths.runtime.clone(),
             init: spec.init,

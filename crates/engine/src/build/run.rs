@@ -136,7 +136,7 @@ impl Build {
             seccomp: self.inner.seccomp(&container)?,
             netns: netns.is_some(),
             stdio: Stdio { open_stdin: false, stdin_once: false },
-            log: None,
+            log: control::Log::default(),
             exit_file: None,
             runtime_dir: runtime.to_owned(),
             init: true,
@@ -258,6 +258,7 @@ fn paths(folder: &Path, runtime: &Path) -> Paths {
     Paths {
         dir: folder.to_owned(),
         log: folder.join("log"),
+        local_log: folder.join("local-log"),
         exit: folder.join("exit"),
         hosts: folder.join("hosts"),
         hostname: folder.join("hostname"),

@@ -474,25 +474,30 @@ pub struct Ulimit {
 }
 
 /// Where output is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "snake_case")]
-pub enum LogDriver {
-    /// JSON lines in a file of the container, rotated by size.
-    JsonFile {
-        /// A file's largest size in bytes.
-        max_bytes: u64,
-        /// How many files are kept.
-        max_files: u32,
-    },
-    /// Nowhere.
-    None,
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogDriver {
+    /// By what.
+    pub driver: LogKind,
+    /// The driver's options, `max-size` and others.
+    pub options: BTreeMap<String, String>,
 }
 
-impl Default for LogDriver {
-    /// Bounded, so that no container can fill a disk with its output: 5 files of 20 MiB.
-    fn default() -> Self {
-        Self::JsonFile { max_bytes: 20 << 20, max_files: 5 }
-    }
+/// What records output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogKind {
+    /// JSON lines in a file of the container, rotated by size.
+    #[default]
+    JsonFile,
+    /// The same, with older files compressed.
+    Local,
+    /// Nothing.
+    None,
+    /// systemd's journal.
+    Journald,
+    /// A syslog server.
+    Syslog,
 }
 
 /// When a container is started again.

@@ -135,17 +135,7 @@ fn container(spec: ContainerSpec) -> Container {
 }
 
 fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
-    let config = Config {
-        netd: "/nowhere/insula-netd".into(),
-        network: crate::config::NetworkDefaults::default(),
-        root: "/state".into(),
-        run: "/run/x".into(),
-        shim: "/shim".into(),
-        cgroup_parent: "/insula".into(),
-        netns_pool: 0,
-        userns: None,
-        distribution: crate::config::Distribution::default(),
-    };
+    let config = Config::for_tests();
     let container = container(spec);
     let around = Surroundings {
         host: &host(),

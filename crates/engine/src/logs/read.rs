@@ -2,10 +2,11 @@
 
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
-use crate::model::LogDriver;
+use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct LogLine {
     pub at_ns: u64,
     /// What, with its line feed if it had one.
     pub text: Vec<u8>,
+    /// What its driver was told to put with it, by name.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A line of the file.
@@ -56,6 +59,8 @@ struct Record<'a> {
     #[serde(borrow)]
     stream: std::borrow::Cow<'a, str>,
     time: jiff::Timestamp,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 /// Lines that wait for a slow reader.
@@ -70,13 +75,10 @@ impl Engine {
     /// [`crate::ErrorClass::NotFound`]; [`crate::ErrorClass::Unsupported`] if it records nothing.
     pub async fn logs(&self, who: &str, which: Logs) -> Result<mpsc::Receiver<Result<LogLine>>> {
         let container = self.container(who)?;
-        if container.spec.log == LogDriver::None {
-            return Err(EngineError::new(
-                crate::ErrorClass::Unsupported,
-                "configured logging driver does not support reading: the container was made with --log-driver none",
-            ));
-        }
-        let path = self.paths(&container).log;
+        let path = super::file(&container, &self.paths(&container)).ok_or_else(|| {
+            let text = "configured logging driver does not support reading: nothing of the container's output is kept";
+            EngineError::new(crate::ErrorClass::Unsupported, text)
+        })?;
         let (lines, receiver) = mpsc::channel(BUFFER);
         let engine = self.clone();
         let id = container.id.to_string();
@@ -93,7 +95,7 @@ impl Engine {
 
 /// A file being read; the inode tells whether the path still names it.
 struct Reading {
-    reader: BufReader<File>,
+    reader: BufReader<Box<dyn Read + Send>>,
     inode: u64,
     partial: Vec<u8>,
 }
@@ -103,7 +105,11 @@ impl Reading {
         match File::open(path) {
             Ok(file) => {
                 let inode = file.metadata()?.ino();
-                Ok(Some(Self { reader: BufReader::with_capacity(64 << 10, file), inode, partial: Vec::new() }))
+                let plain: Box<dyn Read + Send> = match path.extension() {
+                    Some(extension) if extension == "gz" => Box::new(MultiGzDecoder::new(file)),
+                    _ => Box::new(file),
+                };
+                Ok(Some(Self { reader: BufReader::with_capacity(64 << 10, plain), inode, partial: Vec::new() }))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -187,7 +193,6 @@ fn count(path: &Path, which: &Logs) -> std::io::Result<u64> {
     let mut count = 0;
     for file in elders(path).into_iter().chain([path.to_owned()]) {
         if let Some(mut reading) = Reading::open(&file)? {
-            reading.reader.seek(SeekFrom::Start(0))?;
             while let Some(line) = reading.line()? {
                 count += u64::from(parse(&line).is_some_and(|line| wanted(&line, which)));
             }
@@ -198,7 +203,12 @@ fn count(path: &Path, which: &Logs) -> std::io::Result<u64> {
 
 /// Rotated files, the oldest first.
 fn elders(path: &Path) -> Vec<PathBuf> {
-    let numbered = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
+    // plain, or compressed since
+    let numbered = |n: u32| {
+        let plain = PathBuf::from(format!("{}.{n}", path.display()));
+        let packed = PathBuf::from(format!("{}.{n}.gz", path.display()));
+        if plain.exists() { plain } else { packed }
+    };
     let mut list: Vec<PathBuf> = (1..).map(numbered).take_while(|file| file.exists()).collect();
     list.reverse();
     list
@@ -210,6 +220,7 @@ fn parse(line: &[u8]) -> Option<LogLine> {
         stream: if record.stream == "stderr" { LogStream::Stderr } else { LogStream::Stdout },
         at_ns: u64::try_from(record.time.as_nanosecond()).unwrap_or(0),
         text: record.log.into_owned().into_bytes(),
+        attributes: record.attrs,
     })
 }
 
