@@ -17,7 +17,8 @@ use hyper::StatusCode;
 
 /// `POST /containers/create`
 pub(crate) async fn create(mut call: Call) -> Result {
-    let body: ContainerCreateBody = call.json().await?;
+    let mut body: ContainerCreateBody = call.json().await?;
+    call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
     if let Some(platform) = call.query.text("platform") {
         let os = platform.split('/').next().unwrap_or_default();
         if os != "linux" {

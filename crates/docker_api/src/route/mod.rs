@@ -109,6 +109,7 @@ static ROUTES: &[Route] = routes! {
     "/insula/tree/{name*}" GET build::tree;
     "/insula/volumes/{name}/archive" GET volume::backup;
     "/insula/volumes/{name}/archive" POST volume::restore;
+    "/metrics" GET system::metrics;
     "/networks" GET network::list;
     "/networks/create" POST network::no_create;
     "/networks/prune" POST network::prune;
@@ -136,8 +137,17 @@ static ROUTES: &[Route] = routes! {
     "/volumes/{name}" PUT volume::update;
 };
 
-/// The handler for a request, and what stands in its path for `{…}`, decoded. Literal paths go before patterns.
-pub(crate) fn find(method: &Method, path: &str) -> Option<(Handler, Vec<String>)> {
+/// What answers a request.
+pub(crate) struct Found {
+    pub(crate) handler: Handler,
+    /// What stands in the path for `{…}`, decoded.
+    pub(crate) params: Vec<String>,
+    /// The path as the table has it.
+    pub(crate) path: &'static str,
+}
+
+/// The handler for a request. Literal paths go before patterns.
+pub(crate) fn find(method: &Method, path: &str) -> Option<Found> {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let mut best: Option<(&Route, Vec<&str>)> = None;
     for route in ROUTES.iter().filter(|route| route.method == *method) {
@@ -149,7 +159,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Option<(Handler, Vec<String>)
     }
     let (route, params) = best?;
     // what `{x*}` took is one parameter, whose parts are decoded one by one only for the sake of an escaped slash
-    Some((route.handler, join(route.path, &params)))
+    Some(Found { handler: route.handler, params: join(route.path, &params), path: route.path })
 }
 
 fn match_path<'p>(pattern: &str, parts: &[&'p str]) -> Option<Vec<&'p str>> {
@@ -201,7 +211,7 @@ mod tests {
     #[test]
     fn paths_find_their_parameters() {
         let check = |method: Method, path: &str, expect: Option<&[&str]>| {
-            let found = find(&method, path).map(|(_, params)| params);
+            let found = find(&method, path).map(|found| found.params);
             assert_eq!(
                 found.as_deref(),
                 expect.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>()).as_deref(),

@@ -255,6 +255,12 @@ pub(crate) async fn disk_usage(call: Call) -> Result {
     }))
 }
 
+/// `GET /metrics`
+pub(crate) async fn metrics(call: Call) -> Result {
+    let text = call.api.metrics.text(call.engine()).await;
+    Ok(reply::whole(StatusCode::OK, crate::metrics::MEDIA, Bytes::from(text)))
+}
+
 /// `GET /plugins`
 pub(crate) async fn plugins(_: Call) -> Result {
     reply::json(&serde_json::json!([]))

@@ -110,6 +110,13 @@ impl Engine {
         self.inner.events.watch(since_ns)
     }
 
+    /// Tells watchers that the daemon's settings were read again.
+    pub fn reloaded(&self) {
+        let name = self.info().name;
+        let words = std::collections::BTreeMap::from([("name".to_owned(), name.clone())]);
+        self.inner.store_event(self.inner.events.event(crate::model::EventKind::Daemon, "reload", &name, words));
+    }
+
     /// The host in numbers.
     #[must_use]
     pub fn info(&self) -> HostInfo {
