@@ -68,6 +68,8 @@ impl Sockets {
                 Host::Tcp(address) => {
                     let listener = TcpListener::bind(address).await;
                     let listener = listener.with_context(|| format!("cannot listen on tcp://{address}"))?;
+                    let at = listener.local_addr().context("cannot listen on TCP")?;
+                    tracing::info!(address = %at, tls = tls.is_some(), "listening");
                     if asked.open {
                         tracing::warn!(address, "without TLS: whoever reaches this port is root on this host");
                     }

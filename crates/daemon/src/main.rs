@@ -166,6 +166,8 @@ async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<Own
     if let Some(address) = &settings.metrics {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("cannot serve metrics on {address}"))?;
+        let at = listener.local_addr().context("cannot serve metrics")?;
+        tracing::info!(address = %at, "serving metrics");
         let (server, stopped) = (server.clone(), stopped.clone());
         serving.spawn(async move { server.serve_metrics(listener, stopped).await });
     }

@@ -17,6 +17,7 @@ use store::{Durability, Store, Txn};
 use tokio::sync::mpsc;
 
 pub(crate) struct Inner {
+    pub(crate) id: String,
     pub(crate) config: Config,
     pub(crate) host: Host,
     pub(crate) store: Store,
@@ -63,6 +64,7 @@ pub(super) const EVENTS: &str = "event/";
 pub(super) const VOLUMES: &str = "volume/";
 
 pub(super) struct Parts {
+    pub(super) id: String,
     pub(super) config: Config,
     pub(super) host: Host,
     pub(super) store: Store,
@@ -74,13 +76,14 @@ pub(super) struct Parts {
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { config, host, store, images, cgroups, netns, skeleton } = parts;
+        let Parts { id, config, host, store, images, cgroups, netns, skeleton } = parts;
         let zygote = Zygote::new(&config.shim);
         let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
         let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         Self {
+            id,
             config,
             host,
             store,

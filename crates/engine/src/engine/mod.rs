@@ -71,6 +71,8 @@ pub struct HostInfo {
     pub security: Vec<&'static str>,
     /// Where state is kept.
     pub root: std::path::PathBuf,
+    /// What this daemon's state is called, once and for all: a UUID.
+    pub id: String,
 }
 
 impl Engine {
@@ -141,6 +143,7 @@ impl Engine {
             memory_bytes: crate::host::memory_bytes(),
             security: crate::host::security(&self.inner.host),
             root: self.inner.config.root.clone(),
+            id: self.inner.id.clone(),
         }
     }
 }
