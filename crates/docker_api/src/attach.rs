@@ -4,6 +4,7 @@
 //! path. A client that does not ask for an upgrade gets the output as a chunked body, through a pair of sockets.
 
 use crate::error::ApiError;
+use crate::listener::Stream;
 use crate::reply::{self, Body, Reply, Result};
 use bytes::Bytes;
 use docker_wire::{MULTIPLEXED_STREAM, RAW_STREAM};
@@ -41,9 +42,9 @@ impl Client {
             Self::Socket(upgrade) => {
                 let upgraded: Upgraded = upgrade.await.map_err(io::Error::other)?;
                 let parts = upgraded
-                    .downcast::<TokioIo<UnixStream>>()
-                    .map_err(|_| io::Error::other("the connection is not a unix socket"))?;
-                Ok((parts.io.into_inner().into_std()?.into(), parts.read_buf.to_vec()))
+                    .downcast::<TokioIo<Stream>>()
+                    .map_err(|_| io::Error::other("the connection is not one of ours"))?;
+                Ok((parts.io.into_inner().into_socket()?, parts.read_buf.to_vec()))
             }
         }
     }

@@ -19,8 +19,9 @@ use hyper::StatusCode;
 pub(crate) async fn create(mut call: Call) -> Result {
     let body: serde_json::Value = call.json().await?;
     let mac_address = body.get("MacAddress").and_then(serde_json::Value::as_str).map(str::to_owned);
-    let body: ContainerCreateBody =
+    let mut body: ContainerCreateBody =
         serde_json::from_value(body).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))?;
+    call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
     if let Some(platform) = call.query.text("platform") {
         let os = platform.split('/').next().unwrap_or_default();
         if os != "linux" {

@@ -18,7 +18,8 @@ pub(crate) mod time;
 use crate::error::ApiError;
 
 /// A number with Docker's size suffixes: `64m`, `1.5GiB`, `4096`.
-pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);

@@ -55,6 +55,8 @@ pub(crate) struct Subject {
     pub(crate) island: Island,
     pub(crate) group: String,
     daemon: Option<Child>,
+    /// Further words of the daemon's command line.
+    pub(crate) extra: Vec<String>,
 }
 
 /// The folder of the programs.
@@ -120,6 +122,11 @@ impl Subject {
 
     /// A daemon without an image.
     pub(crate) fn bare() -> Option<Self> {
+        Self::bare_with(|_| Vec::new())
+    }
+
+    /// A daemon without an image, with further words on its command line.
+    pub(crate) fn bare_with(extra: impl FnOnce(&Island) -> Vec<String>) -> Option<Self> {
         if !is_root_or_skip() {
             return None;
         }
@@ -129,7 +136,8 @@ impl Subject {
         // Below one parent of the suite's own there is no name that another program would use.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let group = format!("/insula-e2e-{}-{number}", std::process::id());
-        let mut subject = Self { kind: kind(), island, group, daemon: None };
+        let mut subject = Self { kind: kind(), island, group, daemon: None, extra: Vec::new() };
+        subject.extra = extra(&subject.island);
         let _ = (subject.island.state(), subject.island.run());
         subject.start_daemon();
         Some(subject)
@@ -138,7 +146,7 @@ impl Subject {
     /// The daemon's command line.
     pub(crate) fn daemon_command(&self) -> Command {
         let (state, run) = (self.island.path("state"), self.island.path("run"));
-        match self.kind {
+        let mut command = match self.kind {
             Kind::Insula => {
                 let mut command = Command::new(program("insulad"));
                 command.arg("--root").arg(state).arg("--run").arg(run).args(["--cgroup-parent", &self.group]);
@@ -153,7 +161,9 @@ impl Subject {
                 command.arg(format!("--pidfile={}", run.join("dockerd.pid").display()));
                 command
             }
-        }
+        };
+        command.args(&self.extra);
+        command
     }
 
     /// Starts the daemon (again) and waits until it answers.

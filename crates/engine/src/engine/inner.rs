@@ -18,6 +18,7 @@ use store::{Durability, Store, Txn};
 use tokio::sync::mpsc;
 
 pub(crate) struct Inner {
+    pub(crate) id: String,
     pub(crate) config: Config,
     pub(crate) host: Host,
     pub(crate) store: Store,
@@ -65,6 +66,7 @@ pub(super) const EVENTS: &str = "event/";
 pub(super) const VOLUMES: &str = "volume/";
 
 pub(super) struct Parts {
+    pub(super) id: String,
     pub(super) config: Config,
     pub(super) host: Host,
     pub(super) store: Store,
@@ -76,7 +78,7 @@ pub(super) struct Parts {
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { config, host, store, images, cgroups, netns, skeleton } = parts;
+        let Parts { id, config, host, store, images, cgroups, netns, skeleton } = parts;
         let zygote = Zygote::new(&config.shim);
         let networks = Networks::new(&config);
         let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
@@ -84,6 +86,7 @@ impl Inner {
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
         let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         Self {
+            id,
             config,
             host,
             store,

@@ -73,6 +73,8 @@ pub struct HostInfo {
     pub security: Vec<&'static str>,
     /// Where state is kept.
     pub root: std::path::PathBuf,
+    /// What this daemon's state is called, once and for all: a UUID.
+    pub id: String,
 }
 
 impl Engine {
@@ -116,6 +118,13 @@ impl Engine {
         self.inner.events.watch(since_ns)
     }
 
+    /// Tells watchers that the daemon's settings were read again.
+    pub fn reloaded(&self) {
+        let name = self.info().name;
+        let words = std::collections::BTreeMap::from([("name".to_owned(), name.clone())]);
+        self.inner.store_event(self.inner.events.event(crate::model::EventKind::Daemon, "reload", &name, words));
+    }
+
     /// The host in numbers.
     #[must_use]
     pub fn info(&self) -> HostInfo {
@@ -140,6 +149,7 @@ impl Engine {
             memory_bytes: crate::host::memory_bytes(),
             security: crate::host::security(&self.inner.host),
             root: self.inner.config.root.clone(),
+            id: self.inner.id.clone(),
         }
     }
 }

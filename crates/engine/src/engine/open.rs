@@ -58,7 +58,27 @@ fn parts(config: Config) -> Result<Parts> {
     };
     let skeleton = crate::files::skeleton(&config.root.join("skeleton"))
         .map_err(|error| broken("the folder of mount points", &error))?;
-    Ok(Parts { host: crate::host::facts(), config, store, images, cgroups, netns, skeleton })
+    let id = identity(&config.root).map_err(|error| broken("the daemon's id", &error))?;
+    Ok(Parts { id, host: crate::host::facts(), config, store, images, cgroups, netns, skeleton })
+}
+
+/// The id in the state's folder, made up when it is used for the first time.
+fn identity(root: &Path) -> std::io::Result<String> {
+    let path = root.join("engine-id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    // RFC 9562, version 4
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let text = hex::encode(bytes);
+    let id = [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-");
+    std::fs::write(&path, &id)?;
+    Ok(id)
 }
 
 async fn recover(inner: &Arc<Inner>) {

@@ -13,5 +13,6 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod run;
+mod settings;
 mod terminal;
 mod volumes;
