@@ -30,3 +30,4 @@ pub mod yaml;
 pub use load::{Loader, Options};
 pub use node::FileError;
 pub use project::Project;
+pub use shape::words as shell_words;

@@ -511,7 +511,7 @@ pub(crate) fn clean(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// A quote that nothing closes.
-pub(crate) fn words(text: &str) -> Result<Vec<String>, String> {
+pub fn words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut letters = text.chars();

@@ -21,7 +21,7 @@ fn folder(path: &str) -> Result<BuildCache, String> {
 }
 
 /// An image's name, or `type=registry,ref=NAME`, or `type=local,src=DIR`.
-pub(super) fn source(text: &str) -> Result<BuildCache, String> {
+pub(crate) fn source(text: &str) -> Result<BuildCache, String> {
     if !text.contains('=') {
         return Ok(BuildCache::Name(text.to_owned()));
     }
@@ -36,7 +36,7 @@ pub(super) fn source(text: &str) -> Result<BuildCache, String> {
 }
 
 /// `type=inline`, `type=registry,ref=NAME` or `type=local,dest=DIR`; the last two with `mode=min` or `mode=max`.
-pub(super) fn target(text: &str) -> Result<BuildCacheTarget, String> {
+pub(crate) fn target(text: &str) -> Result<BuildCacheTarget, String> {
     let fields = checked(text, &["dest", "mode", "ref", "type"])?;
     let all = match fields.get("mode").copied().unwrap_or("min") {
         "min" => false,

@@ -1,6 +1,6 @@
 //! `insula build`: an image from a Dockerfile; and `insula builder`.
 
-mod cache;
+pub(crate) mod cache;
 mod progress;
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::flags::{Action, Command, Flag, Parsed};
 use crate::image::registry::proofs;
 use crate::value::{number, pair};
 use crate::{output, table, terminal};
-use progress::Show;
+pub(crate) use progress::Show;
 
 pub(crate) static COMMAND: Command = Command {
     name: "build",
@@ -121,15 +121,8 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         asked.output = Some(shared(folder)?);
     }
     asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
-    let mut line = serde_json::to_vec(&asked)?;
-    line.push(b'\n');
-    let mut body: Box<dyn Read> = match stdin {
-        Some(rest) => Box::new(Cursor::new(line).chain(rest)),
-        None => Box::new(Cursor::new(line)),
-    };
     let mut client = Client::new(context);
-    let answer = client.upload_as("/insula/build", &mut *body, proofs()?)?;
-    let id = follow(answer, show)?;
+    let id = image(&mut client, &asked, stdin, show)?;
     for output in &outputs {
         match output {
             Output::Folder(_) => {}
@@ -148,6 +141,22 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         output::line(&id);
     }
     Ok(0)
+}
+
+/// Has an image built, and shows how; its id. `rest` is the context where that is an archive.
+pub(crate) fn image(
+    client: &mut Client,
+    asked: &Build,
+    rest: Option<Box<dyn Read>>,
+    show: Show,
+) -> Result<String, Failure> {
+    let mut line = serde_json::to_vec(asked)?;
+    line.push(b'\n');
+    let mut body: Box<dyn Read> = match rest {
+        Some(rest) => Box::new(Cursor::new(line).chain(rest)),
+        None => Box::new(Cursor::new(line)),
+    };
+    follow(client.upload_as("/insula/build", &mut *body, proofs()?)?, show)
 }
 
 fn save(client: &mut Client, target: &str, dest: &str) -> Result<(), Failure> {
@@ -291,7 +300,8 @@ fn is_address(text: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
 }
 
-fn shared(folder: &Path) -> Result<SharedFolder, Failure> {
+/// A folder as the daemon finds it again.
+pub(crate) fn shared(folder: &Path) -> Result<SharedFolder, Failure> {
     let whole = fs::canonicalize(folder).during(|| format!("cannot open the folder {}", folder.display()))?;
     let meta = fs::metadata(&whole).during(|| format!("cannot open the folder {}", folder.display()))?;
     if !meta.is_dir() {
@@ -328,7 +338,8 @@ fn secret(text: &str) -> Result<(String, Vec<u8>), String> {
     Ok(((*id).to_owned(), bytes))
 }
 
-fn agent(text: &str) -> Result<(String, String), String> {
+/// An SSH agent: `ID=SOCKET`, or `default` for the user's own.
+pub(crate) fn agent(text: &str) -> Result<(String, String), String> {
     let (id, path) = match text.split_once('=') {
         Some((id, path)) => (id, path.to_owned()),
         None => {

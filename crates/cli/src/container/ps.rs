@@ -156,11 +156,14 @@ pub(crate) fn row(container: &Value, whole: bool, now: Timestamp) -> Value {
     })
 }
 
-fn ports(ports: &[Value]) -> String {
+pub(crate) fn ports(ports: &[Value]) -> String {
     let one = |port: &Value| {
         let inside = format!("{}/{}", table::number(port, "/PrivatePort"), table::text(port, "/Type"));
         match table::number(port, "/PublicPort") {
             0 => inside,
+            outside if table::text(port, "/IP").contains(':') => {
+                format!("[{}]:{outside}->{inside}", table::text(port, "/IP"))
+            }
             outside => format!("{}:{outside}->{inside}", table::text(port, "/IP")),
         }
     };

@@ -168,6 +168,42 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// Asks for an image to be pulled, or for all of a repository; the answer tells how far it is.
+///
+/// # Errors
+/// What the daemon refuses.
+pub(crate) fn request_pull(
+    context: &Context,
+    name: &str,
+    platform: Option<&str>,
+    key: Option<&str>,
+) -> Result<Answer, Failure> {
+    let (repository, tag) = match name.split_once('@') {
+        Some((repository, digest)) => (split_tag(repository).0, Some(digest)),
+        None => split_tag(name),
+    };
+    let query = Query::default()
+        .with("fromImage", repository)
+        .with("tag", tag.unwrap_or("latest"))
+        .with_some("platform", platform)
+        .with_some("verify", key);
+    Client::new(context).stream_as("POST", &query.behind("/images/create"), proof(domain_of(name))?.as_deref())
+}
+
+/// Asks for an image to be pushed; the answer tells how far it is.
+///
+/// # Errors
+/// What the daemon refuses.
+pub(crate) fn request_push(context: &Context, name: &str) -> Result<Answer, Failure> {
+    let (repository, tag) = split_tag(name);
+    push_target(context, name, repository, Some(tag.unwrap_or("latest")))
+}
+
+fn push_target(context: &Context, name: &str, repository: &str, tag: Option<&str>) -> Result<Answer, Failure> {
+    let target = Query::default().with_some("tag", tag).behind(&format!("/images/{}/push", encode(repository)));
+    Client::new(context).stream_as("POST", &target, proof(domain_of(name))?.as_deref())
+}
+
 fn pull(context: &Context, given: &Parsed) -> Outcome {
     let name = given.first();
     let (repository, mut tag) = match name.split_once('@') {
@@ -210,9 +246,7 @@ fn push(context: &Context, given: &Parsed) -> Outcome {
     } else {
         tag = tag.or(Some("latest"));
     }
-    let target = Query::default().with_some("tag", tag).behind(&format!("/images/{}/push", encode(repository)));
-    let answer = Client::new(context).stream_as("POST", &target, proof(domain_of(name))?.as_deref())?;
-    follow(answer, given.on("quiet"))?;
+    follow(push_target(context, name, repository, tag)?, given.on("quiet"))?;
     if given.on("quiet") {
         output::line(name);
     }

@@ -89,7 +89,10 @@ pub fn resolved(service: &Service, found: &Found) -> Service {
             element.value = crate::node::Value::Text(resolved);
         }
     }
-    Service::new(&service.name, node).unwrap_or_else(|_| service.clone())
+    let Ok(mut resolved) = Service::new(&service.name, node) else { return service.clone() };
+    // the user may have asked for another number than the file
+    resolved.spec.scale = service.spec.scale;
+    resolved
 }
 
 /// A container of a service, which was [`resolved`].

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::interpolate::Variable;
 use crate::load::Loaded;
 use crate::node::{FileError, Map, Node, Place, Value};
+use crate::shape::{Shaper, Type, Variables};
 use crate::{merge, normal, schema};
 
 mod spec;
@@ -85,9 +86,20 @@ impl Service {
     /// # Errors
     /// What the form allows but makes no sense.
     pub fn new(name: &str, mut node: Node) -> Result<Self, FileError> {
-        merge::order(&mut node, &crate::shape::Type::Record(&schema::SERVICE));
+        merge::order(&mut node, &Type::Record(&schema::SERVICE));
         let spec = typed(&node, &format!("services.{name}"))?;
         Ok(Self { name: name.to_owned(), node, spec })
+    }
+
+    /// The service with a part of another laid over it, whose relative paths begin at `base`.
+    ///
+    /// # Errors
+    /// What is wrong in the part.
+    pub fn overlaid(&self, over: &Node, base: &Path) -> Result<Self, FileError> {
+        let kind = Type::Record(&schema::SERVICE);
+        let shaper = Shaper { base, home: None, variables: Variables::Replaced };
+        let over = shaper.shape(over, &kind, "")?;
+        Self::new(&self.name, merge::merge(self.node.clone(), over, &kind, "")?)
     }
 
     /// How many containers it has.
@@ -130,7 +142,7 @@ fn typed<T: for<'de> Deserialize<'de>>(node: &Node, path: &str) -> Result<T, Fil
 fn resources<T: for<'de> Deserialize<'de>>(
     root: &mut Node,
     section: &str,
-    kind: &crate::shape::Type,
+    kind: &Type,
 ) -> Result<BTreeMap<String, Resource<T>>, FileError> {
     let mut found = BTreeMap::new();
     let Some(Node { value: Value::Map(map), .. }) = root.as_map_mut().and_then(|map| map.remove(section)) else {
@@ -179,7 +191,7 @@ impl Project {
         if let Value::Map(mut rest) = root.value {
             rest.remove("name");
             let mut rest = Node::new(Value::Map(rest), &Place::nowhere());
-            merge::order(&mut rest, &crate::shape::Type::Any);
+            merge::order(&mut rest, &Type::Any);
             project.rest = rest.as_map().cloned().unwrap_or_default();
         }
         normal::check(&project)?;
