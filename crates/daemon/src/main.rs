@@ -19,6 +19,7 @@ use engine::{Config, Distribution, Engine, KeepBlobs};
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -69,6 +70,9 @@ struct Arguments {
     /// Whether pulled layers are kept compressed too, so that images go out byte for byte as they came
     #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
     keep_compressed: KeepBlobs,
+    /// Seconds after the last pull until compressed layers are reduced to what the layers do not have; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    reduce_after: u64,
 }
 
 /// What else the program is.
@@ -230,7 +234,8 @@ fn distribution(arguments: &Arguments) -> Distribution {
     for (registry, url) in &arguments.mirror {
         client.mirrors.entry(registry.clone()).or_default().push(url.clone());
     }
-    Distribution { client, keep: arguments.keep_compressed }
+    let reduce_after = (arguments.reduce_after > 0).then(|| Duration::from_secs(arguments.reduce_after));
+    Distribution { client, keep: arguments.keep_compressed, reduce_after }
 }
 
 fn make_folder(path: &Path) -> Result<()> {

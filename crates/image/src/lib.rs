@@ -6,6 +6,7 @@
 //! block. Neighbours: `oci` for names and digests, `sys` for mounting; the engine stands above.
 
 mod config;
+mod deflate;
 mod directory;
 mod error;
 mod import;
@@ -38,6 +39,7 @@ pub use model::{
 pub use mount::Layers;
 pub use path::PathError;
 pub use store::build::{CacheRecord, CacheUse, Held};
+pub use store::reduced::WholeBlob;
 pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.

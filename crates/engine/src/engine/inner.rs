@@ -31,6 +31,8 @@ pub(crate) struct Inner {
     pub(crate) zygote: Zygote,
     pub(crate) events: EventLog,
     pub(crate) builds: crate::build::Shared,
+    /// Told when images have come from elsewhere.
+    pub(super) taken: Arc<tokio::sync::Notify>,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
@@ -90,6 +92,7 @@ impl Inner {
             zygote,
             events: EventLog::new(events),
             builds: crate::build::Shared::default(),
+            taken: Arc::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
             seccomp: Mutex::default(),

@@ -13,6 +13,7 @@ mod inner;
 mod open;
 mod pull;
 mod push;
+mod reduce;
 mod volumes;
 
 pub use archive::Saving;

@@ -22,6 +22,7 @@ pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
     let parts = opened.map_err(|error| EngineError::internal("opening was cut short", &error))??;
     let inner = Arc::new(Inner::new(parts));
     recover(&inner).await;
+    super::reduce::start(&inner);
     Ok(inner)
 }
 
