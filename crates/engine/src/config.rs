@@ -4,6 +4,7 @@ use crate::model::{ContainerId, IdRange, NetworkSpec};
 use net::Subnet;
 use net::ipam::{Pool, SubnetRequest};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The engine's configuration.
 #[derive(Debug, Clone)]
@@ -70,6 +71,8 @@ pub struct Distribution {
     pub client: registry::client::ClientConfig,
     /// Whether the compressed layers of pulled images are kept.
     pub keep: KeepBlobs,
+    /// How long after the last pull or load the compressed layers are reduced to what the layers do not have; never if none.
+    pub reduce_after: Option<Duration>,
 }
 
 /// Whether the compressed layers of pulled images are kept.

@@ -6,6 +6,7 @@
 //! block. Neighbours: `oci` for names and digests, `sys` for mounting; the engine stands above.
 
 mod config;
+mod deflate;
 mod directory;
 mod error;
 mod import;
@@ -41,6 +42,7 @@ pub use mount::Layers;
 pub use path::PathError;
 pub use pipeline::decompress;
 pub use store::build::{CacheRecord, CacheUse, Held};
+pub use store::reduced::WholeBlob;
 pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 pub use unpack::unpack;
 

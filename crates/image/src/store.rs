@@ -3,6 +3,7 @@
 //! ```text
 //! index.json                    every image with its names and layers; replaced in one rename: the point of commitment
 //! blobs/sha256/<hex>            configurations; manifests that images came with, and the compressed layers those name
+//! blobs/sha256/<hex>.parts      what a compressed layer has beyond its layer, in its place
 //! layers/<hex>/layer.erofs      a layer (or layers/<hex>/root/, where the kernel has no EROFS)
 //! layers/<hex>/archive.recipe   how its archive comes back, byte for byte
 //! layers/<hex>/layer.json       what the layer should be
@@ -38,6 +39,7 @@ use crate::mount::{Layers, Mounts};
 pub(crate) mod build;
 mod check;
 mod intake;
+pub(crate) mod reduced;
 mod sweeper;
 
 pub use intake::{Intake, Keep, LayerRules, NewImage, TakenLayer, layers_of};
@@ -425,7 +427,7 @@ impl Store {
             [("layers", hexes(layers.iter().map(|layer| &layer.0))), ("blobs/sha256", hexes(blobs.iter()))]
         {
             for entry in fs::read_dir(self.inner.root.join(folder)).into_iter().flatten().flatten() {
-                if !entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
+                if !reduced::blob_name(&entry.file_name()).is_some_and(|name| keep.contains(name)) {
                     drop(self.discard(&entry.path()));
                 }
             }
@@ -470,7 +472,7 @@ impl Store {
         let size = |layer: &LayerId| {
             import_record(&self.inner.root, layer).map_or(0, |record| record.size + record.recipe_size)
         };
-        let blob = |digest: &Digest| fs::metadata(blob_path(&self.inner.root, digest)).map_or(0, |stat| stat.len());
+        let blob = |digest: &Digest| reduced::disk_bytes(&self.inner.root, digest);
         DiskUsage {
             images: state.images.len(),
             layers: layers.len(),
@@ -663,7 +665,7 @@ fn remove_leftovers(root: &Path, state: &State) -> Result<(), ImageError> {
         let path = root.join(folder);
         for entry in fs::read_dir(&path).map_err(ImageError::file("read", &path))? {
             let entry = entry.map_err(ImageError::file("read", &path))?;
-            if entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
+            if reduced::blob_name(&entry.file_name()).is_some_and(|name| keep.contains(name)) {
                 continue;
             }
             let leftover = entry.path();

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
 
 /// The file that is read if there is one and no other is named.
@@ -102,6 +103,9 @@ pub(crate) struct Flags {
     /// Whether pulled layers are kept compressed too, so that images go out byte for byte as they came
     #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
     keep_compressed: KeepBlobs,
+    /// Seconds after the last pull until compressed layers are reduced to what the layers do not have; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    reduce_after: u64,
 }
 
 /// The file.
@@ -355,6 +359,7 @@ impl Flags {
             client.mirrors.entry(registry.clone()).or_default().push(url.clone());
         }
         let mirrors = client.mirrors.get("docker.io").cloned().unwrap_or_default();
+        let reduce_after = (self.reduce_after > 0).then(|| Duration::from_secs(self.reduce_after));
         Ok(Resolved {
             root: absolute(either("data-root", self.root, file.data_root)?.unwrap_or_else(|| ROOT.into()))?,
             run: absolute(either("exec-root", self.run, file.exec_root)?.unwrap_or_else(|| RUN.into()))?,
@@ -368,7 +373,7 @@ impl Flags {
             group: either("group", self.socket_group, file.group)?,
             mode: self.socket_mode,
             metrics: either("metrics-addr", self.metrics_addr, file.metrics_addr)?,
-            distribution: Distribution { client, keep: self.keep_compressed },
+            distribution: Distribution { client, keep: self.keep_compressed, reduce_after },
             network,
             settings: Settings { labels, debug, insecure_registries: insecure, mirrors, defaults },
         })

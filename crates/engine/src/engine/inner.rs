@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) stills: crate::copy::Stills,
     pub(crate) claims: Arc<crate::volume::Claims>,
     pub(super) making_volumes: Mutex<()>,
+    /// Told when images have come from elsewhere.
+    pub(super) taken: Arc<tokio::sync::Notify>,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
@@ -103,6 +105,7 @@ impl Inner {
             stills: crate::copy::Stills::default(),
             claims: Arc::default(),
             making_volumes: Mutex::default(),
+            taken: Arc::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
             seccomp: Mutex::default(),

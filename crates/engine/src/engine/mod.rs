@@ -14,6 +14,7 @@ mod networks;
 mod open;
 mod pull;
 mod push;
+mod reduce;
 mod volumes;
 
 pub use archive::Saving;

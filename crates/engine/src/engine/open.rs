@@ -26,6 +26,7 @@ pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
     let resuming = Arc::clone(&inner);
     let resumed = tokio::task::spawn_blocking(move || crate::network::resume(&resuming)).await;
     resumed.map_err(|error| EngineError::internal("opening was cut short", &error))?;
+    super::reduce::start(&inner);
     Ok(inner)
 }
 

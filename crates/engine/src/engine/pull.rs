@@ -111,6 +111,7 @@ impl Engine {
         let status = if before == Some(image.id) { "Image is up to date" } else { "Downloaded newer image" };
         tell(Progress::Line(format!("Status: {status} for {name}"))).await;
         self.tell_as(&image, "pull", &name);
+        self.inner.taken.notify_one();
         Ok(())
     }
 
