@@ -16,6 +16,7 @@ mod bus;
 mod device;
 mod layout;
 mod machine;
+pub mod program;
 
 pub use boot::BootError;
 pub use machine::{ConsoleOutput, Event, Machine, MachineError, SpecError};

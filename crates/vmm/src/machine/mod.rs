@@ -2,7 +2,7 @@
 
 mod assembly;
 mod processor;
-pub(crate) mod specification;
+mod specification;
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -19,6 +19,7 @@ use crate::boot::BootError;
 use crate::device::{Button, SerialPort};
 use processor::Processor;
 pub use specification::SpecError;
+pub(crate) use specification::check;
 
 /// The time-stamp counter's MSR.
 const MSR_TSC: u32 = 0x10;
@@ -111,9 +112,10 @@ impl Machine {
         self.stopped.is_none()
     }
 
-    /// Sends input to its serial port.
-    pub fn input(&self, bytes: &[u8]) {
-        self.serial.input(bytes);
+    /// The way to its serial port for input.
+    pub fn input_line(&self) -> ConsoleOutput {
+        let serial = Arc::clone(&self.serial);
+        Arc::new(move |bytes| serial.input(bytes))
     }
 
     /// Presses its power button.
