@@ -1,0 +1,13 @@
+//! The only room of unsafe code here: guest memory behind host pointers, and machine code that we make and run.
+//!
+//! Each file has a face that is safe to use however it is called; what holds it together is written at its `unsafe` blocks.
+#![expect(unsafe_code, reason = "guest memory and generated code are reached through host pointers")]
+
+pub(crate) mod access;
+pub(crate) mod code;
+pub(crate) mod emit;
+pub(crate) mod native;
+#[cfg(any(test, feature = "diff"))]
+pub(crate) mod oracle;
+pub(crate) mod ram;
+pub(crate) mod tlb;
