@@ -11,7 +11,12 @@ fn main() -> std::io::Result<()> {
     for f in &report.failures {
         println!("{f}");
     }
-    println!("seed {seed}: {} instructions of {} forms, {} disagreements", report.cases, report.coverage.len(), report.failed);
+    println!(
+        "seed {seed}: {} instructions of {} forms, {} disagreements",
+        report.cases,
+        report.coverage.len(),
+        report.failed
+    );
     for (form, (ran, completed)) in &report.coverage {
         println!("{form}\t{ran}\t{completed}");
     }

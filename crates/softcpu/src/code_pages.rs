@@ -16,24 +16,20 @@ struct Chunk {
 
 impl Chunk {
     fn new() -> Box<Self> {
-        Box::new(Self {
-            lines: [const { AtomicU64::new(0) }; CHUNK],
-            generation: [const { AtomicU32::new(0) }; CHUNK],
-        })
+        Box::new(Self { lines: [const { AtomicU64::new(0) }; CHUNK], generation: [const { AtomicU32::new(0) }; CHUNK] })
     }
 }
 
 /// The map of code in a machine's memory.
 pub(crate) struct CodePages {
     chunks: Vec<OnceLock<Box<Chunk>>>,
-    epoch: AtomicU64,
 }
 
 impl CodePages {
     /// A map for memory that ends at guest-physical address `end`.
     pub(crate) fn new(end: u64) -> Self {
         let chunks = (end >> 12).div_ceil(CHUNK as u64) as usize;
-        Self { chunks: std::iter::repeat_with(OnceLock::new).take(chunks).collect(), epoch: AtomicU64::new(0) }
+        Self { chunks: std::iter::repeat_with(OnceLock::new).take(chunks).collect() }
     }
 
     fn chunk(&self, gpa: u64) -> Option<&Chunk> {
@@ -57,9 +53,6 @@ impl CodePages {
         let Some(slot) = self.chunks.get((gpa >> 12) as usize / CHUNK) else { return false };
         let c = slot.get_or_init(Chunk::new);
         let before = c.lines[Self::index(gpa)].fetch_or(Self::bits(gpa, len), Ordering::SeqCst);
-        if before == 0 {
-            self.epoch.fetch_add(1, Ordering::SeqCst);
-        }
         before == 0
     }
 
@@ -92,14 +85,7 @@ impl CodePages {
             let i = Self::index(gpa);
             c.generation[i].fetch_add(1, Ordering::SeqCst);
             c.lines[i].store(0, Ordering::SeqCst);
-            self.epoch.fetch_add(1, Ordering::SeqCst);
         }
-    }
-
-    /// Counts every change of the map: who keeps anything derived from it looks again when the number moves.
-    #[inline]
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
     }
 }
 

@@ -91,7 +91,8 @@ impl Cpu {
             if x.s.halted {
                 return Left::Halted;
             }
-            if x.board.attention() && !x.s.shadow {
+            let interrupt = x.s.rflags & flags::IF != 0 && x.board.vector_waits();
+            if (interrupt || x.board.attention()) && !x.s.shadow {
                 return Left::Attention;
             }
             if x.s.instructions >= end {
@@ -179,7 +180,8 @@ fn run_block(x: &mut Exec<'_>, blocks: &mut BlockCache, length: Length) -> Done 
         Err(Fault::Triple)
     };
     let shared = x.shared;
-    let mut source = Source { ram: &shared.ram, code: &shared.code, natives: x.natives, became_code: Vec::new() };
+    let mut source =
+        Source { ram: &shared.ram, code: &shared.code, natives: x.natives, board: x.board, became_code: Vec::new() };
     let block = blocks.block(gpa, size, &mut source, next)?;
     for page in source.became_code {
         if let Some(p) = shared.ram.page(page) {

@@ -31,8 +31,22 @@ pub(crate) trait Board {
     fn cr8(&self) -> u64;
     /// Sets the task priority.
     fn set_cr8(&self, v: u64);
-    /// Whether something asks for the CPU's attention: an interrupt, a kick.
+    /// Whether something asks for the CPU's attention: an interrupt controller, another CPU, a kick.
     fn attention(&self) -> bool;
+    /// Whether an interrupt would be delivered if the CPU took interrupts.
+    fn vector_waits(&self) -> bool;
+    /// The page at `gpa` is about to be written without further notice.
+    fn dirty(&self, gpa: u64);
+    /// `len` bytes at `gpa` have been decoded; if `first`, the page held no code before and no other CPU's TLB may keep it
+    /// writable.
+    fn decoded(&self, gpa: u64, len: u64, first: First);
+}
+
+/// Whether something is so for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    Yes,
+    No,
 }
 
 /// What all CPUs of a machine share.

@@ -14,3 +14,6 @@ mod interp;
 pub mod irqchip;
 mod mmu;
 mod state;
+mod vm;
+
+pub use vm::SoftVm;

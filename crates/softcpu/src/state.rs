@@ -44,7 +44,6 @@ pub(crate) const CR4_OSXMMEXCPT: u64 = 1 << 10;
 pub(crate) const CR4_UMIP: u64 = 1 << 11;
 pub(crate) const CR4_FSGSBASE: u64 = 1 << 16;
 pub(crate) const CR4_PCIDE: u64 = 1 << 17;
-pub(crate) const CR4_OSXSAVE: u64 = 1 << 18;
 pub(crate) const CR4_SMEP: u64 = 1 << 20;
 pub(crate) const CR4_SMAP: u64 = 1 << 21;
 
@@ -65,7 +64,7 @@ pub(crate) const ATTR_UNUSABLE: u32 = 1 << 16;
 /// A segment register with its hidden part.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// Linear address of its first byte.
     pub base: u64,
     /// Last valid offset, in bytes whatever the granularity.
@@ -97,7 +96,7 @@ impl Segment {
 /// GDTR or IDTR.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Table {
+pub(crate) struct Table {
     /// Linear address.
     pub base: u64,
     /// Last valid offset in bytes.
@@ -107,7 +106,7 @@ pub struct Table {
 /// The image that FXSAVE writes: x87, MMX and SSE registers.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fx(pub [u8; 512]);
+pub(crate) struct Fx(pub [u8; 512]);
 
 impl Default for Fx {
     fn default() -> Self {
@@ -152,7 +151,7 @@ pub(crate) enum View {
 /// One virtual CPU's registers. `repr(C)`: translated code uses the offsets.
 #[repr(C, align(64))]
 #[derive(Clone, Debug)]
-pub struct CpuState {
+pub(crate) struct CpuState {
     /// rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15.
     pub gpr: [u64; 16],
     /// Where the next instruction is (offset in CS).
@@ -208,7 +207,7 @@ pub struct CpuState {
 /// Model-specific registers that hold plain values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Msrs {
+pub(crate) struct Msrs {
     /// STAR.
     pub star: u64,
     /// LSTAR.
@@ -241,10 +240,6 @@ pub struct Msrs {
     pub mtrr_var: [u64; 16],
     /// SPEC_CTRL.
     pub spec_ctrl: u64,
-    /// KVM's system time structure.
-    pub kvm_system_time: u64,
-    /// KVM's wall clock structure.
-    pub kvm_wall_clock: u64,
 }
 
 impl Default for CpuState {

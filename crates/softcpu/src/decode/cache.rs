@@ -2,6 +2,7 @@
 
 use super::{Flow, Op, instruction, op};
 use crate::code_pages::CodePages;
+use crate::exec::{Board, First};
 use crate::host::native::Natives;
 use crate::host::ram::{PAGE, Ram};
 use crate::state::CodeSize;
@@ -34,9 +35,7 @@ fn key(gpa: u64, size: CodeSize) -> u64 {
 
 impl BlockCache {
     pub(crate) fn new() -> Self {
-        let slots = (0..SLOTS)
-            .map(|_| Block { key: EMPTY, generation: 0, next: None, ops: Box::new([]) })
-            .collect();
+        let slots = (0..SLOTS).map(|_| Block { key: EMPTY, generation: 0, next: None, ops: Box::new([]) }).collect();
         Self { slots }
     }
 
@@ -75,15 +74,19 @@ pub(crate) struct Source<'a> {
     pub(crate) ram: &'a Ram,
     pub(crate) code: &'a CodePages,
     pub(crate) natives: &'a mut Natives,
-    /// Pages that have begun to hold code, which no TLB may keep writable.
+    /// Told of what is decoded.
+    pub(crate) board: &'a dyn Board,
+    /// Pages that have begun to hold code, which this CPU's TLB may not keep writable.
     pub(crate) became_code: Vec<u64>,
 }
 
 impl Source<'_> {
     fn mark(&mut self, gpa: u64, len: u64) {
-        if self.code.mark(gpa, len) {
+        let first = self.code.mark(gpa, len);
+        if first {
             self.became_code.push(gpa);
         }
+        self.board.decoded(gpa, len, if first { First::Yes } else { First::No });
     }
 
     fn decode(

@@ -222,11 +222,26 @@ fn address_size(instr: &Instruction, size: CodeSize) -> u8 {
 fn count_size(instr: &Instruction) -> u8 {
     use iced_x86::Code as C;
     match instr.code() {
-        C::Loopne_rel8_16_CX | C::Loopne_rel8_32_CX | C::Loope_rel8_16_CX | C::Loope_rel8_32_CX | C::Loop_rel8_16_CX
-        | C::Loop_rel8_32_CX | C::Jcxz_rel8_16 | C::Jcxz_rel8_32 => 2,
-        C::Loopne_rel8_16_ECX | C::Loopne_rel8_32_ECX | C::Loopne_rel8_64_ECX | C::Loope_rel8_16_ECX
-        | C::Loope_rel8_32_ECX | C::Loope_rel8_64_ECX | C::Loop_rel8_16_ECX | C::Loop_rel8_32_ECX
-        | C::Loop_rel8_64_ECX | C::Jecxz_rel8_16 | C::Jecxz_rel8_32 | C::Jecxz_rel8_64 => 4,
+        C::Loopne_rel8_16_CX
+        | C::Loopne_rel8_32_CX
+        | C::Loope_rel8_16_CX
+        | C::Loope_rel8_32_CX
+        | C::Loop_rel8_16_CX
+        | C::Loop_rel8_32_CX
+        | C::Jcxz_rel8_16
+        | C::Jcxz_rel8_32 => 2,
+        C::Loopne_rel8_16_ECX
+        | C::Loopne_rel8_32_ECX
+        | C::Loopne_rel8_64_ECX
+        | C::Loope_rel8_16_ECX
+        | C::Loope_rel8_32_ECX
+        | C::Loope_rel8_64_ECX
+        | C::Loop_rel8_16_ECX
+        | C::Loop_rel8_32_ECX
+        | C::Loop_rel8_64_ECX
+        | C::Jecxz_rel8_16
+        | C::Jecxz_rel8_32
+        | C::Jecxz_rel8_64 => 4,
         _ => 8,
     }
 }
@@ -238,8 +253,12 @@ fn immediate(instr: &Instruction) -> u64 {
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 return instr.near_branch_target().wrapping_sub(instr.len() as u64);
             }
-            OpKind::FarBranch16 => return u64::from(instr.far_branch16()) | (u64::from(instr.far_branch_selector()) << 32),
-            OpKind::FarBranch32 => return u64::from(instr.far_branch32()) | (u64::from(instr.far_branch_selector()) << 32),
+            OpKind::FarBranch16 => {
+                return u64::from(instr.far_branch16()) | (u64::from(instr.far_branch_selector()) << 32);
+            }
+            OpKind::FarBranch32 => {
+                return u64::from(instr.far_branch32()) | (u64::from(instr.far_branch_selector()) << 32);
+            }
             OpKind::Immediate8_2nd => v |= instr.immediate(i) << 16,
             k if (OpKind::Immediate8..=OpKind::Immediate32to64).contains(&k) => v = instr.immediate(i),
             _ => {}
@@ -255,12 +274,29 @@ fn flow(instr: &Instruction) -> Flow {
     }
     let ends = matches!(
         instr.mnemonic(),
-        Mnemonic::Hlt | Mnemonic::Sti | Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq | Mnemonic::Wrmsr
-            | Mnemonic::Stac | Mnemonic::Clac | Mnemonic::Lmsw | Mnemonic::Invlpg | Mnemonic::Invpcid | Mnemonic::Cpuid
-            | Mnemonic::Clts | Mnemonic::Out | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd | Mnemonic::Pause
+        Mnemonic::Hlt
+            | Mnemonic::Sti
+            | Mnemonic::Popf
+            | Mnemonic::Popfd
+            | Mnemonic::Popfq
+            | Mnemonic::Wrmsr
+            | Mnemonic::Stac
+            | Mnemonic::Clac
+            | Mnemonic::Lmsw
+            | Mnemonic::Invlpg
+            | Mnemonic::Invpcid
+            | Mnemonic::Cpuid
+            | Mnemonic::Clts
+            | Mnemonic::Out
+            | Mnemonic::Outsb
+            | Mnemonic::Outsw
+            | Mnemonic::Outsd
+            | Mnemonic::Pause
     ) || (instr.op_count() > 0
         && instr.op_kind(0) == OpKind::Register
-        && (instr.op0_register().is_cr() || instr.op0_register().is_dr() || instr.op0_register().is_segment_register()))
+        && (instr.op0_register().is_cr()
+            || instr.op0_register().is_dr()
+            || instr.op0_register().is_segment_register()))
         || (instr.mnemonic() == Mnemonic::Pop && instr.op0_register().is_segment_register());
     if ends { Flow::Ends } else { Flow::Next }
 }

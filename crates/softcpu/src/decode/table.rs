@@ -8,7 +8,8 @@ use super::{CR, DR, Handler, IMM, MEM, NONE, Op, SEG};
 use crate::host::native::Natives;
 use crate::interp::fpu::{Class, Memory, Native};
 use crate::interp::{
-    alu, bits, control, decimal, descriptor, far, fpu, invalid, machine, msr, nop, port, registers, shift, stack, string,
+    alu, bits, control, decimal, descriptor, far, fpu, invalid, machine, msr, nop, port, registers, shift, stack,
+    string,
 };
 use crate::state::CodeSize;
 
@@ -314,10 +315,28 @@ fn branch_size(instr: &Instruction, size: CodeSize) -> u8 {
 fn far_size(instr: &Instruction) -> u8 {
     use iced_x86::Code as C;
     match instr.code() {
-        C::Retnw | C::Retnw_imm16 | C::Retfw | C::Retfw_imm16 | C::Iretw | C::Jmp_m1616 | C::Call_m1616
-        | C::Jmp_ptr1616 | C::Call_ptr1616 | C::Enterw_imm16_imm8 => 2,
-        C::Retnd | C::Retnd_imm16 | C::Retfd | C::Retfd_imm16 | C::Iretd | C::Jmp_m1632 | C::Call_m1632
-        | C::Jmp_ptr1632 | C::Call_ptr1632 | C::Enterd_imm16_imm8 | C::Sysretd | C::Sysexitd => 4,
+        C::Retnw
+        | C::Retnw_imm16
+        | C::Retfw
+        | C::Retfw_imm16
+        | C::Iretw
+        | C::Jmp_m1616
+        | C::Call_m1616
+        | C::Jmp_ptr1616
+        | C::Call_ptr1616
+        | C::Enterw_imm16_imm8 => 2,
+        C::Retnd
+        | C::Retnd_imm16
+        | C::Retfd
+        | C::Retfd_imm16
+        | C::Iretd
+        | C::Jmp_m1632
+        | C::Call_m1632
+        | C::Jmp_ptr1632
+        | C::Call_ptr1632
+        | C::Enterd_imm16_imm8
+        | C::Sysretd
+        | C::Sysexitd => 4,
         _ => 8,
     }
 }
@@ -326,8 +345,16 @@ fn is_far(instr: &Instruction) -> bool {
     use iced_x86::Code as C;
     matches!(
         instr.code(),
-        C::Jmp_m1616 | C::Jmp_m1632 | C::Jmp_m1664 | C::Call_m1616 | C::Call_m1632 | C::Call_m1664 | C::Jmp_ptr1616
-            | C::Jmp_ptr1632 | C::Call_ptr1616 | C::Call_ptr1632
+        C::Jmp_m1616
+            | C::Jmp_m1632
+            | C::Jmp_m1664
+            | C::Call_m1616
+            | C::Call_m1632
+            | C::Call_m1664
+            | C::Jmp_ptr1616
+            | C::Jmp_ptr1632
+            | C::Call_ptr1616
+            | C::Call_ptr1632
     )
 }
 
@@ -387,8 +414,16 @@ pub(super) fn handler(instr: &Instruction, op: &mut Op, size: CodeSize, natives:
         Mnemonic::Jmp | Mnemonic::Call => return transfers(instr, op, size).unwrap_or(invalid),
         Mnemonic::Imul if instr.op_count() == 2 => return by_size(sized_imul2(), op.size),
         Mnemonic::Imul if instr.op_count() == 3 => return by_size(sized_imul3(), op.size),
-        Mnemonic::Ret | Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq | Mnemonic::Enter
-        | Mnemonic::Sysret | Mnemonic::Sysretq | Mnemonic::Sysexit | Mnemonic::Sysexitq => op.size2 = far_size(instr),
+        Mnemonic::Ret
+        | Mnemonic::Retf
+        | Mnemonic::Iret
+        | Mnemonic::Iretd
+        | Mnemonic::Iretq
+        | Mnemonic::Enter
+        | Mnemonic::Sysret
+        | Mnemonic::Sysretq
+        | Mnemonic::Sysexit
+        | Mnemonic::Sysexitq => op.size2 = far_size(instr),
         Mnemonic::Lgdt | Mnemonic::Lidt | Mnemonic::Sgdt | Mnemonic::Sidt => op.size2 = table_size(instr),
         Mnemonic::Les => op.cond = 0,
         Mnemonic::Lss => op.cond = 2,
@@ -454,8 +489,15 @@ fn mask_address(instr: &Instruction) -> u8 {
 fn unaligned(m: Mnemonic) -> bool {
     matches!(
         m,
-        Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu | Mnemonic::Pcmpestri
-            | Mnemonic::Pcmpestrm | Mnemonic::Pcmpistri | Mnemonic::Pcmpistrm | Mnemonic::Pcmpestri64
+        Mnemonic::Movups
+            | Mnemonic::Movupd
+            | Mnemonic::Movdqu
+            | Mnemonic::Lddqu
+            | Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestrm
+            | Mnemonic::Pcmpistri
+            | Mnemonic::Pcmpistrm
+            | Mnemonic::Pcmpestri64
             | Mnemonic::Pcmpestrm64
     )
 }
@@ -463,8 +505,16 @@ fn unaligned(m: Mnemonic) -> bool {
 fn class(instr: &Instruction) -> Option<Class> {
     let control = matches!(
         instr.mnemonic(),
-        Mnemonic::Fldcw | Mnemonic::Fnstcw | Mnemonic::Fninit | Mnemonic::Fnclex | Mnemonic::Fnstsw | Mnemonic::Fnstenv
-            | Mnemonic::Fnsave | Mnemonic::Fldenv | Mnemonic::Frstor | Mnemonic::Fnop
+        Mnemonic::Fldcw
+            | Mnemonic::Fnstcw
+            | Mnemonic::Fninit
+            | Mnemonic::Fnclex
+            | Mnemonic::Fnstsw
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fnsave
+            | Mnemonic::Fldenv
+            | Mnemonic::Frstor
+            | Mnemonic::Fnop
     );
     let mmx = (0..instr.op_count()).any(|i| instr.op_kind(i) == OpKind::Register && instr.op_register(i).is_mm());
     for f in instr.cpuid_features() {

@@ -112,8 +112,16 @@ pub(crate) fn undefined_flags(i: &Instruction, s: &CpuState) -> u64 {
     }
     let shift = matches!(
         i.mnemonic(),
-        Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar | Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl
-            | Mnemonic::Rcr | Mnemonic::Shld | Mnemonic::Shrd
+        Mnemonic::Shl
+            | Mnemonic::Sal
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+            | Mnemonic::Rol
+            | Mnemonic::Ror
+            | Mnemonic::Rcl
+            | Mnemonic::Rcr
+            | Mnemonic::Shld
+            | Mnemonic::Shrd
     );
     if shift {
         // AF always; OF for counts other than one; CF when the count passes the operand.
@@ -241,8 +249,8 @@ fn near_anything_of_ours(i: &Instruction, s: &mut CpuState) -> bool {
     if i.op_count() > 0 && near && i.near_branch_target() < CODE {
         return true;
     }
-    let offset_by_register =
-        matches!(i.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) && i.op1_kind() == OpKind::Register;
+    let offset_by_register = matches!(i.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+        && i.op1_kind() == OpKind::Register;
     if offset_by_register && i.op0_kind() == OpKind::Memory {
         let r = i.op1_register().full_register();
         if r == i.memory_base().full_register() || r == i.memory_index().full_register() {
@@ -260,7 +268,13 @@ fn near_anything_of_ours(i: &Instruction, s: &mut CpuState) -> bool {
                     }
                     let v = s.gpr[r.full_register().number()];
                     // xlat adds al alone.
-                    Some(if r.size() == 4 { v & 0xffff_ffff } else if r.size() == 1 { v & 0xff } else { v })
+                    Some(if r.size() == 4 {
+                        v & 0xffff_ffff
+                    } else if r.size() == 1 {
+                        v & 0xff
+                    } else {
+                        v
+                    })
                 })
                 .is_some_and(fair)
     })

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::Case;
 use crate::code_pages::CodePages;
 use crate::cpu::Cpu;
-use crate::exec::{Board, Shared};
+use crate::exec::{Board, First, Shared};
 use crate::fault::{Fault, vector};
 use crate::host::oracle::{CODE, DATA, DATA_LEN, Trap};
 use crate::host::ram::Ram;
 use crate::state::{
-    ATTR_DB, ATTR_G, ATTR_L, ATTR_P, ATTR_S, ATTR_UNUSABLE, CR0_AM, CR0_ET, CR0_MP, CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_OSFXSR,
-    CR4_OSXMMEXCPT, CR4_PAE, CS, CpuState, EFER_LMA, EFER_LME, EFER_NXE, SS, Segment,
+    ATTR_DB, ATTR_G, ATTR_L, ATTR_P, ATTR_S, ATTR_UNUSABLE, CR0_AM, CR0_ET, CR0_MP, CR0_NE, CR0_PE, CR0_PG, CR0_WP,
+    CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, CS, CpuState, EFER_LMA, EFER_LME, EFER_NXE, SS, Segment,
 };
 
 const RAM: usize = 1 << 20;
@@ -50,6 +50,11 @@ impl Board for Empty {
     fn attention(&self) -> bool {
         false
     }
+    fn vector_waits(&self) -> bool {
+        false
+    }
+    fn dirty(&self, _: u64) {}
+    fn decoded(&self, _: u64, _: u64, _: First) {}
 }
 
 pub(crate) struct Machine {

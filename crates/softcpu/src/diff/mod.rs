@@ -100,15 +100,9 @@ pub(crate) struct Case {
 }
 
 fn compare(oracle: &mut Oracle, machine: &mut Machine, case: &Case) -> (Result<(), String>, bool) {
-    if std::env::var_os("TRACE_CASES").is_some() {
-        eprintln!("{:?} {} {:x?}", case.instr.code(), case.instr, &case.page[case.at..case.at + case.instr.len()]);
-    }
     oracle.set_data(&case.data);
     let mut native = case.state.clone();
     let trap = oracle.run(&case.page, case.at, &mut native);
-    if std::env::var_os("TRACE_CASES").is_some() {
-        eprintln!("{trap:x?}");
-    }
     let mut native_data = vec![0; DATA_LEN];
     oracle.data(&mut native_data);
     let (ours, fault, our_data) = machine.run(case);
@@ -119,7 +113,11 @@ fn compare(oracle: &mut Oracle, machine: &mut Machine, case: &Case) -> (Result<(
     if native_data != our_data
         && let Some(i) = native_data.iter().zip(&our_data).position(|(a, b)| a != b)
     {
-        wrong.push(format!("memory {i:#x}: host {:02x?} ours {:02x?}", &native_data[i..][..8.min(DATA_LEN - i)], &our_data[i..][..8.min(DATA_LEN - i)]));
+        wrong.push(format!(
+            "memory {i:#x}: host {:02x?} ours {:02x?}",
+            &native_data[i..][..8.min(DATA_LEN - i)],
+            &our_data[i..][..8.min(DATA_LEN - i)]
+        ));
     }
     if wrong.is_empty() {
         return (Ok(()), completed);
@@ -137,7 +135,14 @@ fn compare(oracle: &mut Oracle, machine: &mut Machine, case: &Case) -> (Result<(
 }
 
 /// How it ended: the next address, or the fault.
-fn judge_end(case: &Case, native: &CpuState, trap: &Trap, ours: &CpuState, fault: Option<Trap>, wrong: &mut Vec<String>) {
+fn judge_end(
+    case: &Case,
+    native: &CpuState,
+    trap: &Trap,
+    ours: &CpuState,
+    fault: Option<Trap>,
+    wrong: &mut Vec<String>,
+) {
     let start = CODE + case.at as u64;
     // A trap at the landing place means that the instruction completed: int3 there, or nothing mapped.
     let landed = trap.vector == 3 || native.rip != start;
@@ -146,9 +151,14 @@ fn judge_end(case: &Case, native: &CpuState, trap: &Trap, ours: &CpuState, fault
         (true, None) if host_rip == ours.rip => {}
         (false, Some(f)) if f == *trap || (f.vector == trap.vector && f.vector != 14 && f.error == trap.error) => {}
         // The kernel hides which of its own pages are present: it says that all are.
-        (false, Some(f)) if f.vector == 14 && f.address == trap.address && f.address >= 0x7fff_ffff_f000 && f.error | 1 == trap.error => {}
+        (false, Some(f))
+            if f.vector == 14
+                && f.address == trap.address
+                && f.address >= 0x7fff_ffff_f000
+                && f.error | 1 == trap.error => {}
         // Which byte of a masked store or an image faults is the processor's business.
-        (false, Some(f)) if f.vector == trap.vector && f.error == trap.error && generate::many_accesses(&case.instr) => {}
+        (false, Some(f))
+            if f.vector == trap.vector && f.error == trap.error && generate::many_accesses(&case.instr) => {}
         _ => wrong.push(format!("end: host {trap:x?} rip {host_rip:#x}, ours {fault:x?} rip {:#x}", ours.rip)),
     }
 }

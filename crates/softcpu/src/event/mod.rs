@@ -71,7 +71,8 @@ impl Exec<'_> {
             if v == vector::DF {
                 return Err(Fault::Triple);
             }
-            let double = (contributory(v) && contributory(n)) || (v == vector::PF && (contributory(n) || n == vector::PF));
+            let double =
+                (contributory(v) && contributory(n)) || (v == vector::PF && (contributory(n) || n == vector::PF));
             now = if double { Fault::coded(vector::DF, 0) } else { next };
         }
     }
@@ -185,7 +186,8 @@ impl Exec<'_> {
 
     /// Flags as they are pushed: a fault resumes its instruction without meeting its breakpoint again.
     fn pushed_flags(&self, e: Event) -> u64 {
-        let fault = e.origin == Origin::Exception && !matches!(e.vector, vector::DB | vector::BP | vector::OF | vector::DF);
+        let fault =
+            e.origin == Origin::Exception && !matches!(e.vector, vector::DB | vector::BP | vector::OF | vector::DF);
         self.s.rflags | if fault { flags::RF } else { 0 }
     }
 

@@ -16,10 +16,18 @@ pub(super) unsafe fn load<const B: usize>(p: *const u8) -> u64 {
     // SAFETY: the caller promises that the bytes are mapped; the move reads nothing else.
     unsafe {
         match B {
-            1 => asm!("movzx {v:e}, byte ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly)),
-            2 => asm!("movzx {v:e}, word ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly)),
-            4 => asm!("mov {v:e}, dword ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly)),
-            _ => asm!("mov {v}, qword ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly)),
+            1 => {
+                asm!("movzx {v:e}, byte ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+            }
+            2 => {
+                asm!("movzx {v:e}, word ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+            }
+            4 => {
+                asm!("mov {v:e}, dword ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+            }
+            _ => {
+                asm!("mov {v}, qword ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+            }
         }
     }
     v
@@ -34,7 +42,9 @@ pub(super) unsafe fn store<const B: usize>(p: *mut u8, v: u64) {
     // SAFETY: the caller promises that the bytes are mapped and ours to write.
     unsafe {
         match B {
-            1 => asm!("mov byte ptr [{p}], {v}", v = in(reg_byte) v as u8, p = in(reg) p, options(nostack, preserves_flags)),
+            1 => {
+                asm!("mov byte ptr [{p}], {v}", v = in(reg_byte) v as u8, p = in(reg) p, options(nostack, preserves_flags))
+            }
             2 => asm!("mov word ptr [{p}], {v:x}", v = in(reg) v, p = in(reg) p, options(nostack, preserves_flags)),
             4 => asm!("mov dword ptr [{p}], {v:e}", v = in(reg) v, p = in(reg) p, options(nostack, preserves_flags)),
             _ => asm!("mov qword ptr [{p}], {v}", v = in(reg) v, p = in(reg) p, options(nostack, preserves_flags)),
@@ -52,10 +62,18 @@ pub(super) unsafe fn exchange<const B: usize>(p: *mut u8, old: u64, new: u64) ->
     // SAFETY: the caller promises that the bytes are mapped and ours to write; a locked access may cross a line.
     unsafe {
         match B {
-            1 => asm!("lock cmpxchg byte ptr [{p}], {n}", n = in(reg_byte) new as u8, p = in(reg) p, inout("rax") a, options(nostack)),
-            2 => asm!("lock cmpxchg word ptr [{p}], {n:x}", n = in(reg) new, p = in(reg) p, inout("rax") a, options(nostack)),
-            4 => asm!("lock cmpxchg dword ptr [{p}], {n:e}", n = in(reg) new, p = in(reg) p, inout("rax") a, options(nostack)),
-            _ => asm!("lock cmpxchg qword ptr [{p}], {n}", n = in(reg) new, p = in(reg) p, inout("rax") a, options(nostack)),
+            1 => {
+                asm!("lock cmpxchg byte ptr [{p}], {n}", n = in(reg_byte) new as u8, p = in(reg) p, inout("rax") a, options(nostack))
+            }
+            2 => {
+                asm!("lock cmpxchg word ptr [{p}], {n:x}", n = in(reg) new, p = in(reg) p, inout("rax") a, options(nostack))
+            }
+            4 => {
+                asm!("lock cmpxchg dword ptr [{p}], {n:e}", n = in(reg) new, p = in(reg) p, inout("rax") a, options(nostack))
+            }
+            _ => {
+                asm!("lock cmpxchg qword ptr [{p}], {n}", n = in(reg) new, p = in(reg) p, inout("rax") a, options(nostack))
+            }
         }
     }
     a & crate::flags::mask::<B>()
@@ -103,10 +121,18 @@ pub(super) unsafe fn fill<const B: usize>(dst: *mut u8, v: u64, n: usize) {
     // SAFETY: the caller promises the range; the direction flag is clear in Rust code.
     unsafe {
         match B {
-            1 => asm!("rep stosb", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags)),
-            2 => asm!("rep stosw", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags)),
-            4 => asm!("rep stosd", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags)),
-            _ => asm!("rep stosq", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags)),
+            1 => {
+                asm!("rep stosb", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags))
+            }
+            2 => {
+                asm!("rep stosw", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags))
+            }
+            4 => {
+                asm!("rep stosd", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags))
+            }
+            _ => {
+                asm!("rep stosq", inout("rcx") n => _, inout("rdi") dst => _, in("rax") v, options(nostack, preserves_flags))
+            }
         }
     }
 }

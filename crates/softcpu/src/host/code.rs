@@ -26,7 +26,12 @@ impl Mapping {
     /// Zeroed private memory.
     #[cfg(any(test, feature = "diff"))]
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
-        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)
+        Self::map(
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+        )
     }
 
     #[cfg(any(test, feature = "diff"))]
@@ -92,11 +97,6 @@ impl CodeBuf {
         self.used = used;
     }
 
-    /// Where the next code will run, for code that is relative to its place.
-    pub(super) fn next_address(&self) -> u64 {
-        self.run.base as u64 + self.used as u64
-    }
-
     /// The host address of code.
     pub(super) fn address(&self, e: Entry) -> u64 {
         self.run.base as u64 + u64::from(e.0)
@@ -109,15 +109,8 @@ impl CodeBuf {
         }
         let at = self.used;
         // SAFETY: the range is inside the mapping, and no reference covers it.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.base.add(at), code.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.base.wrapping_add(at), code.len()) };
         self.used = (at + code.len() + 15) & !15;
         Some(Entry(at as u32))
-    }
-
-    /// Writes four bytes over code at offset `at`, as one store: how jumps are linked.
-    pub(super) fn patch(&mut self, at: usize, v: i32) {
-        assert!(at + 4 <= self.used, "a patch lies outside the code");
-        // SAFETY: the range is inside the mapping; the store is one instruction, so the reader sees old or new.
-        unsafe { super::access::store::<4>(self.write.base.add(at), u64::from(v as u32)) };
     }
 }

@@ -24,10 +24,6 @@ impl Code {
         self.raw(&v.to_le_bytes());
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     fn rex(&mut self, w: u8, reg: Reg, index: Reg, base: Reg) {
         self.u8(0x40 | (w << 3) | ((reg >> 3) << 2) | ((index >> 3) << 1) | (base >> 3));
     }
@@ -64,26 +60,6 @@ impl Code {
         self.rex(1, src, 0, dst);
         self.u8(0x89);
         self.reg(src, dst);
-    }
-
-    /// `mov reg, imm`, by the shortest form.
-    pub(crate) fn mov_imm(&mut self, reg: Reg, v: u64) {
-        if v <= u64::from(u32::MAX) {
-            if reg >= 8 {
-                self.u8(0x41);
-            }
-            self.u8(0xb8 | (reg & 7));
-            self.u32(v as u32);
-        } else if v as i64 >= i64::from(i32::MIN) && (v as i64) < 0 {
-            self.rex(1, 0, 0, reg);
-            self.u8(0xc7);
-            self.reg(0, reg);
-            self.u32(v as u32);
-        } else {
-            self.rex(1, 0, 0, reg);
-            self.u8(0xb8 | (reg & 7));
-            self.raw(&v.to_le_bytes());
-        }
     }
 
     /// `movups xmm, [base+disp]`.

@@ -119,7 +119,10 @@ impl Natives {
             // The address registers are not the stub's business.
             set_mem(&mut instr, Register::RAX);
         }
-        if instr.op_count() > 0 && (0..instr.op_count()).any(|i| matches!(instr.op_kind(i), OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI)) {
+        if instr.op_count() > 0
+            && (0..instr.op_count())
+                .any(|i| matches!(instr.op_kind(i), OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI))
+        {
             return None;
         }
         let mut uses = self.scan(&instr);

@@ -102,9 +102,17 @@ unsafe extern "sysv64" fn enter(context: *mut Context) {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn resume() {
     naked_asm!(
-        "cld", "fninit",
-        "push 0x1f80", "ldmxcsr [rsp]", "add rsp, 8",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
+        "cld",
+        "fninit",
+        "push 0x1f80",
+        "ldmxcsr [rsp]",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
         "ret",
     )
 }

@@ -14,6 +14,7 @@ struct Region {
     gpa: u64,
     len: u64,
     host: *mut u8,
+    writable: bool,
 }
 
 /// All guest memory: a few mapped ranges.
@@ -29,22 +30,23 @@ unsafe impl Send for Ram {}
 unsafe impl Sync for Ram {}
 
 impl Ram {
-    /// Memory in `regions`: (guest-physical address, length, host address), whole pages each.
-    ///
-    /// # Safety
-    /// Each range is mapped readable and writable as long as `owner` lives, and no Rust reference covers it.
-    pub(crate) unsafe fn new(regions: &[(u64, u64, *mut u8)], owner: Box<dyn Send + Sync>) -> Self {
-        let regions = regions.iter().map(|&(gpa, len, host)| Region { gpa, len: len & !(PAGE - 1), host }).collect();
-        Self { regions, _owner: owner }
+    /// A machine's memory.
+    pub(crate) fn of(memory: &hv::Memory) -> Self {
+        let regions = memory.regions().iter().map(|r| Region {
+            gpa: r.range.gpa,
+            len: r.range.size & !(PAGE - 1),
+            host: r.host,
+            writable: r.sharing != hv::memory::Sharing::ReadOnly,
+        });
+        Self { regions: regions.collect(), _owner: Box::new(memory.clone()) }
     }
 
     /// One range at address zero in anonymous memory of this process.
     #[cfg(any(test, feature = "diff"))]
     pub(crate) fn anonymous(len: usize) -> std::io::Result<Self> {
         let area = super::code::Mapping::anonymous(len)?;
-        let regions = [(0, len as u64, area.base())];
-        // SAFETY: the mapping is moved into the owner and nothing else knows it.
-        Ok(unsafe { Self::new(&regions, Box::new(area)) })
+        let regions = vec![Region { gpa: 0, len: len as u64, host: area.base(), writable: true }];
+        Ok(Self { regions, _owner: Box::new(area) })
     }
 
     #[inline]
@@ -56,6 +58,23 @@ impl Ram {
             }
         }
         None
+    }
+
+    /// As [`Self::host`], for writing: outside, true if what lies there swallows writes.
+    #[inline]
+    fn host_to_write(&self, gpa: u64, len: u64) -> Result<*mut u8, bool> {
+        for r in &self.regions {
+            let off = gpa.wrapping_sub(r.gpa);
+            if off < r.len && len <= r.len - off {
+                return if r.writable { Ok(r.host.wrapping_add(off as usize)) } else { Err(true) };
+            }
+        }
+        Err(false)
+    }
+
+    /// Whether the memory at `gpa` may be written.
+    pub(crate) fn writable(&self, gpa: u64) -> bool {
+        self.host_to_write(gpa, 1).is_ok()
     }
 
     /// The end of the highest range.
@@ -77,11 +96,14 @@ impl Ram {
         Some(unsafe { access::load::<B>(p) })
     }
 
-    /// Writes `B` bytes; false if no memory is there.
+    /// Writes `B` bytes; false if no memory is there. Memory that can only be read stays as it is.
     #[inline]
     pub(crate) fn store<const B: usize>(&self, gpa: u64, v: u64) -> bool {
-        let Some(p) = self.host(gpa, B as u64) else { return false };
-        // SAFETY: `host` checked that the bytes are in a mapped range.
+        let p = match self.host_to_write(gpa, B as u64) {
+            Ok(p) => p,
+            Err(swallowed) => return swallowed,
+        };
+        // SAFETY: `host_to_write` checked that the bytes are in a mapped range.
         unsafe { access::store::<B>(p, v) };
         true
     }
@@ -89,8 +111,8 @@ impl Ram {
     /// Compare and exchange; what stood there, or nothing if no memory is there.
     #[inline]
     pub(crate) fn exchange<const B: usize>(&self, gpa: u64, old: u64, new: u64) -> Option<u64> {
-        let p = self.host(gpa, B as u64)?;
-        // SAFETY: `host` checked that the bytes are in a mapped range.
+        let p = self.host_to_write(gpa, B as u64).ok()?;
+        // SAFETY: `host_to_write` checked that the bytes are in a mapped range.
         Some(unsafe { access::exchange::<B>(p, old, new) })
     }
 
@@ -99,7 +121,7 @@ impl Ram {
         if gpa & 15 != 0 {
             return None;
         }
-        let p = self.host(gpa, 16)?;
+        let p = self.host_to_write(gpa, 16).ok()?;
         // SAFETY: `host` checked the range, and page-aligned mappings keep the alignment of the address.
         Some(unsafe { access::exchange16(p, old, new) })
     }
@@ -112,9 +134,10 @@ impl Ram {
         true
     }
 
+    #[cfg(any(test, feature = "diff"))]
     /// Copies into guest memory; false if a part of the range is no memory.
     pub(crate) fn write(&self, gpa: u64, from: &[u8]) -> bool {
-        let Some(p) = self.host(gpa, from.len() as u64) else { return false };
+        let Ok(p) = self.host_to_write(gpa, from.len() as u64) else { return false };
         // SAFETY: `host` checked the target, which no reference covers.
         unsafe { access::copy_forward(p, from.as_ptr(), from.len()) };
         true

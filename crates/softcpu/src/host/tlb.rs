@@ -50,7 +50,7 @@ pub(crate) struct Tlb {
     views: [Tables; 3],
     /// Which entries came from global pages: they outlive a load of CR3.
     global: [[[u64; ENTRIES / 64]; 2]; 3],
-    ram: Arc<Ram>,
+    _ram: Arc<Ram>,
 }
 
 // SAFETY: the pointers name memory of `ram`, which is shared between threads by single machine accesses only.
@@ -65,11 +65,7 @@ fn slot(addr: u64) -> usize {
 impl Tlb {
     pub(crate) fn new(ram: Arc<Ram>) -> Box<Self> {
         let tables = Tables { read: NONE, write: NONE };
-        Box::new(Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], ram })
-    }
-
-    pub(crate) fn ram(&self) -> &Ram {
-        &self.ram
+        Box::new(Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], _ram: ram })
     }
 
     /// Reads `B` bytes at linear address `addr`, or nothing if the page is not in the table.
@@ -130,7 +126,9 @@ impl Tlb {
         }
         let n = n.min(PAGE - to).min(PAGE - from);
         // SAFETY: both entries are whole pages of `ram`, and `n` ends inside both.
-        unsafe { access::copy_forward(d.host.wrapping_add(to as usize), s.host.wrapping_add(from as usize), n as usize) };
+        unsafe {
+            access::copy_forward(d.host.wrapping_add(to as usize), s.host.wrapping_add(from as usize), n as usize)
+        };
         n
     }
 

@@ -39,8 +39,7 @@ pub(crate) fn das(x: &mut Exec<'_>, _: &Op) -> Done {
 
 fn ascii(x: &mut Exec<'_>, by: u64) {
     let ax = x.reg::<2>(0);
-    let (r, f) =
-        if ax & 0xf > 9 || x.s.rflags & AF != 0 { (ax.wrapping_add(by), AF | CF) } else { (ax, 0) };
+    let (r, f) = if ax & 0xf > 9 || x.s.rflags & AF != 0 { (ax.wrapping_add(by), AF | CF) } else { (ax, 0) };
     x.set_reg::<2>(0, r & 0xff0f);
     x.set_flags(ARITH, f | szp::<1>(r & 0xf));
 }

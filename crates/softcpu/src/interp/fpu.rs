@@ -34,8 +34,6 @@ pub(crate) enum Class {
     Mmx,
     /// XMM registers.
     Sse,
-    /// General registers only (none of the checks).
-    Integer,
 }
 
 /// How an instruction runs natively.
@@ -58,7 +56,7 @@ impl Native {
 
     pub(crate) fn unit(&self) -> Unit {
         match self.class {
-            Class::Sse | Class::Integer => Unit::Sse,
+            Class::Sse => Unit::Sse,
             _ => Unit::X87,
         }
     }
@@ -88,7 +86,6 @@ impl Exec<'_> {
     fn unit_ready(&self, class: Class) -> Done {
         let (cr0, cr4) = (self.s.cr0, self.s.cr4);
         match class {
-            Class::Integer => Ok(()),
             Class::X87 | Class::X87Control if cr0 & (CR0_EM | CR0_TS) != 0 => Err(NM),
             Class::Mmx | Class::Sse if cr0 & CR0_EM != 0 => Err(UD),
             Class::Sse if cr4 & CR4_OSFXSR == 0 => Err(UD),

@@ -94,7 +94,8 @@ pub(crate) fn clac(x: &mut Exec<'_>, _: &Op) -> Done {
 pub(crate) fn invlpg(x: &mut Exec<'_>, op: &Op) -> Done {
     x.kernel_only()?;
     let off = x.offset(op);
-    let base = if x.s.code64() && usize::from(op.seg) < crate::state::FS { 0 } else { x.s.seg[usize::from(op.seg)].base };
+    let base =
+        if x.s.code64() && usize::from(op.seg) < crate::state::FS { 0 } else { x.s.seg[usize::from(op.seg)].base };
     x.flush_page(base.wrapping_add(off));
     Ok(())
 }

@@ -10,8 +10,7 @@ use crate::state::{
     CR4_TSD, CR4_UMIP, CS, EFER_LMA, EFER_LME, FS, GS,
 };
 
-const CR0_KNOWN: u64 =
-    CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
+const CR0_KNOWN: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
 /// What CR4 may hold: VME and PVI are not in the model, MCE is accepted.
 const CR4_KNOWN: u64 = CR4_TSD
     | CR4_DE
@@ -116,10 +115,7 @@ impl Exec<'_> {
         let old = self.s.cr4;
         let long = self.s.long_mode();
         let pcid_on = v & CR4_PCIDE != 0 && old & CR4_PCIDE == 0;
-        if v & !CR4_KNOWN != 0
-            || (long && v & CR4_PAE == 0)
-            || (pcid_on && (!long || self.s.cr3 & 0xfff != 0))
-        {
+        if v & !CR4_KNOWN != 0 || (long && v & CR4_PAE == 0) || (pcid_on && (!long || self.s.cr3 & 0xfff != 0)) {
             return Err(GP0);
         }
         self.s.cr4 = v;
@@ -199,7 +195,11 @@ fn base_allowed(x: &Exec<'_>) -> Done {
 fn read_base(x: &mut Exec<'_>, op: &Op, seg: usize) -> Done {
     base_allowed(x)?;
     let v = x.s.seg[seg].base;
-    if op.size == 4 { x.set_reg::<4>(op.a, v) } else { x.set_reg::<8>(op.a, v) }
+    if op.size == 4 {
+        x.set_reg::<4>(op.a, v)
+    } else {
+        x.set_reg::<8>(op.a, v)
+    }
     Ok(())
 }
 

@@ -232,6 +232,7 @@ impl Exec<'_> {
 
     /// After memory was written past the write table.
     pub(crate) fn wrote(&mut self, gpa: u64, len: u64) {
+        self.board.dirty(gpa);
         if self.shared.code.written(gpa, len) {
             self.leave = true;
         }
@@ -243,7 +244,10 @@ impl Exec<'_> {
         if self.watched(lin) {
             return;
         }
-        let plain = access == Access::Write && !self.shared.code.has_code(gpa);
+        let plain = access == Access::Write && !self.shared.code.has_code(gpa) && self.shared.ram.writable(gpa);
+        if plain {
+            self.board.dirty(gpa);
+        }
         let writable = if plain { Writable::Yes } else { Writable::No };
         self.tlb.fill(view, lin, page, writable, global);
     }
