@@ -249,3 +249,19 @@ impl Driver {
         self.slot.status() & slot::NEEDS_RESET != 0
     }
 }
+
+/// Reads bytes of the guest's memory as the device reads a request.
+pub(crate) fn read_back<T>(
+    memory: &Memory,
+    at: u64,
+    length: usize,
+    read: impl FnOnce(&mut crate::queue::Reader<'_>) -> T,
+) -> T {
+    let mut ring = Ring::new(memory, 200, 4);
+    ring.write_descriptor(0, at, length.try_into().unwrap(), 0, 0);
+    ring.offer(0);
+    let interrupt = Arc::new(crate::interrupt::Interrupt::new(Arc::new(Counter::default())));
+    let mut queue = crate::queue::Queue::new(200, ring.state, false, memory, &interrupt).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    read(&mut chain.reader(memory))
+}
