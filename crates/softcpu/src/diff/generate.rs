@@ -85,7 +85,9 @@ impl SegmentPrefix for Instruction {
 
 /// Whether an instruction makes more accesses than one, in an order of the processor's choice.
 pub(crate) fn many_accesses(i: &Instruction) -> bool {
-    matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq) || i.memory_size().size() > 16
+    matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq)
+        || i.memory_size().size() > 16
+        || i.is_string_instruction()
 }
 
 /// Whether an MMX register is among the operands.
