@@ -29,6 +29,7 @@ mod template;
 mod terminal;
 mod value;
 mod volume;
+mod vm;
 
 use std::ffi::OsString;
 
@@ -88,6 +89,7 @@ static COMMANDS: &[&Command] = &[
     &container::update::COMMAND,
     &system::version::COMMAND,
     &volume::GROUP,
+    &vm::GROUP,
     &container::lifecycle::WAIT,
 ];
 

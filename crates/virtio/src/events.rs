@@ -159,3 +159,43 @@ impl AsFd for Events {
         self.0.as_fd()
     }
 }
+
+/// What a descriptor is watched for just now, so that the kernel is told of changes only. One that is wanted for nothing is
+/// not watched at all, since a hang-up would be told again and again.
+#[derive(Debug)]
+pub struct Watch(Interest);
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self(Interest::empty())
+    }
+}
+
+impl Watch {
+    /// What it is watched for.
+    #[must_use]
+    pub fn interest(&self) -> Interest {
+        self.0
+    }
+
+    /// Watches for `wanted` from now on.
+    ///
+    /// # Errors
+    /// As [`Events::add`]; then it is as if nothing were wanted.
+    pub fn set(&mut self, events: &Events, fd: impl AsFd, token: u64, wanted: Interest) -> Result<(), Errno> {
+        let before = std::mem::replace(&mut self.0, wanted);
+        let outcome = match (before.is_empty(), wanted.is_empty()) {
+            _ if before == wanted => Ok(()),
+            (true, _) => events.add(fd, token, wanted),
+            (_, true) => {
+                events.remove(fd);
+                Ok(())
+            }
+            _ => events.change(fd, token, wanted),
+        };
+        if outcome.is_err() {
+            self.0 = Interest::empty();
+        }
+        outcome
+    }
+}

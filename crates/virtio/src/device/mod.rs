@@ -1,9 +1,12 @@
 //! The devices, one folder each: what it is, its configuration space, its requests.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod entropy;
+pub mod fs;
 pub mod net;
+pub mod pmem;
 pub mod vsock;
 
 use std::collections::BTreeMap;

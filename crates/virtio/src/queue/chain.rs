@@ -34,6 +34,12 @@ impl Chain {
         self.head
     }
 
+    /// Where the room for the answer lies, for a device that is asked about the room itself.
+    #[must_use]
+    pub fn room(&self) -> &[Segment] {
+        &self.writable
+    }
+
     /// What the driver wrote, to be read in order.
     #[must_use]
     pub fn reader<'c>(&'c self, memory: &'c Memory) -> Reader<'c> {

@@ -13,12 +13,14 @@
 
 mod config;
 mod disk;
+mod qcow2;
 mod raw;
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub use disk::{Access, Cache, Disk, DiskError, SECTOR, Zeroes};
+pub use qcow2::{Backing, Qcow2};
 pub use raw::Raw;
 
 use super::{Activity, Device, DeviceError, Kind, Metrics, Running, Wake};

@@ -7,7 +7,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use crate::device::{DeviceError, Running};
-use crate::events::{Events, Interest};
+use crate::events::{Events, Interest, Watch};
 
 /// A stream between guest and host.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub struct Port {
     output: Option<OwnedFd>,
     /// Whether the driver has the port in use: what comes before, waits.
     pub(super) open: bool,
-    input_watched: bool,
-    output_watched: bool,
+    input_watch: Watch,
+    output_watch: Watch,
     /// Bytes of the chain at the head of the transmit queue that are out already.
     sent: usize,
     pub(super) received: u64,
@@ -42,8 +42,8 @@ impl Port {
             input,
             output,
             open: false,
-            input_watched: false,
-            output_watched: false,
+            input_watch: Watch::default(),
+            output_watch: Watch::default(),
             sent: 0,
             received: 0,
             transmitted: 0,
@@ -76,14 +76,15 @@ impl Port {
                 // The other end is gone: nothing comes any more.
                 Ok(_) | Err(_) => {
                     queue.unpop();
-                    events.remove(input);
-                    (self.input_watched, more) = (false, false);
+                    watch(&events, Some(input), &mut self.input_watch, token, Interest::empty())?;
+                    more = false;
                     self.input = None;
                 }
             }
         }
         queue.signal()?;
-        watch(&events, self.input.as_ref(), (&mut self.input_watched, more), token, Interest::IN)
+        let wanted = if more { Interest::IN } else { Interest::empty() };
+        watch(&events, self.input.as_ref(), &mut self.input_watch, token, wanted)
     }
 
     /// Moves what the guest has written to the host, as far as the host takes it.
@@ -118,48 +119,41 @@ impl Port {
                 }
                 Err(Errno::INTR) => queue.unpop(),
                 Err(_) => {
-                    if let Some(output) = self.output.take() {
-                        events.remove(&output);
-                        self.output_watched = false;
-                    }
+                    let output = self.output.take();
+                    watch(&events, output.as_ref(), &mut self.output_watch, token, Interest::empty())?;
                     queue.unpop();
                 }
             }
         }
         queue.signal()?;
-        watch(&events, self.output.as_ref(), (&mut self.output_watched, full), token, Interest::OUT)
+        let wanted = if full { Interest::OUT } else { Interest::empty() };
+        watch(&events, self.output.as_ref(), &mut self.output_watch, token, wanted)
     }
 
     pub(super) fn reset(&mut self, events: &Events) {
-        for (fd, watched) in [(&self.input, &mut self.input_watched), (&self.output, &mut self.output_watched)] {
-            if let (Some(fd), true) = (fd, *watched) {
+        for (fd, watch) in [(&self.input, &mut self.input_watch), (&self.output, &mut self.output_watch)] {
+            if let (Some(fd), false) = (fd, watch.interest().is_empty()) {
                 events.remove(fd);
             }
-            *watched = false;
+            *watch = Watch::default();
         }
         self.open = false;
         self.sent = 0;
     }
 }
 
-/// Begins or ends to watch a descriptor, when that is a change.
+/// Watches a descriptor, if there is one.
 fn watch(
     events: &Events,
     fd: Option<&OwnedFd>,
-    (now, wanted): (&mut bool, bool),
+    watch: &mut Watch,
     token: u64,
-    interest: Interest,
+    wanted: Interest,
 ) -> Result<(), DeviceError> {
     let Some(fd) = fd else { return Ok(()) };
-    if wanted && !*now {
-        match events.add(fd, token, interest) {
-            // A regular file: always ready, so there is nothing to wait for.
-            Ok(()) | Err(Errno::PERM) => {}
-            Err(errno) => return Err(DeviceError::host("epoll_ctl")(errno)),
-        }
-    } else if *now && !wanted {
-        events.remove(fd);
+    match watch.set(events, fd, token, wanted) {
+        // A regular file: always ready, so there is nothing to wait for.
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(errno) => Err(DeviceError::host("epoll_ctl")(errno)),
     }
-    *now = wanted;
-    Ok(())
 }

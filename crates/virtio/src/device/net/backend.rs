@@ -87,6 +87,14 @@ pub trait Backend: Send {
         false
     }
 
+    /// All frames were taken: says whether there are more now that there is room.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn drained(&mut self, _events: &Events) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
     /// Takes the next frame for the guest, header and frame, and gives its length; none when there is none now.
     fn receive(&mut self, pair: u16, into: &mut [u8]) -> Option<usize>;
 }

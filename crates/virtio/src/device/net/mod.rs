@@ -17,6 +17,7 @@ mod receive;
 mod tap;
 #[cfg(test)]
 mod tests;
+pub mod user;
 
 use std::fmt;
 

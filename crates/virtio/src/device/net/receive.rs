@@ -50,7 +50,12 @@ impl Net {
         let mut want = Want::Frames;
         for _ in 0..BATCH {
             if state.length == 0 {
-                let Some(length) = self.backend.receive(pair, &mut state.frame) else { break };
+                let Some(length) = self.backend.receive(pair, &mut state.frame) else {
+                    if self.backend.drained(&events)? {
+                        continue;
+                    }
+                    break;
+                };
                 if length < HEADER_BYTES {
                     continue;
                 }

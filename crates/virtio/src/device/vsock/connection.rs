@@ -14,7 +14,7 @@ use hv::vectored;
 use rustix::io::Errno;
 
 use super::packet::{Packet, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
-use crate::events::Interest;
+use crate::events::Watch;
 use crate::queue::{Reader, Writer};
 
 /// Bytes held for each stream on its way to the host.
@@ -69,7 +69,7 @@ pub(super) struct Connection {
     pub(super) guest_done: u32,
     /// The host's program will send no more, and the guest has been told.
     pub(super) host_done: bool,
-    pub(super) watched: Interest,
+    pub(super) watch: Watch,
 }
 
 impl Connection {
@@ -89,7 +89,7 @@ impl Connection {
             peer_forwarded: Wrapping(0),
             guest_done: 0,
             host_done: false,
-            watched: Interest::empty(),
+            watch: Watch::default(),
         }
     }
 

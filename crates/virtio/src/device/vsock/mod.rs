@@ -107,7 +107,7 @@ impl Vsock {
             if writer.remaining() <= packet::HEADER_BYTES {
                 return Err(DeviceError::Protocol("a socket receive buffer has no room for a packet"));
             }
-            if self.table.give(&mut writer, &events) {
+            if self.table.give(&mut writer) {
                 queue.complete(chain.head(), writer.written())?;
             } else {
                 queue.unpop();

@@ -87,8 +87,7 @@ impl Table {
     fn insert(&mut self, mut connection: Connection, events: &Events) -> Result<u64, DeviceError> {
         let number = self.next_number;
         self.next_number += 1;
-        connection.watched = Interest::IN;
-        events.add(&connection.stream, number, Interest::IN).map_err(DeviceError::host("epoll_ctl"))?;
+        change(events, number, &mut connection, Interest::IN)?;
         self.connections.insert(number, connection);
         Ok(number)
     }
@@ -201,7 +200,7 @@ impl Table {
         if connection.owes_credit() {
             self.waiting.push_back(Self::packet(self.cid, connection, Operation::CreditUpdate, 0, 0));
         }
-        let mut wanted = connection.watched;
+        let mut wanted = connection.watch.interest();
         wanted.set(Interest::OUT, connection.holds());
         change(events, number, connection, wanted)
     }
@@ -285,7 +284,7 @@ impl Table {
     }
 
     /// Writes the next packet for the guest; there may be none after all.
-    pub(super) fn give(&mut self, writer: &mut Writer<'_>, events: &Events) -> bool {
+    pub(super) fn give(&mut self, writer: &mut Writer<'_>) -> bool {
         if let Some(packet) = self.waiting.pop_front() {
             packet.write(writer);
             return true;
@@ -306,9 +305,6 @@ impl Table {
             }
             Outcome::End if connection.guest_done & SHUTDOWN_SEND == 0 => {
                 connection.host_done = true;
-                // A socket that is shut down in one direction may still be written to.
-                events.remove(&connection.stream);
-                connection.watched = Interest::empty();
                 Self::packet(self.cid, connection, Operation::Shutdown, SHUTDOWN_SEND, 0).write(writer);
                 true
             }
@@ -323,7 +319,7 @@ impl Table {
     /// Watches the sockets that the guest can receive from, and no others.
     pub(super) fn watch(&mut self, events: &Events, room: bool) -> Result<(), DeviceError> {
         for (number, connection) in &mut self.connections {
-            let mut wanted = connection.watched;
+            let mut wanted = connection.watch.interest();
             let reads = connection.stage == Stage::Greeting || room && connection.can_receive();
             wanted.set(Interest::IN, reads);
             change(events, *number, connection, wanted)?;
@@ -332,19 +328,9 @@ impl Table {
     }
 }
 
-/// Watches a stream's socket for something else. One that is watched for nothing is not watched, since a hang-up would be told
-/// again and again.
+/// Watches a stream's socket for something else.
 fn change(events: &Events, number: u64, connection: &mut Connection, wanted: Interest) -> Result<(), DeviceError> {
-    let outcome = match (connection.watched.is_empty(), wanted.is_empty()) {
-        _ if connection.watched == wanted => Ok(()),
-        (true, false) => events.add(&connection.stream, number, wanted),
-        (false, true) => {
-            events.remove(&connection.stream);
-            Ok(())
-        }
-        _ => events.change(&connection.stream, number, wanted),
-    };
-    connection.watched = wanted;
+    let outcome = connection.watch.set(events, &connection.stream, number, wanted);
     outcome.map_err(DeviceError::host("epoll_ctl"))
 }
 

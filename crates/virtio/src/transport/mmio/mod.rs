@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::{set_high, set_low, word};
 use crate::Memory;
 use crate::device::{Device, RestoreError};
 use crate::interrupt::Signal;
@@ -213,23 +214,3 @@ const REGISTERS: &[Register] = &[
     reads(0x0bc, |_, _| u32::MAX),
     reads(0x0fc, |mmio, _| mmio.slot.interrupt().generation()),
 ];
-
-/// The 32-bit page of a 64-bit register; there are two.
-fn word(value: u64, page: u32) -> u32 {
-    let bytes = value.to_le_bytes();
-    let (low, high) = bytes.split_at(4);
-    let page = match page {
-        0 => low,
-        1 => high,
-        _ => &[0; 4],
-    };
-    page.try_into().map_or(0, u32::from_le_bytes)
-}
-
-fn set_low(register: &mut u64, value: u32) {
-    *register = *register & !u64::from(u32::MAX) | u64::from(value);
-}
-
-fn set_high(register: &mut u64, value: u32) {
-    *register = *register & u64::from(u32::MAX) | u64::from(value) << 32;
-}

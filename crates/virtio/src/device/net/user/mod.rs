@@ -1,0 +1,293 @@
+//! A network without privileges: the guest's packets become calls on ordinary sockets of this process.
+//!
+//! ```text
+//! 10.0.2.0/24   .2 the gateway, which is this host      .3 the name server      .15 the guest, by DHCP
+//! TCP           smoltcp speaks with the guest; what comes out is written to a socket of the host, and back
+//! UDP           a socket of the host for each port of the guest that sends; answers come from where it sent to
+//! ```
+//!
+//! Nothing outside reaches the guest but by a [`Forward`]. Pings are answered by the gateway and the name server only; IPv6 is
+//! not carried.
+
+mod datagrams;
+mod dhcp;
+mod forward;
+mod frame;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+pub use forward::{Forward, ForwardError, Protocol};
+
+use super::backend::{Backend, Frame, Want};
+use super::{HEADER_BYTES, Net};
+use crate::device::DeviceError;
+use crate::events::{Events, Interest, Timer};
+use datagrams::Datagrams;
+use forward::Listeners;
+use frame::{Ipv4, Parsed};
+use streams::Streams;
+
+/// The gateway's hardware address: a local one, by its IP address.
+const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
+/// Frames that may wait for the guest; behind that, streams wait and datagrams are lost.
+const MOST_WAITING: usize = 512;
+
+/// The driver may leave the checksums of what it sends away, and send large TCP segments over IPv4; it may take both as well.
+const OFFLOADS: u64 = 1 | 1 << 1 | 1 << 7 | 1 << 11;
+const GUEST_CHECKSUM: u32 = 1;
+const GUEST_SEGMENTS: u32 = 7;
+
+/// Tokens from the backend's first on.
+const TIMER: u64 = 0;
+const FIRST_SOCKET: u64 = 1;
+
+/// Whether a guest that speaks to the gateway reaches the host's own services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostAccess {
+    /// The gateway's address is the host's loopback.
+    Loopback,
+    /// Nobody answers there.
+    #[default]
+    None,
+}
+
+/// How the network is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserSettings {
+    /// The first address of a network of 24 bits.
+    pub network: Ipv4Addr,
+    /// Where names are asked for; the host's name server as a rule.
+    pub name_server: Option<SocketAddrV4>,
+    /// What the gateway is.
+    pub host_access: HostAccess,
+    /// Ports of the host that lead to the guest.
+    pub forwards: Vec<Forward>,
+}
+
+impl Default for UserSettings {
+    fn default() -> Self {
+        Self {
+            network: Ipv4Addr::new(10, 0, 2, 0),
+            name_server: host_name_server(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            host_access: HostAccess::None,
+            forwards: Vec::new(),
+        }
+    }
+}
+
+/// The first IPv4 name server of a resolv.conf(5).
+fn host_name_server(text: &str) -> Option<SocketAddrV4> {
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    servers.filter_map(|server| server.trim().parse().ok()).map(|server| SocketAddrV4::new(server, 53)).next()
+}
+
+/// The network's addresses, and where those that are the host lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    network: Ipv4Addr,
+    name_server: Option<SocketAddrV4>,
+    host_access: HostAccess,
+}
+
+impl Plan {
+    fn address(&self, last: u8) -> Ipv4Addr {
+        let [a, b, c, _] = self.network.octets();
+        Ipv4Addr::new(a, b, c, last)
+    }
+
+    fn gateway(&self) -> Ipv4Addr {
+        self.address(2)
+    }
+
+    fn names(&self) -> Ipv4Addr {
+        self.address(3)
+    }
+
+    fn guest(&self) -> Ipv4Addr {
+        self.address(15)
+    }
+
+    /// Where the host connects to when the guest does to `target`; none if that leads nowhere.
+    fn outside(&self, target: SocketAddrV4) -> Option<SocketAddrV4> {
+        let (ip, port) = (*target.ip(), target.port());
+        if ip == self.names() {
+            return self.name_server.filter(|_| port == 53);
+        }
+        if ip == self.gateway() {
+            let loopback = self.host_access == HostAccess::Loopback;
+            return loopback.then_some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        }
+        let inside = ip.octets()[..3] == self.network.octets()[..3];
+        let no_host = ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || inside;
+        // The guest's own loopback never leaves the guest; what claims to be it must not reach the host's.
+        (!no_host && !ip.is_loopback()).then_some(target)
+    }
+}
+
+/// The backend.
+pub struct UserNet {
+    plan: Plan,
+    features: u64,
+    timer: Timer,
+    first_token: u64,
+    streams: Streams,
+    datagrams: Datagrams,
+    listeners: Listeners,
+    /// Whether the streams may have something for the guest that has not been asked for.
+    unasked: bool,
+}
+
+impl UserNet {
+    /// A network of its own for one guest; the forwarded ports are taken at once.
+    ///
+    /// # Errors
+    /// A port is taken, or no descriptor is free.
+    pub fn new(settings: &UserSettings) -> Result<Self, ForwardError> {
+        let UserSettings { network, name_server, host_access, ref forwards } = *settings;
+        let plan = Plan { network, name_server, host_access };
+        Ok(Self {
+            plan,
+            features: 0,
+            timer: Timer::new().map_err(|errno| ForwardError::Host(errno.into()))?,
+            first_token: 0,
+            streams: Streams::new(plan, 0),
+            datagrams: Datagrams::new(plan),
+            listeners: Listeners::open(forwards)?,
+            unasked: false,
+        })
+    }
+
+    fn socket_token(&self) -> u64 {
+        self.first_token + FIRST_SOCKET
+    }
+
+    /// Lets the streams go as far as they can, and sets the timer for what they wait for.
+    fn poll(&mut self, events: &Events) -> Result<(), DeviceError> {
+        self.unasked = false;
+        let delay = self.streams.poll(events)?;
+        delay
+            .map_or_else(|| self.timer.stop(), |delay| self.timer.set(delay))
+            .map_err(DeviceError::host("timerfd_settime"))
+    }
+
+    /// The guest sends a frame.
+    fn take(&mut self, frame: Vec<u8>) {
+        match frame::parse(&frame) {
+            Some(Parsed { payload: Ipv4::Udp(datagram), source_mac, .. }) => {
+                if datagram.target.port() == dhcp::SERVER_PORT {
+                    if let Some(answer) = dhcp::answer(&self.plan, datagram.data) {
+                        self.streams.wire.send(frame::dhcp_answer(&self.plan, source_mac, &answer));
+                    }
+                } else {
+                    self.datagrams.send(&datagram, source_mac);
+                }
+            }
+            Some(Parsed { payload: Ipv4::Tcp(segment), .. }) => self.streams.take(&segment, frame.clone()),
+            // Pings to others would be answered by the gateway in their place.
+            Some(Parsed { payload: Ipv4::Other, target, .. }) => {
+                if target == self.plan.gateway() || target == self.plan.names() {
+                    self.streams.wire.arrive(frame);
+                }
+            }
+            None => self.streams.wire.arrive(frame),
+        }
+    }
+}
+
+impl Backend for UserNet {
+    fn offloads(&self) -> u64 {
+        OFFLOADS
+    }
+
+    fn set_offloads(&mut self, features: u64) -> Result<(), DeviceError> {
+        self.features = features;
+        Ok(())
+    }
+
+    fn start(&mut self, events: &Events, token: u64) -> Result<(), DeviceError> {
+        self.first_token = token;
+        self.streams = Streams::new(self.plan, self.features);
+        self.datagrams = Datagrams::new(self.plan);
+        let socket = self.socket_token();
+        self.streams.set_first_token(socket);
+        self.datagrams.set_first_token(socket);
+        self.listeners.watch(events, socket)?;
+        events.add(&self.timer, token + TIMER, Interest::IN).map_err(DeviceError::host("epoll_ctl"))
+    }
+
+    fn stop(&mut self, events: &Events) {
+        events.remove(&self.timer);
+        self.listeners.ignore(events);
+        self.datagrams.ignore(events);
+        // The streams' sockets leave the events as they are closed.
+        self.streams = Streams::new(self.plan, 0);
+        self.datagrams = Datagrams::new(self.plan);
+    }
+
+    fn watch(&mut self, events: &Events, _token: u64, _pair: u16, want: Want) -> Result<(), DeviceError> {
+        // Streams wait by themselves when the guest does not read.
+        if want == Want::Frames { self.poll(events) } else { Ok(()) }
+    }
+
+    fn ready(&mut self, events: &Events, first: u64, token: u64) -> Result<u16, DeviceError> {
+        if token == first + TIMER {
+            self.timer.take();
+        } else if self.listeners.has(token - first - FIRST_SOCKET) {
+            let number = token - first - FIRST_SOCKET;
+            self.listeners.serve(number, &mut self.streams, &mut self.datagrams, events)?;
+        } else if !self.datagrams.ready(token, &mut self.streams.wire) {
+            self.streams.ready(token);
+        }
+        self.poll(events)?;
+        Ok(0)
+    }
+
+    fn transmit(&mut self, _pair: u16, frame: Frame<'_, '_>) -> bool {
+        let mut bytes = frame.bytes();
+        bytes.drain(..HEADER_BYTES);
+        self.take(bytes);
+        self.unasked = true;
+        true
+    }
+
+    fn transmitted(&mut self, events: &Events, _token: u64) -> Result<(), DeviceError> {
+        if self.unasked {
+            self.datagrams.watch(events)?;
+            self.poll(events)?;
+        }
+        Ok(())
+    }
+
+    fn answers(&self) -> bool {
+        true
+    }
+
+    fn receive(&mut self, _pair: u16, into: &mut [u8]) -> Option<usize> {
+        let frame = self.streams.wire.take()?;
+        let room = into.get_mut(..frame.len())?;
+        room.copy_from_slice(&frame);
+        Some(frame.len())
+    }
+
+    fn drained(&mut self, events: &Events) -> Result<bool, DeviceError> {
+        self.poll(events)?;
+        Ok(self.streams.wire.has_frames())
+    }
+}
+
+impl Net {
+    /// A card in a network of its own, without privileges.
+    ///
+    /// # Errors
+    /// A forwarded port is taken, or no descriptor is free.
+    pub fn in_user_network(settings: super::Settings, network: &UserSettings) -> Result<Self, ForwardError> {
+        let backend = UserNet::new(network)?;
+        Self::new(Box::new(backend), settings).map_err(|error| ForwardError::Host(io::Error::other(error)))
+    }
+}
