@@ -26,6 +26,7 @@ mod table;
 mod template;
 mod terminal;
 mod value;
+mod vm;
 
 use std::ffi::OsString;
 
@@ -81,6 +82,7 @@ static COMMANDS: &[&Command] = &[
     &container::lifecycle::UNPAUSE,
     &container::update::COMMAND,
     &system::version::COMMAND,
+    &vm::GROUP,
     &container::lifecycle::WAIT,
 ];
 

@@ -15,6 +15,7 @@
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod machine;
 mod message;
 mod wire;
 

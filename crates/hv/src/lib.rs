@@ -18,6 +18,7 @@
 pub mod bus;
 pub mod clock;
 pub mod cpu_model;
+pub mod kvm;
 pub mod memory;
 pub mod state;
 pub mod vcpu;

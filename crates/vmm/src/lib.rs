@@ -1,1 +1,22 @@
-//! Machine assembly, boot, snapshots; the program insula-vmm.
+//! Virtual machines: assembled from a specification, booted, paused, saved and restored.
+//!
+//! ```text
+//!  MachineSpec ──> machine::assembly: memory, hypervisor, buses, devices, tables, kernel ──> Machine
+//!                                                                                             │ threads
+//!      vcpuN: hv::Vcpu::run ──> bus ──> device registers        devices: virtio::service ─────┘
+//! ```
+//!
+//! Neighbours: `hv` and `softcpu` run the processors, `virtio` has the devices. The program `insula-vmm` puts one machine
+//! behind a socket.
+
+mod acpi;
+pub mod backend;
+mod boot;
+mod bus;
+mod device;
+mod layout;
+mod machine;
+pub mod program;
+
+pub use boot::BootError;
+pub use machine::{ConsoleOutput, Event, Machine, MachineError, SpecError};

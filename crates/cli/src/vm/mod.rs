@@ -1,0 +1,29 @@
+//! Commands about virtual machines. No daemon is asked: each machine is a process, `insula-vmm`, that is found by its folder.
+
+mod console;
+mod lifecycle;
+mod place;
+mod ps;
+mod run;
+mod show;
+
+use crate::flags::{Action, Command};
+
+pub(crate) static GROUP: Command = Command {
+    name: "vm",
+    usage: "COMMAND",
+    about: "Commands about virtual machines",
+    action: Action::Group(&[
+        &console::COMMAND,
+        &show::INSPECT,
+        &lifecycle::KILL,
+        &show::METRICS,
+        &lifecycle::PAUSE,
+        &ps::COMMAND,
+        &lifecycle::RESUME,
+        &lifecycle::RM,
+        &run::COMMAND,
+        &lifecycle::STOP,
+    ]),
+    ..Command::BLANK
+};

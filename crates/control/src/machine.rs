@@ -1,0 +1,130 @@
+//! What a virtual machine is to be: the body of `insula-vmm`'s configuration request, kept beside the machine.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What is to run the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// KVM where it runs guests at speed, else the software CPU.
+    #[default]
+    Auto,
+    /// `/dev/kvm`.
+    Kvm,
+    /// The software CPU.
+    Soft,
+}
+
+/// How the guest's kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootProtocol {
+    /// By the 64-bit Linux boot protocol.
+    #[default]
+    Linux,
+    /// By the PVH entry point that an ELF kernel's note names.
+    Pvh,
+}
+
+/// What happens when the guest resets the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReset {
+    /// It boots again.
+    #[default]
+    Restart,
+    /// The machine ends, as after power off.
+    Stop,
+}
+
+/// What carries the virtio devices to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceBus {
+    /// A page of registers each.
+    #[default]
+    Mmio,
+    /// Functions of a PCI bus, with MSI-X.
+    Pci,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSpec {
+    /// The file or block device.
+    pub path: PathBuf,
+    /// The guest may not write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetSpec {
+    /// The host's end: a tap of this name.
+    pub tap: String,
+    /// The hardware address, `02:…` made from the card's number if there is none.
+    #[serde(default)]
+    pub mac: Option<String>,
+}
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSpec {
+    /// The guest's kernel: ELF or bzImage, also compressed with zstd.
+    pub kernel: PathBuf,
+    /// Its first file system, if any.
+    #[serde(default)]
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    #[serde(default = "default_cmdline")]
+    pub cmdline: String,
+    /// Processors, 1 to 64.
+    #[serde(default = "one")]
+    pub cpus: u32,
+    /// Memory in bytes, whole MiB.
+    #[serde(default = "default_memory")]
+    pub memory: u64,
+    /// What runs it.
+    #[serde(default)]
+    pub backend: BackendChoice,
+    /// How it is entered.
+    #[serde(default)]
+    pub boot: BootProtocol,
+    /// What a reset does.
+    #[serde(default)]
+    pub on_reset: OnReset,
+    /// What carries its devices.
+    #[serde(default)]
+    pub bus: DeviceBus,
+    /// Its disks, in the order in which it names them.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    /// Its network cards, in the same way.
+    #[serde(default)]
+    pub nets: Vec<NetSpec>,
+}
+
+/// The command line of a machine for which none is given.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// Bytes of memory of a machine for which none are given.
+pub const DEFAULT_MEMORY: u64 = 256 << 20;
+/// The most processors of a machine.
+pub const MAX_CPUS: u32 = 64;
+
+fn default_cmdline() -> String {
+    DEFAULT_CMDLINE.to_owned()
+}
+
+fn default_memory() -> u64 {
+    DEFAULT_MEMORY
+}
+
+fn one() -> u32 {
+    1
+}

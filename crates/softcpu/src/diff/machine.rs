@@ -1,0 +1,141 @@
+//! Our side of a comparison: a processor at user level with the same pages at the same addresses.
+
+use std::sync::Arc;
+
+use super::Case;
+use crate::code_pages::CodePages;
+use crate::cpu::Cpu;
+use crate::exec::{Board, First, Shared};
+use crate::fault::{Fault, vector};
+use crate::host::oracle::{CODE, DATA, DATA_LEN, Trap};
+use crate::host::ram::Ram;
+use crate::state::{
+    ATTR_DB, ATTR_G, ATTR_L, ATTR_P, ATTR_S, ATTR_UNUSABLE, CR0_AM, CR0_ET, CR0_MP, CR0_NE, CR0_PE, CR0_PG, CR0_WP,
+    CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, CS, CpuState, EFER_LMA, EFER_LME, EFER_NXE, SS, Segment,
+};
+
+const RAM: usize = 1 << 20;
+const CODE_GPA: u64 = 0x2_0000;
+const DATA_GPA: u64 = 0x3_0000;
+const TABLES: u64 = 0x1000;
+
+/// A board with nothing on it.
+pub(crate) struct Empty;
+
+impl Board for Empty {
+    fn mmio_read(&self, _: u64, _: usize) -> u64 {
+        u64::MAX
+    }
+    fn mmio_write(&self, _: u64, _: usize, _: u64) {}
+    fn input(&self, _: u16, _: usize) -> u32 {
+        u32::MAX
+    }
+    fn output(&self, _: u16, _: usize, _: u32) {}
+    fn cpuid(&self, _: u32, _: u32) -> [u32; 4] {
+        [0; 4]
+    }
+    fn rdmsr(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn wrmsr(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn tsc(&self) -> u64 {
+        0
+    }
+    fn cr8(&self) -> u64 {
+        0
+    }
+    fn set_cr8(&self, _: u64) {}
+    fn attention(&self) -> bool {
+        false
+    }
+    fn vector_waits(&self) -> bool {
+        false
+    }
+    fn dirty(&self, _: u64) {}
+    fn decoded(&self, _: u64, _: u64, _: First) {}
+}
+
+pub(crate) struct Machine {
+    shared: Shared,
+    cpu: Cpu,
+}
+
+/// Page tables for the code page and the data pages: present, user, and writable where they are on the host.
+fn build_tables(ram: &Ram) {
+    let store = |at: u64, v: u64| assert!(ram.store::<8>(at, v), "tables fit");
+    const USER: u64 = 7;
+    store(TABLES, (TABLES + 0x1000) | USER);
+    store(TABLES + 0x1000, (TABLES + 0x2000) | USER);
+    for (i, (lin, gpa, flags)) in [
+        (CODE, CODE_GPA, 5_u64),
+        (DATA, DATA_GPA, (1 << 63) | USER),
+        (DATA + 0x1000, DATA_GPA + 0x1000, (1 << 63) | USER),
+        (DATA + 0x2000, DATA_GPA + 0x2000, (1 << 63) | 5),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let table = TABLES + 0x3000 + if i == 0 { 0 } else { 0x1000 };
+        store(TABLES + 0x2000 + ((lin >> 21) & 0x1ff) * 8, table | USER);
+        store(table + ((lin >> 12) & 0x1ff) * 8, gpa | flags);
+    }
+}
+
+/// A user-level 64-bit state on those tables.
+pub(crate) fn user_state() -> CpuState {
+    let flat = |kind: u32, extra: u32, selector| Segment {
+        base: 0,
+        limit: u32::MAX,
+        attr: kind | ATTR_S | (3 << 5) | ATTR_P | ATTR_G | extra,
+        selector,
+    };
+    let mut s = CpuState { cpl: 3, cr3: TABLES, ..CpuState::default() };
+    s.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+    s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    s.efer = EFER_LME | EFER_LMA | EFER_NXE;
+    s.seg = [flat(3, ATTR_DB, 0x2b); 6];
+    s.seg[CS] = flat(0xb, ATTR_L, 0x33);
+    s.seg[SS] = flat(3, ATTR_DB, 0x2b);
+    s.tr = Segment { attr: ATTR_UNUSABLE, ..Segment::default() };
+    s
+}
+
+impl Machine {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let ram = Arc::new(Ram::anonymous(RAM)?);
+        build_tables(&ram);
+        let shared = Shared { code: CodePages::new(ram.end()), ram };
+        let cpu = Cpu::new(&shared)?;
+        Ok(Self { shared, cpu })
+    }
+
+    /// Runs a case; returns the state, the fault if there was one, and the data.
+    pub(crate) fn run(&mut self, case: &Case) -> (CpuState, Option<Trap>, Vec<u8>) {
+        let ram = &self.shared.ram;
+        assert!(ram.write(CODE_GPA, &case.page[..]) && ram.write(DATA_GPA, &case.data), "pages fit");
+        self.shared.code.renew(CODE_GPA);
+        *self.cpu.state = case.state.clone();
+        self.cpu.state_changed();
+        let fault = loop {
+            match self.cpu.single(&self.shared, &Empty) {
+                // A long repetition came up for air.
+                Ok(()) if self.cpu.state.rip == CODE + case.at as u64 && self.cpu.state.instructions == 0 => {}
+                Ok(()) => break None,
+                Err(f) => break Some(f),
+            }
+        };
+        let trap = fault.map(|f| match f {
+            Fault::Exception { vector: v, error } => Trap {
+                vector: v,
+                error: error.unwrap_or(0),
+                address: if v == vector::PF { self.cpu.state.fault_address } else { 0 },
+            },
+            _ => Trap { vector: 0xff, error: 0, address: 0 },
+        });
+        let mut data = vec![0; DATA_LEN];
+        assert!(self.shared.ram.read(DATA_GPA, &mut data), "data are there");
+        ((*self.cpu.state).clone(), trap, data)
+    }
+}

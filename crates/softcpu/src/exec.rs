@@ -1,0 +1,130 @@
+//! What an instruction's handler has in its hands: the CPU's state, its view of memory, and the board around it.
+
+use crate::code_pages::CodePages;
+use crate::fault::{Done, Fault};
+use crate::host::native::Natives;
+use crate::host::ram::Ram;
+use crate::host::tlb::Tlb;
+use crate::state::{CpuState, RCX, RDI, RSI, Segment, View};
+
+/// What stands around a CPU: devices, the interrupt controller, the clock, the model's registers.
+///
+/// Called for what is not memory only, so dynamic dispatch costs nothing that matters.
+pub(crate) trait Board {
+    /// Reads `size` bytes of a device.
+    fn mmio_read(&self, gpa: u64, size: usize) -> u64;
+    /// Writes `size` bytes of a device.
+    fn mmio_write(&self, gpa: u64, size: usize, v: u64);
+    /// Reads a port.
+    fn input(&self, port: u16, size: usize) -> u32;
+    /// Writes a port.
+    fn output(&self, port: u16, size: usize, v: u32);
+    /// A leaf of CPUID: eax, ebx, ecx, edx.
+    fn cpuid(&self, leaf: u32, sub: u32) -> [u32; 4];
+    /// A register that the CPU itself does not hold; nothing if there is none of this number.
+    fn rdmsr(&self, index: u32) -> Option<u64>;
+    /// Sets such a register; false if there is none or the value is refused.
+    fn wrmsr(&self, index: u32, v: u64) -> bool;
+    /// The time-stamp counter before the guest's offset.
+    fn tsc(&self) -> u64;
+    /// The task priority, CR8.
+    fn cr8(&self) -> u64;
+    /// Sets the task priority.
+    fn set_cr8(&self, v: u64);
+    /// Whether something asks for the CPU's attention: an interrupt controller, another CPU, a kick.
+    fn attention(&self) -> bool;
+    /// Whether an interrupt would be delivered if the CPU took interrupts.
+    fn vector_waits(&self) -> bool;
+    /// The page at `gpa` is about to be written without further notice.
+    fn dirty(&self, gpa: u64);
+    /// `len` bytes at `gpa` have been decoded; if `first`, the page held no code before and no other CPU's TLB may keep it
+    /// writable.
+    fn decoded(&self, gpa: u64, len: u64, first: First);
+}
+
+/// Whether something is so for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    Yes,
+    No,
+}
+
+/// What all CPUs of a machine share.
+pub(crate) struct Shared {
+    pub(crate) ram: std::sync::Arc<Ram>,
+    pub(crate) code: CodePages,
+}
+
+/// A CPU while it runs.
+pub(crate) struct Exec<'a> {
+    pub(crate) s: &'a mut CpuState,
+    pub(crate) tlb: &'a mut Tlb,
+    pub(crate) fetch: &'a mut crate::mmu::fetch::FetchTlb,
+    pub(crate) natives: &'a mut Natives,
+    pub(crate) shared: &'a Shared,
+    pub(crate) board: &'a dyn Board,
+    /// Which permissions data accesses have now; follows CPL and EFLAGS.AC.
+    pub(crate) view: View,
+    /// Leave the block after this instruction: the mode, the page tables or the code itself has changed.
+    pub(crate) leave: bool,
+}
+
+impl Exec<'_> {
+    /// To be called when CPL, EFLAGS.AC, CR0, CR4 or EFER may have changed.
+    pub(crate) fn mode_changed(&mut self) {
+        self.view = self.s.view();
+        self.leave = true;
+    }
+
+    /// The general register `r` in `B` bytes. Numbers 16 to 19 are ah, ch, dh, bh.
+    #[inline(always)]
+    pub(crate) fn reg<const B: usize>(&self, r: u8) -> u64 {
+        let v = self.s.gpr[usize::from(r & 15)];
+        if B == 1 && r >= 16 {
+            return (self.s.gpr[usize::from(r & 3)] >> 8) & 0xff;
+        }
+        v & crate::flags::mask::<B>()
+    }
+
+    /// Sets a general register as an operand of `B` bytes does: four bytes clear the upper half, fewer keep the rest.
+    #[inline(always)]
+    pub(crate) fn set_reg<const B: usize>(&mut self, r: u8, v: u64) {
+        if B == 1 && r >= 16 {
+            let g = &mut self.s.gpr[usize::from(r & 3)];
+            *g = (*g & !0xff00) | ((v & 0xff) << 8);
+            return;
+        }
+        let g = &mut self.s.gpr[usize::from(r & 15)];
+        *g = match B {
+            8 => v,
+            4 => v & 0xffff_ffff,
+            _ => (*g & !crate::flags::mask::<B>()) | (v & crate::flags::mask::<B>()),
+        };
+    }
+
+    /// Replaces the arithmetic flags in `which` by those in `f`.
+    #[inline(always)]
+    pub(crate) fn set_flags(&mut self, which: u64, f: u64) {
+        self.s.rflags = (self.s.rflags & !which) | (f & which);
+    }
+
+    /// Faults unless the CPU is at level 0.
+    pub(crate) fn kernel_only(&self) -> Done {
+        if self.s.cpl == 0 { Ok(()) } else { Err(crate::fault::GP0) }
+    }
+
+    /// String registers by the address size: rsi, rdi, rcx and the mask of their width.
+    pub(crate) fn string_regs(&self, mask: u64) -> (u64, u64, u64) {
+        let g = &self.s.gpr;
+        (g[RSI] & mask, g[RDI] & mask, g[RCX] & mask)
+    }
+
+    pub(crate) fn segment(&self, i: usize) -> &Segment {
+        &self.s.seg[i]
+    }
+
+    /// A debug condition or nothing: what a handler returns when all is well.
+    pub(crate) fn done(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! A few x86-64 instructions as bytes: what goes around guest instructions in generated code.
+//!
+//! Guest instructions themselves are encoded by iced. Memory operands here are `[base + disp32]` always.
+
+/// A general register of the host by number.
+pub(crate) type Reg = u8;
+
+/// Bytes of code under way.
+#[derive(Default)]
+pub(crate) struct Code {
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Code {
+    pub(crate) fn u8(&mut self, b: u8) {
+        self.bytes.push(b);
+    }
+
+    pub(crate) fn raw(&mut self, b: &[u8]) {
+        self.bytes.extend_from_slice(b);
+    }
+
+    pub(crate) fn u32(&mut self, v: u32) {
+        self.raw(&v.to_le_bytes());
+    }
+
+    fn rex(&mut self, w: u8, reg: Reg, index: Reg, base: Reg) {
+        self.u8(0x40 | (w << 3) | ((reg >> 3) << 2) | ((index >> 3) << 1) | (base >> 3));
+    }
+
+    /// ModRM (and SIB) of `[base + disp32]`.
+    fn mem(&mut self, reg: Reg, base: Reg, disp: i32) {
+        self.u8(0x80 | ((reg & 7) << 3) | (base & 7));
+        if base & 7 == 4 {
+            self.u8(0x24);
+        }
+        self.u32(disp as u32);
+    }
+
+    fn reg(&mut self, reg: Reg, rm: Reg) {
+        self.u8(0xc0 | ((reg & 7) << 3) | (rm & 7));
+    }
+
+    /// `mov reg, [base+disp]`, 64 bits.
+    pub(crate) fn load(&mut self, reg: Reg, base: Reg, disp: i32) {
+        self.rex(1, reg, 0, base);
+        self.u8(0x8b);
+        self.mem(reg, base, disp);
+    }
+
+    /// `mov [base+disp], reg`, 64 bits.
+    pub(crate) fn store(&mut self, base: Reg, disp: i32, reg: Reg) {
+        self.rex(1, reg, 0, base);
+        self.u8(0x89);
+        self.mem(reg, base, disp);
+    }
+
+    /// `mov dst, src`, 64 bits.
+    pub(crate) fn mov(&mut self, dst: Reg, src: Reg) {
+        self.rex(1, src, 0, dst);
+        self.u8(0x89);
+        self.reg(src, dst);
+    }
+
+    /// `movups xmm, [base+disp]`.
+    pub(crate) fn load_xmm(&mut self, xmm: Reg, base: Reg, disp: i32) {
+        self.rex(0, xmm, 0, base);
+        self.raw(&[0x0f, 0x10]);
+        self.mem(xmm, base, disp);
+    }
+
+    /// `movups [base+disp], xmm`.
+    pub(crate) fn store_xmm(&mut self, base: Reg, disp: i32, xmm: Reg) {
+        self.rex(0, xmm, 0, base);
+        self.raw(&[0x0f, 0x11]);
+        self.mem(xmm, base, disp);
+    }
+
+    /// `op [base+disp]` of the 0F AE group: 0 fxsave, 1 fxrstor, 2 ldmxcsr, 3 stmxcsr.
+    pub(crate) fn fx_group(&mut self, op: u8, base: Reg, disp: i32) {
+        self.rex(u8::from(op < 2), 0, 0, base);
+        self.raw(&[0x0f, 0xae]);
+        self.mem(op, base, disp);
+    }
+
+    pub(crate) fn push(&mut self, reg: Reg) {
+        if reg >= 8 {
+            self.u8(0x41);
+        }
+        self.u8(0x50 | (reg & 7));
+    }
+
+    pub(crate) fn pop(&mut self, reg: Reg) {
+        if reg >= 8 {
+            self.u8(0x41);
+        }
+        self.u8(0x58 | (reg & 7));
+    }
+
+    /// `push qword [base+disp]`.
+    pub(crate) fn push_mem(&mut self, base: Reg, disp: i32) {
+        self.rex(0, 0, 0, base);
+        self.u8(0xff);
+        self.mem(6, base, disp);
+    }
+
+    pub(crate) fn pushfq(&mut self) {
+        self.u8(0x9c);
+    }
+
+    pub(crate) fn popfq(&mut self) {
+        self.u8(0x9d);
+    }
+
+    pub(crate) fn ret(&mut self) {
+        self.u8(0xc3);
+    }
+}

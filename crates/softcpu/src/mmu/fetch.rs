@@ -1,0 +1,70 @@
+//! Where instructions come from: linear page to guest-physical page, for code.
+
+use super::{Access, canonical};
+use crate::exec::Exec;
+use crate::fault::{Fault, GP0};
+use crate::host::ram::PAGE;
+use crate::state::View;
+
+const ENTRIES: usize = 128;
+const EMPTY: u64 = 1;
+
+/// Translations of code pages, for the kernel and for user space.
+pub(crate) struct FetchTlb {
+    entries: [[(u64, u64); ENTRIES]; 2],
+}
+
+impl FetchTlb {
+    pub(crate) fn new() -> Self {
+        Self { entries: [[(EMPTY, 0); ENTRIES]; 2] }
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.entries = [[(EMPTY, 0); ENTRIES]; 2];
+    }
+
+    pub(crate) fn flush_page(&mut self, lin: u64) {
+        for t in &mut self.entries {
+            t[(lin >> 12) as usize % ENTRIES] = (EMPTY, 0);
+        }
+    }
+}
+
+impl Exec<'_> {
+    /// The guest-physical address of code at a linear address.
+    #[inline]
+    pub(crate) fn fetch_address(&mut self, lin: u64) -> Result<u64, Fault> {
+        let user = usize::from(self.view == View::User);
+        let e = &mut self.fetch.entries[user][(lin >> 12) as usize % ENTRIES];
+        if e.0 == lin & !(PAGE - 1) {
+            return Ok(e.1 | (lin & (PAGE - 1)));
+        }
+        if self.s.long_mode() && !canonical(lin) {
+            return Err(GP0);
+        }
+        let gpa = self.translate(lin, Access::Fetch, self.view)?;
+        self.fetch.entries[user][(lin >> 12) as usize % ENTRIES] = (lin & !(PAGE - 1), gpa & !(PAGE - 1));
+        Ok(gpa)
+    }
+
+    /// Forgets all translations.
+    pub(crate) fn flush_all(&mut self) {
+        self.tlb.flush();
+        self.fetch.flush();
+        self.leave = true;
+    }
+
+    /// Forgets translations of pages that are not global.
+    pub(crate) fn flush_local(&mut self) {
+        self.tlb.flush_local();
+        self.fetch.flush();
+        self.leave = true;
+    }
+
+    /// Forgets the translation of one page.
+    pub(crate) fn flush_page(&mut self, lin: u64) {
+        self.tlb.flush_page(lin);
+        self.fetch.flush_page(lin);
+        self.leave = true;
+    }
+}

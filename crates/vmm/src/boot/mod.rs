@@ -1,0 +1,198 @@
+//! Puts a kernel, its initrd and its command line into memory, and says how the first processor begins.
+//!
+//! Kernels are ELF or bzImage, as they are or compressed with zstd; they are entered by the 64-bit Linux boot protocol or by
+//! their PVH note. Everything read from the files is checked against the memory there is.
+//!
+//! Source: Linux `Documentation/arch/x86/boot.rst`, Xen's `start_info.h` (PVH).
+
+mod bzimage;
+mod elf;
+mod image;
+mod pvh;
+mod start;
+#[cfg(test)]
+mod tests;
+mod zero_page;
+
+use std::path::{Path, PathBuf};
+
+use control::machine::BootProtocol;
+use hv::memory::DEVICE_HOLE;
+use hv::{Memory, VcpuState};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::layout;
+use image::Image;
+pub(crate) use start::prepare_processor;
+
+/// Why a guest can't be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file can't be read.
+    #[error("reading the {what} {}", path.display())]
+    Read {
+        /// Kernel or initrd.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The kernel is neither format.
+    #[error("{} is no kernel: neither ELF nor bzImage", .0.display())]
+    Format(PathBuf),
+    /// The kernel is for another processor.
+    #[error("{} is a kernel for another processor (ELF machine {machine}, class {class}): x86-64 is needed", path.display())]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// ELF's number of the processor.
+        machine: u16,
+        /// ELF's class: 1 is 32-bit.
+        class: u8,
+    },
+    /// The file ends early or contradicts itself.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// In which way.
+        what: &'static str,
+    },
+    /// The bzImage has no 64-bit entry.
+    #[error("{} has no 64-bit entry point: a kernel of Linux 3.8 or newer for x86-64 is needed", .0.display())]
+    Only32(PathBuf),
+    /// The kernel has no PVH note.
+    #[error("{} has no PVH entry point; boot it by the Linux protocol", .0.display())]
+    NoPvh(PathBuf),
+    /// It does not fit.
+    #[error(
+        "the {what} does not fit: it needs memory up to {end:#x}, and there are {memory} MiB; give the machine more with --memory"
+    )]
+    Fit {
+        /// Kernel or initrd.
+        what: &'static str,
+        /// First byte behind it.
+        end: u64,
+        /// RAM of the machine, MiB.
+        memory: u64,
+    },
+    /// The command line is too long or has a zero byte.
+    #[error("the command line has {0} bytes, or one that is zero: at most {max} are possible", max = layout::CMDLINE_SIZE - 1)]
+    Cmdline(usize),
+    /// Something of the boot does not fit into low memory.
+    #[error("writing boot data at {0:#x}: the machine has too little memory")]
+    Write(u64),
+}
+
+/// What to boot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    pub(crate) kernel: &'a Path,
+    pub(crate) initrd: Option<&'a Path>,
+    pub(crate) cmdline: &'a str,
+    pub(crate) protocol: BootProtocol,
+    /// Address of ACPI's root pointer.
+    pub(crate) rsdp: u64,
+}
+
+/// How the first processor begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// In 64-bit mode, with the zero page in RSI.
+    Linux(u64),
+    /// In 32-bit mode, with the start info in RBX.
+    Pvh(u64),
+}
+
+/// A kernel in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    pub(crate) entry: u64,
+    pub(crate) pvh: Option<u64>,
+    /// First byte behind everything that it uses before it knows its memory.
+    pub(crate) end: u64,
+    /// The setup header of a bzImage, from 0x1f1 on.
+    pub(crate) setup: Vec<u8>,
+    /// The highest address that the initrd may have.
+    pub(crate) initrd_max: u64,
+}
+
+/// An initrd in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Initrd {
+    pub(crate) gpa: u64,
+    pub(crate) size: u64,
+}
+
+pub(crate) fn write(memory: &Memory, gpa: u64, bytes: &[u8]) -> Result<(), BootError> {
+    memory.ram().write_slice(bytes, GuestAddress(gpa)).map_err(|_| BootError::Write(gpa))
+}
+
+fn low_end(memory: &Memory) -> u64 {
+    memory.ram_size().min(DEVICE_HOLE)
+}
+
+/// Puts everything into memory.
+pub(crate) fn load(memory: &Memory, payload: &Payload<'_>) -> Result<Entry, BootError> {
+    let cmdline = payload.cmdline.as_bytes();
+    if cmdline.len() >= layout::CMDLINE_SIZE || cmdline.contains(&0) {
+        return Err(BootError::Cmdline(cmdline.len()));
+    }
+    let image = Image::open(payload.kernel)?;
+    let kernel = if image.is_elf() { elf::load(&image, memory)? } else { bzimage::load(&image, memory)? };
+    let initrd = payload.initrd.map(|path| load_initrd(path, memory, &kernel)).transpose()?.unwrap_or_default();
+    write(memory, layout::CMDLINE, &[cmdline, &[0]].concat())?;
+    match (payload.protocol, kernel.pvh) {
+        (BootProtocol::Linux, _) => {
+            zero_page::write_to(memory, &kernel, initrd, cmdline.len(), payload.rsdp)?;
+            Ok(Entry::Linux(kernel.entry))
+        }
+        (BootProtocol::Pvh, Some(entry)) => {
+            pvh::write_to(memory, initrd, payload.rsdp)?;
+            Ok(Entry::Pvh(entry))
+        }
+        (BootProtocol::Pvh, None) => Err(BootError::NoPvh(payload.kernel.to_owned())),
+    }
+}
+
+/// Puts the initrd at the end of low memory, where no kernel decompresses itself to.
+fn load_initrd(path: &Path, memory: &Memory, kernel: &Loaded) -> Result<Initrd, BootError> {
+    let fail = |source| BootError::Read { what: "initrd", path: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(fail)?;
+    let size = file.metadata().map_err(fail)?.len();
+    let top = low_end(memory).min(kernel.initrd_max.saturating_add(1));
+    let gpa = top.checked_sub(size).map(|gpa| gpa & !0xfff).filter(|gpa| *gpa >= kernel.end);
+    let Some(gpa) = gpa else {
+        return Err(BootError::Fit { what: "initrd", end: kernel.end + size, memory: memory.ram_size() >> 20 });
+    };
+    let count = usize::try_from(size).unwrap_or(usize::MAX);
+    memory
+        .ram()
+        .read_exact_volatile_from(GuestAddress(gpa), &mut file, count)
+        .map_err(|source| fail(std::io::Error::other(source.to_string())))?;
+    Ok(Initrd { gpa, size })
+}
+
+/// Parts of the address space as the guest is told them: address, bytes, type as in e820.
+pub(crate) fn memory_map(memory: &Memory) -> Vec<(u64, u64, u32)> {
+    const RAM: u32 = 1;
+    const RESERVED: u32 = 2;
+    let mut map = vec![
+        (0, layout::LOW_END, RAM),
+        (layout::LOW_END, layout::KERNEL - layout::LOW_END, RESERVED),
+        (layout::KERNEL, low_end(memory).saturating_sub(layout::KERNEL), RAM),
+    ];
+    let high = memory.regions().iter().map(|region| region.range);
+    let high = high.filter(|range| range.gpa >= DEVICE_HOLE && range.kind == hv::memory::RegionKind::Ram);
+    map.extend(high.map(|range| (range.gpa, range.size, RAM)));
+    map
+}
+
+/// The first processor's state at the kernel's entry, from its state after power-on.
+pub(crate) fn begin(memory: &Memory, entry: Entry, state: &mut VcpuState) -> Result<(), BootError> {
+    match entry {
+        Entry::Linux(rip) => start::linux(memory, rip, state),
+        Entry::Pvh(rip) => start::pvh(memory, rip, state),
+    }
+}

@@ -1,0 +1,177 @@
+//! A machine: memory, processors, devices, from its specification to its end.
+
+mod assembly;
+mod processor;
+mod specification;
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use control::machine::MachineSpec;
+use hv::clock::ClockState;
+use hv::state::Msr;
+use hv::{Backend, MemoryError, Vm, VmError};
+use virtio::service::Service;
+use virtio::transport::mmio::Mmio;
+
+use crate::acpi::AcpiError;
+use crate::boot::BootError;
+use crate::device::{Button, SerialPort};
+use processor::Processor;
+pub use specification::SpecError;
+pub(crate) use specification::check;
+
+/// The time-stamp counter's MSR.
+const MSR_TSC: u32 = 0x10;
+
+/// What a machine tells whoever runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The guest, or its processor by a triple fault, asked for a reset.
+    Reset,
+    /// The guest switched the machine off.
+    PowerOff,
+    /// A processor can't go on: why.
+    Failed(String),
+}
+
+/// Why a machine could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The specification asks for something that is not possible.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The hypervisor refused.
+    #[error("the hypervisor {backend}")]
+    Backend {
+        /// Which one.
+        backend: Backend,
+        /// Why.
+        source: VmError,
+    },
+    /// The memory could not be had.
+    #[error("the guest's memory")]
+    Memory(#[source] MemoryError),
+    /// The guest could not be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The firmware tables could not be made.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// A device could not be made.
+    #[error("the device {device}")]
+    Device {
+        /// Which one.
+        device: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A thread could not be started.
+    #[error("starting a thread of the machine")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A machine. It rests at first; dropping it ends it.
+pub struct Machine {
+    // In the order in which they go: nobody runs when devices and memory do.
+    processors: Vec<Processor>,
+    services: Vec<Service>,
+    devices: Vec<Arc<Mmio>>,
+    serial: Arc<SerialPort>,
+    button: Button,
+    vm: Arc<dyn Vm>,
+    spec: MachineSpec,
+    /// The guest's time when the machine came to rest, and each processor's counter.
+    stopped: Option<(ClockState, Vec<Option<u64>>)>,
+}
+
+/// Takes what the guest writes to its serial port.
+pub type ConsoleOutput = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+impl Machine {
+    /// Assembles a machine and loads its guest.
+    ///
+    /// # Errors
+    /// [`MachineError`]: what is missing, and where.
+    pub fn new(spec: &MachineSpec, output: ConsoleOutput, events: &Sender<Event>) -> Result<Self, MachineError> {
+        assembly::assemble(spec, output, events)
+    }
+
+    /// The specification it was made by.
+    pub fn spec(&self) -> &MachineSpec {
+        &self.spec
+    }
+
+    /// What runs it.
+    pub fn backend(&self) -> Backend {
+        self.vm.backend()
+    }
+
+    /// Whether it runs.
+    pub fn running(&self) -> bool {
+        self.stopped.is_none()
+    }
+
+    /// The way to its serial port for input.
+    pub fn input_line(&self) -> ConsoleOutput {
+        let serial = Arc::clone(&self.serial);
+        Arc::new(move |bytes| serial.input(bytes))
+    }
+
+    /// Presses its power button.
+    ///
+    /// # Errors
+    /// The hypervisor refuses.
+    pub fn press_power(&self) -> Result<(), MachineError> {
+        self.button.press().map_err(|source| self.backend_error(source))
+    }
+
+    fn backend_error(&self, source: VmError) -> MachineError {
+        MachineError::Backend { backend: self.vm.backend(), source }
+    }
+
+    /// Lets it run, from where it rests: the guest sees no time between.
+    ///
+    /// # Errors
+    /// The hypervisor refuses to set the clock.
+    pub fn resume(&mut self) -> Result<(), MachineError> {
+        let Some((clock, counters)) = self.stopped.take() else { return Ok(()) };
+        self.vm.set_clock(clock).map_err(|source| self.backend_error(source))?;
+        if self.vm.backend() == Backend::Kvm {
+            for (processor, tsc) in self.processors.iter().zip(counters) {
+                let msrs: Vec<_> = tsc.map(|value| Msr { index: MSR_TSC, value }).into_iter().collect();
+                processor.vcpu().set_msrs(&msrs).map_err(|source| self.backend_error(source))?;
+            }
+        }
+        self.services.iter().for_each(Service::resume);
+        self.processors.iter().for_each(Processor::run);
+        Ok(())
+    }
+
+    /// Brings it to rest: no processor runs and no device writes memory.
+    ///
+    /// # Errors
+    /// The hypervisor refuses to tell the clock.
+    pub fn pause(&mut self) -> Result<(), MachineError> {
+        if self.stopped.is_some() {
+            return Ok(());
+        }
+        self.processors.iter().for_each(Processor::rest);
+        let mut counters = Vec::new();
+        for processor in &self.processors {
+            let mut vcpu = processor.vcpu();
+            let state = vcpu.state().map_err(|source| self.backend_error(source))?;
+            counters.push(state.msrs.iter().find(|msr| msr.index == MSR_TSC).map(|msr| msr.value));
+        }
+        let clock = self.vm.clock().map_err(|source| self.backend_error(source))?;
+        self.services.iter().for_each(Service::rest);
+        self.stopped = Some((clock, counters));
+        Ok(())
+    }
+
+    /// What its devices have counted: their names with numbers behind, and their counters.
+    pub fn metrics(&self) -> Vec<(String, virtio::device::Metrics)> {
+        let slots = self.devices.iter().map(|device| device.slot());
+        slots.enumerate().map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics())).collect()
+    }
+}

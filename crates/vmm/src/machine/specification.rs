@@ -1,0 +1,95 @@
+//! What is checked of a specification before anything is made.
+
+use control::machine::{MAX_CPUS, MachineSpec};
+use hv::memory::MAX_RAM;
+
+/// The least memory with which a Linux kernel comes up.
+const LEAST_MEMORY: u64 = 16 << 20;
+const MIB: u64 = 1 << 20;
+
+/// Why a specification makes no machine.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// The number of processors.
+    #[error("{0} processors: give 1 to {MAX_CPUS}")]
+    Cpus(u32),
+    /// The amount of memory.
+    #[error("{0} bytes of memory: give whole MiB, from 16 MiB to {most} GiB", most = MAX_RAM >> 30)]
+    Memory(u64),
+    /// More memory than the host has.
+    #[error("{wanted} MiB of memory, and the host has {host} MiB")]
+    HostMemory {
+        /// Asked for.
+        wanted: u64,
+        /// The host's whole memory.
+        host: u64,
+    },
+    /// More devices than the bus has places.
+    #[error("{0} devices: a machine with its devices on pages has room for {1}; use the PCI bus")]
+    Devices(usize, usize),
+    /// A hardware address.
+    #[error("\"{0}\" is no hardware address of a card: write six pairs of hexadecimal digits, the first one even")]
+    Mac(String),
+}
+
+pub(crate) fn check(spec: &MachineSpec) -> Result<(), SpecError> {
+    if spec.cpus == 0 || spec.cpus > MAX_CPUS {
+        return Err(SpecError::Cpus(spec.cpus));
+    }
+    if spec.memory < LEAST_MEMORY || !spec.memory.is_multiple_of(MIB) || spec.memory > MAX_RAM {
+        return Err(SpecError::Memory(spec.memory));
+    }
+    let system = rustix::system::sysinfo();
+    let host = system.totalram.saturating_mul(system.mem_unit.into());
+    if spec.memory > host {
+        return Err(SpecError::HostMemory { wanted: spec.memory / MIB, host: host / MIB });
+    }
+    Ok(())
+}
+
+/// The hardware address of card number `index`: as given, or a locally administered one.
+pub(crate) fn mac(given: Option<&str>, index: usize) -> Result<[u8; 6], SpecError> {
+    let Some(text) = given else { return Ok([2, b'i', b'n', b's', 0, index as u8]) };
+    let bad = || SpecError::Mac(text.to_owned());
+    let parts: Vec<_> = text.split(':').collect();
+    let mut mac = [0; 6];
+    if parts.len() != mac.len() {
+        return Err(bad());
+    }
+    for (byte, part) in mac.iter_mut().zip(parts) {
+        let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        *byte = u8::from_str_radix(part, 16).ok().filter(|_| digits).ok_or_else(bad)?;
+    }
+    if mac[0] & 1 != 0 { Err(bad()) } else { Ok(mac) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_strictly() {
+        assert_eq!(mac(Some("52:54:00:12:34:fF"), 0), Ok([0x52, 0x54, 0, 0x12, 0x34, 0xff]));
+        assert_eq!(mac(None, 3).map(|mac| mac[5]), Ok(3));
+        for bad in
+            ["", "52:54:00:12:34", "53:54:00:12:34:56", "52:54:00:12:34:5", "52:54:00:12:34:+5", "52-54-00-12-34-56"]
+        {
+            assert_eq!(mac(Some(bad), 0), Err(SpecError::Mac(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn impossible_machines_are_refused() {
+        let spec = |change: fn(&mut MachineSpec)| {
+            let mut spec: MachineSpec = serde_json::from_str(r#"{"kernel": "k"}"#).unwrap();
+            change(&mut spec);
+            check(&spec)
+        };
+        assert_eq!(spec(|_| ()), Ok(()));
+        assert_eq!(spec(|spec| spec.cpus = 0), Err(SpecError::Cpus(0)));
+        assert_eq!(spec(|spec| spec.cpus = 65), Err(SpecError::Cpus(65)));
+        assert_eq!(spec(|spec| spec.memory = MIB), Err(SpecError::Memory(MIB)));
+        assert_eq!(spec(|spec| spec.memory += 1), Err(SpecError::Memory((256 << 20) + 1)));
+        assert!(matches!(spec(|spec| spec.memory = 512 << 30), Err(SpecError::HostMemory { .. })));
+    }
+}

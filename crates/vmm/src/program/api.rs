@@ -1,0 +1,113 @@
+//! The API: one sorted table of routes. `docs/api/vmm.yaml` describes it.
+
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::{Sender, channel};
+
+use control::machine::MachineSpec;
+
+use super::Work;
+use super::http::{self, Request, Response};
+use super::state::{Next, State, StateError};
+use crate::machine::MachineError;
+
+type Handler = fn(&mut State, &Request) -> Result<Response, Response>;
+
+/// Path, method, what answers. Sorted.
+const ROUTES: &[(&str, &str, Handler)] = &[
+    ("/", "GET", |state, _| Ok(Response::json(&state.inspect()))),
+    ("/boot", "PUT", |state, _| done(state.boot())),
+    ("/kill", "PUT", |state, _| {
+        state.kill();
+        Ok(Response::done())
+    }),
+    ("/machine", "PUT", configure),
+    ("/metrics", "GET", |state, _| state.metrics().map(|metrics| Response::json(&metrics)).map_err(refused)),
+    ("/pause", "PUT", |state, _| done(state.pause())),
+    ("/resume", "PUT", |state, _| done(state.resume())),
+    ("/stop", "PUT", |state, _| done(state.press_power())),
+];
+
+/// An error with what is below it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        below = error.source();
+    }
+    text
+}
+
+fn refused(error: StateError) -> Response {
+    let status = match &error {
+        StateError::Phase { .. } => 409,
+        StateError::Machine(MachineError::Spec(_) | MachineError::Boot(_) | MachineError::Device { .. }) => 400,
+        StateError::Machine(_) => 500,
+    };
+    Response::error(status, &chain(&error))
+}
+
+fn done(result: Result<(), StateError>) -> Result<Response, Response> {
+    result.map(|()| Response::done()).map_err(refused)
+}
+
+fn configure(state: &mut State, request: &Request) -> Result<Response, Response> {
+    let spec: MachineSpec = serde_json::from_slice(&request.body)
+        .map_err(|error| Response::error(400, &format!("the machine's specification: {error}")))?;
+    done(state.configure(spec))
+}
+
+/// Answers a request, and says whether the program goes on.
+pub(super) fn answer(state: &mut State, request: &Request) -> (Response, Next) {
+    let mut at = ROUTES.iter().filter(|(path, ..)| *path == request.path).peekable();
+    if at.peek().is_none() {
+        return (Response::error(404, &format!("there is no {:?} here", request.path)), Next::GoOn);
+    }
+    let Some((path, _, handler)) = at.find(|(_, method, _)| *method == request.method) else {
+        return (
+            Response::error(405, &format!("{} is not possible on {:?}", request.method, request.path)),
+            Next::GoOn,
+        );
+    };
+    let response = handler(state, request).unwrap_or_else(|response| response);
+    (response, if *path == "/kill" { Next::End(0) } else { Next::GoOn })
+}
+
+/// Takes one request after another to the main thread.
+pub(super) fn serve(listener: &UnixListener, work: &Sender<Work>) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        // A client that breaks off, or says nothing, is its own problem.
+        let Ok(Some(request)) = http::read(&mut stream) else { continue };
+        let response = match request {
+            Err(response) => response,
+            Ok(request) => {
+                let (reply, answer) = channel();
+                if work.send(Work::Request(request, reply)).is_err() {
+                    return;
+                }
+                let Ok(response) = answer.recv() else { return };
+                response
+            }
+        };
+        let _gone = http::write(&mut stream, &response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_sorted_and_described() {
+        assert!(ROUTES.is_sorted_by_key(|(path, method, _)| (*path, *method)));
+        let description = include_str!("../../../../docs/api/vmm.yaml");
+        for (path, method, _) in ROUTES {
+            let at = description.find(&format!("\n  {path}:\n"));
+            let section = &description[at.unwrap_or_else(|| panic!("{path} is not described"))..];
+            assert!(section.contains(&format!("\n    {}:", method.to_lowercase())), "{method} {path}");
+        }
+        assert_eq!(description.matches("\n  /").count(), ROUTES.len());
+    }
+}

@@ -1,0 +1,154 @@
+//! HTTP/1.1 for one client at a time on a unix socket: small requests with JSON, small answers.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// The most bytes of a request's head.
+const MAX_HEAD: usize = 16 << 10;
+/// The most bytes of a request's body.
+const MAX_BODY: usize = 1 << 20;
+/// A client that says nothing for so long is sent away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) body: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+}
+
+impl Response {
+    /// Done, and there is nothing to say.
+    pub(super) fn done() -> Self {
+        Self { status: 204, body: Vec::new() }
+    }
+
+    pub(super) fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(body) => Self { status: 200, body },
+            Err(error) => Self::error(500, &error.to_string()),
+        }
+    }
+
+    pub(super) fn error(status: u16, message: &str) -> Self {
+        let body = serde_json::json!({ "message": message }).to_string().into_bytes();
+        Self { status, body }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self.status {
+            200 => "OK",
+            204 => "No Content",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            409 => "Conflict",
+            413 => "Content Too Large",
+            _ => "Internal Server Error",
+        }
+    }
+}
+
+/// Reads one request; the answer to one that can't be read is the error.
+pub(super) fn read(stream: &mut UnixStream) -> io::Result<Option<Result<Request, Response>>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match parse(&bytes) {
+            Parsed::Whole(request) => return Ok(Some(Ok(request))),
+            Parsed::Bad(response) => return Ok(Some(Err(response))),
+            Parsed::More => {}
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Ok(None),
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+enum Parsed {
+    Whole(Request),
+    More,
+    Bad(Response),
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Request::new(&mut headers);
+    let length = match head.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => return Parsed::More,
+        Ok(httparse::Status::Partial) => return Parsed::Bad(Response::error(413, "the request's head is too long")),
+        Err(error) => return Parsed::Bad(Response::error(400, &format!("this is not HTTP: {error}"))),
+    };
+    let header = |name: &str| head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    if header("transfer-encoding").is_some() {
+        return Parsed::Bad(Response::error(400, "send the body with a content length, not in chunks"));
+    }
+    let size = match header("content-length").map(|header| std::str::from_utf8(header.value).unwrap_or("").parse()) {
+        None => 0,
+        Some(Ok(size)) if size <= MAX_BODY => size,
+        Some(Ok(_)) => return Parsed::Bad(Response::error(413, "the request's body is too long")),
+        Some(Err(_)) => return Parsed::Bad(Response::error(400, "the content length is no number")),
+    };
+    let Some(body) = bytes.get(length..length + size) else { return Parsed::More };
+    Parsed::Whole(Request {
+        method: head.method.unwrap_or("").to_owned(),
+        path: head.path.unwrap_or("").to_owned(),
+        body: body.to_vec(),
+    })
+}
+
+pub(super) fn write(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
+    let mut bytes = format!("HTTP/1.1 {} {}\r\n", response.status, response.reason()).into_bytes();
+    if response.status != 204 {
+        bytes.extend(format!("Content-Type: application/json\r\nContent-Length: {}\r\n", response.body.len()).bytes());
+    }
+    bytes.extend(b"Connection: close\r\n\r\n");
+    bytes.extend(&response.body);
+    stream.write_all(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_as_they_come() {
+        let whole = b"PUT /machine HTTP/1.1\r\nHost: x\r\ncontent-LENGTH: 2\r\n\r\n{}";
+        for end in 0..whole.len() {
+            assert!(matches!(parse(&whole[..end]), Parsed::More), "{end}");
+        }
+        let Parsed::Whole(request) = parse(whole) else { panic!("not whole") };
+        assert_eq!(
+            (request.method.as_str(), request.path.as_str(), request.body.as_slice()),
+            ("PUT", "/machine", &b"{}"[..])
+        );
+    }
+
+    #[test]
+    fn bad_requests_get_their_status() {
+        let status = |bytes: &[u8]| match parse(bytes) {
+            Parsed::Bad(response) => response.status,
+            _ => 0,
+        };
+        assert_eq!(status(b"\x16\x03\x01"), 400);
+        assert_eq!(status(b"PUT / HTTP/1.1\r\ncontent-length: x\r\n\r\n"), 400);
+        assert_eq!(status(b"PUT / HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n"), 413);
+        assert_eq!(status(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"), 400);
+        assert_eq!(status(format!("GET /{} HTTP/1.1", "x".repeat(MAX_HEAD)).as_bytes()), 413);
+    }
+}
