@@ -28,8 +28,8 @@ mod table;
 mod template;
 mod terminal;
 mod value;
-mod volume;
 mod vm;
+mod volume;
 
 use std::ffi::OsString;
 
