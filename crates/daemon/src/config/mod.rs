@@ -29,25 +29,25 @@ const CERTS: &str = "/etc/docker/certs.d";
 /// The command line of the daemon itself.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Flags {
-    /// Read settings from this JSON file, which has the names of dockerd's daemon.json [/etc/insula/daemon.json]
+    /// Read settings from this JSON file, which has the names of dockerd's daemon.json; by default /etc/insula/daemon.json
     #[arg(long, alias = "config-file", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Look the settings over, and end
     #[arg(long)]
     pub(crate) validate: bool,
-    /// Folder for what survives a reboot: images, containers, volumes [/var/lib/insula]
+    /// Folder for what survives a reboot: images, containers, volumes; by default /var/lib/insula
     #[arg(long, alias = "data-root", value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Folder for sockets and what else ends with the boot [/run/insula]
+    /// Folder for sockets and what else ends with the boot; by default /run/insula
     #[arg(long, alias = "exec-root", value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Cgroup below which every container gets its own [/insula]
+    /// Cgroup below which every container gets its own; by default /insula
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
     /// How many network namespaces are kept ready; 0 for none
     #[arg(long, value_name = "N", default_value_t = 4)]
     netns_pool: usize,
-    /// Ids for containers' user namespaces: off, or the host's first user id, first group id and their number [off]
+    /// Ids for containers' user namespaces: off, or the host's first user id, first group id and their number; by default off
     #[arg(long, value_name = "off|UID:GID:COUNT", value_parser = Remap::from_str)]
     userns_remap: Option<Remap>,
     /// The insula-shim program; by default the one beside this program, or in PATH
@@ -58,7 +58,7 @@ pub(crate) struct Flags {
     pub(crate) netd: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkFlags,
-    /// What is logged: error, warn, info, debug or trace [info]
+    /// What is logged: error, warn, info, debug or trace; by default info
     #[arg(long, short = 'l', value_name = "LEVEL")]
     log_level: Option<LevelFilter>,
     /// Listen here, too: unix:///path or tcp://address:port

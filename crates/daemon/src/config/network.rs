@@ -11,7 +11,7 @@ use serde::Deserialize;
 /// Flags of the default network, and of all that choose their own addresses.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct NetworkFlags {
-    /// Bridge of the default network, which is made when the first container needs it [insula0]
+    /// Bridge of the default network, which is made when the first container needs it; by default insula0
     #[arg(long, value_name = "NAME")]
     bridge: Option<String>,
     /// Address of the default network's bridge, with its subnet: 172.17.0.1/16
