@@ -3,7 +3,7 @@
 use super::{Actor, Answer, reply};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Container, ContainerId, Endpoint, EndpointRequest, Event, Network, NetworkMode};
+use crate::model::{Container, ContainerId, Driver, Endpoint, EndpointRequest, Event, Network, NetworkMode};
 use crate::network::{self, Granted, Leaving, book::Refusal, names::Linked};
 use net::NetError;
 use net::dns::View;
@@ -173,8 +173,16 @@ impl Actor {
         let container = &self.container;
         let name = &network.spec.name;
         let denied = |text: String| Err(EngineError::new(ErrorClass::Denied, text));
-        if !network.spec.driver.has_addresses() && !matches!(container.spec.network, NetworkMode::Networks(_)) {
-            return denied("container cannot be disconnected from host network or connected to host network".into());
+        match network.spec.driver {
+            Driver::Host => {
+                return denied(
+                    "container cannot be disconnected from host network or connected to host network".into(),
+                );
+            }
+            Driver::None => {
+                return denied("container cannot be connected to multiple networks with one of the networks in private (none) mode".into());
+            }
+            Driver::Bridge | Driver::Macvlan | Driver::Ipvlan => {}
         }
         match &container.spec.network {
             NetworkMode::Networks(_) => {}
@@ -233,7 +241,7 @@ impl Actor {
     async fn disconnect(&mut self, network: &Arc<Network>) -> Result<()> {
         let container = &self.container;
         let name = &network.spec.name;
-        if network.spec.driver == crate::model::Driver::Host {
+        if network.spec.driver == Driver::Host {
             return Err(EngineError::new(
                 ErrorClass::Denied,
                 "container cannot be disconnected from host network or connected to host network",

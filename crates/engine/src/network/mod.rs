@@ -15,7 +15,7 @@ pub(crate) mod wiring;
 
 use crate::config::{Config, Paths};
 use crate::engine::Inner;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
     Container, ContainerId, Driver, Endpoint, EndpointLink, Network, NetworkId, NetworkMode, Published,
 };
@@ -104,14 +104,22 @@ impl Networks {
         let asked = spec.endpoints.iter().map(|(name, request)| (name, request.clone()));
         let main_request = spec.endpoints.get(main).cloned().unwrap_or_default();
         for (who, request) in asked.chain([(main, main_request)]) {
-            let network = book.find(who)?;
-            check_request(&book, &network, &request)?;
+            let name = match book.find(who) {
+                Ok(network) => {
+                    check_request(&book, &network, &request)?;
+                    network.spec.name.clone()
+                }
+                // as with Docker's daemon, whose clients take an answer of 404 here for an image that is to be pulled: it
+                // has to be there when the container starts
+                Err(error) if error.class() == ErrorClass::NotFound => who.clone(),
+                Err(error) => return Err(error),
+            };
             let endpoint = Endpoint { request, link: None };
             if who == main {
                 // by its name in one place and by its id in the other: what was asked for there counts
-                endpoints.entry(network.spec.name.clone()).or_insert(endpoint);
+                endpoints.entry(name).or_insert(endpoint);
             } else {
-                endpoints.insert(network.spec.name.clone(), endpoint);
+                endpoints.insert(name, endpoint);
             }
         }
         Ok(endpoints)
@@ -147,6 +155,16 @@ impl Networks {
             NetworkMode::Networks(main) => book.find(main).map_err(Refusal::Wrong)?.spec.name.clone(),
             _ => return Ok(()),
         };
+        if let Some((who, endpoint)) = container.endpoints.iter().find(|(name, _)| book.by_name(name).is_none()) {
+            // made after the container, which named it by its id
+            let network = book.find(who).map_err(Refusal::Wrong)?;
+            check_request(book, &network, &endpoint.request).map_err(Refusal::Wrong)?;
+            let mut named = container.clone();
+            named.endpoints.remove(who);
+            named.endpoints.insert(network.spec.name.clone(), endpoint.clone());
+            granted.endpoints.clone_from(&named.endpoints);
+            return self.grant_in(book, &named, granted, busy);
+        }
         for name in wiring::in_order(container, Some(&main)) {
             let missing = || Refusal::Wrong(EngineError::not_found(format!("network {name} not found")));
             let network = Arc::clone(book.by_name(name).ok_or_else(missing)?);
@@ -226,7 +244,7 @@ impl Networks {
 fn check_request(book: &Book, network: &Network, request: &crate::model::EndpointRequest) -> Result<()> {
     if network.spec.template {
         return Err(EngineError::new(
-            crate::error::ErrorClass::Denied,
+            ErrorClass::Denied,
             format!("network {} is a configuration network; make one from it with --config-from", network.spec.name),
         ));
     }

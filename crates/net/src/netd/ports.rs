@@ -121,6 +121,10 @@ fn bind(port: &Publication) -> Result<Option<OwnedFd>, String> {
     if address.is_ipv6() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, true).map_err(failed)?;
     }
+    if is_relayed(port) {
+        // connections that a helper before us carried are still on their way out; of two that listen the second is refused
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).map_err(failed)?;
+    }
     rustix::net::bind(&socket, &SocketAddr::new(address, port.port)).map_err(failed)?;
     Ok(Some(socket))
 }

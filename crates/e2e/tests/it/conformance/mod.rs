@@ -2,3 +2,4 @@
 
 mod copy;
 mod health;
+mod network;
