@@ -11,6 +11,7 @@
 
 mod build;
 mod client;
+mod cni;
 mod compose;
 mod container;
 mod context;
@@ -41,6 +42,7 @@ static COMMANDS: &[&Command] = &[
     &container::attach::COMMAND,
     &build::COMMAND,
     &build::BUILDER,
+    &cni::GROUP,
     &container::commit::COMMAND,
     &compose::COMMAND,
     &container::GROUP,
@@ -103,6 +105,9 @@ sys::in_place_of_glibc!();
 
 #[cfg_attr(test, expect(dead_code, reason = "the test program has a main of its own"))]
 fn run(arguments: Vec<OsString>) -> u8 {
+    if let Some(code) = cni::plugin(&arguments) {
+        return code;
+    }
     let mut words = Vec::new();
     for word in arguments.into_iter().skip(1) {
         match word.into_string() {

@@ -1,6 +1,7 @@
 //! Networks, through the stock client.
 
 mod flags;
+mod kinds;
 mod matrix;
 
 mod survival;
