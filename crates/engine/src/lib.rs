@@ -60,6 +60,7 @@ pub use image;
 pub use logs::{LogLine, LogStream, Logs};
 pub use net;
 pub use registry;
+pub use sys::socket::unsent;
 pub use top::Top;
 pub use usage::Usage;
 pub use volume::{NewVolume, Volume};

@@ -29,6 +29,7 @@ pub mod rtnetlink;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod tun;
 
 pub use error::{Result, SysError};

@@ -4,6 +4,7 @@ mod bad_input;
 mod build;
 mod build_cache;
 mod build_remote;
+mod clients;
 mod corpus;
 mod crash;
 mod daemon;
