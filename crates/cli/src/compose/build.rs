@@ -56,7 +56,7 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
     services(&stack, given, &built)?;
     if given.on("push") {
         for service in &built {
-            let image = service.image(&stack.project.name);
+            let image = service.image(&stack.project);
             let answer = crate::image::registry::request_push(context, &image)?;
             crate::image::import::each_line(answer, "lost the daemon on the way", |_| {})
                 .during(|| format!("cannot push {image}"))?;
@@ -69,7 +69,7 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
 /// Builds the images of services, each after those that it begins with.
 pub(super) fn services(stack: &Stack, given: &Parsed, services: &[&Service]) -> Result<(), Failure> {
     for service in sorted(services)? {
-        let image = service.image(&stack.project.name);
+        let image = service.image(&stack.project);
         let asked = request(stack, service, given)?;
         stack.board.working("Image", &image, "Building");
         stack.board.end();
@@ -139,7 +139,7 @@ fn request(stack: &Stack, service: &Service, given: &Parsed) -> Result<Build, Fa
     let mut labels = pairs(&spec.labels);
     labels.insert(compose::create::label::PROJECT.to_owned(), project.name.clone());
     labels.insert(compose::create::label::SERVICE.to_owned(), service.name.clone());
-    let mut tags = vec![service.image(&project.name)];
+    let mut tags = vec![service.image(project)];
     tags.extend(spec.tags.iter().cloned());
     let platform = match (spec.platforms.as_slice(), &service.spec.platform) {
         (_, Some(platform)) => Some(platform.clone()),
@@ -267,7 +267,7 @@ fn contexts(stack: &Stack, service: &Service, spec: &BuildSpec, asked: &mut Buil
             (Some(image), _) => image.to_owned(),
             (None, Some(other)) => {
                 match stack.project.services.get(other).or_else(|| stack.project.disabled.get(other)) {
-                    Some(other) => other.image(&stack.project.name),
+                    Some(other) => other.image(&stack.project),
                     None => {
                         return Err(Failure::new(format!(
                             "services.{}.build.additional_contexts.{name}: there is no service {other:?}",

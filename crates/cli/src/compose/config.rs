@@ -150,7 +150,7 @@ fn listed(given: &Parsed, project: &Project) -> Outcome {
         return lines(given, models.iter().map(|(name, _)| name.clone()));
     }
     if given.on("images") {
-        return lines(given, project.services.values().map(|service| service.image(&project.name)));
+        return lines(given, project.services.values().map(|service| service.image(project)));
     }
     if let Some(names) = given.value("hash") {
         let wanted: Vec<&str> = names.split(',').collect();

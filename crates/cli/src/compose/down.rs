@@ -66,7 +66,7 @@ fn is_orphan(stack: &Stack, member: &Member) -> bool {
 pub(super) fn orphans(stack: &Stack, what: Orphans) -> Result<(), Failure> {
     let mut members = stack.members(Kind::Service)?;
     members.retain(|member| is_orphan(stack, member));
-    if members.is_empty() || (what == Orphans::Tell && ignores_orphans(stack)) {
+    if members.is_empty() || (what == Orphans::Tell && is_set(stack, "COMPOSE_IGNORE_ORPHANS")) {
         return Ok(());
     }
     if what == Orphans::Tell {
@@ -84,8 +84,9 @@ pub(super) fn orphans(stack: &Stack, what: Orphans) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ignores_orphans(stack: &Stack) -> bool {
-    let value = stack.project.environment.get("COMPOSE_IGNORE_ORPHANS").map(String::as_str);
+/// Whether a variable of the environment says yes.
+pub(super) fn is_set(stack: &Stack, name: &str) -> bool {
+    let value = stack.project.environment.get(name).map(String::as_str);
     matches!(value, Some("1" | "true" | "True" | "TRUE"))
 }
 
@@ -141,7 +142,13 @@ pub(super) fn take_down(context: &Context, given: &Parsed, names: &[String]) -> 
     let mut members = stack.members_of(names, if named { Kind::Service } else { Kind::All })?;
     // without a file, nobody knows what is an orphan
     let fileless = stack.project.files.is_empty();
-    let keeps = |member: &Member| named || fileless || given.on("remove-orphans") || !is_orphan(&stack, member);
+    let keeps = |member: &Member| {
+        named
+            || fileless
+            || given.on("remove-orphans")
+            || is_set(&stack, "COMPOSE_REMOVE_ORPHANS")
+            || !is_orphan(&stack, member)
+    };
     members.retain(|member| {
         keeps(member) && (named || fileless || member.one_off || !stack.project.disabled.contains_key(&member.service))
     });
@@ -245,7 +252,7 @@ fn remove_images(stack: &Stack, which: &str, members: &[Member]) -> Result<(), F
     for service in stack.project.services.values() {
         let local = service.spec.build.is_some() && service.spec.image.is_none();
         if which == "all" || local {
-            names.insert(service.image(&stack.project.name));
+            names.insert(service.image(&stack.project));
         }
     }
     if which == "all" {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::COMMON;
 use super::progress::Colour;
-use super::stack::{Kind, Member, Stack};
+use super::stack::{Kind, Member, Stack, short_name};
 use crate::client::{Client, Query};
 use crate::container::path;
 use crate::context::Context;
@@ -289,7 +289,7 @@ fn logs(context: &Context, given: &Parsed) -> Outcome {
             match table::text(event, "/Action") {
                 "start" => {
                     alive += 1;
-                    let short = name.strip_prefix(&format!("{}-", stack.project.name)).unwrap_or(&name).to_owned();
+                    let short = short_name(&stack.project.name, &name).to_owned();
                     printer.expect(&short);
                     let printer = &printer;
                     scope.spawn(move || since_start(context, printer, &id, &short));

@@ -135,7 +135,7 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
     let (mut built, mut pulled): (Vec<&Service>, Vec<&Service>) = (Vec::new(), Vec::new());
     for service in &services {
         let policy = policy(service, asked)?;
-        let found = id_of(stack, &service.image(&stack.project.name))?;
+        let found = id_of(stack, &service.image(&stack.project))?;
         let can_build = service.spec.build.is_some() && builds != Builds::Never;
         let wants_pull = match (policy, &found) {
             (Policy::Always, _) | (Policy::Missing, None) => true,
@@ -155,7 +155,7 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
         {
             pulled.push(service);
         } else if found.is_none() && !pulled.iter().any(|other| other.spec.image == service.spec.image) {
-            let image = service.image(&stack.project.name);
+            let image = service.image(&stack.project);
             let hint =
                 if service.spec.build.is_some() { "leave --no-build out" } else { "pull it, or change pull_policy" };
             return Err(Failure::new(format!(
@@ -169,7 +169,7 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
     build::services(stack, given, &built)?;
     let mut ids = BTreeMap::new();
     for service in services {
-        let image = id_of(stack, &service.image(&stack.project.name))?;
+        let image = id_of(stack, &service.image(&stack.project))?;
         let id = image.map(|image| table::text(&image, "/Id").to_owned()).unwrap_or_default();
         if id.is_empty() && stack.mode == Mode::Real {
             return Err(Failure::new(format!("the image of service {:?} is gone again", service.name)));
@@ -180,11 +180,11 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
 }
 
 fn pull_one(stack: &Stack, service: &Service, quiet: bool) -> Result<(), Failure> {
-    let image = service.image(&stack.project.name);
+    let image = service.image(&stack.project);
     stack.board.working("Image", &image, "Pulling");
     if stack.mode == Mode::Real {
         let pulled =
-            registry::request_pull(&stack.context, &image, service.spec.platform.as_deref(), None).and_then(|answer| {
+            registry::request_pull(&stack.context, &image, service.spec.platform.as_deref()).and_then(|answer| {
                 crate::image::import::each_line(answer, "lost the daemon on the way", |value| {
                     let (status, bar) = (table::text(value, "/status"), table::text(value, "/progress"));
                     if !quiet && !status.is_empty() && matches!(stack.board.show(), super::progress::Show::Terminal(_))
@@ -217,11 +217,11 @@ fn pull(context: &Context, given: &Parsed) -> Outcome {
             || (buildable && given.on("ignore-buildable"))
             || service.spec.pull_policy.as_deref() == Some("never")
         {
-            let image = service.image(&stack.project.name);
+            let image = service.image(&stack.project);
             stack.board.done("Image", &image, if buildable { "Skipped - No image to be pulled" } else { "Skipped" });
             continue;
         }
-        let image = service.image(&stack.project.name);
+        let image = service.image(&stack.project);
         let missing_only = given.value("policy") == Some("missing");
         if missing_only && id_of(&stack, &image)?.is_some() {
             stack.board.done("Image", &image, "Skipped - Image is already present locally");

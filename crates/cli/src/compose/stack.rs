@@ -79,8 +79,13 @@ impl Member {
 
     /// The name without the project's, as log lines begin: `web-1`.
     pub(super) fn short_name(&self, project: &str) -> String {
-        self.name.strip_prefix(&format!("{project}-")).unwrap_or(&self.name).to_owned()
+        short_name(project, &self.name).to_owned()
     }
+}
+
+/// A container's name without its project's.
+pub(super) fn short_name<'a>(project: &str, name: &'a str) -> &'a str {
+    name.strip_prefix(project).and_then(|rest| rest.strip_prefix(['-', '_'])).unwrap_or(name)
 }
 
 /// Which of the project's containers are meant.
@@ -140,6 +145,10 @@ pub(super) fn project(given: &Parsed, wanted: &[String]) -> Result<Project, Fail
     let loaded = load(&options(given)?)?;
     let mut project = Project::new(loaded, wanted)?;
     project.resolve(&read)?;
+    let old_names = project.environment.get("COMPOSE_COMPATIBILITY").map(String::as_str);
+    if given.on("compatibility") || matches!(old_names, Some("1" | "true" | "True" | "TRUE")) {
+        project.separator = '_';
+    }
     for warning in &project.warnings {
         output::note(&format!("warning: {warning}"));
     }
@@ -266,6 +275,7 @@ pub(super) fn list(client: &mut Client, labels: &[String]) -> Result<Vec<Member>
 fn nameless(name: String) -> Project {
     Project {
         name,
+        separator: '-',
         directory: PathBuf::new(),
         files: Vec::new(),
         environment: BTreeMap::new(),

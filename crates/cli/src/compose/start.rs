@@ -151,7 +151,7 @@ fn ready_word(client: &mut crate::client::Client, member: &Member) -> &'static s
 }
 
 /// Waits until a container has ended well.
-fn completed(stack: &Stack, service: &str, member: &Member) -> Result<(), Failure> {
+pub(super) fn completed(stack: &Stack, service: &str, member: &Member) -> Result<(), Failure> {
     stack.board.working("Container", &member.name, "Waiting");
     let mut client = stack.client();
     loop {

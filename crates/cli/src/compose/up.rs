@@ -15,7 +15,7 @@ use sys::job::SignalQueue;
 use super::converge::{self, Anonymous, Recreate, Rules};
 use super::follow::{self, Printer};
 use super::image::{self, Builds};
-use super::stack::{Kind, Member, Mode, Stack};
+use super::stack::{Kind, Member, Mode, Stack, short_name};
 use super::start::{self, Health, Starts};
 use super::{COMMON, down, resource};
 use crate::client::Query;
@@ -143,7 +143,8 @@ pub(super) fn make(stack: &Stack, given: &Parsed, named: &[String]) -> Result<BT
     let images = image::ensure(stack, given, Builds::of(given)?)?;
     let networks = resource::networks(stack)?;
     resource::volumes(stack)?;
-    down::orphans(stack, if given.on("remove-orphans") { down::Orphans::Remove } else { down::Orphans::Tell })?;
+    let remove = given.on("remove-orphans") || down::is_set(stack, "COMPOSE_REMOVE_ORPHANS");
+    down::orphans(stack, if remove { down::Orphans::Remove } else { down::Orphans::Tell })?;
     let anonymous = if given.on("renew-anon-volumes") { Anonymous::Renewed } else { Anonymous::Kept };
     let rules = Rules {
         recreate,
@@ -221,8 +222,21 @@ fn wait(stack: &Stack, given: &Parsed) -> Result<(), Failure> {
     let until = seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds.unsigned_abs())));
     let names: Vec<String> = stack.project.services.keys().cloned().collect();
     let members = stack.members_of(&names, Kind::Service)?;
-    stack.each(&members, |member| start::healthy(stack, member, Health::IfChecked, until))?;
+    stack.each(&members, |member| {
+        if awaited(stack, &member.service) {
+            return start::completed(stack, &member.service, member);
+        }
+        start::healthy(stack, member, Health::IfChecked, until)
+    })?;
     Ok(())
+}
+
+/// Whether another service waits for this one's end.
+fn awaited(stack: &Stack, service: &str) -> bool {
+    stack.project.services.values().any(|other| {
+        let dependency = other.spec.depends_on.get(service);
+        dependency.is_some_and(|dependency| dependency.condition == "service_completed_successfully")
+    })
 }
 
 /// What happens while containers are in the foreground.
@@ -338,7 +352,7 @@ impl<'a> Foreground<'a> {
                     if one_off || !self.counts(&service) {
                         continue;
                     }
-                    let short = name.strip_prefix(&format!("{}-", stack.project.name)).unwrap_or(&name).to_owned();
+                    let short = short_name(&stack.project.name, &name).to_owned();
                     match table::text(&event, "/Action") {
                         "die" => {
                             let code = exit_code(&event);
@@ -392,11 +406,7 @@ impl<'a> Foreground<'a> {
     fn ends_all(&self, service: &str, code: u8) -> Option<u8> {
         let given = self.given;
         // one that others wait for to end has done what it is for
-        let awaited = self.stack.project.services.values().any(|other| {
-            let dependency = other.spec.depends_on.get(service);
-            dependency.is_some_and(|dependency| dependency.condition == "service_completed_successfully")
-        });
-        if awaited && code == 0 {
+        if code == 0 && awaited(self.stack, service) {
             return None;
         }
         let failed = given.on("abort-on-container-failure") && code != 0;

@@ -168,26 +168,26 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Asks for an image to be pulled, or for all of a repository; the answer tells how far it is.
+/// Asks for an image to be pulled; the answer tells how far it is.
 ///
 /// # Errors
 /// What the daemon refuses.
-pub(crate) fn request_pull(
-    context: &Context,
-    name: &str,
-    platform: Option<&str>,
-    key: Option<&str>,
-) -> Result<Answer, Failure> {
-    let (repository, tag) = match name.split_once('@') {
+pub(crate) fn request_pull(context: &Context, name: &str, platform: Option<&str>) -> Result<Answer, Failure> {
+    let (repository, tag) = split_name(name);
+    let query = Query::default().with("fromImage", repository).with("tag", tag.unwrap_or("latest"));
+    ask_to_pull(context, name, &query.with_some("platform", platform))
+}
+
+fn ask_to_pull(context: &Context, name: &str, query: &Query) -> Result<Answer, Failure> {
+    Client::new(context).stream_as("POST", &query.behind("/images/create"), proof(domain_of(name))?.as_deref())
+}
+
+/// An image's name without its tag or digest, and this.
+fn split_name(name: &str) -> (&str, Option<&str>) {
+    match name.split_once('@') {
         Some((repository, digest)) => (split_tag(repository).0, Some(digest)),
         None => split_tag(name),
-    };
-    let query = Query::default()
-        .with("fromImage", repository)
-        .with("tag", tag.unwrap_or("latest"))
-        .with_some("platform", platform)
-        .with_some("verify", key);
-    Client::new(context).stream_as("POST", &query.behind("/images/create"), proof(domain_of(name))?.as_deref())
+    }
 }
 
 /// Asks for an image to be pushed; the answer tells how far it is.
@@ -206,10 +206,7 @@ fn push_target(context: &Context, name: &str, repository: &str, tag: Option<&str
 
 fn pull(context: &Context, given: &Parsed) -> Outcome {
     let name = given.first();
-    let (repository, mut tag) = match name.split_once('@') {
-        Some((repository, digest)) => (split_tag(repository).0, Some(digest)),
-        None => split_tag(name),
-    };
+    let (repository, mut tag) = split_name(name);
     if given.on("all-tags") {
         if tag.is_some() {
             return Err(Failure::new("a tag cannot be used with --all-tags"));
@@ -225,9 +222,7 @@ fn pull(context: &Context, given: &Parsed) -> Outcome {
         .with_some("tag", tag)
         .with_some("platform", given.value("platform"))
         .with_some("verify", key.transpose()?.as_deref());
-    let answer =
-        Client::new(context).stream_as("POST", &query.behind("/images/create"), proof(domain_of(name))?.as_deref())?;
-    follow(answer, given.on("quiet"))?;
+    follow(ask_to_pull(context, name, &query)?, given.on("quiet"))?;
     let shown = match (name.contains('@'), tag) {
         (false, Some(tag)) => format!("{repository}:{tag}"),
         _ => name.to_owned(),

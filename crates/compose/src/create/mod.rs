@@ -54,10 +54,11 @@ pub struct Container {
 /// The name of a service's container.
 #[must_use]
 pub fn container_name(project: &Project, service: &Service, which: &Which) -> String {
+    let (name, separator) = (&project.name, project.separator);
     match (which, &service.spec.container_name) {
         (Which::Number(_), Some(name)) => name.clone(),
-        (Which::Number(number), None) => format!("{}-{}-{number}", project.name, service.name),
-        (Which::OneOff(word), _) => format!("{}-{}-run-{word}", project.name, service.name),
+        (Which::Number(number), None) => format!("{name}{separator}{}{separator}{number}", service.name),
+        (Which::OneOff(word), _) => format!("{name}{separator}{}{separator}run{separator}{word}", service.name),
     }
 }
 
@@ -124,7 +125,7 @@ pub fn container(project: &Project, service: &Service, which: &Which, found: &Fo
         "AttachStdout": true,
         "AttachStderr": true,
         "Env": variables(&spec.environment),
-        "Image": service.image(&project.name),
+        "Image": service.image(project),
         "WorkingDir": spec.working_dir,
         "Labels": labels,
         "StopSignal": spec.stop_signal,
@@ -353,3 +354,6 @@ fn source(project: &Project, mount: &Mount) -> Option<String> {
         _ => Some(source.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests;

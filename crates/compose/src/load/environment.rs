@@ -28,6 +28,9 @@ pub(super) fn gather(read: Read<'_>, options: &Options) -> Result<BTreeMap<Strin
         add_files(read, &files, &mut environment)?;
         return Ok(environment);
     }
+    if matches!(environment.get("COMPOSE_DISABLE_ENV_FILE").map(String::as_str), Some("1" | "true")) {
+        return Ok(environment);
+    }
     let first = options.files.first().filter(|file| *file != Path::new("-"));
     let folder = match (&options.directory, first) {
         (Some(directory), _) => whole(directory),

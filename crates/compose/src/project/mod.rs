@@ -41,6 +41,8 @@ pub struct Resource<T> {
 pub struct Project {
     /// Its name.
     pub name: String,
+    /// What stands between the parts of containers' and images' names: `-`, and `_` for docker-compose 1.
+    pub separator: char,
     /// The folder that relative paths began at.
     pub directory: PathBuf,
     /// Its files, absolute.
@@ -120,8 +122,9 @@ impl Service {
 
     /// The image's name: the one that is given, or the one that a build gets.
     #[must_use]
-    pub fn image(&self, project: &str) -> String {
-        self.spec.image.clone().unwrap_or_else(|| format!("{project}-{}", self.name))
+    pub fn image(&self, project: &Project) -> String {
+        let built = || format!("{}{}{}", project.name, project.separator, self.name);
+        self.spec.image.clone().unwrap_or_else(built)
     }
 
     /// The networks that its containers join, the first one first: by priority, and then by name.
@@ -166,6 +169,7 @@ impl Project {
         let mut root = loaded.root;
         let mut project = Self {
             name: loaded.name,
+            separator: '-',
             directory: loaded.directory,
             files: loaded.files,
             environment: loaded.environment,
