@@ -64,6 +64,11 @@ impl Cpu {
         })
     }
 
+    /// Instructions translated so far.
+    pub(crate) fn translated(&self) -> u64 {
+        self.jit.translated
+    }
+
     pub(crate) fn state(&self) -> &CpuState {
         &self.core.state
     }
@@ -154,6 +159,23 @@ impl Cpu {
     pub(crate) fn single(&mut self, shared: &Shared, board: &dyn Board) -> Done {
         run_block(&mut self.split(shared, board), Length::One).map(|_| ())
     }
+
+    /// Translates the `len` bytes at the instruction pointer and runs them; a fault is [`Fault::Triple`], whatever it was.
+    #[cfg(any(test, feature = "diff"))]
+    pub(crate) fn single_translated(&mut self, shared: &Shared, board: &dyn Board, len: usize) -> Done {
+        let x = &mut self.split(shared, board);
+        let gpa = x.fetch_address(x.s.rip)?;
+        let key = Key { gpa, lin: x.s.rip, mode: x.view as u8 | 4 };
+        let generation = x.shared.code.generation(gpa);
+        let Found::Code(entry) = translate(x, key, Fpu::Ready, generation, len) else {
+            return run_block(x, Length::One).map(|_| ()).map_err(|_| Fault::Triple);
+        };
+        x.leave = false;
+        match enter(x, entry, key.mode) {
+            Exit::Next(_) => Ok(()),
+            Exit::Triple => Err(Fault::Triple),
+        }
+    }
 }
 
 /// What became of an instruction that translated code left to the interpreter.
@@ -208,7 +230,7 @@ fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done
         let entered = run_block(x, Length::All)?;
         *link = None;
         if entered >= WORTH && x.shared.code.generation(gpa) == generation {
-            found = translate(x, key, fpu, generation);
+            found = translate(x, key, fpu, generation, usize::MAX);
         }
         let _ = found;
         return Ok(());
@@ -234,12 +256,13 @@ fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done
 /// How often the interpreter runs a block before it is translated.
 const WORTH: u32 = 2;
 
-fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32) -> Found {
+/// Translates the block at `key`, out of at most `limit` bytes.
+fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize) -> Found {
     if x.jit.nearly_full() {
         x.jit.clear();
     }
     let mut page = [0; PAGE as usize];
-    let len = (PAGE - (key.gpa & (PAGE - 1))) as usize;
+    let len = limit.min((PAGE - (key.gpa & (PAGE - 1))) as usize);
     if !x.shared.ram.read(key.gpa, &mut page[..len]) {
         return x.jit.keep(key, generation, None);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Case;
 use crate::code_pages::CodePages;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Tier};
 use crate::exec::{Board, First, Shared};
 use crate::fault::{Fault, vector};
 use crate::host::oracle::{CODE, DATA, DATA_LEN, Trap};
@@ -113,19 +113,30 @@ impl Machine {
         let ram = Arc::new(Ram::anonymous(RAM)?);
         build_tables(&ram);
         let shared = Shared { code: CodePages::new(ram.end()), ram };
-        let cpu = Cpu::new(&shared, crate::cpu::Tier::Interpret)?;
+        let cpu = Cpu::new(&shared, Tier::Interpret)?;
         Ok(Self { shared, cpu })
     }
 
-    /// Runs a case; returns the state, the fault if there was one, and the data.
-    pub(crate) fn run(&mut self, case: &Case) -> (CpuState, Option<Trap>, Vec<u8>) {
+    /// Instructions that ran as translated code.
+    pub(crate) fn translated(&self) -> u64 {
+        self.cpu.translated()
+    }
+
+    /// Runs a case on a tier; returns the state, the fault if there was one, and the data.
+    pub(crate) fn run(&mut self, case: &Case, tier: Tier) -> (CpuState, Option<Trap>, Vec<u8>) {
         let ram = &self.shared.ram;
         assert!(ram.write(CODE_GPA, &case.page[..]) && ram.write(DATA_GPA, &case.data), "pages fit");
         self.shared.code.renew(CODE_GPA);
         *self.cpu.state_mut() = case.state.clone();
+        // No fault can be delivered: registers stay as it left them.
+        self.cpu.state_mut().idtr.limit = 0;
         self.cpu.state_changed();
         let fault = loop {
-            match self.cpu.single(&self.shared, &Empty) {
+            let done = match tier {
+                Tier::Interpret => self.cpu.single(&self.shared, &Empty),
+                Tier::Translate => self.cpu.single_translated(&self.shared, &Empty, case.instr.len()),
+            };
+            match done {
                 // A long repetition came up for air.
                 Ok(()) if self.cpu.state().rip == CODE + case.at as u64 && self.cpu.state().instructions == 0 => {}
                 Ok(()) => break None,
