@@ -70,9 +70,17 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::Invalid`] for a wrong value, [`ErrorClass::NotFound`] for an unknown image, [`ErrorClass::Conflict`]
     /// for a name that is taken. Nothing is left then.
-    pub async fn create(&self, spec: ContainerSpec) -> Result<Created> {
+    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
         let inner = &self.inner;
         let mut warnings = plan::check(&spec, &inner.host)?;
+        // who shares a network is known in it by one name; a container that is not there is asked for at the start, since
+        // clients take 404 here for an image that is missing
+        if let NetworkMode::Container(who) = &spec.network
+            && let Ok(other) = inner.container(who)
+        {
+            spec.hostname = Some(plan::namespaces::shown_hostname(&other));
+            spec.domainname.clone_from(&other.spec.domainname);
+        }
         warnings.extend(self.unsupported_limits(&spec.resources));
         let image = inner.images.get(&spec.image).map_err(|error| super::images::missing(&spec.image, error))?;
         let process = plan::process::merge(&spec, &image.config)?;

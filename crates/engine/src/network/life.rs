@@ -101,9 +101,35 @@ pub(crate) fn wire(
     let fds = if view.is_some() { vec![namespace] } else { Vec::new() };
     requests.extend(view.map(|view| Request::Attach { container: container.id.to_string(), view }));
     if requests.is_empty() {
-        return helper(inner).map(drop);
+        helper(inner)?;
+    } else {
+        let told = call(inner, &Request::All(requests), &fds);
+        told.map_err(|error| failed("cannot set up names and ports", &error))?;
     }
-    call(inner, &Request::All(requests), &fds).map_err(|error| failed("cannot set up names and ports", &error))
+    tell_linked(inner, container);
+    Ok(())
+}
+
+/// Tells running containers that have links to one where it is now.
+fn tell_linked(inner: &Inner, container: &Container) {
+    let means = |text: &String| {
+        let (name, _) = names::link_parts(text);
+        name == container.name || (!name.is_empty() && container.id.as_str().starts_with(name))
+    };
+    for other in inner.running() {
+        let through_names = other.endpoints.values().any(|endpoint| endpoint.request.links.iter().any(means));
+        if other.pid() == 0 || !(through_names || other.spec.links.iter().any(means)) {
+            continue;
+        }
+        let linked = inner.linked(&other).unwrap_or_default();
+        match inner.write_names(&other, &inner.config.paths(&other.id), &linked) {
+            Ok(Some(view)) => mention(inner, &Request::SetView { container: other.id.to_string(), view }),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(container = %other.id, %error, "a container does not hear of a link's other end")
+            }
+        }
+    }
 }
 
 fn set_names(container: &Container, joined: &Joined) -> Option<Request> {

@@ -358,7 +358,7 @@ impl Inner {
         Rules { networks, published }
     }
 
-    fn running(&self) -> Vec<Arc<Container>> {
+    pub(super) fn running(&self) -> Vec<Arc<Container>> {
         self.all_containers().into_iter().filter(|container| container.is_alive()).collect()
     }
 }

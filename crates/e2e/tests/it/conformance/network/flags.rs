@@ -226,6 +226,20 @@ fn wrong(subject: &Subject, id: &str) {
     assert!(outside.err.contains("10.99.0.1"), "{}", outside.err);
 }
 
+/// The other end of a link comes back somewhere else, and is found there.
+fn linked_anew(subject: &Subject) {
+    let run = |words: &[&str]| docker(subject, words).expect(0);
+    run(&["network", "create", "pair"]);
+    serve(subject, "server", &["--network", "pair"]);
+    run(&["run", "-d", "--name", "client", "--network", "pair", "--link", "server:alias", NET, "sleep", "1000"]);
+    run(&["stop", "-t", "0", "server"]);
+    run(&["run", "-d", "--name", "squatter", "--network", "pair", NET, "sleep", "1000"]);
+    run(&["start", "server"]);
+    let got = run(&["exec", "client", "timeout", "5", "wget", "-qO-", "http://alias/"]);
+    assert_eq!(got.out, "served\n");
+    run(&["rm", "-f", "client", "server", "squatter"]);
+}
+
 #[test]
 fn names_links_and_shared_networks() {
     let Some(subject) = subject() else { return };
@@ -268,6 +282,14 @@ fn names_links_and_shared_networks() {
     ] {
         assert!(files.out.contains(part), "{part}: {}", files.out);
     }
+    if subject.kind == Kind::Insula {
+        // a namespace that belongs to the container's own user namespace
+        let script = "ip link set eth0 mtu 1300 && ip addr; timeout 5 wget -qO- http://172.17.0.2/";
+        let seen =
+            subject.insula(&["run", "--rm", "--userns", "auto", "--cap-add", "NET_ADMIN", NET, "sh", "-c", script]);
+        assert!(seen.out.contains("mtu 1300") && seen.out.contains("served"), "{} {}", seen.out, seen.err);
+    }
+    linked_anew(&subject);
     run(&["network", "create", "--ipv6", "--subnet", "10.62.0.0/24", "--subnet", "fd00:62::/64", "dual"], 0);
     serve(&subject, "six", &["--network", "dual", "--ip6", "fd00:62::66", "-p", "8086:80"]);
     let both = shell(
@@ -288,7 +310,7 @@ fn names_links_and_shared_networks() {
     )
     .expect(0);
     let id = run(&["inspect", "-f", "{{.Id}}", "six"], 0).text()[..12].to_owned();
-    assert!(shared.out.contains("served") && shared.out.contains(&id), "{}", shared.out);
+    assert!(shared.out.starts_with(&format!("served\n{id}\n")), "{}", shared.out);
     let host = shell(&subject, &["--network", "host"], "ip -4 addr").expect(0);
     assert!(host.out.contains("10.62.0.1/24"), "{}", host.out);
     let none = shell(&subject, &["--network", "none"], "ip -4 addr; ip route").expect(0);
