@@ -1,6 +1,6 @@
 //! What only our own daemon and client can be asked: a daemon's own settings, the live view.
 
-use crate::subject::{Subject, skip_unless_insula};
+use crate::subject::{SOON, Subject, skip_unless_insula};
 use std::fs;
 
 #[test]
@@ -23,5 +23,26 @@ fn cdi_devices_come_from_files() {
     assert!(missing.err.contains("unresolvable CDI devices acme.com/thing=two"), "{}", missing.err);
     let none = subject.once(&["--gpus", "all"], &["true"]);
     assert!(none.err.contains("could not select device driver"), "{}", none.err);
+    subject.finish();
+}
+#[test]
+fn top_is_live_on_a_terminal_and_plain_in_a_pipe() {
+    if skip_unless_insula() {
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    subject.background("busy", &[], &["sh", "-c", "while :; do :; done"]);
+    subject.background("idle", &[], &["sleep", "1000"]);
+    let plain = subject.insula(&["top", "--interval", "0.5"]).expect(0).out;
+    let rows: Vec<&str> = plain.lines().collect();
+    assert!(rows[0].starts_with("CONTAINER ID") && rows[1].contains("busy") && rows[2].contains("idle"), "{plain}");
+    assert!(!plain.contains('\x1b'), "{plain}");
+    let mut terminal = subject.terminal(&["top", "--interval", "0.2"]);
+    terminal.expect("PIDS", SOON);
+    terminal.expect("busy", SOON);
+    terminal.send("a");
+    terminal.expect("NAME ▾", SOON);
+    terminal.send("q");
+    assert_eq!(terminal.wait(SOON).code(), Some(0), "{}", terminal.shown());
     subject.finish();
 }
