@@ -28,6 +28,7 @@ mod system;
 mod table;
 mod template;
 mod terminal;
+mod top;
 mod value;
 mod vm;
 mod volume;

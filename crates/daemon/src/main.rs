@@ -241,6 +241,7 @@ fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
         cgroup_parent: settings.cgroup_parent.clone(),
         netns_pool: settings.netns_pool,
         userns: settings.userns,
+        cdi_folders: flags.cdi_spec_dir.clone(),
         distribution: settings.distribution.clone(),
     })
 }

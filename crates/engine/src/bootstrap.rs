@@ -104,6 +104,7 @@ async fn configure_in(
         cgroup: inner.config.cgroup(id),
         user: user::User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
         joins: Joins::default(),
+        devices: Vec::new(),
     };
     let log = work.join("configure.log");
     let create = Create {

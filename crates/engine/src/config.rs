@@ -25,6 +25,8 @@ pub struct Config {
     pub netns_pool: usize,
     /// Ids for the containers that ask for no user namespace mode of their own; `None` leaves them the host's.
     pub userns: Option<IdRange>,
+    /// Folders of files that describe devices of the Container Device Interface, the most important last.
+    pub cdi_folders: Vec<PathBuf>,
     /// How registries are reached.
     pub distribution: Distribution,
 }
@@ -121,6 +123,7 @@ impl Config {
             cgroup_parent: "/insula".into(),
             netns_pool: 0,
             userns: None,
+            cdi_folders: Vec::new(),
             distribution: Distribution::default(),
         }
     }

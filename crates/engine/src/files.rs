@@ -72,9 +72,23 @@ pub(crate) fn skeleton(folder: &Path) -> io::Result<OwnedFd> {
     sys::mount::open_tree(rustix::fs::CWD, folder, flags).map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Bytes on disk of the writable layer and the logs.
-pub(crate) fn written_bytes(paths: &Paths) -> u64 {
-    disk_bytes(&paths.dir)
+/// Bytes of the files below a folder, each file once; links are not followed.
+pub(crate) fn content_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut seen = std::collections::HashSet::new();
+    let mut pending = vec![folder.to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                pending.push(entry.path());
+            } else if meta.nlink() == 1 || seen.insert(meta.ino()) {
+                bytes += meta.len();
+            }
+        }
+    }
+    bytes
 }
 
 /// Bytes on disk below a folder; links are not followed.

@@ -1,10 +1,7 @@
 //! Making files as somebody else, with all rights kept: setfsuid(2), setfsgid(2), capset(2).
 
-#![expect(unsafe_code, reason = "rustix has no setfsuid, which changes one thread only")]
-
 use crate::{Result, SysError};
 use rustix::io::Errno;
-use rustix::thread::{capabilities, set_capabilities};
 
 /// Runs `work` on a thread of its own whose new files belong to these ids at first: on mounts that map owners, nobody else's ids can be
 /// written down. It may touch files as root may.
@@ -13,13 +10,7 @@ use rustix::thread::{capabilities, set_capabilities};
 /// `EPERM` without the capabilities for it, `EAGAIN` when no thread can be made.
 pub fn acting_as<T: Send>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send) -> Result<T> {
     let inside = move || {
-        let before = capabilities(None).map_err(SysError::of("capget"))?;
-        // SAFETY: it takes a number and changes this thread alone.
-        unsafe { libc::setfsgid(gid) };
-        // SAFETY: as above.
-        unsafe { libc::setfsuid(uid) };
-        // leaving user 0 has taken the rights over files away
-        set_capabilities(None, before).map_err(SysError::of("capset"))?;
+        crate::process::set_fs_ids(uid, gid)?;
         Ok(work())
     };
     std::thread::scope(|scope| {

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use docker_wire::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
 };
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("cpus", "NUMBER", "Processors' worth of time, as in 1.5"),
     Flag::value("cpuset-cpus", "LIST", "Processors to run on, as in 0-2,4"),
     Flag::value("cpuset-mems", "LIST", "Memory nodes to use, as in 0,1"),
-    Flag::list("device", "HOST[:CONTAINER[:rwm]]", "Give a device of the host"),
+    Flag::list("device", "HOST[:CONTAINER[:rwm]]", "Give a device of the host, or a CDI one: VENDOR/CLASS=NAME"),
     Flag::list("device-cgroup-rule", "RULE", "Allow a device to the control group, as in 'c 10:229 rwm'"),
     Flag::list("device-read-bps", "DEVICE:RATE", "Limit bytes read from a device a second"),
     Flag::list("device-read-iops", "DEVICE:RATE", "Limit reads from a device a second"),
@@ -60,6 +60,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::list("env", "NAME[=VALUE]", "Set a variable, or hand on the user's own").short('e'),
     Flag::list("env-file", "FILE", "Set variables from a file"),
     Flag::list("expose", "PORT[/PROTOCOL]", "Say that the container listens at a port or range of ports"),
+    Flag::value("gpus", "REQUEST", "Give graphics processors: all, a number, or device=0"),
     Flag::list("group-add", "GROUP", "Join a further group"),
     Flag::value("health-cmd", "COMMAND", "Run this now and then to see whether it is well"),
     Flag::value("health-interval", "SPAN", "Between two health checks, as in 30s"),
@@ -379,7 +380,8 @@ fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
         cpu_quota: given.read("cpu-quota", number::integer)?,
         cpuset_cpus: given.read("cpuset-cpus", number::cpu_list)?,
         cpuset_mems: given.read("cpuset-mems", number::cpu_list)?,
-        devices: given.read_list("device", device::mapping)?,
+        devices: plain_devices(given)?,
+        device_requests: device_requests(given)?,
         device_cgroup_rules: given.list("device-cgroup-rule"),
         memory_reservation: given.read("memory-reservation", number::bytes)?,
         memory_swap: given.read("memory-swap", number::bytes_or_unlimited)?,
@@ -391,6 +393,28 @@ fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
         ulimits: given.read_list("ulimit", device::ulimit)?,
         ..host
     })
+}
+
+/// Devices by path.
+fn plain_devices(given: &Parsed) -> Result<Option<Vec<DeviceMapping>>, Failure> {
+    let all = given.read_list("device", |text| {
+        if device::is_qualified(text) { Ok(None) } else { device::mapping(text).map(Some) }
+    })?;
+    Ok(all.map(|all| all.into_iter().flatten().collect::<Vec<_>>()).filter(|list| !list.is_empty()))
+}
+
+/// Devices by driver: those of the Container Device Interface, and graphics processors.
+fn device_requests(given: &Parsed) -> Result<Option<Vec<DeviceRequest>>, Failure> {
+    let qualified: Vec<String> =
+        given.values("device").filter(|text| device::is_qualified(text)).map(str::to_owned).collect();
+    let cdi = (!qualified.is_empty()).then(|| DeviceRequest {
+        driver: Some("cdi".to_owned()),
+        device_ids: Some(qualified),
+        ..DeviceRequest::default()
+    });
+    let gpus = given.read("gpus", device::gpus)?;
+    let all: Vec<DeviceRequest> = gpus.into_iter().chain(cdi).collect();
+    Ok((!all.is_empty()).then_some(all))
 }
 
 /// The health check of the flags; `None` leaves the image's.
@@ -525,6 +549,8 @@ mod tests {
         check("--device-write-iops /dev/sda:5 web", "/HostConfig/BlkioDeviceWriteIOps/0/Rate", 5.into());
         check("--cap-add ALL --cap-drop NET_RAW web", "/HostConfig/CapDrop", serde_json::json!(["NET_RAW"]));
         check("--init web", "/HostConfig/Init", true.into());
+        check("--gpus all web", "/HostConfig/DeviceRequests/0/Count", (-1).into());
+        check("--device a.b/c=d web", "/HostConfig/DeviceRequests/0/DeviceIDs", serde_json::json!(["a.b/c=d"]));
         check("--health-cmd true web", "/Healthcheck/Test", serde_json::json!(["CMD-SHELL", "true"]));
         check("--health-cmd true --health-interval 1.5s web", "/Healthcheck/Interval", 1_500_000_000.into());
         check("--no-healthcheck web", "/Healthcheck/Test", serde_json::json!(["NONE"]));

@@ -12,6 +12,7 @@ mod networks;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod sample;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod top;

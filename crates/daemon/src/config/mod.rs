@@ -44,6 +44,9 @@ pub(crate) struct Flags {
     /// Cgroup below which every container gets its own; by default /insula
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
+    /// Folders of files that describe CDI devices
+    #[arg(long, value_name = "DIR", default_values = ["/etc/cdi", "/var/run/cdi"])]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// How many network namespaces are kept ready; 0 for none
     #[arg(long, value_name = "N", default_value_t = 4)]
     netns_pool: usize,

@@ -6,7 +6,7 @@ use crate::reply::{self, Result};
 use crate::route::Version;
 use crate::server::Call;
 use crate::settings::Settings;
-use crate::translate::create::RUNTIME;
+use crate::translate::create::{RUNTIME, RUNTIMES};
 use crate::translate::describe::STORAGE;
 use crate::translate::time::{now_ns, rfc3339, unix_seconds};
 use bytes::Bytes;
@@ -123,7 +123,7 @@ pub(crate) async fn info(call: Call) -> Result {
         labels: Some(settings.labels.clone()),
         experimental_build: Some(false),
         server_version: Some(VERSION.to_owned()),
-        runtimes: Some([(RUNTIME.to_owned(), runtime)].into()),
+        runtimes: Some(RUNTIMES.iter().map(|name| ((*name).to_owned(), runtime.clone())).collect()),
         default_runtime: Some(RUNTIME.to_owned()),
         live_restore_enabled: Some(true),
         init_binary: Some("insula-shim".to_owned()),

@@ -4,12 +4,14 @@ use super::{Filled, health, mounts, network, refuse, resources, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode};
 use engine::model::{
-    CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, LogKind, NamespaceModes, PidMode, RestartPolicy,
-    SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+    CgroupMode, ContainerSpec, DeviceRequest, DriverRequest, IpcMode, LogDriver, LogKind, NamespaceModes, PidMode,
+    RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode, VolumesFrom,
 };
 
 /// What `docker run` calls the runtime that everybody gets here.
 pub(crate) const RUNTIME: &str = "insula";
+/// Names that scripts know it by.
+pub(crate) const RUNTIMES: &[&str] = &[RUNTIME, "io.containerd.runc.v2", "runc"];
 
 /// Translates a request.
 pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<ContainerSpec, ApiError> {
@@ -68,6 +70,9 @@ pub(crate) fn spec_with(
         mounts: mounts::take(&mut host, body.volumes.unwrap_or_default())?,
         resources,
         devices: devices(host.devices.take().unwrap_or_default())?,
+        device_requests: device_requests(host.device_requests.take().unwrap_or_default()),
+        volumes_from: volumes_from(host.volumes_from.take().unwrap_or_default())?,
+        runtime: text(host.runtime.take()),
         device_cgroup_rules: host.device_cgroup_rules.take().unwrap_or_default(),
         cap_add: host.cap_add.take().unwrap_or_default(),
         cap_drop: host.cap_drop.take().unwrap_or_default(),
@@ -113,16 +118,17 @@ fn refuse_config(body: &ContainerCreateBody) -> Result<(), ApiError> {
 fn refuse_host(host: &HostConfig) -> Result<(), ApiError> {
     let driver = host.volume_driver.as_deref().unwrap_or_default();
     refuse(!matches!(driver, "" | "local"), "HostConfig.VolumeDriver", "volumes are local")?;
-    refuse(host.volumes_from.filled(), "HostConfig.VolumesFrom", "name the volumes")?;
     refuse(host.cgroup.filled(), "HostConfig.Cgroup", "")?;
     refuse(host.storage_opt.filled(), "HostConfig.StorageOpt", "")?;
     let isolation = host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default();
     refuse(!matches!(isolation.as_str(), "" | "default"), "HostConfig.Isolation", "it is for Windows containers")?;
     match host.runtime.as_deref() {
-        None | Some("" | RUNTIME) => Ok(()),
-        Some(other) => {
-            Err(ApiError::invalid(format!("unknown or invalid runtime name: {other}; there is only {RUNTIME}")))
-        }
+        None | Some("") => Ok(()),
+        Some(name) if RUNTIMES.contains(&name) => Ok(()),
+        Some(other) => Err(ApiError::invalid(format!(
+            "unknown or invalid runtime name: {other}; the names are {}",
+            RUNTIMES.join(", ")
+        ))),
     }
 }
 
@@ -221,6 +227,28 @@ fn devices(list: Vec<models::DeviceMapping>) -> Result<Vec<DeviceRequest>, ApiEr
         Ok(DeviceRequest { host, container, permissions })
     };
     list.into_iter().map(device).collect()
+}
+
+fn device_requests(list: Vec<models::DeviceRequest>) -> Vec<DriverRequest> {
+    let one = |request: models::DeviceRequest| DriverRequest {
+        driver: request.driver.unwrap_or_default(),
+        count: request.count.unwrap_or(0),
+        ids: request.device_ids.unwrap_or_default(),
+        capabilities: request.capabilities.unwrap_or_default(),
+        options: request.options.unwrap_or_default().into_iter().collect(),
+    };
+    list.into_iter().map(one).collect()
+}
+
+fn volumes_from(list: Vec<String>) -> Result<Vec<VolumesFrom>, ApiError> {
+    let one = |text: String| {
+        let (container, mode) = text.split_once(':').unwrap_or((&text, "rw"));
+        if mode.split(',').any(|word| !["ro", "rw", "z", "Z"].contains(&word)) {
+            return Err(ApiError::invalid(format!("invalid mode: {mode}")));
+        }
+        Ok(VolumesFrom { container: container.to_owned(), read_only: mode.split(',').any(|word| word == "ro") })
+    };
+    list.into_iter().map(one).collect()
 }
 
 fn ulimits(list: Vec<models::ResourcesUlimits>) -> Result<Vec<Ulimit>, ApiError> {

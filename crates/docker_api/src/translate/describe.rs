@@ -5,13 +5,13 @@ use super::time::{NEVER, rfc3339};
 use super::{health, mounts, network, resources};
 use docker_wire::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, DeviceMapping,
-    DriverData, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig, MountPoint,
+    DeviceRequest, DriverData, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig, MountPoint,
     NetworkSettings, ResourcesUlimits,
 };
 use engine::Paths;
 use engine::model::{
-    CgroupMode, Container, ContainerSpec, ExecId, IpcMode, LogDriver, LogKind, MountKind, NetworkMode, Phase, PidMode,
-    SeccompChoice, UserMode, UtsMode,
+    CgroupMode, Container, ContainerSpec, DriverRequest, ExecId, IpcMode, LogDriver, LogKind, MountKind, NetworkMode,
+    Phase, PidMode, SeccompChoice, UserMode, UtsMode, VolumesFrom,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -94,15 +94,16 @@ pub(crate) fn state(container: &Container) -> ContainerState {
     let over = finished.filter(|_| !container.is_alive());
     ContainerState {
         status: Some(match container.phase {
+            Phase::Exited if container.restarting => Status::RESTARTING,
             Phase::Created | Phase::Starting => Status::CREATED,
             Phase::Running => Status::RUNNING,
             Phase::Paused => Status::PAUSED,
             Phase::Exited => Status::EXITED,
             Phase::Removing => Status::REMOVING,
         }),
-        running: Some(matches!(container.phase, Phase::Running | Phase::Paused)),
+        running: Some(matches!(container.phase, Phase::Running | Phase::Paused) || container.restarting),
         paused: Some(container.phase == Phase::Paused),
-        restarting: Some(false),
+        restarting: Some(container.restarting),
         oom_killed: Some(over.is_some_and(|end| end.oom_killed)),
         dead: Some(false),
         pid: Some(container.pid().into()),
@@ -193,8 +194,26 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     host.init = Some(spec.init);
     host.shm_size = Some(spec.shm_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(64 << 20));
     host.sysctls = Some(spec.sysctls.clone().into_iter().collect()).filter(|map: &HashMap<_, _>| !map.is_empty());
-    host.runtime = Some(RUNTIME.to_owned());
+    host.runtime = Some(spec.runtime.clone().unwrap_or_else(|| RUNTIME.to_owned()));
+    host.volumes_from =
+        Some(spec.volumes_from.iter().map(volumes_from).collect()).filter(|list: &Vec<_>| !list.is_empty());
+    host.device_requests =
+        Some(spec.device_requests.iter().map(device_request).collect()).filter(|list: &Vec<_>| !list.is_empty());
     host
+}
+
+fn volumes_from(from: &VolumesFrom) -> String {
+    if from.read_only { format!("{}:ro", from.container) } else { from.container.clone() }
+}
+
+fn device_request(request: &DriverRequest) -> DeviceRequest {
+    DeviceRequest {
+        driver: Some(request.driver.clone()),
+        count: Some(request.count),
+        device_ids: Some(request.ids.clone()),
+        capabilities: Some(request.capabilities.clone()),
+        options: Some(request.options.clone().into_iter().collect()),
+    }
 }
 
 fn log_config(log: &LogDriver) -> HostConfigLogConfig {

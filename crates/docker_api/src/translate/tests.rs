@@ -116,11 +116,10 @@ fn what_is_not_there_is_refused_by_name() {
     };
     let (bad, missing) = (StatusCode::BAD_REQUEST, StatusCode::NOT_IMPLEMENTED);
     check(json!({ "CgroupParent": "/x" }), missing, "CgroupParent");
-    check(json!({ "VolumesFrom": ["x"] }), missing, "VolumesFrom");
+    check(json!({ "VolumesFrom": ["x:maybe"] }), bad, "invalid mode: maybe");
     check(json!({ "StorageOpt": { "size": "1g" } }), missing, "StorageOpt");
-    check(json!({ "DeviceRequests": [{ "Count": -1 }] }), missing, "DeviceRequests");
     check(json!({ "CpuPercent": 5 }), missing, "CpuPercent");
-    check(json!({ "Runtime": "runc" }), bad, "runc");
+    check(json!({ "Runtime": "nope" }), bad, "nope");
     check(json!({ "IpcMode": "what" }), bad, "invalid IPC mode: what");
     check(json!({ "PidMode": "container:" }), bad, "invalid PID mode");
     check(json!({ "UTSMode": "x" }), bad, "UTS");
@@ -248,6 +247,7 @@ fn container(phase: Phase, finished: Option<Finished>) -> Container {
         }),
         finished,
         restart_count: 0,
+        restarting: false,
         stopped_by_user: false,
         remove_at_end: false,
         health: None,

@@ -36,6 +36,7 @@ impl Island {
                     shim: PathBuf::from("/bin/false"),
                     cgroup_parent: format!("/insula-test-{}", std::process::id()),
                     netns_pool: 0,
+                    cdi_folders: Vec::new(),
                     userns: None,
                     distribution: engine::Distribution::default(),
                 };

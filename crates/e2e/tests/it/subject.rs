@@ -273,6 +273,13 @@ impl Subject {
         assert!(seen.is_some(), "{template} of {name} is {:?}, not {value:?}", field());
     }
 
+    /// Waits until a container has printed this for the stock client.
+    #[track_caller]
+    pub(crate) fn await_logs(&self, name: &str, text: &str) {
+        let seen = wait_for(SOON, || (self.docker(&["logs", name]).expect(0).out == text).then_some(()));
+        assert!(seen.is_some(), "{name} has printed {:?}", self.docker(&["logs", name]).out);
+    }
+
     /// Our client at a terminal.
     pub(crate) fn terminal(&self, words: &[&str]) -> Terminal {
         Terminal::spawn(&self.command(words))

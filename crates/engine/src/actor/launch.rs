@@ -131,6 +131,7 @@ impl Actor {
             cgroup: self.inner.config.cgroup(&container.id),
             user: user::resolve(&container.process.user, &spec.group_add, &self.accounts(layers))?,
             joins: self.joins()?,
+            devices: plan::cdi::resolve(&spec.device_requests, &self.inner.config.cdi_folders)?,
         };
         let mut oci = plan::oci(container, &around)?;
         ready.redirect(&mut oci);

@@ -87,8 +87,8 @@ impl Actor {
                 waiting.into_iter().for_each(|answer| reply(answer, Ok(())));
             }
             (Pending::Plain(answer), _) => reply(answer, Ok(())),
-            (Pending::Update(resources, answer), _) => {
-                let done = self.updated(*resources);
+            (Pending::Update(change, answer), _) => {
+                let done = self.updated(*change);
                 reply(answer, done);
             }
             (Pending::Exec(exec, answer), Reply::Started { pid }) => {

@@ -20,7 +20,9 @@ use crate::decide::{Effect, Input, decide};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::Helper;
-use crate::model::{Container, EndpointRequest, Event, EventKind, ExecId, Finished, Network, Phase, Resources};
+use crate::model::{
+    Container, EndpointRequest, Event, EventKind, ExecId, Finished, Network, Phase, Resources, RestartPolicy,
+};
 use control::{ProcessId, Streams};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -51,7 +53,13 @@ pub(crate) enum Ask {
     /// Call it by another name, which the registry has reserved.
     Rename { name: String, answer: Answer<()> },
     /// Change limits.
-    Update { resources: Box<Resources>, planned: Box<oci_spec::runtime::LinuxResources>, answer: Answer<()> },
+    Update { change: Box<Changed>, planned: Box<oci_spec::runtime::LinuxResources>, answer: Answer<()> },
+}
+
+/// What of a container is changed.
+pub(crate) struct Changed {
+    pub(crate) resources: Resources,
+    pub(crate) restart: RestartPolicy,
 }
 
 /// A client's connection and what it wants.
@@ -80,7 +88,7 @@ enum Pending {
     Freeze(Option<Answer<()>>),
     Thaw(Option<Answer<()>>),
     Plain(Answer<()>),
-    Update(Box<Resources>, Answer<()>),
+    Update(Box<Changed>, Answer<()>),
     Exec(ExecId, Answer<()>),
     /// A probe of its health, by its exec's id.
     Probe(String),
@@ -214,20 +222,23 @@ impl Actor {
                 }
                 let _ = answer.send(renamed);
             }
-            Ask::Update { resources, planned, answer } => {
-                if self.container.is_alive() {
+            Ask::Update { change, planned, answer } => {
+                if self.container.is_alive() && change.resources != self.container.spec.resources {
                     let request = control::Request::Update { resources: planned };
-                    self.request(&request, &[], Pending::Update(resources, answer)).await;
+                    self.request(&request, &[], Pending::Update(change, answer)).await;
                 } else {
-                    let _ = answer.send(self.updated(*resources));
+                    let _ = answer.send(self.updated(*change));
                 }
             }
         }
     }
 
-    fn updated(&mut self, resources: Resources) -> Result<()> {
+    fn updated(&mut self, change: Changed) -> Result<()> {
         let mut next = self.container.clone();
-        next.spec.resources = resources;
+        next.spec.resources = change.resources;
+        next.spec.restart = change.restart;
+        // a restart that is due is one of the policy before
+        next.restarting &= change.restart != RestartPolicy::No;
         let event = self.event(&next, "update", Vec::new());
         self.commit(next, vec![event])
     }
@@ -273,7 +284,7 @@ impl Actor {
     }
 
     fn on_wait(&mut self, until: WaitFor, outcome: oneshot::Sender<Finished>, registered: Answer<()>) {
-        if until == WaitFor::NotRunning && !self.container.is_alive() {
+        if until == WaitFor::NotRunning && !self.container.is_alive() && !self.container.restarting {
             let _ = outcome.send(self.finished());
         } else {
             self.waiters.push((until, outcome));
@@ -357,7 +368,13 @@ impl Actor {
             let gone = self.gone;
             let mut rest = Vec::new();
             for (until, outcome) in self.waiters.drain(..) {
-                if until == WaitFor::Removed && !gone {
+                let waits = match until {
+                    WaitFor::Removed => !gone,
+                    // it is about to run again
+                    WaitFor::NotRunning => self.container.restarting,
+                    WaitFor::NextExit => false,
+                };
+                if waits {
                     rest.push((until, outcome));
                 } else {
                     let _ = outcome.send(finished.clone());

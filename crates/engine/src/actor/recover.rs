@@ -24,7 +24,8 @@ impl Actor {
         let again = match self.container.spec.restart {
             RestartPolicy::Always => true,
             RestartPolicy::UnlessStopped => !self.container.stopped_by_user,
-            RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
+            RestartPolicy::No => false,
+            RestartPolicy::OnFailure { .. } => self.container.restarting,
         };
         if again && self.container.phase == Phase::Exited && self.restart_due.is_none() {
             self.feed_quietly(Input::Start).await;

@@ -122,6 +122,7 @@ impl Build {
             cgroup: self.inner.config.cgroup(id),
             user: user::resolve(&step.user, &[], &user::Accounts::read(&below.fds))?,
             joins: Joins::default(),
+            devices: Vec::new(),
         };
         plan::check(&container.spec, &self.inner.host)?;
         let create = Create {

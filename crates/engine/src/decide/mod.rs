@@ -132,7 +132,8 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
         Input::Ended(exit) => ended(&mut next, exit, Effect::Dismiss),
         Input::HelperGone => helper_gone(&mut next, now_ns),
         Input::GraceOver if next.is_alive() => vec![Effect::Signal(signal::KILL), Effect::Thaw],
-        Input::RestartDue if next.phase == Phase::Exited && !next.stopped_by_user => {
+        Input::RestartDue if next.phase == Phase::Exited && next.restarting => {
+            next.restarting = false;
             next.restart_count = next.restart_count.saturating_add(1);
             next.phase = Phase::Starting;
             vec![Effect::Launch]
@@ -169,6 +170,7 @@ fn start(next: &mut Container) -> Result<Vec<Effect>> {
     match next.phase {
         Phase::Created | Phase::Exited => {
             next.phase = Phase::Starting;
+            next.restarting = false;
             next.stopped_by_user = false;
             next.restart_count = 0;
             Ok(vec![Effect::Launch])
@@ -185,7 +187,8 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
     next.stopped_by_user = true;
     if !next.is_alive() {
         return match next.phase {
-            // a pending restart is called off by the flag
+            // a pending restart is called off
+            Phase::Exited if std::mem::take(&mut next.restarting) => Ok(Vec::new()),
             Phase::Created | Phase::Exited => {
                 Err(EngineError::new(ErrorClass::NotModified, format!("Container {} is not running", next.id)))
             }
@@ -206,6 +209,10 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
 
 fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
     if !next.is_alive() {
+        if std::mem::take(&mut next.restarting) {
+            next.stopped_by_user = true;
+            return Ok(Vec::new());
+        }
         return Err(EngineError::conflict(format!(
             "cannot kill container: {}: container {} is not running",
             next.name, next.id
@@ -224,7 +231,12 @@ fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
 
 fn remove(next: &mut Container, force: bool) -> Result<Vec<Effect>> {
     match next.phase {
+        Phase::Exited if next.restarting && !force => Err(EngineError::conflict(format!(
+            "cannot remove container \"/{}\": container is restarting: stop the container before removing or force remove",
+            next.name
+        ))),
         Phase::Created | Phase::Exited => {
+            next.restarting = false;
             next.phase = Phase::Removing;
             Ok(vec![Effect::Delete])
         }
@@ -308,6 +320,7 @@ fn ended(next: &mut Container, exit: &Exit, release: Effect) -> Vec<Effect> {
         next.phase = Phase::Removing;
         effects.push(Effect::Delete);
     } else if let Some(backoff) = restart_after(next, exit.code, ran_ns) {
+        next.restarting = true;
         effects.push(Effect::ArmRestart(backoff));
     }
     effects

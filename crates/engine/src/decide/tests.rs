@@ -18,6 +18,7 @@ fn container() -> Container {
         runtime: None,
         finished: None,
         restart_count: 0,
+        restarting: false,
         stopped_by_user: false,
         remove_at_end: false,
         health: None,

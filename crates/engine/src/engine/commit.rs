@@ -121,11 +121,7 @@ impl Engine {
 
     /// The container's writable layer; none if it never had one.
     fn upper(&self, container: &Container) -> Result<Option<OwnedFd>> {
-        if container.ids.is_some() {
-            let text = "its files belong to the ids of a user namespace of its own; use tar in the container instead";
-            let text = format!("cannot read the files of container {}: {text}", container.name);
-            return Err(EngineError::new(ErrorClass::Unsupported, text));
-        }
+        // with a user namespace of its own too: the kernel maps the owners at the mount, on disk they are the container's
         let path = self.inner.config.paths(&container.id).dir.join("upper");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {

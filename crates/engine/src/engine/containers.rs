@@ -2,12 +2,12 @@
 
 use super::Engine;
 use super::inner::lock;
-use crate::actor::{self, Ask, Attachment, Recovering, WaitFor};
+use crate::actor::{self, Ask, Attachment, Changed, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
     Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode,
-    PidMode, Resources, UserMode,
+    PidMode, Resources, RestartPolicy, UserMode,
 };
 use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
@@ -85,6 +85,7 @@ impl Engine {
         let image = inner.images.get(&spec.image).map_err(|error| super::images::missing(&spec.image, error))?;
         let process = plan::process::merge(&spec, &image.config)?;
         plan::devices::plan(&spec)?;
+        plan::cdi::resolve(&spec.device_requests, &inner.config.cdi_folders)?;
         plan::resources::plan(&spec.resources, Vec::new())?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
         let endpoints = inner.networks.endpoints(&spec)?;
@@ -98,6 +99,7 @@ impl Engine {
             runtime: None,
             finished: None,
             restart_count: 0,
+            restarting: false,
             stopped_by_user: false,
             remove_at_end: false,
             health: None,
@@ -109,6 +111,7 @@ impl Engine {
             spec,
             id: id.clone(),
         };
+        self.inherit_mounts(&mut container)?;
         inherit(&mut container, &image);
         self.inherit_health(&mut container, &image)?;
         container.name =
@@ -128,6 +131,31 @@ impl Engine {
             return Err(error);
         }
         Ok(Created { id, warnings })
+    }
+
+    /// The mounts of other containers, but those over what the container has of its own.
+    fn inherit_mounts(&self, container: &mut Container) -> Result<()> {
+        for from in container.spec.volumes_from.clone() {
+            // clients take "not found" for a word on the image, and go to fetch it
+            let other = self.container(&from.container).map_err(|error| EngineError::invalid(error.to_string()))?;
+            for mount in &other.spec.mounts {
+                let mut mount = mount.clone();
+                match &mut mount.kind {
+                    MountKind::Volume { name, no_copy, .. } => {
+                        let known = other.volumes.iter().find(|volume| volume.target == mount.target);
+                        let Some(volume) = known else { continue };
+                        (*name, *no_copy) = (Some(volume.name.clone()), true);
+                    }
+                    MountKind::Bind { .. } => {}
+                    _ => continue,
+                }
+                mount.read_only |= from.read_only;
+                if !container.spec.mounts.iter().any(|have| have.target == mount.target) {
+                    container.spec.mounts.push(mount);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Health checks and shells are Docker's words, which the OCI's configuration has no fields for.
@@ -361,19 +389,41 @@ impl Engine {
         renamed
     }
 
-    /// Changes its limits; fields that are not set stay.
+    /// Changes its limits and its restart policy; what is not set stays.
     ///
     /// # Errors
-    /// [`ErrorClass::Invalid`] for wrong values.
-    pub async fn update(&self, who: &str, change: &Resources) -> Result<Vec<String>> {
+    /// [`ErrorClass::Invalid`] for wrong values, [`ErrorClass::Conflict`] for a policy where it is removed when it ends.
+    pub async fn update(&self, who: &str, change: &Resources, restart: Option<RestartPolicy>) -> Result<Vec<String>> {
         let container = self.container(who)?;
+        if container.spec.auto_remove && restart.is_some_and(|policy| policy != RestartPolicy::No) {
+            return Err(EngineError::conflict(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            ));
+        }
         let merged = merged(&container.spec.resources, change);
         let mut warnings = plan::resources::check(&merged, &self.inner.host)?;
         warnings.extend(self.unsupported_limits(change));
-        let planned = plan::resources::plan(&merged, Vec::new())?;
-        let (resources, planned) = (Box::new(merged), Box::new(planned));
-        self.ask(container.id.as_str(), |answer| Ask::Update { resources, planned, answer }).await?;
+        let planned = Box::new(plan::resources::plan(&merged, Vec::new())?);
+        let change = Box::new(Changed { resources: merged, restart: restart.unwrap_or(container.spec.restart) });
+        self.ask(container.id.as_str(), |answer| Ask::Update { change, planned, answer }).await?;
         Ok(warnings)
+    }
+
+    /// Bytes of the files that each container has written, and of all that it sees.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if the engine closes meanwhile.
+    pub async fn sizes(&self, containers: &[Arc<Container>]) -> Result<Vec<(u64, u64)>> {
+        let containers = containers.to_vec();
+        self.blocking(move |inner| {
+            let one = |container: &Arc<Container>| {
+                let written = crate::files::content_bytes(&inner.config.paths(&container.id).dir.join("upper"));
+                let below = inner.images.get(&container.image_id).map_or(0, |image| image.size_bytes);
+                (written, written + below)
+            };
+            Ok(containers.iter().map(one).collect())
+        })
+        .await
     }
 
     /// Registers a wait; nothing that happens after this returns is missed.
@@ -405,20 +455,23 @@ impl Engine {
         self.ask(who, |answer| Ask::Resize { process: ProcessId::Init, rows, cols, answer }).await
     }
 
-    /// Removes all containers that do not run; their ids and the bytes that came free.
+    /// Removes the containers of a choice that do not run; their ids and the bytes that came free.
     ///
     /// # Errors
     /// The first failure.
-    pub async fn prune_containers(&self) -> Result<(Vec<ContainerId>, u64)> {
+    pub async fn prune_containers(&self, chosen: impl Fn(&Container) -> bool) -> Result<(Vec<ContainerId>, u64)> {
         let mut removed = Vec::new();
         let mut bytes = 0;
         for container in self.containers() {
-            if container.is_alive() {
+            if container.is_alive() || container.restarting || !chosen(&container) {
                 continue;
             }
-            bytes += crate::files::written_bytes(&self.paths(&container));
+            let written = crate::files::content_bytes(&self.paths(&container).dir.join("upper"));
             match self.remove(container.id.as_str(), Remove { force: false, volumes: true }).await {
-                Ok(()) => removed.push(container.id.clone()),
+                Ok(()) => {
+                    bytes += written;
+                    removed.push(container.id.clone());
+                }
                 Err(error) if matches!(error.class(), ErrorClass::Conflict | ErrorClass::NotFound) => {}
                 Err(error) => return Err(error),
             }

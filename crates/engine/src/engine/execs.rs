@@ -3,7 +3,7 @@
 use super::{Engine, Inner};
 use crate::actor::Ask;
 use crate::error::{EngineError, Result};
-use crate::model::{Container, Exec, ExecId, ExecSpec, ExecState, Phase};
+use crate::model::{Container, EventKind, Exec, ExecId, ExecSpec, ExecState, Phase};
 use crate::plan::{capabilities, process, user};
 use control::{ExecAttach, ProcessId, Streams};
 use oci_spec::runtime::{Process as OciProcess, ProcessBuilder};
@@ -34,6 +34,7 @@ impl Engine {
         }
         crate::keys::parse(spec.detach_keys.as_deref())?;
         let id = ExecId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let told = format!("exec_create: {}", spec.args.join(" "));
         let mut execs = self.inner.execs();
         if execs.len() >= KEPT {
             execs.retain(|_, exec| !matches!(exec.state, ExecState::Exited { .. }));
@@ -42,6 +43,12 @@ impl Engine {
             id.clone(),
             Exec { id: id.clone(), container: container.id.clone(), spec, state: ExecState::Created },
         );
+        drop(execs);
+        let mut attributes = container.spec.labels.clone();
+        attributes.insert("image".into(), container.spec.image.clone());
+        attributes.insert("name".into(), container.name.clone());
+        attributes.insert("execID".into(), id.to_string());
+        self.inner.store_event(self.inner.events.event(EventKind::Container, &told, container.id.as_str(), attributes));
         Ok(id)
     }
 

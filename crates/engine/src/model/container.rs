@@ -28,6 +28,9 @@ pub struct Container {
     pub finished: Option<Finished>,
     /// How often it was started again by its policy.
     pub restart_count: u32,
+    /// It has ended, and its policy is about to start it again.
+    #[serde(default)]
+    pub restarting: bool,
     /// It was stopped by a user, which the restart policy heeds.
     pub stopped_by_user: bool,
     /// A user has asked to remove it while it ran: it goes with its end.
@@ -160,6 +163,7 @@ impl Container {
             runtime: None,
             finished: None,
             restart_count: 0,
+            restarting: false,
             stopped_by_user: false,
             remove_at_end: false,
             health: None,

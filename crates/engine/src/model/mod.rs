@@ -20,7 +20,7 @@ pub use network::{
     PublishRequest, Published, Tunnel,
 };
 pub use spec::{
-    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, LogKind, Mount, MountKind,
+    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, DriverRequest, IpcMode, LogDriver, LogKind, Mount, MountKind,
     NamespaceModes, NetworkMode, PidMode, Propagation, ReadOnlyDepth, Resources, RestartPolicy, SeccompChoice,
-    Security, Ulimit, UserMode, UtsMode,
+    Security, Ulimit, UserMode, UtsMode, VolumesFrom,
 };

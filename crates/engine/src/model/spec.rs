@@ -55,6 +55,12 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Devices of the host.
     pub devices: Vec<DeviceRequest>,
+    /// Devices that drivers or the Container Device Interface give.
+    pub device_requests: Vec<DriverRequest>,
+    /// Containers whose mounts it gets too.
+    pub volumes_from: Vec<VolumesFrom>,
+    /// The runtime that was asked for by name; all names are ours.
+    pub runtime: Option<String>,
     /// Rules for the devices cgroup, `c 42:* rmw`.
     pub device_cgroup_rules: Vec<String>,
     /// Capabilities beyond the default set, `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
@@ -141,6 +147,9 @@ impl Default for ContainerSpec {
             mounts: Vec::new(),
             resources: Resources::default(),
             devices: Vec::new(),
+            device_requests: Vec::new(),
+            volumes_from: Vec::new(),
+            runtime: None,
             device_cgroup_rules: Vec::new(),
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
@@ -337,6 +346,31 @@ pub struct DeviceRequest {
     pub container: String,
     /// Any of `r`, `w`, `m`.
     pub permissions: String,
+}
+
+/// Devices by driver, in place of paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DriverRequest {
+    /// `cdi`, `nvidia`, or nothing for whichever driver has the capabilities.
+    pub driver: String,
+    /// How many; below 0 for all.
+    pub count: i64,
+    /// Which; for `cdi` `vendor/class=name`.
+    pub ids: Vec<String>,
+    /// Lists of which one has to be had in full.
+    pub capabilities: Vec<Vec<String>>,
+    /// For the driver.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Another container's mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesFrom {
+    /// Whose.
+    pub container: String,
+    /// They cannot be written here.
+    pub read_only: bool,
 }
 
 /// Seccomp, no_new_privs, security modules.

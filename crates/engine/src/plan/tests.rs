@@ -123,6 +123,7 @@ fn container(spec: ContainerSpec) -> Container {
         runtime: None,
         finished: None,
         restart_count: 0,
+        restarting: false,
         stopped_by_user: false,
         remove_at_end: false,
         health: None,
@@ -143,6 +144,7 @@ fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
         cgroup: config.cgroup(&container.id),
         user: user::User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
         joins: namespaces::Joins { network: Some(7), ..namespaces::Joins::default() },
+        devices: Vec::new(),
     };
     super::oci(&container, &around).unwrap()
 }

@@ -3,5 +3,9 @@
 mod compose;
 mod copy;
 mod health;
+mod library;
+mod life;
+mod logs;
 mod network;
+mod ours;
 mod pizza;
