@@ -274,13 +274,13 @@ fn reload(context: &Context, _: &Parsed) -> Outcome {
 }
 
 fn upgrade(context: &Context, _: &Parsed) -> Outcome {
-    // the successor's file is another one
+    // the successor writes the file anew, though perhaps with the same number
     let file = context.run.join("insulad.pid");
-    let number = || fs::metadata(&file).map(|meta| meta.ino()).ok();
-    let before = number();
+    let written = || fs::metadata(&file).map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec())).ok();
+    let before = written();
     let pid = tell(context, Signal::USR2)?;
     let begin = Instant::now();
-    while number().is_none_or(|now| Some(now) == before) {
+    while written().is_none_or(|now| Some(now) == before) {
         if begin.elapsed() > START_LIMIT {
             return Err(Failure::new(format!(
                 "insulad (pid {pid}) has not come back after {} seconds; see: insula daemon logs",

@@ -67,6 +67,7 @@ const NEEDS: &[Need] = &[
         why: "keys of the package sources",
         purposes: &[Purpose::Demo, Purpose::Test],
     },
+    program("docker-compose", "docker-compose", "client of the conformance tests", TEST),
     program("docker-registry", "docker-registry", "peer of the registry's tests and benchmark", TEST_AND_BENCH),
     program("docker", "docker.io", "the stock client of the conformance tests; peer of the benchmark", TEST_AND_BENCH),
     program("dockerd", "docker.io", "engine over our runtime in the tests; peer of the benchmark", TEST_AND_BENCH),

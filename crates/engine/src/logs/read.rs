@@ -82,9 +82,11 @@ impl Engine {
         let (lines, receiver) = mpsc::channel(BUFFER);
         let engine = self.clone();
         let id = container.id.to_string();
+        // before the caller has an answer: the container may be gone right after, and what it printed shall still be read
+        let current = Reading::open(&path).map_err(|error| EngineError::internal("cannot open the log", &error))?;
         tokio::task::spawn_blocking(move || {
             let alive = || engine.container(&id).is_ok_and(|container| container.is_alive());
-            if let Err(error) = send_all(&path, &which, &lines, alive) {
+            if let Err(error) = send_all(&path, current, &which, &lines, alive) {
                 let wrong = EngineError::internal("cannot read the log", &error);
                 let _ = lines.blocking_send(Err(wrong));
             }
@@ -125,6 +127,7 @@ impl Reading {
 
 fn send_all(
     path: &Path,
+    mut current: Option<Reading>,
     which: &Logs,
     lines: &mpsc::Sender<Result<LogLine>>,
     alive: impl Fn() -> bool,
@@ -133,8 +136,7 @@ fn send_all(
         Some(tail) => count(path, which)?.saturating_sub(tail),
         None => 0,
     };
-    // the current file is opened first: a rotation in between then shows no line twice and loses none
-    let mut current = Reading::open(path)?;
+    // the current file was opened first: a rotation in between shows no line twice and loses none
     for elder in elders(path) {
         if let Some(mut reading) = Reading::open(&elder)?
             && current.as_ref().is_none_or(|current| current.inode != reading.inode)
@@ -263,7 +265,7 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             let (lines, mut receiver) = mpsc::channel(BUFFER);
             let which = Logs { stdout: true, tail: Some(1), ..Logs::default() };
-            send_all(&path, &which, &lines, || false).unwrap();
+            send_all(&path, Reading::open(&path).unwrap(), &which, &lines, || false).unwrap();
             prop_assert_eq!(receiver.try_recv().unwrap().unwrap().text, b"last".to_vec());
         }
     }

@@ -1,10 +1,11 @@
-//! Client libraries that people build on, as they come from the package index: docker-py, testcontainers.
+//! Clients that people build on, beside docker's own: docker-py, testcontainers, and docker-compose as Debian has it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::subject::{IMAGE, Subject, finish};
+use testkit::rootfs;
 
 /// What is installed; another list needs another folder.
 const PACKAGES: &[&str] = &["docker>=7,<8", "testcontainers>=4,<5"];
@@ -70,4 +71,70 @@ fn docker_py() {
 #[test]
 fn testcontainers() {
     run(include_str!("../clients/testcontainers_py.py"), "done");
+}
+
+const COMPOSE: &str = r#"
+version: "3.8"
+services:
+  one:
+    image: test:1
+    command: sh -c 'echo from one >/shared/note; echo one is up; sleep 1000'
+    volumes: [shared:/shared]
+    networks: {default: {aliases: [first]}}
+    stop_grace_period: 1s
+  two:
+    image: test:1
+    command: sh -c 'echo two is up; sleep 1000'
+    depends_on: [one]
+    environment: {GREETING: "${GREETING:-hello}"}
+    volumes: ["shared:/shared:ro"]
+    stop_grace_period: 1s
+volumes:
+  shared:
+    labels: {tier: test}
+"#;
+
+#[test]
+fn docker_compose() {
+    if rootfs::find("docker-compose").is_none() {
+        println!("skipped: no docker-compose; cargo xtask setup installs what tests need");
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    let file = subject.island.file("project/docker-compose.yml", COMPOSE);
+    let compose = |words: &[&str], code: i32| {
+        let mut command = Command::new("docker-compose");
+        command.args(["--no-ansi", "-p", "shop", "-f"]).arg(&file).args(words).current_dir(subject.island.root());
+        command.env("DOCKER_HOST", format!("unix://{}", subject.socket().display()));
+        command.env("DOCKER_CONFIG", subject.island.path("docker-config")).env_remove("DOCKER_CONTEXT");
+        finish(&mut command, b"").expect(code)
+    };
+    compose(&["up", "-d"], 0);
+    let shown = compose(&["ps"], 0).out;
+    assert!(shown.matches("Up").count() == 2 && shown.contains("shop_one_1"), "{shown}");
+    assert_eq!(
+        compose(&["exec", "-T", "two", "sh", "-c", "cat /shared/note; echo $GREETING"], 0).out,
+        "from one\nhello\n"
+    );
+    compose(&["exec", "-T", "two", "touch", "/shared/x"], 1);
+    let logs = compose(&["logs", "--no-color"], 0).out;
+    assert!(logs.contains("one is up") && logs.contains("two is up"), "{logs}");
+    let again = compose(&["up", "-d"], 0);
+    assert!(
+        again.err.contains("shop_one_1 is up-to-date") && again.err.contains("shop_two_1 is up-to-date"),
+        "{}",
+        again.err
+    );
+    compose(&["up", "-d", "--scale", "two=2"], 0);
+    assert_eq!(compose(&["ps", "-q", "two"], 0).out.lines().count(), 2);
+    compose(&["restart", "-t", "0", "two"], 0);
+    compose(&["stop", "one"], 0);
+    assert!(compose(&["ps", "one"], 0).out.contains("Exit"));
+    compose(&["start", "one"], 0);
+    assert_eq!(compose(&["run", "--rm", "-T", "two", "cat", "/shared/note"], 0).out, "from one\n");
+    let label = ["volume", "ls", "-q", "-f", "label=com.docker.compose.project=shop"];
+    assert_eq!(subject.insula(&label).expect(0).text(), "shop_shared");
+    compose(&["down", "-v", "-t", "0"], 0);
+    assert_eq!(subject.insula(&label).expect(0).text(), "");
+    subject.finish();
 }

@@ -177,12 +177,15 @@ fn settings_are_read_again_and_the_program_is_executed_anew() {
     assert_eq!(labels(&subject), expect, "wrong settings took effect");
     fs::write(subject.island.path("daemon.json"), settings(&subject.island, "three")).unwrap();
     // anew: the process is the same, the sockets never go, the container neither ends nor stops writing
-    let before = fs::metadata(subject.island.path("run/insulad.pid")).unwrap().ino();
+    let written = || {
+        let meta = fs::metadata(subject.island.path("run/insulad.pid")).ok()?;
+        Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+    };
+    let before = written();
     rustix::process::kill_process(subject.daemon_pid(), Signal::USR2).unwrap();
     let back = wait_for(SOON, || {
         UnixStream::connect(subject.socket()).expect("the socket went");
-        let now = fs::metadata(subject.island.path("run/insulad.pid")).ok()?.ino();
-        (now != before).then_some(())
+        (written()? != before?).then_some(())
     });
     assert!(back.is_some(), "{}", subject.log());
     assert!(ask(&other, "/_ping").ends_with("OK"));

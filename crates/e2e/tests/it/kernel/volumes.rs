@@ -170,6 +170,11 @@ fn mounts_have_parts_and_depths() {
     once(&subject, &["--mount", &bind("readonly,bind-recursive=readonly")], "touch /o/inner/x").expect(1);
     once(&subject, &["--mount", &bind("bind-recursive=disabled")], "test -e /o/inner/x").expect(1);
     rustix::mount::unmount(&outer, rustix::mount::UnmountFlags::empty()).unwrap();
+    // what has a name is never swept along
+    let unnamed = subject.insula(&["volume", "create"]).expect(0).text().to_owned();
+    let swept = subject.insula(&["system", "prune", "--volumes", "-f"]).expect(0);
+    assert!(swept.out.contains(&unnamed), "{}", swept.out);
+    assert_eq!(subject.insula(&["volume", "ls", "-q"]).expect(0).text(), "data");
     subject.finish();
 }
 
