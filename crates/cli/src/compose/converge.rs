@@ -116,7 +116,7 @@ fn one(
     let named = rules.named.is_empty() || rules.named.contains(&service.name);
     let recreate = if named { rules.recreate } else { rules.recreate_others };
     let kept = stack.each(&members, |member| {
-        if !differs(&service, member, rules, recreate) {
+        if !differs(stack, &service, member, rules, recreate) {
             if member.is_running() {
                 stack.board.done("Container", &member.name, "Running");
             }
@@ -174,7 +174,7 @@ pub(super) fn found(stack: &Stack, image: String) -> Result<Found, Failure> {
 }
 
 /// Whether a container has to be made anew.
-fn differs(service: &Service, member: &Member, rules: &Rules, recreate: Recreate) -> bool {
+fn differs(stack: &Stack, service: &Service, member: &Member, rules: &Rules, recreate: Recreate) -> bool {
     match recreate {
         Recreate::Never => return false,
         Recreate::Force => return true,
@@ -187,11 +187,15 @@ fn differs(service: &Service, member: &Member, rules: &Rules, recreate: Recreate
     if !image.is_empty() && !member.label(label::IMAGE).is_empty() && member.label(label::IMAGE) != image {
         return true;
     }
-    // a network of the same name that is not the same network
-    let joined = member.listed.pointer("/NetworkSettings/Networks").and_then(Value::as_object);
-    joined.into_iter().flatten().any(|(name, endpoint)| {
-        let id = table::text(endpoint, "/NetworkID");
-        rules.networks.get(name).is_some_and(|known| !known.is_empty() && !id.is_empty() && known != id)
+    // a network that it is not in, or one of the same name that is not the same network
+    let Some(joined) = member.listed.pointer("/NetworkSettings/Networks").and_then(Value::as_object) else {
+        return false;
+    };
+    let wanted = service.networks().into_iter().filter_map(|(key, _)| stack.project.networks.get(key));
+    wanted.map(|resource| resource.spec.name.as_str()).any(|name| {
+        let id = joined.get(name).map(|endpoint| table::text(endpoint, "/NetworkID"));
+        let known = rules.networks.get(name).map(String::as_str).unwrap_or_default();
+        id.is_none_or(|id| !known.is_empty() && !id.is_empty() && known != id)
     })
 }
 
@@ -290,6 +294,9 @@ fn anew(stack: &Stack, service: &Service, old: &Member, found: &Found, rules: &R
         client
             .call("DELETE", &format!("/containers/{}{volumes}", old.id), None)
             .during(|| format!("cannot remove {}", old.name))?;
+        if rules.anonymous == Anonymous::Renewed {
+            forget_volumes(stack, old);
+        }
         let target = Query::default().with("name", &container.name).behind(&format!("/containers/{id}/rename"));
         client.post(&target).during(|| format!("cannot rename a container to {}", container.name))?;
     }
@@ -346,7 +353,22 @@ pub(super) fn remove(stack: &Stack, member: &Member, anonymous: Anonymous) -> Re
             }
             _ => {}
         }
+        if anonymous == Anonymous::Renewed {
+            forget_volumes(stack, member);
+        }
     }
     stack.board.done("Container", &member.name, "Removed");
     Ok(())
+}
+
+/// Removes the volumes without a name that a container has had from the one before it: to the daemon they have names.
+fn forget_volumes(stack: &Stack, member: &Member) {
+    for mount in table::elements(&member.listed, "/Mounts") {
+        let name = table::text(mount, "/Name");
+        let nameless = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if nameless && table::text(mount, "/Type") == "volume" {
+            // it went with the container, or another one has it
+            let _ = stack.client().call("DELETE", &format!("/volumes/{name}"), None);
+        }
+    }
 }

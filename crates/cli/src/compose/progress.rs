@@ -94,6 +94,8 @@ struct State {
     lines: Vec<Line>,
     /// How many lines of the block are on the terminal.
     drawn: usize,
+    /// Whether the terminal is somebody else's.
+    hushed: bool,
 }
 
 /// All that is shown.
@@ -104,7 +106,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(show: Show) -> Self {
-        Self { show, state: Mutex::new(State { lines: Vec::new(), drawn: 0 }) }
+        Self { show, state: Mutex::new(State { lines: Vec::new(), drawn: 0, hushed: false }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,6 +138,7 @@ impl Board {
         let mut state = self.lock();
         match self.show {
             Show::Quiet => {}
+            Show::Terminal(_) if state.hushed => {}
             Show::Plain => output::write_error(format!(" {what}  {word}\n").as_bytes()),
             Show::Json => {
                 let status = match stage {
@@ -166,6 +169,18 @@ impl Board {
                 draw(&mut state, colour);
             }
         }
+    }
+
+    /// Draws no block from now on, because containers write to the terminal.
+    pub(super) fn hush(&self) {
+        self.end();
+        self.lock().hushed = true;
+    }
+
+    /// Draws again.
+    pub(super) fn speak(&self) {
+        self.end();
+        self.lock().hushed = false;
     }
 
     /// Leaves the block as it is; what is told from now on is another one.

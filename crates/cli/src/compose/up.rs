@@ -302,7 +302,7 @@ impl<'a> Foreground<'a> {
             .for_each(|member| self.printer.expect(&self.name(member)));
         let shown: Vec<String> =
             members.iter().filter(|member| self.shows(&member.service)).map(|member| self.name(member)).collect();
-        stack.board.end();
+        stack.board.hush();
         output::print(&format!("Attaching to {}\n", shown.join(", ")));
         listen(stack, sender.clone())?;
         let interrupted = Arc::new(AtomicUsize::new(0));
@@ -420,6 +420,7 @@ impl<'a> Foreground<'a> {
         if code == INTERRUPTED && interrupted.load(Ordering::SeqCst) > 0 {
             output::print("Gracefully stopping... (press Ctrl+C again to force)\n");
         }
+        stack.board.speak();
         let names: Vec<String> = stack.project.services.keys().cloned().collect();
         let timeout = timeout(self.given)?;
         let before = interrupted.load(Ordering::SeqCst);

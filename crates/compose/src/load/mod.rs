@@ -132,6 +132,7 @@ impl<'a> Loader<'a> {
         let scene = Scene { base: &directory, environment: &environment };
         let mut root = session.merged(&texts, scene)?;
         merge::settle(&mut root);
+        merge::order(&mut root, &schema::FILE);
         let mut warnings = session.warnings;
         for name in &session.missing {
             warnings.push(format!("the variable {name:?} is not set; a blank text stands for it"));

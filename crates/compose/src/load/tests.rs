@@ -306,6 +306,6 @@ fn variables_can_be_kept() {
     let loaded = Loader::new(&read).load(&asked).unwrap();
     assert_eq!(
         emit::compact(&loaded.root),
-        r#"{"services":{"a":{"image":"${A}","ports":["${P}:80"],"scale":"${N}","network_mode":"none"}}}"#
+        r#"{"services":{"a":{"image":"${A}","network_mode":"none","ports":["${P}:80"],"scale":"${N}"}}}"#
     );
 }

@@ -309,6 +309,10 @@ networks: {back: {internal: true}}
         "shop_back",
     ]);
     assert_eq!(network.expect(0).text(), "back true");
+    let before = stack.ids();
+    stack.ok(&["stop"]);
+    stack.ok(&["up", "-d"]);
+    assert_eq!(stack.ids(), before, "nothing has changed");
     // a network of which the file says something else is made anew, and so is what is on it
     stack.write("compose.yaml", &file.replace("{internal: true}", "{internal: true, labels: {a: b}}"));
     let up = stack.ok(&["up", "-d"]);
