@@ -57,6 +57,8 @@ pub(crate) struct Subject {
     daemon: Option<Child>,
     /// Further words of the daemon's command line.
     pub(crate) extra: Vec<String>,
+    /// Further variables of our daemon, from its next start on.
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 /// The folder of the programs.
@@ -136,8 +138,8 @@ impl Subject {
         // Below one parent of the suite's own there is no name that another program would use.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let group = format!("/insula-e2e-{}-{number}", std::process::id());
-        let mut subject = Self { kind: kind(), island, group, daemon: None, extra: Vec::new() };
-        subject.extra = extra(&subject.island);
+        let (extra_words, variables) = (extra(&island), Vec::new());
+        let mut subject = Self { kind: kind(), island, group, daemon: None, extra: extra_words, variables };
         let _ = (subject.island.state(), subject.island.run());
         subject.start_daemon();
         Some(subject)
@@ -150,6 +152,7 @@ impl Subject {
             Kind::Insula => {
                 let mut command = Command::new(program("insulad"));
                 command.arg("--root").arg(state).arg("--run").arg(run).args(["--cgroup-parent", &self.group]);
+                command.envs(self.variables.iter().map(|(name, value)| (name, value)));
                 command
             }
             Kind::Dockerd => {

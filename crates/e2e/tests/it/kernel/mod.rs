@@ -16,4 +16,5 @@ mod limits;
 mod run;
 mod settings;
 mod terminal;
+mod trust;
 mod volumes;
