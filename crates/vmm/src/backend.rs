@@ -7,6 +7,7 @@ use hv::cpu_model::CpuModel;
 use hv::kvm::KvmVm;
 use hv::{Backend, Bus, Exit, Memory, Vm, VmError};
 use rustix::time::{ClockId, clock_gettime};
+use softcpu::SoftVm;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Instructions of the probe's loop.
@@ -92,9 +93,9 @@ pub fn choose(choice: BackendChoice) -> Backend {
 }
 
 /// Makes a machine in a hypervisor.
-pub(crate) fn create(backend: Backend, memory: Memory, model: &CpuModel) -> Result<Arc<dyn Vm>, VmError> {
+pub(crate) fn create(backend: Backend, memory: Memory, model: &CpuModel, vcpus: u32) -> Result<Arc<dyn Vm>, VmError> {
     match backend {
         Backend::Kvm => Ok(Arc::new(KvmVm::new(memory, model)?)),
-        Backend::Soft => Err(VmError::Absent("the software CPU is not in this build".to_owned())),
+        Backend::Soft => Ok(Arc::new(SoftVm::new(memory, model.clone(), vcpus)?)),
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn assemble(
     let memory = Memory::with_regions(spec.memory, devices::regions(&persistent)).map_err(MachineError::Memory)?;
     let backend = backend::choose(spec.backend);
     let refused = |source| MachineError::Backend { backend, source };
-    let vm = backend::create(backend, memory.clone(), &CpuModel::v2(spec.cpus)).map_err(refused)?;
+    let vm = backend::create(backend, memory.clone(), &CpuModel::v2(spec.cpus), spec.cpus).map_err(refused)?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, output, events);
     let Devices { all: devices, pump } = devices::all(spec, &persistent)?;
