@@ -48,7 +48,7 @@ pub fn mmio(bytes: &[u8]) {
 /// A bus with one function: configuration space both ways, and its window wherever it is.
 pub fn pci(bytes: &[u8]) {
     let (Ok(memory), Ok(device)) = (Memory::new(MEMORY), Entropy::new(Limit::default())) else { return };
-    let function = Function::new(Box::new(device), memory, Arc::new(|_| {}), Some(Arc::new(|_| {})));
+    let function = Function::new(Box::new(device), memory, Arc::new(|_| {}), Arc::new(|_| {}));
     let Ok(function) = function.map(Arc::new) else { return };
     let mut bus = Bus::new(WINDOWS);
     if bus.add(Arc::clone(&function)).is_err() {

@@ -159,7 +159,7 @@ fn place_on_bus(
             let _nowhere = vm.signal_msi(message);
         });
         // Every driver of these devices takes messages; the pins are not connected.
-        let function = Function::new(device, memory.clone(), send, None).map_err(failed("virtio"))?;
+        let function = Function::new(device, memory.clone(), send, Arc::new(|_| {})).map_err(failed("virtio"))?;
         let function = Arc::new(function);
         bus.add(Arc::clone(&function)).map_err(failed("virtio"))?;
         carriers.push(Carrier::Pci(function));

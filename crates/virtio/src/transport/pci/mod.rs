@@ -30,7 +30,7 @@ use crate::slot::{Slot, SlotState};
 use common::Selection;
 pub use msix::{Line, SendMessage};
 use msix::{Msix, MsixState};
-use space::{Pin, Space};
+use space::Space;
 
 /// The size of a function's window.
 pub const WINDOW_BYTES: u64 = 0x8000;
@@ -82,17 +82,15 @@ pub struct FunctionState {
 }
 
 impl Function {
-    /// A device that is to be placed on the bus; `send` sends its messages, `line` is its pin for a driver without MSI-X, if
-    /// the pin leads anywhere.
+    /// A device that is to be placed on the bus; `send` sends its messages, `line` is its pin for a driver without MSI-X.
     ///
     /// # Errors
     /// No descriptor is free.
-    pub fn new(device: Box<dyn Device>, memory: Memory, send: SendMessage, line: Option<Line>) -> Result<Self, Errno> {
+    pub fn new(device: Box<dyn Device>, memory: Memory, send: SendMessage, line: Line) -> Result<Self, Errno> {
         let queues = device.queue_sizes().len();
-        let pin = if line.is_some() { Pin::A } else { Pin::None };
-        let msix = Arc::new(Msix::new(queues, send, line.unwrap_or_else(|| Arc::new(|_| {}))));
+        let msix = Arc::new(Msix::new(queues, send, line));
         let slot = Arc::new(Slot::new(device, memory, msix.clone())?);
-        let space = Space::of_device(slot.kind(), msix.vectors(), pin);
+        let space = Space::of_device(slot.kind(), msix.vectors());
         Ok(Self {
             slot,
             msix,

@@ -38,14 +38,6 @@ const CLASSES: &[(Kind, u32)] = &[
 ];
 const OTHER_CLASS: u32 = 0xff_0000;
 
-/// A function's interrupt pin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Pin {
-    None = 0,
-    A = 1,
-}
-
 /// The space.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
@@ -73,7 +65,7 @@ impl Space {
     }
 
     /// The function of a device with this many MSI-X vectors.
-    pub(super) fn of_device(kind: Kind, vectors: u16, pin: Pin) -> Self {
+    pub(super) fn of_device(kind: Kind, vectors: u16) -> Self {
         let class = CLASSES.iter().find(|entry| entry.0 == kind).map_or(OTHER_CLASS, |entry| entry.1);
         let number = DEVICE_BASE + kind as u16;
         let mut space = Self::empty(VENDOR, number, class);
@@ -82,7 +74,8 @@ impl Space {
         space.put(0x06, &[1 << 4]);
         space.put(0x2c, &VENDOR.to_le_bytes());
         space.put(0x2e, &number.to_le_bytes());
-        space.put(0x3d, &[pin as u8]);
+        // Pin A.
+        space.put(0x3d, &[1]);
         space.writable[INTERRUPT_LINE] = 0xff;
         let size_mask = u32::try_from(WINDOW_BYTES - 1).unwrap_or(0);
         space.writable[usize::from(BAR)..usize::from(BAR) + 4].copy_from_slice(&(!size_mask).to_le_bytes());
