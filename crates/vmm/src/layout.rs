@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!        0x500  GDT                       0xc000_0000  virtio over MMIO, a page each     [hole below 4 GiB]
-//!       0x6000  PVH start info
+//!       0x6000  PVH start info            0xe000_0000  PCI configuration space (ECAM)
 //!       0x7000  zero page                 0xe100_0000  PCI memory, 32 bits
 //!       0x9000  page tables for boot      0xfec0_0000  IOAPIC
 //!    0x2_0000   command line              0xfee0_0000  local APICs
@@ -41,10 +41,6 @@ pub(crate) const KERNEL: u64 = 0x10_0000;
 pub(crate) const VIRTIO: u64 = 0xc000_0000;
 /// Bytes of a device's page.
 pub(crate) const VIRTIO_PAGE: u64 = 0x1000;
-/// Where the windows of PCI devices lie.
-pub(crate) const PCI_MEMORY: u64 = 0xe100_0000;
-/// Bytes for them.
-pub(crate) const PCI_MEMORY_SIZE: u64 = 0x100_0000;
 /// The first virtio device's interrupt line.
 pub(crate) const VIRTIO_GSI: u32 = 5;
 /// The last interrupt line.

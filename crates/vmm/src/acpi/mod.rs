@@ -6,13 +6,10 @@
 //! Source: ACPI 6.5; virtio over MMIO has the hardware id `LNRO0005`, as QEMU gives it.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, ONE,
-    Package, Path,
-};
+use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, ONE, Package, Path};
 use acpi_tables::aml::{ResourceTemplate, ZERO};
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
-use acpi_tables::gas::{self, AccessSize, GAS};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
@@ -37,15 +34,6 @@ pub(crate) struct MmioDevice {
     pub(crate) gsi: u32,
 }
 
-/// Where the guest finds its virtio devices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Bus {
-    /// On pages, told of one by one.
-    Pages(Vec<MmioDevice>),
-    /// On a PCI bus, which the guest searches itself by the ports 0xcf8 and 0xcfc.
-    Pci,
-}
-
 /// Why there are no tables.
 #[derive(Debug, thiserror::Error)]
 #[error("{bytes} bytes of firmware tables don't fit: the machine has too many devices or too little memory")]
@@ -61,7 +49,7 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
 
 fn port(offset: u16) -> GAS {
     let port = layout::POWER_PORT + offset;
-    GAS::new(gas::AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
 }
 
 fn madt(cpus: u32) -> Vec<u8> {
@@ -147,30 +135,10 @@ fn virtio(number: usize, device: &MmioDevice) -> Vec<u8> {
     ))
 }
 
-/// The root of the PCI bus: its number, the ports that configure it, and the memory for its windows.
-fn pci() -> Vec<u8> {
-    let (first, last) = (layout::PCI_MEMORY as u32, (layout::PCI_MEMORY + layout::PCI_MEMORY_SIZE - 1) as u32);
-    let number = AddressSpace::new_bus_number(0u16, 0u16);
-    let ports = IO::new(0xcf8, 0xcf8, 1, 8);
-    let windows = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None);
-    bytes(&Device::new(
-        "PCI0".into(),
-        vec![
-            &Name::new("_HID".into(), &EISAName::new("PNP0A03")),
-            &Name::new("_UID".into(), &ZERO),
-            &Name::new("_BBN".into(), &ZERO),
-            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&number, &ports, &windows])),
-        ],
-    ))
-}
-
-fn dsdt(bus: &Bus) -> Vec<u8> {
+fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
     let mut inside = [serial(), clock(), button()].concat();
-    match bus {
-        Bus::Pages(devices) => {
-            inside.extend(devices.iter().enumerate().flat_map(|(number, device)| virtio(number, device)));
-        }
-        Bus::Pci => inside.extend(pci()),
+    for (number, device) in devices.iter().enumerate() {
+        inside.extend(virtio(number, device));
     }
     let sleep = bytes(&Name::new("_S5_".into(), &Package::new(vec![&5u8])));
     // The scope's children are bytes already.
@@ -182,7 +150,7 @@ fn dsdt(bus: &Bus) -> Vec<u8> {
 }
 
 /// Writes the tables for a machine and gives the root pointer's address.
-pub(crate) fn write_to(memory: &Memory, cpus: u32, bus: &Bus) -> Result<u64, AcpiError> {
+pub(crate) fn write_to(memory: &Memory, cpus: u32, devices: &[MmioDevice]) -> Result<u64, AcpiError> {
     let mut tables: Vec<u8> = vec![0; RSDP_SIZE.next_multiple_of(64) as usize];
     let mut add = |table: Vec<u8>| {
         let at = layout::ACPI + tables.len() as u64;
@@ -190,7 +158,7 @@ pub(crate) fn write_to(memory: &Memory, cpus: u32, bus: &Bus) -> Result<u64, Acp
         tables.resize(tables.len().next_multiple_of(64), 0);
         at
     };
-    let dsdt = add(dsdt(bus));
+    let dsdt = add(dsdt(devices));
     let entries = [add(fadt(dsdt)), add(madt(cpus))];
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     entries.into_iter().for_each(|entry| xsdt.add_entry(entry));

@@ -8,19 +8,30 @@ use hv::cpu_model::CpuModel;
 use hv::{Level, Memory, Vm};
 use virtio::device::Activity;
 use virtio::service::Service;
+use virtio::transport::mmio::Mmio;
 
-use super::carrier::{self, Carrier};
-use super::devices::{self, Devices};
+use super::devices::{self, Devices, failed};
 use super::processor::Processor;
-use super::specification;
+use super::specification::{self, SpecError};
 use super::{ConsoleOutput, Event, Machine, MachineError};
+use crate::acpi::MmioDevice;
 use crate::boot::{self, Payload};
 use crate::bus::Buses;
-use crate::device::{Button, Cmos, Keyboard, Power, PowerOrder, SerialPort};
+use crate::device::{Button, Cmos, Keyboard, Power, PowerOrder, Registers, SerialPort};
 use crate::{acpi, backend, layout};
 
+impl Registers for Mmio {
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        Self::read(self, offset, into);
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        Self::write(self, offset, bytes);
+    }
+}
+
 /// A pulse on an interrupt line.
-pub(super) fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
+fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
     let vm = Arc::clone(vm);
     Arc::new(move || {
         // The line is one that this program gave out: there is nothing that could refuse.
@@ -28,8 +39,13 @@ pub(super) fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
     })
 }
 
+/// Where virtio device `number` is.
+fn place(number: usize) -> (u64, u32) {
+    (layout::VIRTIO + number as u64 * layout::VIRTIO_PAGE, layout::VIRTIO_GSI + number as u32)
+}
+
 /// Threads for the devices: one each for the busy ones, one for the rest.
-fn serve(devices: &[Carrier]) -> Result<Vec<Service>, MachineError> {
+fn serve(devices: &[Arc<Mmio>]) -> Result<Vec<Service>, MachineError> {
     let slots = devices.iter().map(|device| Arc::clone(device.slot()));
     let (busy, light): (Vec<_>, Vec<_>) = slots.partition(|slot| slot.activity() == Activity::Busy);
     let mut services = Vec::new();
@@ -76,8 +92,20 @@ pub(super) fn assemble(
     let vm = backend::create(backend, memory.clone(), &CpuModel::v2(spec.cpus), spec.cpus).map_err(refused)?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, output, events);
+    let (mut transports, mut told) = (Vec::new(), Vec::new());
     let Devices { all: devices, pump } = devices::all(spec, &persistent)?;
-    let (carriers, told) = carrier::place(spec, devices, &memory, &vm, &mut buses)?;
+    let places = (layout::LAST_GSI - layout::VIRTIO_GSI + 1) as usize;
+    if devices.len() > places {
+        return Err(SpecError::Devices(devices.len(), places).into());
+    }
+    for (number, device) in devices.into_iter().enumerate() {
+        let (gpa, gsi) = place(number);
+        let device = Mmio::new(device, memory.clone(), pulse(&vm, gsi)).map_err(failed("virtio"))?;
+        let device = Arc::new(device);
+        buses.add_memory(gpa, layout::VIRTIO_PAGE, device.clone());
+        told.push(MmioDevice { gpa: gpa as u32, gsi });
+        transports.push(device);
+    }
     let rsdp = acpi::write_to(&memory, spec.cpus, &told)?;
     let payload = Payload {
         kernel: &spec.kernel,
@@ -104,9 +132,9 @@ pub(super) fn assemble(
         };
         processors.push(Processor::start(vcpu, buses.clone(), tell).map_err(MachineError::Thread)?);
     }
-    let services = serve(&carriers)?;
+    let services = serve(&transports)?;
     let clock = vm.clock().map_err(refused)?;
     let stopped = Some((clock, vec![None; processors.len()]));
     let button = Button::new(Arc::clone(&vm));
-    Ok(Machine { processors, services, devices: carriers, pump, serial, button, vm, spec: spec.clone(), stopped })
+    Ok(Machine { processors, services, devices: transports, pump, serial, button, vm, spec: spec.clone(), stopped })
 }

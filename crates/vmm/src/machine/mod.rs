@@ -1,7 +1,6 @@
 //! A machine: memory, processors, devices, from its specification to its end.
 
 mod assembly;
-mod carrier;
 mod devices;
 mod processor;
 mod specification;
@@ -14,11 +13,11 @@ use hv::clock::ClockState;
 use hv::state::Msr;
 use hv::{Backend, MemoryError, Vm, VmError};
 use virtio::service::Service;
+use virtio::transport::mmio::Mmio;
 
 use crate::acpi::AcpiError;
 use crate::boot::BootError;
 use crate::device::{Button, SerialPort};
-use carrier::Carrier;
 use processor::Processor;
 pub use specification::SpecError;
 pub(crate) use specification::check;
@@ -78,7 +77,7 @@ pub struct Machine {
     // In the order in which they go: nobody runs when devices and memory do.
     processors: Vec<Processor>,
     services: Vec<Service>,
-    devices: Vec<Carrier>,
+    devices: Vec<Arc<Mmio>>,
     serial: Arc<SerialPort>,
     button: Button,
     vm: Arc<dyn Vm>,
@@ -179,7 +178,7 @@ impl Machine {
 
     /// What its devices have counted: their names with numbers behind, and their counters.
     pub fn metrics(&self) -> Vec<(String, virtio::device::Metrics)> {
-        let name = |number, device: &Carrier| format!("{:?}{number}", device.slot().kind()).to_lowercase();
-        self.devices.iter().enumerate().map(|(number, device)| (name(number, device), device.metrics())).collect()
+        let slots = self.devices.iter().map(|device| device.slot());
+        slots.enumerate().map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics())).collect()
     }
 }
