@@ -1,6 +1,5 @@
 //! What a virtual machine is to be: the body of `insula-vmm`'s configuration request, kept beside the machine.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -60,128 +59,17 @@ pub struct DiskSpec {
     /// The guest may not write.
     #[serde(default)]
     pub read_only: bool,
-    /// What the file holds.
-    #[serde(default)]
-    pub format: DiskFormat,
-    /// A qcow2 image may open the images that it names below itself. One from somebody else could name any file.
-    #[serde(default)]
-    pub backing: bool,
-    /// The host's page cache is left out.
-    #[serde(default)]
-    pub direct: bool,
-    /// What the guest may do in a second.
-    #[serde(default)]
-    pub limit: LimitSpec,
-}
-
-/// What a disk's file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskFormat {
-    /// The disk, byte for byte.
-    #[default]
-    Raw,
-    /// An image that grows as it is written.
-    Qcow2,
-}
-
-/// A rate limit; 0 is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LimitSpec {
-    /// Bytes a second.
-    #[serde(default)]
-    pub bytes: u64,
-    /// Operations, or packets, a second.
-    #[serde(default)]
-    pub operations: u64,
 }
 
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetSpec {
-    /// The host's end: a tap of this name; without one, the card is in a network of its own that needs no privileges.
-    #[serde(default)]
-    pub tap: Option<String>,
-    /// Pairs of queues of a tap that has several.
-    #[serde(default = "one_queue")]
-    pub queues: u16,
-    /// Ports of the host that lead to the guest, in a network of its own.
-    #[serde(default)]
-    pub forwards: Vec<ForwardSpec>,
-    /// The gateway of a network of its own leads to the host's loopback.
-    #[serde(default)]
-    pub host_loopback: bool,
-    /// What may pass in a second, each way.
-    #[serde(default)]
-    pub limit: LimitSpec,
+    /// The host's end: a tap of this name.
+    pub tap: String,
     /// The hardware address, `02:…` made from the card's number if there is none.
     #[serde(default)]
     pub mac: Option<String>,
-}
-
-fn one_queue() -> u16 {
-    1
-}
-
-/// A port of the host that leads to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ForwardSpec {
-    /// Datagrams rather than streams.
-    #[serde(default)]
-    pub udp: bool,
-    /// Where the host listens.
-    pub host: SocketAddr,
-    /// The guest's port.
-    pub guest_port: u16,
-}
-
-/// Sockets between programs of the guest and of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VsockSpec {
-    /// The guest's address, 3 or above.
-    pub cid: u32,
-    /// The socket for programs of the host that connect to the guest; for port N of the host the guest reaches `PATH_N`.
-    pub path: PathBuf,
-}
-
-/// A folder of the host that the guest can mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShareSpec {
-    /// The folder.
-    pub path: PathBuf,
-    /// What the guest mounts it by.
-    pub tag: String,
-    /// The guest may not write.
-    #[serde(default)]
-    pub read_only: bool,
-}
-
-/// A memory balloon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BalloonSpec {
-    /// Bytes that the guest is to lend from the beginning.
-    #[serde(default)]
-    pub target: u64,
-    /// The guest takes nothing back when it runs out of memory.
-    #[serde(default)]
-    pub keep: bool,
-}
-
-/// A file that the guest sees as persistent memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PmemSpec {
-    /// The file, a multiple of 2 MiB long.
-    pub path: PathBuf,
-    /// The guest's writes do not reach the file.
-    #[serde(default)]
-    pub read_only: bool,
 }
 
 /// A virtual machine.
@@ -220,18 +108,6 @@ pub struct MachineSpec {
     /// Its network cards, in the same way.
     #[serde(default)]
     pub nets: Vec<NetSpec>,
-    /// Its sockets to the host.
-    #[serde(default)]
-    pub vsock: Option<VsockSpec>,
-    /// The folders that it shares with the host.
-    #[serde(default)]
-    pub shares: Vec<ShareSpec>,
-    /// Its balloon.
-    #[serde(default)]
-    pub balloon: Option<BalloonSpec>,
-    /// Its persistent memory.
-    #[serde(default)]
-    pub pmems: Vec<PmemSpec>,
 }
 
 /// The command line of a machine for which none is given.

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use control::machine::MachineSpec;
+use control::machine::{DiskSpec, MachineSpec, NetSpec};
 use hv::cpu_model::CpuModel;
 use hv::{Level, Memory, Vm};
-use virtio::device::Activity;
+use virtio::device::block::{Access, Block, Cache, Raw};
+use virtio::device::entropy::Entropy;
+use virtio::device::net::{Net, TapBackend};
+use virtio::device::{Activity, Device, block, net};
+use virtio::limit::Limit;
 use virtio::service::Service;
 use virtio::transport::mmio::Mmio;
 
-use super::devices::{self, Devices, failed};
 use super::processor::Processor;
 use super::specification::{self, SpecError};
 use super::{ConsoleOutput, Event, Machine, MachineError};
@@ -30,6 +33,11 @@ impl Registers for Mmio {
     }
 }
 
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(device: &str) -> impl Fn(E) -> MachineError {
+    let device = device.to_owned();
+    move |source| MachineError::Device { device: device.clone(), source: source.into() }
+}
+
 /// A pulse on an interrupt line.
 fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
     let vm = Arc::clone(vm);
@@ -37,6 +45,43 @@ fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
         // The line is one that this program gave out: there is nothing that could refuse.
         let _refused = vm.set_irq_line(gsi, Level::High).and_then(|()| vm.set_irq_line(gsi, Level::Low));
     })
+}
+
+fn disk(number: usize, spec: &DiskSpec, cpus: u32) -> Result<Box<dyn Device>, MachineError> {
+    let name = format!("disk{number}");
+    let access = if spec.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let disk = Raw::open(&spec.path, access, Cache::Host).map_err(failed(&name))?;
+    let settings = block::Settings { id: name.clone(), queues: cpus.min(8) as u16, limit: Limit::default() };
+    Ok(Box::new(Block::new(Box::new(disk), settings).map_err(failed(&name))?))
+}
+
+fn card(number: usize, spec: &NetSpec) -> Result<Box<dyn Device>, MachineError> {
+    let name = format!("net{number}");
+    let backend = TapBackend::open(&spec.tap, 1).map_err(failed(&name))?;
+    let settings = net::Settings {
+        mac: specification::mac(spec.mac.as_deref(), number)?,
+        mtu: None,
+        receive_limit: Limit::default(),
+        transmit_limit: Limit::default(),
+    };
+    Ok(Box::new(Net::new(Box::new(backend), settings).map_err(failed(&name))?))
+}
+
+/// Every virtio device of the specification, in the order in which the guest finds them.
+fn devices(spec: &MachineSpec) -> Result<Vec<Box<dyn Device>>, MachineError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for (number, spec_) in spec.disks.iter().enumerate() {
+        devices.push(disk(number, spec_, spec.cpus)?);
+    }
+    for (number, spec) in spec.nets.iter().enumerate() {
+        devices.push(card(number, spec)?);
+    }
+    devices.push(Box::new(Entropy::new(Limit::default()).map_err(failed("entropy"))?));
+    let places = (layout::LAST_GSI - layout::VIRTIO_GSI + 1) as usize;
+    if devices.len() > places {
+        return Err(SpecError::Devices(devices.len(), places).into());
+    }
+    Ok(devices)
 }
 
 /// Where virtio device `number` is.
@@ -85,20 +130,14 @@ pub(super) fn assemble(
     events: &Sender<Event>,
 ) -> Result<Machine, MachineError> {
     specification::check(spec)?;
-    let persistent = devices::persistent(spec)?;
-    let memory = Memory::with_regions(spec.memory, devices::regions(&persistent)).map_err(MachineError::Memory)?;
+    let memory = Memory::new(spec.memory).map_err(MachineError::Memory)?;
     let backend = backend::choose(spec.backend);
     let refused = |source| MachineError::Backend { backend, source };
     let vm = backend::create(backend, memory.clone(), &CpuModel::v2(spec.cpus), spec.cpus).map_err(refused)?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, output, events);
     let (mut transports, mut told) = (Vec::new(), Vec::new());
-    let Devices { all: devices, pump } = devices::all(spec, &persistent)?;
-    let places = (layout::LAST_GSI - layout::VIRTIO_GSI + 1) as usize;
-    if devices.len() > places {
-        return Err(SpecError::Devices(devices.len(), places).into());
-    }
-    for (number, device) in devices.into_iter().enumerate() {
+    for (number, device) in devices(spec)?.into_iter().enumerate() {
         let (gpa, gsi) = place(number);
         let device = Mmio::new(device, memory.clone(), pulse(&vm, gsi)).map_err(failed("virtio"))?;
         let device = Arc::new(device);
@@ -136,5 +175,5 @@ pub(super) fn assemble(
     let clock = vm.clock().map_err(refused)?;
     let stopped = Some((clock, vec![None; processors.len()]));
     let button = Button::new(Arc::clone(&vm));
-    Ok(Machine { processors, services, devices: transports, pump, serial, button, vm, spec: spec.clone(), stopped })
+    Ok(Machine { processors, services, devices: transports, serial, button, vm, spec: spec.clone(), stopped })
 }

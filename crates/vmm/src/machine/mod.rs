@@ -1,7 +1,6 @@
 //! A machine: memory, processors, devices, from its specification to its end.
 
 mod assembly;
-mod devices;
 mod processor;
 mod specification;
 
@@ -82,7 +81,6 @@ pub struct Machine {
     button: Button,
     vm: Arc<dyn Vm>,
     spec: MachineSpec,
-    pump: Option<virtio::device::balloon::Pump>,
     /// The guest's time when the machine came to rest, and each processor's counter.
     stopped: Option<(ClockState, Vec<Option<u64>>)>,
 }
@@ -118,11 +116,6 @@ impl Machine {
     pub fn input_line(&self) -> ConsoleOutput {
         let serial = Arc::clone(&self.serial);
         Arc::new(move |bytes| serial.input(bytes))
-    }
-
-    /// The host's hand on its balloon, if it has one.
-    pub fn balloon(&self) -> Option<&virtio::device::balloon::Pump> {
-        self.pump.as_ref()
     }
 
     /// Presses its power button.
