@@ -50,6 +50,17 @@ pub enum DeviceBus {
     Pci,
 }
 
+/// How a disk's file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// Byte for byte. The default: what a guest has written is never taken for a header.
+    #[default]
+    Raw,
+    /// A qcow2 image.
+    Qcow2,
+}
+
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,17 +70,45 @@ pub struct DiskSpec {
     /// The guest may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// How it is read.
+    #[serde(default)]
+    pub format: DiskFormat,
 }
 
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetSpec {
-    /// The host's end: a tap of this name.
-    pub tap: String,
+    /// The host's end: a tap of this name. Without one the card is in a network of its own, from which connections go
+    /// out through the host's sockets.
+    #[serde(default)]
+    pub tap: Option<String>,
     /// The hardware address, `02:…` made from the card's number if there is none.
     #[serde(default)]
     pub mac: Option<String>,
+}
+
+/// Sockets between guest and host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockSpec {
+    /// The guest's number, 3 or more.
+    pub cid: u32,
+    /// The host's end: a unix socket that is made there.
+    pub path: PathBuf,
+}
+
+/// A folder of the host's in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareSpec {
+    /// The folder.
+    pub path: PathBuf,
+    /// The name by which the guest mounts it.
+    pub tag: String,
+    /// The guest may not write.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// A virtual machine.
@@ -108,6 +147,18 @@ pub struct MachineSpec {
     /// Its network cards, in the same way.
     #[serde(default)]
     pub nets: Vec<NetSpec>,
+    /// Its sockets to the host.
+    #[serde(default)]
+    pub vsock: Option<VsockSpec>,
+    /// Folders that it shares.
+    #[serde(default)]
+    pub shares: Vec<ShareSpec>,
+    /// Whether it has a balloon.
+    #[serde(default)]
+    pub balloon: bool,
+    /// Whether the pages that it writes are noted, for snapshots of only those.
+    #[serde(default)]
+    pub track_dirty: bool,
 }
 
 /// The command line of a machine for which none is given.

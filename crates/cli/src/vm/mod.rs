@@ -14,15 +14,18 @@ pub(crate) static GROUP: Command = Command {
     usage: "COMMAND",
     about: "Commands about virtual machines",
     action: Action::Group(&[
+        &lifecycle::BALLOON,
         &console::COMMAND,
         &show::INSPECT,
         &lifecycle::KILL,
         &show::METRICS,
         &lifecycle::PAUSE,
         &ps::COMMAND,
+        &run::RESTORE,
         &lifecycle::RESUME,
         &lifecycle::RM,
         &run::COMMAND,
+        &lifecycle::SNAPSHOT,
         &lifecycle::STOP,
     ]),
     ..Command::BLANK

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,19 +26,23 @@ pub(crate) static COMMAND: Command = Command {
     usage: "[OPTIONS] --kernel FILE",
     about: "Boot a Linux kernel in a new virtual machine",
     flags: &[&[
+        Flag::switch("balloon", "A balloon, to take memory back"),
         Flag::value("backend", "auto|kvm|soft", "What runs the guest's instructions"),
         Flag::value("boot", "linux|pvh", "How the kernel is entered"),
         Flag::value("bus", "mmio|pci", "What carries the devices"),
         Flag::value("cmdline", "TEXT", "The kernel's command line"),
         Flag::value("cpus", "N", "Processors (default 1)"),
         Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
-        Flag::list("disk", "FILE[,ro]", "A disk, raw"),
+        Flag::list("disk", "FILE[,ro][,qcow2]", "A disk"),
         Flag::value("initrd", "FILE", "The kernel's first file system"),
         Flag::value("kernel", "FILE", "The kernel: ELF or bzImage, also compressed with zstd"),
         Flag::value("memory", "SIZE", "Memory (default 256m)").short('m'),
         Flag::value("name", "NAME", "The machine's name"),
-        Flag::list("net", "tap=NAME[,mac=ADDRESS]", "A network card"),
+        Flag::list("net", "tap=NAME|user[,mac=ADDRESS]", "A network card: on a tap, or without privileges"),
         Flag::value("on-reset", "restart|stop", "What a reset by the guest does"),
+        Flag::list("share", "DIR:TAG[:ro]", "A folder that the guest can mount by the tag, as virtiofs"),
+        Flag::switch("track-dirty", "Note written pages, for incremental snapshots"),
+        Flag::value("vsock", "CID", "Sockets to the guest of this number, by vsock.sock in the machine's folder"),
         Flag::switch("rm", "Forget the machine when it has ended"),
     ]],
     action: Action::Run(run),
@@ -51,15 +55,30 @@ fn absolute(path: &str) -> Result<PathBuf, String> {
 }
 
 fn disk(text: &str) -> Result<Value, String> {
-    let (path, read_only) = match text.rsplit_once(',') {
-        Some((path, "ro")) => (path, true),
-        Some((path, "rw")) => (path, false),
-        _ => (text, false),
-    };
-    if path.is_empty() {
-        return Err("give a file, as in disk.img or disk.img,ro".to_owned());
+    let (mut path, mut read_only, mut format) = (text, false, "raw");
+    while let Some((before, option)) = path.rsplit_once(',') {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            "raw" | "qcow2" => format = option,
+            _ => break,
+        }
+        path = before;
     }
-    Ok(json!({ "path": absolute(path)?, "read_only": read_only }))
+    if path.is_empty() {
+        return Err("give a file, as in disk.img, disk.img,ro or disk.qcow2,qcow2".to_owned());
+    }
+    Ok(json!({ "path": absolute(path)?, "read_only": read_only, "format": format }))
+}
+
+fn share(text: &str) -> Result<Value, String> {
+    let (rest, read_only) = text.strip_suffix(":ro").map_or((text, false), |rest| (rest, true));
+    match rest.rsplit_once(':') {
+        Some((folder, tag)) if !folder.is_empty() && !tag.is_empty() => {
+            Ok(json!({ "path": absolute(folder)?, "tag": tag, "read_only": read_only }))
+        }
+        _ => Err("give a folder and the name by which the guest mounts it, as in ./src:src or ./src:src:ro".to_owned()),
+    }
 }
 
 fn card(text: &str) -> Result<Value, String> {
@@ -69,10 +88,11 @@ fn card(text: &str) -> Result<Value, String> {
             Some((key @ ("tap" | "mac"), value)) if !value.is_empty() => {
                 card.insert(key.to_owned(), value.into());
             }
-            _ => return Err("give tap=NAME or tap=NAME,mac=ADDRESS".to_owned()),
+            None if part == "user" => {}
+            _ => return Err("give tap=NAME or user, and mac=ADDRESS behind a comma".to_owned()),
         }
     }
-    if card.contains_key("tap") { Ok(card.into()) } else { Err("the card needs tap=NAME".to_owned()) }
+    Ok(card.into())
 }
 
 fn memory(text: &str) -> Result<i64, String> {
@@ -85,7 +105,7 @@ fn count(text: &str) -> Result<u32, String> {
 }
 
 /// The body of the machine's configuration.
-fn specification(given: &Parsed) -> Result<Value, Failure> {
+fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
     let Some(kernel) = given.read("kernel", absolute)? else {
         return Err(Failure::new("a kernel is needed; give it with --kernel FILE"));
     };
@@ -97,6 +117,11 @@ fn specification(given: &Parsed) -> Result<Value, Failure> {
     put("memory", given.read("memory", memory)?.map(Value::from));
     put("disks", given.read_list("disk", disk)?.map(Value::from));
     put("nets", given.read_list("net", card)?.map(Value::from));
+    put("shares", given.read_list("share", share)?.map(Value::from));
+    let cid = given.read("vsock", count)?;
+    put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.file("vsock.sock") })));
+    put("balloon", given.on("balloon").then_some(true.into()));
+    put("track_dirty", given.on("track-dirty").then_some(true.into()));
     for (flag, key) in
         [("backend", "backend"), ("boot", "boot"), ("bus", "bus"), ("cmdline", "cmdline"), ("on-reset", "on_reset")]
     {
@@ -150,23 +175,25 @@ fn start(place: &Place) -> Result<Child, Failure> {
     Ok(child)
 }
 
-/// Configures and boots; the console is joined before the guest says its first word.
-fn boot(place: &Place, spec: &Value, join: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
-    place.request("PUT", "/machine", Some(spec))?;
-    join(&place.file("console.sock"))?;
-    place.request("PUT", "/boot", None).map(drop)
-}
-
-/// The machine's process with, unless it is to be in the background, its console.
-fn begin(place: &Place, spec: &Value, given: &Parsed) -> Result<(Child, Option<Session>), Failure> {
+/// The machine's process with, unless it is to be in the background, its console, which is joined before the guest says its
+/// first word. The requests are what makes the machine run.
+fn begin(
+    place: &Place,
+    requests: &[(&str, Option<Value>)],
+    given: &Parsed,
+) -> Result<(Child, Option<Session>), Failure> {
     let mut child = start(place)?;
     let mut session = None;
-    let booted = boot(place, spec, |socket| {
-        if !given.on("detach") {
-            session = Some(Session::open(socket)?);
+    let mut ask = || {
+        for (path, body) in requests {
+            if session.is_none() && !given.on("detach") {
+                session = Some(Session::open(&place.file("console.sock"))?);
+            }
+            place.request("PUT", path, body.as_ref())?;
         }
         Ok(())
-    });
+    };
+    let booted: Result<(), Failure> = ask();
     if let Err(failure) = booted {
         // Nothing runs that could be of use.
         let _gone = child.kill();
@@ -177,11 +204,44 @@ fn begin(place: &Place, spec: &Value, given: &Parsed) -> Result<(Child, Option<S
 }
 
 fn run(context: &Context, given: &Parsed) -> Outcome {
-    let spec = specification(given)?;
     let name = given.value("name").map_or_else(new_name, str::to_owned);
     let place = Place::of(context, &name)?;
+    let spec = specification(given, &place)?;
     place.take(&spec)?;
-    let (mut child, session) = match begin(&place, &spec, given) {
+    go(&place, &[("/machine", Some(spec)), ("/boot", None)], given)
+}
+
+pub(crate) static RESTORE: Command = Command {
+    name: "restore",
+    usage: "[OPTIONS] FOLDER",
+    about: "Let a machine go on from a snapshot",
+    flags: &[&[
+        Flag::value("backend", "auto|kvm|soft", "What runs the guest's instructions (default: what did)"),
+        Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
+        Flag::value("name", "NAME", "The machine's name"),
+        Flag::switch("rm", "Forget the machine when it has ended"),
+    ]],
+    arguments: (1, 1),
+    action: Action::Run(restore),
+    ..Command::BLANK
+};
+
+fn restore(context: &Context, given: &Parsed) -> Outcome {
+    let name = given.value("name").map_or_else(new_name, str::to_owned);
+    let place = Place::of(context, &name)?;
+    let folder = absolute(given.first()).map_err(Failure::new)?;
+    let mut body = json!({ "path": folder });
+    if let Some(backend) = given.value("backend") {
+        body["backend"] = backend.into();
+    }
+    place.take(&json!({ "restored_from": folder }))?;
+    go(&place, &[("/restore", Some(body)), ("/resume", None)], given)
+}
+
+/// Starts the machine's process, and stays with it unless it is to be in the background.
+fn go(place: &Place, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outcome {
+    let name = &place.name;
+    let (mut child, session) = match begin(place, requests, given) {
         Ok(begun) => begun,
         Err(failure) => {
             place.remove()?;
@@ -189,7 +249,7 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
         }
     };
     let Some(session) = session else {
-        output::line(&name);
+        output::line(name);
         return Ok(0);
     };
     if session.join()? == End::Left {

@@ -182,6 +182,8 @@ pub(crate) fn memory_map(memory: &Memory) -> Vec<(u64, u64, u32)> {
         (0, layout::LOW_END, RAM),
         (layout::LOW_END, layout::KERNEL - layout::LOW_END, RESERVED),
         (layout::KERNEL, low_end(memory).saturating_sub(layout::KERNEL), RAM),
+        // Linux takes the configuration space only from a reserved range.
+        (layout::PCI_ECAM, virtio::transport::pci::bus::ECAM_BYTES, RESERVED),
     ];
     let high = memory.regions().iter().map(|region| region.range);
     let high = high.filter(|range| range.gpa >= DEVICE_HOLE && range.kind == hv::memory::RegionKind::Ram);
