@@ -84,6 +84,12 @@ const NEEDS: &[Need] = &[
     },
     program("nft", "nftables", "looks at the packet filters that tests make", TEST),
     program("podman", "podman", "engine over our runtime in the tests; peer of the benchmark", TEST_AND_BENCH),
+    Need {
+        sign: Sign::Package,
+        package: "python3-venv",
+        why: "client libraries of the conformance tests",
+        purposes: TEST,
+    },
     program("runc", "runc", "peer of the benchmark; reference of the runtime's tests", TEST_AND_BENCH),
     program("skopeo", "skopeo", "client of the registry's tests", TEST),
     program("strace", "strace", "counts system calls, and makes them fail", TEST_AND_BENCH),

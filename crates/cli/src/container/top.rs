@@ -51,7 +51,9 @@ fn port(context: &Context, given: &Parsed) -> Outcome {
             continue;
         }
         for binding in bindings.as_array().into_iter().flatten() {
-            let outside = format!("{}:{}", table::text(binding, "/HostIp"), table::text(binding, "/HostPort"));
+            let address = table::text(binding, "/HostIp");
+            let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+            let outside = format!("{address}:{}", table::text(binding, "/HostPort"));
             output::line(&if wanted.is_some() { outside } else { format!("{inside} -> {outside}") });
         }
     }

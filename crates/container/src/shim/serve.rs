@@ -84,6 +84,15 @@ impl Shim {
                 done.ok_or_else(|| SetupError::invalid("the process has no terminal"))?.doing(|| "cannot resize")?;
                 Ok(Reply::Done)
             }
+            Request::Kill { process } => {
+                let pidfd = self.find(&process).and_then(|key| self.tasks.get(&key)).and_then(Task::pidfd);
+                if let Some(pidfd) = pidfd {
+                    pidfd_send_signal(pidfd, Signal::KILL)
+                        .map_err(sys::SysError::of("pidfd_send_signal"))
+                        .doing(|| "cannot kill the process")?;
+                }
+                Ok(Reply::Done)
+            }
             Request::State => Ok(Reply::State(self.state())),
             Request::Quit => self.quit(),
         }

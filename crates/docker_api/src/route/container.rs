@@ -17,7 +17,11 @@ use hyper::StatusCode;
 
 /// `POST /containers/create`
 pub(crate) async fn create(mut call: Call) -> Result {
-    let body: ContainerCreateBody = call.json().await?;
+    let body: serde_json::Value = call.json().await?;
+    let mac_address = body.get("MacAddress").and_then(serde_json::Value::as_str).map(str::to_owned);
+    let mut body: ContainerCreateBody =
+        serde_json::from_value(body).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))?;
+    call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
     if let Some(platform) = call.query.text("platform") {
         let os = platform.split('/').next().unwrap_or_default();
         if os != "linux" {
@@ -25,7 +29,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
         }
     }
     let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
-    let created = call.engine().create(translate::spec(name, body)?).await?;
+    let created = call.engine().create(translate::spec_with(name, body, mac_address)?).await?;
     let answer = ContainerCreateResponse { id: created.id.to_string(), warnings: created.warnings };
     reply::json_with(StatusCode::CREATED, &answer)
 }
@@ -57,7 +61,8 @@ pub(crate) async fn list(call: Call) -> Result {
 pub(crate) async fn inspect(call: Call) -> Result {
     let engine = call.engine();
     let container = engine.container(call.who())?;
-    reply::json(&describe::container(&container, &engine.paths(&container), &engine.execs_of(&container.id)))
+    let shown = describe::shown(&container, &engine.paths(&container), &engine.execs_of(&container.id));
+    reply::json(&shown.map_err(|error| ApiError::internal(format!("cannot write the answer as JSON: {error}")))?)
 }
 
 /// `POST /containers/{id}/start`
@@ -259,11 +264,6 @@ fn missing_feature(call: &Call, what: &str) -> Result {
         Err(error) if error.class() == ErrorClass::NotFound => Err(error.into()),
         _ => Err(ApiError::unsupported(format!("{what} is not supported"))),
     }
-}
-
-/// `/containers/{id}/archive`
-pub(crate) async fn no_copy(call: Call) -> Result {
-    missing_feature(&call, "copying files into and out of containers; use a bind mount, or tar over exec: it")
 }
 
 /// `GET /containers/{id}/attach/ws`

@@ -1,13 +1,13 @@
 //! `GET /containers/json`: lines of `docker ps`, and the filters that choose them.
 
-use super::describe;
 use super::time::{human, unix_seconds};
+use super::{describe, network};
 use crate::error::ApiError;
 use crate::query::Filters;
 use docker_wire::models::{
     ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum as State,
 };
-use engine::model::{Container, NetworkMode, Phase};
+use engine::model::{Container, HealthStatus, NetworkMode, Phase};
 
 /// The filters that a listing knows.
 pub(crate) const FILTERS: &[&str] = &[
@@ -34,7 +34,7 @@ pub(crate) fn summary(container: &Container, now_ns: u64) -> ContainerSummary {
         image_id: Some(container.image_id.clone()),
         command: Some(container.process.args.join(" ")),
         created: Some(unix_seconds(container.created_ns)),
-        ports: Some(Vec::new()),
+        ports: Some(network::port_list(container)),
         labels: Some(container.spec.labels.clone().into_iter().collect()),
         state: word(container.phase).parse::<State>().ok(),
         status: Some(status(container, now_ns)),
@@ -42,7 +42,7 @@ pub(crate) fn summary(container: &Container, now_ns: u64) -> ContainerSummary {
             network_mode: Some(describe::network_mode(&container.spec.network)),
             annotations: None,
         }),
-        network_settings: Some(ContainerSummaryNetworkSettings { networks: Some(describe::networks(container)) }),
+        network_settings: Some(ContainerSummaryNetworkSettings { networks: Some(network::endpoints(container)) }),
         mounts: Some(describe::mount_points(container)),
         ..Default::default()
     }
@@ -55,7 +55,13 @@ pub(crate) fn status(container: &Container, now_ns: u64) -> String {
     let up = || container.runtime.as_ref().map_or_else(String::new, |run| since(run.started_ns));
     match container.phase {
         Phase::Created | Phase::Starting => "Created".to_owned(),
-        Phase::Running => format!("Up {}", up()),
+        Phase::Running => {
+            let health = container.health.as_ref().map(|health| match health.status {
+                HealthStatus::Starting => " (health: starting)".to_owned(),
+                status => format!(" ({})", status.word()),
+            });
+            format!("Up {}{}", up(), health.unwrap_or_default())
+        }
         Phase::Paused => format!("Up {} (Paused)", up()),
         Phase::Removing => "Removal In Progress".to_owned(),
         Phase::Exited => ended.map_or_else(
@@ -118,10 +124,23 @@ impl Choice {
             container.phase == Phase::Exited
                 && container.finished.as_ref().is_some_and(|end| Ok(end.code) == code.parse())
         };
-        let network = match &spec.network {
-            NetworkMode::None => "none",
-            NetworkMode::Host => "host",
-            NetworkMode::Container(_) => "",
+        let network = |wanted: &str| match &spec.network {
+            NetworkMode::None => wanted == "none",
+            NetworkMode::Host => wanted == "host",
+            NetworkMode::Container(_) => false,
+            NetworkMode::Networks(_) => {
+                container.endpoints.contains_key(wanted)
+                    || container.links().any(|(_, link)| link.network.as_str().starts_with(wanted))
+            }
+        };
+        let published = |wanted: &str| {
+            let (ports, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+            let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+            let range = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+            let asked = spec.publish.iter().filter(|one| one.protocol.to_string() == protocol).map(|one| one.port);
+            let running = container.published.iter().filter(|one| one.protocol.to_string() == protocol);
+            let mut all = asked.chain(running.flat_map(|one| [one.to_port, one.port]));
+            range.is_some_and(|(first, last)| all.any(|port| (first..=last).contains(&port)))
         };
         let volume = |wanted: &str| {
             container.volumes.iter().any(|v| v.name == wanted || v.target == wanted)
@@ -139,14 +158,16 @@ impl Choice {
             })
             && filters.matches("status", |status| word(container.phase) == status)
             && filters.matches("exited", exited)
-            && filters.matches("network", |name| name == network)
+            && filters.matches("network", network)
             && filters.matches("volume", volume)
-            && filters.matches("health", |health| health == "none")
+            && filters.matches("health", |health| {
+                container.health.as_ref().map_or("none", |known| known.status.word()) == health
+            })
             && filters.matches("is-task", |task| task == "false")
             && filters.matches("expose", |port| {
                 spec.exposed_ports.iter().any(|p| p == port || p.split('/').next() == Some(port))
             })
-            && filters.matches("publish", |_| false)
+            && filters.matches("publish", published)
             && filters.match_labels(|key| spec.labels.get(key).map(String::as_str))
             && filters.matches("ancestor", |image| spec.image == image || self.ancestors.contains(&container.image_id))
     }

@@ -20,9 +20,12 @@ fn container() -> Container {
         restart_count: 0,
         stopped_by_user: false,
         remove_at_end: false,
+        health: None,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
+        endpoints: std::collections::BTreeMap::new(),
+        published: Vec::new(),
     }
 }
 

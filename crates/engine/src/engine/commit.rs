@@ -226,6 +226,14 @@ fn told(config: &mut ImageConfig, container: &Container) {
     if let Some(signal) = &spec.stop_signal {
         config.stop_signal.clone_from(signal);
     }
+    config.healthcheck = spec.health.as_ref().map(|health| image::build::config::Health {
+        test: health.test.clone(),
+        interval: health.interval_ns,
+        timeout: health.timeout_ns,
+        start_period: health.start_period_ns,
+        start_interval: health.start_interval_ns,
+        retries: health.retries.into(),
+    });
 }
 
 fn change(config: &mut ImageConfig, changes: &ConfigChanges) {

@@ -6,10 +6,10 @@ use crate::actor::{self, Ask, Attachment, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, IdRange, NetworkMode, PidMode, Resources,
-    UserMode,
+    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode,
+    PidMode, Resources, UserMode,
 };
-use crate::{names, plan, signal};
+use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -79,6 +79,7 @@ impl Engine {
         plan::devices::plan(&spec)?;
         plan::resources::plan(&spec.resources, Vec::new())?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let endpoints = inner.networks.endpoints(&spec)?;
         let ids = self.ids(&spec)?;
         let mut container = Container {
             name: String::new(),
@@ -91,16 +92,24 @@ impl Engine {
             restart_count: 0,
             stopped_by_user: false,
             remove_at_end: false,
+            health: None,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids,
+            endpoints,
+            published: Vec::new(),
             spec,
             id: id.clone(),
         };
         inherit(&mut container, &image);
+        self.inherit_health(&mut container, &image)?;
         container.name =
             self.reserve_name(container.spec.name.as_deref(), &id).inspect_err(|_| self.release_ids(&container))?;
-        let made = self.make_files(&mut container).and_then(|()| self.record(&container));
+        let made = match self.make_files(&mut container, &image).await {
+            // the record takes the place of the claims
+            Ok(_claims) => self.record(&container),
+            Err(error) => Err(error),
+        };
         if let Err(error) = made {
             self.release_name(&container.name);
             self.release_ids(&container);
@@ -111,6 +120,25 @@ impl Engine {
             return Err(error);
         }
         Ok(Created { id, warnings })
+    }
+
+    /// Health checks and shells are Docker's words, which the OCI's configuration has no fields for.
+    fn inherit_health(&self, container: &mut Container, image: &image::Image) -> Result<()> {
+        let bytes = self.inner.images.config_bytes(&image.id).map_err(super::images::wrong)?;
+        let unreadable = |error| EngineError::internal("the image's configuration cannot be read", &error);
+        let config = image::build::ImageSpec::from_json(&bytes).map_err(unreadable)?.config;
+        let of_image = config.healthcheck.map(|health| HealthCheck {
+            test: health.test,
+            interval_ns: health.interval,
+            timeout_ns: health.timeout,
+            start_period_ns: health.start_period,
+            start_interval_ns: health.start_interval,
+            retries: u32::try_from(health.retries).unwrap_or(u32::MAX),
+            shell: Vec::new(),
+        });
+        let asked = container.spec.health.take();
+        container.spec.health = health::merge(asked, of_image, &config.shell);
+        Ok(())
     }
 
     fn unsupported_limits(&self, asked: &Resources) -> Vec<String> {
@@ -186,11 +214,18 @@ impl Engine {
         }
     }
 
-    fn make_files(&self, container: &mut Container) -> Result<()> {
-        self.inner.attach_volumes(container)?;
+    async fn make_files(&self, container: &mut Container, image: &image::Image) -> Result<Vec<crate::volume::Claim>> {
+        let mut claims = Vec::new();
+        if container.spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
+            let (mounts, image) = (container.spec.mounts.clone(), image.clone());
+            let attached = self.blocking(move |inner| inner.attach_volumes(&mounts, &image)).await?;
+            container.volumes = attached.volumes;
+            container.anonymous_volumes = attached.anonymous;
+            claims = attached.claims;
+        }
         let paths = self.inner.config.paths(&container.id);
         let made = crate::files::make(container, &paths);
-        made.map_err(|error| {
+        made.map(|()| claims).map_err(|error| {
             EngineError::internal(format!("cannot make the files of a container in {}", paths.dir.display()), &error)
         })
     }
@@ -425,7 +460,7 @@ fn inherit(container: &mut Container, image: &image::Image) {
             container.spec.mounts.push(crate::model::Mount {
                 target: target.clone(),
                 read_only: false,
-                kind: crate::model::MountKind::Volume { name: None, no_copy: false },
+                kind: MountKind::volume(None),
             });
         }
     }

@@ -1,6 +1,6 @@
 //! Further processes in running containers.
 
-use super::Engine;
+use super::{Engine, Inner};
 use crate::actor::Ask;
 use crate::error::{EngineError, Result};
 use crate::model::{Container, Exec, ExecId, ExecSpec, ExecState, Phase};
@@ -81,7 +81,7 @@ impl Engine {
         };
         let request = control::Exec {
             id: id.to_owned(),
-            process: self.exec_process(&container, &exec.spec)?,
+            process: self.inner.exec_process(&container, &exec.spec)?,
             seccomp,
             open_stdin: exec.spec.attach_stdin && connection.is_some(),
             attach,
@@ -119,14 +119,20 @@ impl Engine {
             _ => Err(EngineError::conflict(format!("container {} is not running", container.id))),
         }
     }
+}
 
-    fn exec_process(&self, container: &Container, spec: &ExecSpec) -> Result<OciProcess> {
+impl Inner {
+    /// The process of an exec as the helper takes it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorClass::Invalid`] for a user that is not there.
+    pub(crate) fn exec_process(&self, container: &Container, spec: &ExecSpec) -> Result<OciProcess> {
         let asked = spec.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&container.process.user);
         let user = user::resolve(asked, &container.spec.group_add, &running_accounts(container.pid()))?;
         let names = if spec.privileged {
-            self.inner.host.capabilities.clone()
+            self.host.capabilities.clone()
         } else {
-            capabilities::effective(&container.spec, &self.inner.host)?
+            capabilities::effective(&container.spec, &self.host)?
         };
         let cwd =
             spec.working_dir.clone().filter(|cwd| !cwd.is_empty()).unwrap_or_else(|| container.process.cwd.clone());
@@ -143,7 +149,7 @@ impl Engine {
         if let Some((rows, cols)) = spec.console_size {
             process.set_console_size(process::console(rows, cols));
         }
-        process.set_apparmor_profile(crate::plan::security::apparmor(&container.spec, &self.inner.host));
+        process.set_apparmor_profile(crate::plan::security::apparmor(&container.spec, &self.host));
         process.set_selinux_label(crate::plan::security::selinux(&container.spec));
         Ok(process)
     }

@@ -53,6 +53,8 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) fn check(spec: &ContainerSpec, host: &Host) -> Result<Vec<String>> {
     let warnings = resources::check(&spec.resources, host)?;
     capabilities::effective(spec, host)?;
+    crate::logs::check(&spec.log)?;
+    spec.health.as_ref().map_or(Ok(()), crate::health::check)?;
     mounts::check(spec)?;
     namespaces::check(spec)?;
     process::check(spec)?;

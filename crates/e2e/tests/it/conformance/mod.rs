@@ -1,0 +1,7 @@
+//! What docker's own client and library ask for, of whichever subject is chosen.
+
+mod compose;
+mod copy;
+mod health;
+mod network;
+mod pizza;
