@@ -40,7 +40,10 @@ impl Folder {
     fn new() -> Option<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("insula-fuzz-{}-{number}", std::process::id()));
+        // In memory where the host has such a place: a run makes and removes a few files.
+        let memory = Path::new("/dev/shm");
+        let above = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let path = above.join(format!("insula-fuzz-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).ok().map(|()| Self(path))
     }
 }
