@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hv::cpu_model::CpuModel;
 use hv::state::{MpState, Segment};
 use hv::{Bus, Exit, Level, Memory, Vm};
-use softcpu::SoftVm;
+use softcpu::{SoftVm, Tier};
 use vm_memory::{Bytes, GuestAddress};
 
 const ZERO_PAGE: u64 = 0x7000;
@@ -68,7 +68,6 @@ impl Bus for Board<'_> {
             0x3fc => u.mcr,
             0x3fd => 0x60 | u8::from(!u.input.is_empty()),
             0x3fe => 0xb0,
-            0x64 => 0,
             _ => 0xff,
         };
         if (0x3f8..0x400).contains(&port) {
@@ -163,7 +162,9 @@ fn main() {
     for i in 0..512_u64 {
         put(TABLES + 0x2000 + 8 * i, &((i << 21) | 0x83).to_le_bytes());
     }
-    let vm = SoftVm::new(memory.clone(), CpuModel::v2(1), 1).expect("machine");
+    let tier =
+        if std::env::var_os("SOFT_TIER").is_some_and(|t| t == "interp") { Tier::Interpret } else { Tier::Translate };
+    let vm = SoftVm::with_tier(memory.clone(), CpuModel::v2(1), 1, tier).expect("machine");
     let mut vcpu = vm.create_vcpu(0).expect("vcpu");
     let mut s = vcpu.state().expect("state");
     s.regs.rip = entry;

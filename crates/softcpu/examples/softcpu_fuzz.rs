@@ -12,8 +12,9 @@ fn main() -> std::io::Result<()> {
         println!("{f}");
     }
     println!(
-        "seed {seed}: {} instructions of {} forms, {} disagreements",
+        "seed {seed}: {} instructions ({} translated) of {} forms, {} disagreements",
         report.cases,
+        report.translated,
         report.coverage.len(),
         report.failed
     );

@@ -23,13 +23,14 @@ impl Chunk {
 /// The map of code in a machine's memory.
 pub(crate) struct CodePages {
     chunks: Vec<OnceLock<Box<Chunk>>>,
+    epoch: AtomicU64,
 }
 
 impl CodePages {
     /// A map for memory that ends at guest-physical address `end`.
     pub(crate) fn new(end: u64) -> Self {
         let chunks = (end >> 12).div_ceil(CHUNK as u64) as usize;
-        Self { chunks: std::iter::repeat_with(OnceLock::new).take(chunks).collect() }
+        Self { chunks: std::iter::repeat_with(OnceLock::new).take(chunks).collect(), epoch: AtomicU64::new(0) }
     }
 
     fn chunk(&self, gpa: u64) -> Option<&Chunk> {
@@ -85,7 +86,14 @@ impl CodePages {
             let i = Self::index(gpa);
             c.generation[i].fetch_add(1, Ordering::SeqCst);
             c.lines[i].store(0, Ordering::SeqCst);
+            self.epoch.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Counts generations of all pages: who keeps anything about where code is looks again when the number moves.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 }
 

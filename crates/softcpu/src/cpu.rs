@@ -1,14 +1,16 @@
 //! One processor: its state, its caches, and the loop that runs blocks.
 
-use crate::decode::cache::{BlockCache, NextPage, Source};
-use crate::exec::{Board, Exec, Shared};
+use crate::decode::cache::{BlockCache, Length, NextPage, Source};
+use crate::exec::{Board, Exec, First, Shared};
 use crate::fault::{Done, Fault, GP0, vector};
 use crate::flags;
+use crate::host::core::{Core, CoreBox};
+use crate::host::jit::{Exit, Found, Jit, Key, enter};
 use crate::host::native::Natives;
 use crate::host::ram::PAGE;
-use crate::host::tlb::Tlb;
 use crate::mmu::fetch::FetchTlb;
-use crate::state::{CS, CodeSize, CpuState};
+use crate::state::{CR0_EM, CR0_TS, CR4_OSFXSR, CS, CodeSize, CpuState};
+use crate::translate::{Fpu, Place};
 
 /// Why the loop was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,26 @@ pub(crate) enum Left {
     Triple,
 }
 
+/// What runs 64-bit code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tier {
+    /// Translated code where a block runs often enough, the interpreter elsewhere.
+    #[default]
+    Translate,
+    /// The interpreter alone: slower, and the judge of the other.
+    Interpret,
+}
+
 /// A processor.
 pub(crate) struct Cpu {
-    pub(crate) state: Box<CpuState>,
-    tlb: Box<Tlb>,
+    core: CoreBox,
     fetch: Box<FetchTlb>,
     natives: Natives,
     blocks: BlockCache,
+    jit: Jit,
+    tier: Tier,
+    /// The state of the map of code when jumps were last remembered.
+    epoch: u64,
 }
 
 impl Cpu {
@@ -37,55 +52,82 @@ impl Cpu {
     ///
     /// # Errors
     /// There is no memory for generated code.
-    pub(crate) fn new(shared: &Shared) -> std::io::Result<Self> {
+    pub(crate) fn new(shared: &Shared, tier: Tier) -> std::io::Result<Self> {
         Ok(Self {
-            state: Box::default(),
-            tlb: Tlb::new(std::sync::Arc::clone(&shared.ram)),
+            core: CoreBox::new(std::sync::Arc::clone(&shared.ram))?,
             fetch: Box::new(FetchTlb::new()),
             natives: Natives::new()?,
             blocks: BlockCache::new(),
+            jit: Jit::new()?,
+            tier,
+            epoch: 0,
         })
+    }
+
+    /// Instructions translated so far.
+    pub(crate) fn translated(&self) -> u64 {
+        self.jit.translated
+    }
+
+    pub(crate) fn state(&self) -> &CpuState {
+        &self.core.state
+    }
+
+    pub(crate) fn state_mut(&mut self) -> &mut CpuState {
+        &mut self.core.state
     }
 
     /// To be called when the state was changed from outside.
     pub(crate) fn state_changed(&mut self) {
-        self.tlb.flush();
+        self.core.tlb.flush();
         self.fetch.flush();
+        self.jit.forget_jumps();
     }
 
     /// Every page becomes read-only in the TLB: the next write to each is seen.
     pub(crate) fn protect_all(&mut self) {
-        self.tlb.protect_all();
+        self.core.tlb.protect_all();
     }
 
     /// Forgets that a page may be written; says whether it could be.
     pub(crate) fn protect(&mut self, shared: &Shared, gpa: u64) -> bool {
-        shared.ram.page(gpa).is_some_and(|p| self.tlb.protect(p))
+        shared.ram.page(gpa).is_some_and(|p| self.core.tlb.protect(p))
     }
 
-    fn split<'a>(&'a mut self, shared: &'a Shared, board: &'a dyn Board) -> (Exec<'a>, &'a mut BlockCache) {
-        let view = self.state.view();
-        let x = Exec {
-            s: &mut self.state,
-            tlb: &mut self.tlb,
+    fn split<'a>(&'a mut self, shared: &'a Shared, board: &'a dyn Board) -> Exec<'a> {
+        let view = self.core.state.view();
+        let core = self.core.pointer();
+        let Core { state, tlb, .. } = &mut *self.core;
+        Exec {
+            s: state,
+            tlb,
             fetch: &mut self.fetch,
             natives: &mut self.natives,
+            blocks: &mut self.blocks,
+            jit: &mut self.jit,
+            core,
             shared,
             board,
             view,
             leave: false,
-        };
-        (x, &mut self.blocks)
+        }
     }
 
     /// Does something with the processor between two instructions.
     pub(crate) fn with<T>(&mut self, shared: &Shared, board: &dyn Board, f: impl FnOnce(&mut Exec<'_>) -> T) -> T {
-        f(&mut self.split(shared, board).0)
+        f(&mut self.split(shared, board))
     }
 
     /// Runs until something else has to be done, or about `limit` instructions.
     pub(crate) fn run(&mut self, shared: &Shared, board: &dyn Board, limit: u64) -> Left {
-        let (mut x, blocks) = self.split(shared, board);
+        let (tier, mut epoch) = (self.tier, self.epoch);
+        let left = Self::run_loop(&mut self.split(shared, board), tier, &mut epoch, limit);
+        self.epoch = epoch;
+        left
+    }
+
+    fn run_loop(x: &mut Exec<'_>, tier: Tier, epoch: &mut u64, limit: u64) -> Left {
+        let mut link = None;
         let end = x.s.instructions.saturating_add(limit);
         loop {
             if x.s.halted {
@@ -98,7 +140,13 @@ impl Cpu {
             if x.s.instructions >= end {
                 return Left::Enough;
             }
-            if let Err(f) = step(&mut x, blocks)
+            let done = if tier == Tier::Translate && translatable(x) {
+                translated(x, epoch, &mut link)
+            } else {
+                link = None;
+                step(x)
+            };
+            if let Err(f) = done
                 && x.raise(f).is_err()
             {
                 return Left::Triple;
@@ -109,22 +157,143 @@ impl Cpu {
     /// Runs exactly one instruction, without delivering its fault.
     #[cfg(any(test, feature = "diff"))]
     pub(crate) fn single(&mut self, shared: &Shared, board: &dyn Board) -> Done {
-        let (mut x, blocks) = self.split(shared, board);
-        run_block(&mut x, blocks, Length::One)
+        run_block(&mut self.split(shared, board), Length::One).map(|_| ())
+    }
+
+    /// Translates the `len` bytes at the instruction pointer and runs them; a fault is [`Fault::Triple`], whatever it was.
+    #[cfg(any(test, feature = "diff"))]
+    pub(crate) fn single_translated(&mut self, shared: &Shared, board: &dyn Board, len: usize) -> Done {
+        let x = &mut self.split(shared, board);
+        let gpa = x.fetch_address(x.s.rip)?;
+        let key = Key { gpa, lin: x.s.rip, mode: x.view as u8 | 4 };
+        let generation = x.shared.code.generation(gpa);
+        let Found::Code(entry) = translate(x, key, Fpu::Ready, generation, len) else {
+            return run_block(x, Length::One).map(|_| ()).map_err(|_| Fault::Triple);
+        };
+        x.leave = false;
+        match enter(x, entry, key.mode) {
+            Exit::Next(_) => Ok(()),
+            Exit::Triple => Err(Fault::Triple),
+        }
     }
 }
 
-/// How much of a block runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Length {
-    All,
-    One,
+/// What became of an instruction that translated code left to the interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    /// Translated code goes on behind it.
+    GoOn,
+    /// The dispatcher goes on at the instruction pointer.
+    Leave,
+    /// The CPU shut down.
+    Triple,
+}
+
+/// One instruction for translated code. Its block has counted it and the `behind` ones after it.
+pub(crate) fn step_in_block(x: &mut Exec<'_>, behind: u64) -> Stepped {
+    let (counted, rip) = (x.s.instructions, x.s.rip);
+    let done = run_block(x, Length::One);
+    let completed = x.s.instructions - counted;
+    if done.is_ok() && completed == 1 && !x.leave && x.s.rip != rip {
+        x.s.instructions = counted;
+        return Stepped::GoOn;
+    }
+    x.s.instructions = counted - behind - (1 - completed);
+    match done {
+        Err(f) if x.raise(f).is_err() => Stepped::Triple,
+        _ => Stepped::Leave,
+    }
+}
+
+/// Whether translated code can run now.
+fn translatable(x: &Exec<'_>) -> bool {
+    let masked = x.s.fx.0[24] & 0x80 != 0 && x.s.fx.0[25] & 0x1f == 0x1f;
+    x.s.code64() && !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 && masked
+}
+
+/// Runs translated code, or the interpreter until a block has shown that it is worth translating.
+fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done {
+    let now = x.shared.code.epoch();
+    if now != *epoch {
+        *epoch = now;
+        x.jit.forget_jumps();
+        *link = None;
+    }
+    let lin = x.s.rip;
+    let gpa = x.fetch_address(lin)?;
+    let fpu = if x.s.cr0 & (CR0_EM | CR0_TS) == 0 && x.s.cr4 & CR4_OSFXSR != 0 { Fpu::Ready } else { Fpu::Trapped };
+    let mode = x.view as u8 | if fpu == Fpu::Ready { 4 } else { 0 };
+    let key = Key { gpa, lin, mode };
+    let generation = x.shared.code.generation(gpa);
+    let mut found = x.jit.find(&key, generation);
+    if found == Found::Unknown {
+        let entered = run_block(x, Length::All)?;
+        *link = None;
+        if entered >= WORTH && x.shared.code.generation(gpa) == generation {
+            found = translate(x, key, fpu, generation, usize::MAX);
+        }
+        let _ = found;
+        return Ok(());
+    }
+    let Found::Code(entry) = found else {
+        *link = None;
+        return run_block(x, Length::All).map(|_| ());
+    };
+    if let Some(at) = link.take() {
+        x.jit.link(at, entry);
+    }
+    x.jit.remember_jump(&key, entry);
+    x.leave = false;
+    match enter(x, entry, mode) {
+        Exit::Next(l) => {
+            *link = l;
+            Ok(())
+        }
+        Exit::Triple => Err(Fault::Triple),
+    }
+}
+
+/// How often the interpreter runs a block before it is translated.
+const WORTH: u32 = 2;
+
+/// Translates the block at `key`, out of at most `limit` bytes.
+fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize) -> Found {
+    if x.jit.nearly_full() {
+        x.jit.clear();
+    }
+    let mut page = [0; PAGE as usize];
+    let len = limit.min((PAGE - (key.gpa & (PAGE - 1))) as usize);
+    if !x.shared.ram.read(key.gpa, &mut page[..len]) {
+        return x.jit.keep(key, generation, None);
+    }
+    let place = Place {
+        lin: key.lin,
+        bytes: &page[..len],
+        view: x.view,
+        fpu,
+        at: x.jit.next_address(),
+        offset: x.jit.offset_of_next(),
+        thunks: x.jit.thunks(),
+    };
+    match crate::translate::block(place) {
+        Some((code, guests, bytes)) => {
+            x.jit.translated += guests as u64;
+            let first = x.shared.code.mark(key.gpa, bytes as u64);
+            x.board.decoded(key.gpa, bytes as u64, if first { First::Yes } else { First::No });
+            if first && let Some(p) = x.shared.ram.page(key.gpa) {
+                x.tlb.protect(p);
+            }
+            // A write while we read started a new generation: then this translation is never found.
+            x.jit.keep(key, generation, Some(&code))
+        }
+        None => x.jit.keep(key, generation, None),
+    }
 }
 
 /// Runs one block, or one instruction where something has to happen between two.
-fn step(x: &mut Exec<'_>, blocks: &mut BlockCache) -> Done {
+fn step(x: &mut Exec<'_>) -> Done {
     if !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 {
-        return run_block(x, blocks, Length::All);
+        return run_block(x, Length::All).map(|_| ());
     }
     let trap = x.s.rflags & flags::TF != 0;
     if x.s.dr[7] & 0xff != 0 && x.s.rflags & flags::RF == 0 {
@@ -133,7 +302,7 @@ fn step(x: &mut Exec<'_>, blocks: &mut BlockCache) -> Done {
     x.s.shadow = false;
     let before = x.s.instructions;
     let resume = x.s.rflags & flags::RF;
-    run_block(x, blocks, Length::One)?;
+    run_block(x, Length::One)?;
     if x.s.instructions == before {
         return Ok(());
     }
@@ -170,7 +339,8 @@ fn linear_rip(x: &Exec<'_>) -> Result<u64, Fault> {
     Ok(cs.base.wrapping_add(x.s.rip) & 0xffff_ffff)
 }
 
-fn run_block(x: &mut Exec<'_>, blocks: &mut BlockCache, length: Length) -> Done {
+/// Runs a block in the interpreter, or one instruction; returns how often the block has been entered.
+fn run_block(x: &mut Exec<'_>, length: Length) -> Result<u32, Fault> {
     let lin = linear_rip(x)?;
     let size = x.s.code_size();
     let gpa = x.fetch_address(lin)?;
@@ -182,7 +352,11 @@ fn run_block(x: &mut Exec<'_>, blocks: &mut BlockCache, length: Length) -> Done 
     let shared = x.shared;
     let mut source =
         Source { ram: &shared.ram, code: &shared.code, natives: x.natives, board: x.board, became_code: Vec::new() };
-    let block = blocks.block(gpa, size, &mut source, next)?;
+    let block = x.blocks.block(gpa, (size, length), &mut source, next)?;
+    block.entered = block.entered.saturating_add(1);
+    let entered = block.entered;
+    // Shared while they run, so that handlers have all of the CPU.
+    let ops = std::sync::Arc::clone(&block.ops);
     for page in source.became_code {
         if let Some(p) = shared.ram.page(page) {
             x.tlb.protect(p);
@@ -195,16 +369,16 @@ fn run_block(x: &mut Exec<'_>, blocks: &mut BlockCache, length: Length) -> Done 
     };
     x.leave = false;
     let mut done = 0;
-    for op in &block.ops {
+    for op in ops.iter() {
         let start = x.s.rip;
         x.s.rip = start.wrapping_add(u64::from(op.len)) & ip_mask;
         if let Err(f) = (op.run)(x, op) {
             x.s.rip = start;
             x.s.instructions += done;
-            return if f == Fault::Again { Ok(()) } else { Err(f) };
+            return if f == Fault::Again { Ok(entered) } else { Err(f) };
         }
         done += 1;
-        if x.leave || length == Length::One {
+        if x.leave {
             break;
         }
     }
@@ -212,5 +386,5 @@ fn run_block(x: &mut Exec<'_>, blocks: &mut BlockCache, length: Length) -> Done 
     if x.s.debug_hits != 0 {
         return Err(Fault::plain(vector::DB));
     }
-    Ok(())
+    Ok(entered)
 }

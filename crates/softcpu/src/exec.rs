@@ -1,7 +1,10 @@
 //! What an instruction's handler has in its hands: the CPU's state, its view of memory, and the board around it.
 
 use crate::code_pages::CodePages;
+use crate::decode::cache::BlockCache;
 use crate::fault::{Done, Fault};
+use crate::host::core::Core;
+use crate::host::jit::Jit;
 use crate::host::native::Natives;
 use crate::host::ram::Ram;
 use crate::host::tlb::Tlb;
@@ -33,6 +36,8 @@ pub(crate) trait Board {
     fn set_cr8(&self, v: u64);
     /// Whether something asks for the CPU's attention: an interrupt controller, another CPU, a kick.
     fn attention(&self) -> bool;
+    /// Where translated code looks for the same: a byte that is not zero then.
+    fn attention_flag(&self) -> *const u8;
     /// Whether an interrupt would be delivered if the CPU took interrupts.
     fn vector_waits(&self) -> bool;
     /// The page at `gpa` is about to be written without further notice.
@@ -61,6 +66,10 @@ pub(crate) struct Exec<'a> {
     pub(crate) tlb: &'a mut Tlb,
     pub(crate) fetch: &'a mut crate::mmu::fetch::FetchTlb,
     pub(crate) natives: &'a mut Natives,
+    pub(crate) blocks: &'a mut BlockCache,
+    pub(crate) jit: &'a mut Jit,
+    /// What `s` and `tlb` are parts of.
+    pub(crate) core: *mut Core,
     pub(crate) shared: &'a Shared,
     pub(crate) board: &'a dyn Board,
     /// Which permissions data accesses have now; follows CPL and EFLAGS.AC.

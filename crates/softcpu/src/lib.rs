@@ -14,6 +14,8 @@ mod interp;
 pub mod irqchip;
 mod mmu;
 mod state;
+mod translate;
 mod vm;
 
+pub use cpu::Tier;
 pub use vm::SoftVm;

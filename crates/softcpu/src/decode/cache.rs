@@ -1,5 +1,7 @@
 //! Decoded blocks by guest-physical address.
 
+use std::sync::Arc;
+
 use super::{Flow, Op, instruction, op};
 use crate::code_pages::CodePages;
 use crate::exec::{Board, First};
@@ -18,7 +20,9 @@ pub(crate) struct Block {
     generation: u32,
     /// The second page and its generation, if the only instruction straddles a page end.
     next: Option<(u64, u32)>,
-    pub(crate) ops: Box<[Op]>,
+    pub(crate) ops: Arc<[Op]>,
+    /// How often the interpreter has entered it.
+    pub(crate) entered: u32,
 }
 
 /// All decoded blocks of a CPU: a direct-mapped table.
@@ -29,13 +33,23 @@ pub(crate) struct BlockCache {
 /// Where the page behind the block's is, or the fault of fetching from it.
 pub(crate) type NextPage = Result<u64, crate::fault::Fault>;
 
-fn key(gpa: u64, size: CodeSize) -> u64 {
-    (gpa << 2) | size as u64
+/// How much of a block is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    All,
+    /// One instruction: what translated code leaves to the interpreter.
+    One,
+}
+
+fn key(gpa: u64, size: CodeSize, length: Length) -> u64 {
+    (gpa << 3) | ((length as u64) << 2) | size as u64
 }
 
 impl BlockCache {
     pub(crate) fn new() -> Self {
-        let slots = (0..SLOTS).map(|_| Block { key: EMPTY, generation: 0, next: None, ops: Box::new([]) }).collect();
+        let slots = (0..SLOTS)
+            .map(|_| Block { key: EMPTY, generation: 0, next: None, ops: Arc::new([]), entered: 0 })
+            .collect();
         Self { slots }
     }
 
@@ -47,12 +61,12 @@ impl BlockCache {
     pub(crate) fn block(
         &mut self,
         gpa: u64,
-        size: CodeSize,
+        (size, length): (CodeSize, Length),
         source: &mut Source<'_>,
         next_page: NextPage,
-    ) -> Result<&Block, crate::fault::Fault> {
-        let k = key(gpa, size);
-        let slot = ((gpa ^ (gpa >> 15)) as usize) % SLOTS;
+    ) -> Result<&mut Block, crate::fault::Fault> {
+        let k = key(gpa, size, length);
+        let slot = ((gpa ^ (gpa >> 15) ^ length as u64) as usize) % SLOTS;
         let b = &self.slots[slot];
         let mut fresh = b.key == k && b.generation == source.code.generation(gpa);
         if fresh && let Some((page, generation)) = b.next {
@@ -63,9 +77,9 @@ impl BlockCache {
                 self.slots.iter_mut().for_each(|b| b.key = EMPTY);
                 source.natives.clear();
             }
-            self.slots[slot] = source.decode(gpa, size, k, next_page)?;
+            self.slots[slot] = source.decode(gpa, (size, length), k, next_page)?;
         }
-        Ok(&self.slots[slot])
+        Ok(&mut self.slots[slot])
     }
 }
 
@@ -92,22 +106,23 @@ impl Source<'_> {
     fn decode(
         &mut self,
         gpa: u64,
-        size: CodeSize,
+        (size, length): (CodeSize, Length),
         key: u64,
         next_page: NextPage,
     ) -> Result<Block, crate::fault::Fault> {
+        let longest = if length == Length::One { 1 } else { LONGEST };
         // Marked before the bytes are read: a write from now on starts a new generation.
         let room = (PAGE - (gpa & (PAGE - 1))) as usize;
-        self.mark(gpa, room.min(LONGEST * 15) as u64);
+        self.mark(gpa, room.min(longest * 15) as u64);
         let generation = self.code.generation(gpa);
         let mut bytes = [0; LONGEST * 15];
-        let n = room.min(bytes.len());
+        let n = room.min(longest * 15);
         if !self.ram.read(gpa, &mut bytes[..n]) {
             bytes[..n].fill(0xff);
         }
         let mut ops = Vec::with_capacity(12);
         let mut at = 0;
-        while ops.len() < LONGEST && at < n {
+        while ops.len() < longest && at < n {
             let Some(i) = instruction(&bytes[at..n], size) else { break };
             let (o, flow) = op(&i, size, self.natives);
             at += i.len().max(1);
@@ -131,6 +146,6 @@ impl Source<'_> {
             }
             next = Some((page, second));
         }
-        Ok(Block { key, generation, next, ops: ops.into_boxed_slice() })
+        Ok(Block { key, generation, next, ops: ops.into(), entered: 0 })
     }
 }

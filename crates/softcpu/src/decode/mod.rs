@@ -6,6 +6,8 @@
 pub(crate) mod cache;
 mod table;
 
+pub(crate) use table::unaligned;
+
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::exec::Exec;
@@ -299,6 +301,11 @@ fn flow(instr: &Instruction) -> Flow {
             || instr.op0_register().is_segment_register()))
         || (instr.mnemonic() == Mnemonic::Pop && instr.op0_register().is_segment_register());
     if ends { Flow::Ends } else { Flow::Next }
+}
+
+/// Whether what follows an instruction has to be looked at anew.
+pub(crate) fn ends_block(instr: &Instruction) -> bool {
+    flow(instr) == Flow::Ends
 }
 
 /// The op of an instruction in code of `size`.

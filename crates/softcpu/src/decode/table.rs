@@ -486,7 +486,7 @@ fn mask_address(instr: &Instruction) -> u8 {
 }
 
 /// Instructions of 16 memory bytes that take any alignment.
-fn unaligned(m: Mnemonic) -> bool {
+pub(crate) fn unaligned(m: Mnemonic) -> bool {
     matches!(
         m,
         Mnemonic::Movups

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Case;
 use crate::code_pages::CodePages;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Tier};
 use crate::exec::{Board, First, Shared};
 use crate::fault::{Fault, vector};
 use crate::host::oracle::{CODE, DATA, DATA_LEN, Trap};
@@ -18,6 +18,9 @@ const RAM: usize = 1 << 20;
 const CODE_GPA: u64 = 0x2_0000;
 const DATA_GPA: u64 = 0x3_0000;
 const TABLES: u64 = 0x1000;
+
+/// Nothing asks for attention, ever.
+static QUIET: u8 = 0;
 
 /// A board with nothing on it.
 pub(crate) struct Empty;
@@ -49,6 +52,9 @@ impl Board for Empty {
     fn set_cr8(&self, _: u64) {}
     fn attention(&self) -> bool {
         false
+    }
+    fn attention_flag(&self) -> *const u8 {
+        &raw const QUIET
     }
     fn vector_waits(&self) -> bool {
         false
@@ -107,21 +113,32 @@ impl Machine {
         let ram = Arc::new(Ram::anonymous(RAM)?);
         build_tables(&ram);
         let shared = Shared { code: CodePages::new(ram.end()), ram };
-        let cpu = Cpu::new(&shared)?;
+        let cpu = Cpu::new(&shared, Tier::Interpret)?;
         Ok(Self { shared, cpu })
     }
 
-    /// Runs a case; returns the state, the fault if there was one, and the data.
-    pub(crate) fn run(&mut self, case: &Case) -> (CpuState, Option<Trap>, Vec<u8>) {
+    /// Instructions that ran as translated code.
+    pub(crate) fn translated(&self) -> u64 {
+        self.cpu.translated()
+    }
+
+    /// Runs a case on a tier; returns the state, the fault if there was one, and the data.
+    pub(crate) fn run(&mut self, case: &Case, tier: Tier) -> (CpuState, Option<Trap>, Vec<u8>) {
         let ram = &self.shared.ram;
         assert!(ram.write(CODE_GPA, &case.page[..]) && ram.write(DATA_GPA, &case.data), "pages fit");
         self.shared.code.renew(CODE_GPA);
-        *self.cpu.state = case.state.clone();
+        *self.cpu.state_mut() = case.state.clone();
+        // No fault can be delivered: registers stay as it left them.
+        self.cpu.state_mut().idtr.limit = 0;
         self.cpu.state_changed();
         let fault = loop {
-            match self.cpu.single(&self.shared, &Empty) {
+            let done = match tier {
+                Tier::Interpret => self.cpu.single(&self.shared, &Empty),
+                Tier::Translate => self.cpu.single_translated(&self.shared, &Empty, case.instr.len()),
+            };
+            match done {
                 // A long repetition came up for air.
-                Ok(()) if self.cpu.state.rip == CODE + case.at as u64 && self.cpu.state.instructions == 0 => {}
+                Ok(()) if self.cpu.state().rip == CODE + case.at as u64 && self.cpu.state().instructions == 0 => {}
                 Ok(()) => break None,
                 Err(f) => break Some(f),
             }
@@ -130,12 +147,12 @@ impl Machine {
             Fault::Exception { vector: v, error } => Trap {
                 vector: v,
                 error: error.unwrap_or(0),
-                address: if v == vector::PF { self.cpu.state.fault_address } else { 0 },
+                address: if v == vector::PF { self.cpu.state().fault_address } else { 0 },
             },
             _ => Trap { vector: 0xff, error: 0, address: 0 },
         });
         let mut data = vec![0; DATA_LEN];
         assert!(self.shared.ram.read(DATA_GPA, &mut data), "data are there");
-        ((*self.cpu.state).clone(), trap, data)
+        (self.cpu.state().clone(), trap, data)
     }
 }

@@ -24,7 +24,6 @@ impl Mapping {
     }
 
     /// Zeroed private memory.
-    #[cfg(any(test, feature = "diff"))]
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Self::map(
             len,
@@ -34,7 +33,6 @@ impl Mapping {
         )
     }
 
-    #[cfg(any(test, feature = "diff"))]
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
     }
@@ -112,5 +110,18 @@ impl CodeBuf {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.base.wrapping_add(at), code.len()) };
         self.used = (at + code.len() + 15) & !15;
         Some(Entry(at as u32))
+    }
+
+    /// Where the next code will run, for code that is relative to its place.
+    pub(super) fn next_address(&self) -> u64 {
+        self.run.base as u64 + self.used as u64
+    }
+
+    /// Writes four bytes over code at offset `at`, as one store: how jumps are linked.
+    pub(super) fn patch(&mut self, at: usize, v: i32) {
+        assert!(at + 4 <= self.used, "a patch lies outside the code");
+        let p = self.write.base.wrapping_add(at);
+        // SAFETY: the range is inside the mapping; the store is one instruction, so the reader sees old or new.
+        unsafe { super::access::store::<4>(p, u64::from(v as u32)) };
     }
 }

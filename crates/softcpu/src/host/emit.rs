@@ -5,6 +5,15 @@
 /// A general register of the host by number.
 pub(crate) type Reg = u8;
 
+/// The host's stack pointer: the core, in translated code.
+pub(crate) const RSP_HOST: Reg = 4;
+/// Scratch in translated code: the host address of a memory operand.
+pub(crate) const R9: Reg = 9;
+/// Scratch in translated code.
+pub(crate) const R10: Reg = 10;
+/// Guest rsp in translated code.
+pub(crate) const R11: Reg = 11;
+
 /// Bytes of code under way.
 #[derive(Default)]
 pub(crate) struct Code {
@@ -114,5 +123,101 @@ impl Code {
 
     pub(crate) fn ret(&mut self) {
         self.u8(0xc3);
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// `mov reg, imm`, by the shortest form.
+    pub(crate) fn mov_imm(&mut self, reg: Reg, v: u64) {
+        if v <= u64::from(u32::MAX) {
+            if reg >= 8 {
+                self.u8(0x41);
+            }
+            self.u8(0xb8 | (reg & 7));
+            self.u32(v as u32);
+        } else if v as i64 >= i64::from(i32::MIN) && (v as i64) < 0 {
+            self.rex(1, 0, 0, reg);
+            self.u8(0xc7);
+            self.reg(0, reg);
+            self.u32(v as u32);
+        } else {
+            self.rex(1, 0, 0, reg);
+            self.u8(0xb8 | (reg & 7));
+            self.raw(&v.to_le_bytes());
+        }
+    }
+
+    /// `mov qword [base+disp], imm`, if it fits 32 bits with its sign.
+    pub(crate) fn store_imm(&mut self, base: Reg, disp: i32, v: i32) {
+        self.rex(1, 0, 0, base);
+        self.u8(0xc7);
+        self.mem(0, base, disp);
+        self.u32(v as u32);
+    }
+
+    /// `lea dst, [base+disp]`, 64 bits.
+    pub(crate) fn lea(&mut self, dst: Reg, base: Reg, disp: i32) {
+        self.rex(1, dst, 0, base);
+        self.u8(0x8d);
+        self.mem(dst, base, disp);
+    }
+
+    /// `add qword [base+disp], imm`.
+    pub(crate) fn add_mem(&mut self, base: Reg, disp: i32, v: i32) {
+        self.rex(1, 0, 0, base);
+        self.u8(0x81);
+        self.mem(0, base, disp);
+        self.u32(v as u32);
+    }
+
+    /// `jmp [base+disp]`.
+    pub(crate) fn jump_mem(&mut self, base: Reg, disp: i32) {
+        self.rex(0, 0, 0, base);
+        self.u8(0xff);
+        self.mem(4, base, disp);
+    }
+
+    /// A jump or call with 32 bits of distance that is not known yet; returns where it stands.
+    pub(crate) fn branch(&mut self, opcode: &[u8]) -> usize {
+        self.raw(opcode);
+        self.u32(0);
+        self.len() - 4
+    }
+
+    /// Makes the branch at `at` lead here.
+    pub(crate) fn here(&mut self, at: usize) {
+        let distance = (self.len() - at - 4) as u32;
+        self.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    /// A branch to an absolute address, with the code itself starting at `start`.
+    pub(crate) fn branch_to(&mut self, opcode: &[u8], start: u64, target: u64) {
+        self.raw(opcode);
+        let next = start + self.len() as u64 + 4;
+        self.u32(target.wrapping_sub(next) as u32);
+    }
+
+    /// `op reg, [rsp + index + disp]`, 64 bits: index is added as it is.
+    pub(crate) fn indexed(&mut self, opcode: u8, reg: Reg, index: Reg, disp: i32) {
+        self.rex(1, reg, index, RSP_HOST);
+        self.raw(&[opcode, 0x84 | ((reg & 7) << 3), ((index & 7) << 3) | 4]);
+        self.u32(disp as u32);
+    }
+
+    /// `op reg, [rsp + disp]`, 64 bits.
+    pub(crate) fn indexed_none(&mut self, opcode: u8, reg: Reg, disp: i32) {
+        self.rex(1, reg, 0, RSP_HOST);
+        self.u8(opcode);
+        self.mem(reg, RSP_HOST, disp);
+    }
+
+    /// `mov dst, src`, 32 bits: the upper half becomes zero.
+    pub(crate) fn mov32(&mut self, dst: Reg, src: Reg) {
+        self.rex(0, src, 0, dst);
+        self.u8(0x89);
+        self.reg(src, dst);
     }
 }

@@ -6,7 +6,9 @@
 #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one arm a size, all with one reason")]
 pub(crate) mod access;
 pub(crate) mod code;
+pub(crate) mod core;
 pub(crate) mod emit;
+pub(crate) mod jit;
 pub(crate) mod native;
 #[cfg(any(test, feature = "diff"))]
 #[expect(clippy::multiple_unsafe_ops_per_block, reason = "its blocks are sequences of system calls")]

@@ -63,9 +63,14 @@ fn slot(addr: u64) -> usize {
 }
 
 impl Tlb {
-    pub(crate) fn new(ram: Arc<Ram>) -> Box<Self> {
+    /// Offset of the tables, for translated code: two tables a view, of entries (tag, host page).
+    pub(crate) const VIEWS: i32 = std::mem::offset_of!(Tlb, views) as i32;
+    /// Bytes of a table.
+    pub(crate) const TABLE: i32 = (ENTRIES * size_of::<Entry>()) as i32;
+
+    pub(crate) fn new(ram: Arc<Ram>) -> Self {
         let tables = Tables { read: NONE, write: NONE };
-        Box::new(Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], _ram: ram })
+        Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], _ram: ram }
     }
 
     /// Reads `B` bytes at linear address `addr`, or nothing if the page is not in the table.

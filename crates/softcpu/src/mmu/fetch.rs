@@ -51,6 +51,7 @@ impl Exec<'_> {
     pub(crate) fn flush_all(&mut self) {
         self.tlb.flush();
         self.fetch.flush();
+        self.jit.forget_jumps();
         self.leave = true;
     }
 
@@ -58,6 +59,7 @@ impl Exec<'_> {
     pub(crate) fn flush_local(&mut self) {
         self.tlb.flush_local();
         self.fetch.flush();
+        self.jit.forget_jumps();
         self.leave = true;
     }
 
@@ -65,6 +67,7 @@ impl Exec<'_> {
     pub(crate) fn flush_page(&mut self, lin: u64) {
         self.tlb.flush_page(lin);
         self.fetch.flush_page(lin);
+        self.jit.forget_jumps();
         self.leave = true;
     }
 }

@@ -140,6 +140,10 @@ impl Board for VcpuBoard<'_> {
         self.slot().attention()
     }
 
+    fn attention_flag(&self) -> *const u8 {
+        self.slot().attention_flag()
+    }
+
     fn vector_waits(&self) -> bool {
         self.machine.irqchip.has_vector(self.index)
     }

@@ -21,6 +21,7 @@ use hv::{Backend, Doorbell, IrqchipState, Level, Memory, Msi, Vcpu, Vm, VmError}
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::code_pages::CodePages;
+use crate::cpu::Tier;
 use crate::exec::Shared;
 use crate::host::ram::Ram;
 use crate::irqchip::{Irqchip, Wake};
@@ -39,6 +40,7 @@ struct Machine {
     shared: Shared,
     doorbells: RwLock<Vec<(Doorbell, EventFd)>>,
     logging: AtomicBool,
+    tier: Tier,
     timer: Timer,
     irqfds: Mutex<Option<Irqfds>>,
     taken: Mutex<Vec<u32>>,
@@ -84,6 +86,14 @@ impl SoftVm {
     /// # Errors
     /// The host has no thread for its timer.
     pub fn new(memory: Memory, model: CpuModel, vcpus: u32) -> Result<Self, VmError> {
+        Self::with_tier(memory, model, vcpus, Tier::default())
+    }
+
+    /// As [`Self::new`], with a choice of what runs the code.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_tier(memory: Memory, model: CpuModel, vcpus: u32, tier: Tier) -> Result<Self, VmError> {
         let clock = Arc::new(GuestClock::new());
         let slots = Arc::new(Slots((0..vcpus).map(|_| Slot::default()).collect()));
         let irqchip = Arc::new(Irqchip::new(vcpus, Arc::clone(&clock), Arc::clone(&slots) as Arc<dyn Wake>));
@@ -100,6 +110,7 @@ impl SoftVm {
             shared,
             doorbells: RwLock::default(),
             logging: AtomicBool::new(false),
+            tier,
             timer,
             irqfds: Mutex::default(),
             taken: Mutex::default(),

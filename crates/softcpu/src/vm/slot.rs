@@ -63,6 +63,11 @@ impl Slot {
         self.attention.load(Ordering::Relaxed)
     }
 
+    /// The byte behind [`Self::attention`].
+    pub(super) fn attention_flag(&self) -> *const u8 {
+        self.attention.as_ptr().cast_const().cast()
+    }
+
     /// To be called before looking at everything that might have asked.
     pub(super) fn attend(&self) {
         self.attention.store(false, Ordering::SeqCst);

@@ -36,7 +36,7 @@ impl Kick for SlotKick {
 
 impl SoftVcpu {
     pub(super) fn new(machine: Arc<Machine>, index: u32) -> std::io::Result<Self> {
-        let cpu = Cpu::new(&machine.shared)?;
+        let cpu = Cpu::new(&machine.shared, machine.tier)?;
         let mode = if index == 0 { MpState::Runnable } else { MpState::Uninitialized };
         Ok(Self { machine, index, cpu, mode })
     }
@@ -73,11 +73,11 @@ impl SoftVcpu {
             if let Some(page) = signals.startup
                 && matches!(self.mode, MpState::Uninitialized | MpState::InitReceived)
             {
-                self.cpu.state.start_up(page);
+                self.cpu.state_mut().start_up(page);
                 self.mode = MpState::Runnable;
             }
             if signals.nmi && self.mode != MpState::Uninitialized {
-                if self.cpu.state.nmi_blocked {
+                if self.cpu.state().nmi_blocked {
                     // It stays with the controller until IRET: asked for again at the next look.
                     irqchip.nmi(self.index);
                 } else {
@@ -87,7 +87,7 @@ impl SoftVcpu {
             }
         }
         let runs = matches!(self.mode, MpState::Runnable | MpState::Halted);
-        let open = self.cpu.state.rflags & flags::IF != 0 && !self.cpu.state.shadow;
+        let open = self.cpu.state().rflags & flags::IF != 0 && !self.cpu.state().shadow;
         if runs
             && open
             && irqchip.has_vector(self.index)
@@ -100,14 +100,14 @@ impl SoftVcpu {
     }
 
     fn wake_up(&mut self) {
-        self.cpu.state.halted = false;
+        self.cpu.state_mut().halted = false;
         self.mode = MpState::Runnable;
     }
 
     /// The INIT IPI: everything as after reset but FP and SIMD registers and most model-specific ones.
     /// Source: Intel SDM volume 3A, table 10-1.
     fn reset(&mut self) {
-        let s = &mut *self.cpu.state;
+        let s = self.cpu.state_mut();
         let fresh = CpuState {
             fx: s.fx,
             msr: s.msr,
@@ -141,7 +141,7 @@ impl SoftVcpu {
             if self.attend(bus).is_none() {
                 return Exit::Reset;
             }
-            if self.mode != MpState::Runnable || self.cpu.state.halted {
+            if self.mode != MpState::Runnable || self.cpu.state().halted {
                 slot.end();
                 self.sleep();
                 slot.begin();
@@ -176,23 +176,23 @@ impl Vcpu for SoftVcpu {
     }
 
     fn state(&mut self) -> Result<VcpuState, VmError> {
-        Ok(convert::save(&self.machine, self.index, &self.cpu.state, self.mode))
+        Ok(convert::save(&self.machine, self.index, self.cpu.state(), self.mode))
     }
 
     fn set_state(&mut self, state: &VcpuState) -> Result<(), VmError> {
-        self.mode = convert::load(&self.machine, self.index, &mut self.cpu.state, state)?;
+        self.mode = convert::load(&self.machine, self.index, self.cpu.state_mut(), state)?;
         self.cpu.state_changed();
         Ok(())
     }
 
     fn set_msrs(&mut self, msrs: &[Msr]) -> Result<(), VmError> {
         for m in msrs {
-            convert::set_msr(&self.machine, self.index, &mut self.cpu.state, *m)?;
+            convert::set_msr(&self.machine, self.index, self.cpu.state_mut(), *m)?;
         }
         Ok(())
     }
 
     fn instructions(&self) -> Option<u64> {
-        Some(self.cpu.state.instructions)
+        Some(self.cpu.state().instructions)
     }
 }

@@ -1,0 +1,120 @@
+//! The part of a CPU that translated code reaches by its stack pointer: registers, TLB, and what it keeps on the way.
+//!
+//! ```text
+//!  mapping:  [ room for return addresses and signal frames ][ Core: state, tlb, own ]
+//!                                                           ^ rsp while translated code runs
+//! ```
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use super::code::Mapping;
+use super::ram::Ram;
+use super::tlb::Tlb;
+use crate::state::CpuState;
+
+/// Bytes below the core: a few return addresses, and the frames of signals (up to some 12 KiB with all vector state).
+const ROOM: usize = 64 << 10;
+
+/// What translated code keeps for itself. `repr(C)`: it uses the offsets.
+#[repr(C, align(64))]
+pub(crate) struct Own {
+    /// The thread's stack pointer outside.
+    pub(super) host_sp: u64,
+    /// The [`crate::exec::Exec`] that entered.
+    pub(super) exec: u64,
+    /// Where to go on after a step of the interpreter.
+    pub(super) resume: u64,
+    /// Guest rax while ax holds flags.
+    pub(super) rax: u64,
+    /// A value on its way.
+    pub(super) spare: u64,
+    /// Instructions of the block behind the one that steps.
+    pub(super) adjust: u64,
+    /// Offset of the jump that could be linked, or nothing ([`u64::MAX`]).
+    pub(super) link: u64,
+    /// The byte that asks for attention.
+    pub(super) attention: u64,
+    /// The table of indirect jumps.
+    pub(super) jumps: u64,
+    /// MXCSR of Rust code.
+    pub(super) host_mxcsr: u64,
+}
+
+/// Everything of a CPU that has a fixed offset.
+#[repr(C, align(64))]
+pub(crate) struct Core {
+    pub(crate) state: CpuState,
+    pub(crate) tlb: Tlb,
+    pub(crate) own: Own,
+}
+
+/// A core in memory of its own.
+pub(crate) struct CoreBox {
+    at: *mut Core,
+    _mapping: Mapping,
+}
+
+// SAFETY: it owns the core, which can be sent.
+unsafe impl Send for CoreBox {}
+
+impl CoreBox {
+    /// A core after reset.
+    ///
+    /// # Errors
+    /// The system has no memory.
+    pub(crate) fn new(ram: Arc<Ram>) -> std::io::Result<Self> {
+        let mapping = Mapping::anonymous(ROOM + size_of::<Core>())?;
+        let at = mapping.base().wrapping_add(ROOM).cast::<Core>();
+        // SAFETY: the mapping is fresh, large enough and, as it starts at a page and the room is whole pages, aligned.
+        unsafe {
+            at.write(Core {
+                state: CpuState::default(),
+                tlb: Tlb::new(ram),
+                own: Own {
+                    host_sp: 0,
+                    exec: 0,
+                    resume: 0,
+                    rax: 0,
+                    spare: 0,
+                    adjust: 0,
+                    link: u64::MAX,
+                    attention: 0,
+                    jumps: 0,
+                    host_mxcsr: 0x1f80,
+                },
+            });
+        }
+        Ok(Self { at, _mapping: mapping })
+    }
+}
+
+impl CoreBox {
+    /// The core, for translated code.
+    pub(crate) fn pointer(&self) -> *mut Core {
+        self.at
+    }
+}
+
+impl Deref for CoreBox {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        // SAFETY: the core was written in `new` and lives as long as the box.
+        unsafe { &*self.at }
+    }
+}
+
+impl DerefMut for CoreBox {
+    fn deref_mut(&mut self) -> &mut Core {
+        // SAFETY: as above, and the box is borrowed exclusively.
+        unsafe { &mut *self.at }
+    }
+}
+
+impl Drop for CoreBox {
+    fn drop(&mut self) {
+        // SAFETY: the core was written in `new` and is not used after this.
+        unsafe { self.at.drop_in_place() };
+    }
+}

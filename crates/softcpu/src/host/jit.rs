@@ -1,0 +1,407 @@
+//! Translated code: where it stands, how it is entered and left, how blocks find each other.
+//!
+//! While it runs, the host's rsp points at the [`Core`], guest registers stand in the host's registers of the same number
+//! (guest rsp in r11; r9, r10, r11 in memory), flags in the host's flags, XMM in XMM. Three short pieces of code lead in and out:
+//! *enter*, *exit*, and *step*, which lets the interpreter do one instruction and comes back.
+
+use std::collections::HashMap;
+use std::mem::offset_of;
+
+use super::code::{CodeBuf, Entry, Mapping};
+use super::core::{Core, Own};
+use super::emit::{Code, R9, R10, R11, RSP_HOST};
+use super::tlb::Tlb;
+use crate::exec::Exec;
+use crate::flags::ARITH;
+use crate::state::CpuState;
+
+/// Bytes for translated code.
+const CODE_LEN: usize = 48 << 20;
+/// Entries of a table of indirect jumps: one for each value of the low 16 bits of an address.
+const JUMPS: usize = 1 << 16;
+/// No jump to link.
+const NO_LINK: u64 = u64::MAX;
+
+pub(crate) const STATE: i32 = offset_of!(Core, state) as i32;
+pub(crate) const RIP: i32 = STATE + offset_of!(CpuState, rip) as i32;
+pub(crate) const RFLAGS: i32 = STATE + offset_of!(CpuState, rflags) as i32;
+pub(crate) const COUNT: i32 = STATE + offset_of!(CpuState, instructions) as i32;
+pub(crate) const TLB: i32 = offset_of!(Core, tlb) as i32 + Tlb::VIEWS;
+const FX: i32 = STATE + offset_of!(CpuState, fx) as i32;
+const OWN: i32 = offset_of!(Core, own) as i32;
+pub(crate) const SAVED_RAX: i32 = OWN + offset_of!(Own, rax) as i32;
+pub(crate) const SPARE: i32 = OWN + offset_of!(Own, spare) as i32;
+pub(crate) const ADJUST: i32 = OWN + offset_of!(Own, adjust) as i32;
+pub(crate) const LINK: i32 = OWN + offset_of!(Own, link) as i32;
+pub(crate) const ATTENTION: i32 = OWN + offset_of!(Own, attention) as i32;
+pub(crate) const JUMP_TABLE: i32 = OWN + offset_of!(Own, jumps) as i32;
+const RESUME: i32 = OWN + offset_of!(Own, resume) as i32;
+const EXEC: i32 = OWN + offset_of!(Own, exec) as i32;
+const HOST_SP: i32 = OWN + offset_of!(Own, host_sp) as i32;
+const HOST_MXCSR: i32 = OWN + offset_of!(Own, host_mxcsr) as i32;
+
+/// Where a guest register's value is kept in the core.
+pub(crate) const fn gpr(n: u8) -> i32 {
+    STATE + offset_of!(CpuState, gpr) as i32 + 8 * n as i32
+}
+
+/// The base address of a segment in the core.
+pub(crate) fn segment_base(seg: usize) -> i32 {
+    STATE + (offset_of!(CpuState, seg) + seg * size_of::<crate::state::Segment>()) as i32
+}
+
+/// Guest registers that stand in the host's of the same number.
+const PINNED: [u8; 12] = [0, 1, 2, 3, 5, 6, 7, 8, 12, 13, 14, 15];
+
+/// What identifies a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) gpa: u64,
+    pub(crate) lin: u64,
+    /// View and state of the FP unit.
+    pub(crate) mode: u8,
+}
+
+/// A translation, or the knowledge that there is none.
+#[derive(Clone, Copy)]
+struct Known {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+/// What is known about a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Code to enter.
+    Code(Entry),
+    /// The interpreter has to run it.
+    Interpret,
+    /// Nothing, or something out of date.
+    Unknown,
+}
+
+/// How translated code was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The state is whole; go on at its instruction pointer. A jump may be linked to what is found there.
+    Next(Option<u32>),
+    /// Three faults in a row.
+    Triple,
+}
+
+/// Addresses of the pieces of code that all blocks use.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Thunks {
+    enter: u64,
+    /// Called with the instruction pointer set: the interpreter does one instruction.
+    pub(crate) step: u64,
+    /// Jumped to with the instruction pointer set.
+    pub(crate) exit: u64,
+}
+
+/// One entry of a table of indirect jumps. `repr(C)`: translated code reads it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Jump {
+    lin: u64,
+    code: u64,
+}
+
+/// A table of indirect jumps for one mode.
+struct Jumps {
+    table: Mapping,
+    used: Vec<u16>,
+}
+
+impl Jumps {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { table: Mapping::anonymous(JUMPS * size_of::<Jump>())?, used: Vec::new() })
+    }
+
+    fn put(&mut self, slot: u16, j: Jump) {
+        let at = self.table.base().cast::<Jump>().wrapping_add(usize::from(slot));
+        // SAFETY: the table has an entry for every value of `slot`; translated code reads it on this thread only.
+        unsafe { at.write(j) };
+    }
+
+    fn set(&mut self, lin: u64, code: u64) {
+        self.put(lin as u16, Jump { lin, code });
+        self.used.push(lin as u16);
+    }
+
+    /// Empties the table. An empty entry of slot 0 would fit address 0: its tag is another.
+    fn clear(&mut self) {
+        for slot in std::mem::take(&mut self.used) {
+            self.put(slot, Jump { lin: u64::from(!slot), code: 0 });
+        }
+    }
+}
+
+/// All translated code of a CPU.
+pub(crate) struct Jit {
+    code: CodeBuf,
+    thunks: Thunks,
+    /// Where the thunks end.
+    start: usize,
+    known: HashMap<Key, Known, Mixing>,
+    jumps: Vec<Jumps>,
+    /// Instructions translated.
+    pub(crate) translated: u64,
+}
+
+/// Mixes keys faster than the default; they are no strangers' choice that could hurt.
+#[derive(Clone, Copy, Default)]
+struct Mixing;
+
+#[derive(Default)]
+struct Mixed(u64);
+
+impl std::hash::BuildHasher for Mixing {
+    type Hasher = Mixed;
+
+    fn build_hasher(&self) -> Mixed {
+        Mixed(0)
+    }
+}
+
+impl std::hash::Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+    }
+
+    fn write_u8(&mut self, v: u8) {
+        self.write_u64(u64::from(v));
+    }
+}
+
+/// Loads the guest's registers; rsp is the core.
+fn load_guest(c: &mut Code) {
+    c.fx_group(2, RSP_HOST, FX + 24);
+    for x in 0..16 {
+        c.load_xmm(x, RSP_HOST, FX + 160 + 16 * i32::from(x));
+    }
+    c.load(R9, RSP_HOST, RFLAGS);
+    // and r9d, the six
+    c.raw(&[0x41, 0x81, 0xe1]);
+    c.u32(ARITH as u32);
+    c.push(R9);
+    c.popfq();
+    for r in PINNED {
+        c.load(r, RSP_HOST, gpr(r));
+    }
+    c.load(R11, RSP_HOST, gpr(4));
+}
+
+/// Stores the guest's registers; rsp is the core.
+fn store_guest(c: &mut Code) {
+    for r in PINNED {
+        c.store(RSP_HOST, gpr(r), r);
+    }
+    c.store(RSP_HOST, gpr(4), R11);
+    c.pushfq();
+    c.pop(R9);
+    // and r9d, the six
+    c.raw(&[0x41, 0x81, 0xe1]);
+    c.u32(ARITH as u32);
+    c.load(R10, RSP_HOST, RFLAGS);
+    // and r10, without the six
+    c.raw(&[0x49, 0x81, 0xe2]);
+    c.u32(!ARITH as u32);
+    // or r10, r9
+    c.raw(&[0x4d, 0x09, 0xca]);
+    c.store(RSP_HOST, RFLAGS, R10);
+    for x in 0..16 {
+        c.store_xmm(RSP_HOST, FX + 160 + 16 * i32::from(x), x);
+    }
+    c.fx_group(3, RSP_HOST, FX + 24);
+    c.fx_group(2, RSP_HOST, HOST_MXCSR);
+}
+
+const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
+
+fn leave(c: &mut Code) {
+    // The stack outside: one slot for alignment, then what enter pushed.
+    c.load(RSP_HOST, RSP_HOST, HOST_SP);
+    c.pop(R9);
+    for r in SAVED.iter().rev() {
+        c.pop(*r);
+    }
+    c.ret();
+}
+
+/// The fields of translated code.
+fn own_of(core: *mut Core) -> *mut Own {
+    core.wrapping_byte_add(OWN as usize).cast()
+}
+
+/// Does one instruction in the interpreter. 0: go on in translated code. 1: leave it. 2: the CPU shut down.
+extern "sysv64" fn step(exec: *mut Exec<'_>, core: *const Core) -> u32 {
+    // SAFETY: `enter` stored the pointer made from its exclusive borrow, which lasts until it returns.
+    let x = unsafe { &mut *exec };
+    // SAFETY: the field belongs to translated code alone, which waits for us.
+    let own = unsafe { &*own_of(core.cast_mut()) };
+    match crate::cpu::step_in_block(x, own.adjust) {
+        crate::cpu::Stepped::GoOn => 0,
+        crate::cpu::Stepped::Leave => 1,
+        crate::cpu::Stepped::Triple => 2,
+    }
+}
+
+impl Jit {
+    /// Room for translations, without any.
+    ///
+    /// # Errors
+    /// The system has no memory.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let mut jit = Self {
+            code: CodeBuf::new(CODE_LEN)?,
+            thunks: Thunks::default(),
+            start: 0,
+            known: HashMap::default(),
+            jumps: vec![Jumps::new()?, Jumps::new()?, Jumps::new()?],
+            translated: 0,
+        };
+        for j in &mut jit.jumps {
+            // The first entry must not fit address zero.
+            j.used.push(0);
+            j.clear();
+        }
+        let failed = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        let mut c = Code::default();
+        for r in SAVED {
+            c.push(r);
+        }
+        c.push(7);
+        c.store(7, HOST_SP, RSP_HOST);
+        c.mov(RSP_HOST, 7);
+        c.store(RSP_HOST, SPARE, 6);
+        c.fx_group(3, RSP_HOST, HOST_MXCSR);
+        load_guest(&mut c);
+        c.jump_mem(RSP_HOST, SPARE);
+        let enter = jit.code.push(&c.bytes).ok_or_else(failed)?;
+
+        let mut c = Code::default();
+        store_guest(&mut c);
+        // xor eax, eax
+        c.raw(&[0x31, 0xc0]);
+        leave(&mut c);
+        let exit = jit.code.push(&c.bytes).ok_or_else(failed)?;
+
+        let mut c = Code::default();
+        c.pop(R9);
+        c.store(RSP_HOST, RESUME, R9);
+        store_guest(&mut c);
+        c.mov(3, RSP_HOST);
+        c.load(7, 3, EXEC);
+        c.mov(6, 3);
+        c.load(RSP_HOST, 3, HOST_SP);
+        c.mov_imm(0, step as *const () as u64);
+        // call rax
+        c.raw(&[0xff, 0xd0]);
+        c.mov(RSP_HOST, 3);
+        // test eax, eax; jnz over the way back
+        c.raw(&[0x85, 0xc0, 0x0f, 0x85]);
+        let fix = c.len();
+        c.u32(0);
+        load_guest(&mut c);
+        c.jump_mem(RSP_HOST, RESUME);
+        let here = c.len();
+        c.bytes[fix..fix + 4].copy_from_slice(&((here - fix - 4) as u32).to_le_bytes());
+        leave(&mut c);
+        let step = jit.code.push(&c.bytes).ok_or_else(failed)?;
+
+        let at = |e| jit.code.address(e);
+        jit.thunks = Thunks { enter: at(enter), step: at(step), exit: at(exit) };
+        jit.start = jit.code.used();
+        Ok(jit)
+    }
+
+    /// The pieces that blocks jump to and call.
+    pub(crate) fn thunks(&self) -> Thunks {
+        self.thunks
+    }
+
+    /// Where the next block will run.
+    pub(crate) fn next_address(&self) -> u64 {
+        self.code.next_address()
+    }
+
+    /// What is known about a block in a generation of its page.
+    pub(crate) fn find(&self, key: &Key, generation: u32) -> Found {
+        match self.known.get(key) {
+            Some(k) if k.generation == generation => k.entry.map_or(Found::Interpret, Found::Code),
+            _ => Found::Unknown,
+        }
+    }
+
+    /// Whether the room for code is nearly used up.
+    pub(crate) fn nearly_full(&self) -> bool {
+        self.code.left() < 1 << 20
+    }
+
+    /// Keeps a translation, or that there is none.
+    pub(crate) fn keep(&mut self, key: Key, generation: u32, code: Option<&Code>) -> Found {
+        let entry = code.and_then(|c| self.code.push(&c.bytes));
+        self.known.insert(key, Known { generation, entry });
+        entry.map_or(Found::Interpret, Found::Code)
+    }
+
+    /// Forgets every translation.
+    pub(crate) fn clear(&mut self) {
+        self.known.clear();
+        self.forget_jumps();
+        self.code.truncate(self.start);
+    }
+
+    /// Forgets which addresses have code: page tables or code have changed.
+    pub(crate) fn forget_jumps(&mut self) {
+        self.jumps.iter_mut().for_each(Jumps::clear);
+    }
+
+    /// Makes indirect jumps to an address find its code.
+    pub(crate) fn remember_jump(&mut self, key: &Key, entry: Entry) {
+        let code = self.code.address(entry);
+        self.jumps[usize::from(key.mode & 3)].set(key.lin, code);
+    }
+
+    /// Points the jump whose distance stands at offset `link` to a block.
+    pub(crate) fn link(&mut self, link: u32, to: Entry) {
+        self.code.patch(link as usize, to.0 as i32 - (link as i32 + 4));
+    }
+
+    /// Offset in the code of a place in the block that will be kept next.
+    pub(crate) fn offset_of_next(&self) -> usize {
+        self.code.used()
+    }
+}
+
+/// Runs translated code until it leaves. `entry` is of the CPU's own [`Jit`].
+pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry, mode: u8) -> Exit {
+    let (enter, target) = (x.jit.thunks.enter, x.jit.code.address(entry));
+    let jumps = x.jit.jumps[usize::from(mode & 3)].table.base() as u64;
+    let attention = x.board.attention_flag() as u64;
+    let core: *mut Core = x.core;
+    let exec: *mut Exec<'_> = x;
+    // SAFETY: `x` was made from this core by `Cpu::split`, and nobody else uses the fields of translated code.
+    let own = unsafe { &mut *own_of(core) };
+    own.exec = exec as u64;
+    own.jumps = jumps;
+    own.attention = attention;
+    own.link = NO_LINK;
+    // SAFETY: the address is that of the enter thunk, which has this signature.
+    let f: extern "sysv64" fn(*mut Core, u64) -> u32 = unsafe { std::mem::transmute(enter as *const ()) };
+    let why = f(core, target);
+    // SAFETY: as above.
+    let link = unsafe { &*own_of(core) }.link;
+    if why == 2 { Exit::Triple } else { Exit::Next((why == 0 && link != NO_LINK).then_some(link as u32)) }
+}

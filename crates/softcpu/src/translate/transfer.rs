@@ -1,0 +1,290 @@
+//! Jumps, calls, returns, and the stack.
+
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+use super::{Access, CALL, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory};
+use crate::host::jit::{ATTENTION, JUMP_TABLE, RIP, SPARE, gpr};
+use crate::host::ram::PAGE;
+
+impl Translator<'_> {
+    fn saved(&mut self, g: &Guest) -> Saved {
+        if g.live.before == 0 {
+            return Saved::No;
+        }
+        self.save_flags();
+        Saved::Yes
+    }
+
+    fn restore(&mut self, saved: Saved) {
+        if saved == Saved::Yes {
+            self.restore_flags();
+        }
+    }
+
+    /// Push, pop, leave; no answer if it is none of them or the interpreter's.
+    pub(super) fn stack(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        let i = &g.instr;
+        let wide = i.stack_pointer_increment().unsigned_abs() == 8;
+        match i.mnemonic() {
+            Mnemonic::Push if wide => self.push(g, behind),
+            Mnemonic::Pop if wide => self.pop(g, behind),
+            Mnemonic::Leave if i.code() == iced_x86::Code::Leaveq => {
+                self.code.mov(R9, 5);
+                let (slow, saved) = self.stack_lookup(g, Access::Read);
+                self.restore(saved);
+                self.code.lea(R11, 5, 8);
+                self.code.load(5, R9, 0);
+                self.slow_step(g, behind, slow, saved);
+                Some(())
+            }
+            _ => None,
+        }
+    }
+
+    fn stack_lookup(&mut self, g: &Guest, access: Access) -> (usize, Saved) {
+        let saved = self.saved(g);
+        (self.lookup(access, 8, false), saved)
+    }
+
+    fn slow_step(&mut self, g: &Guest, behind: usize, slow: usize, saved: Saved) {
+        let resume = self.code.len();
+        self.cold.push(Cold::Step { from: vec![slow], rip: g.rip, behind, saved, resume });
+    }
+
+    fn push(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        let i = &g.instr;
+        let value = match i.op0_kind() {
+            OpKind::Register if i.op0_register().is_gpr64() => None,
+            k if k != OpKind::Register && k != OpKind::Memory => Some(i32::try_from(i.immediate(0) as i64).ok()?),
+            _ => return None,
+        };
+        self.code.lea(R9, R11, -8);
+        let (slow, saved) = self.stack_lookup(g, Access::Write);
+        self.restore(saved);
+        match value {
+            Some(v) => self.code.store_imm(R9, 0, v),
+            None => {
+                let r = i.op0_register();
+                let n = r.number() as u8;
+                if in_memory(r) {
+                    self.code.load(R10, RSP_HOST, gpr(n));
+                    self.code.store(R9, 0, R10);
+                } else {
+                    self.code.store(R9, 0, if r == Register::RSP { R11 } else { n });
+                }
+            }
+        }
+        self.code.lea(R11, R11, -8);
+        self.slow_step(g, behind, slow, saved);
+        Some(())
+    }
+
+    fn pop(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        let r = g.instr.op0_register();
+        if g.instr.op0_kind() != OpKind::Register || !r.is_gpr64() || r == Register::RSP {
+            return None;
+        }
+        self.code.mov(R9, R11);
+        let (slow, saved) = self.stack_lookup(g, Access::Read);
+        self.restore(saved);
+        self.code.lea(R11, R11, 8);
+        if in_memory(r) {
+            self.code.load(R10, R9, 0);
+            self.code.store(RSP_HOST, gpr(r.number() as u8), R10);
+        } else {
+            self.code.load(r.number() as u8, R9, 0);
+        }
+        self.slow_step(g, behind, slow, saved);
+        Some(())
+    }
+
+    /// The instruction that ends the block.
+    pub(super) fn transfer(&mut self, g: &Guest, behind: usize) {
+        let next = g.rip.wrapping_add(g.instr.len() as u64);
+        let target = g.rip.wrapping_add(g.instr.near_branch_target());
+        match g.instr.flow_control() {
+            FlowControl::UnconditionalBranch => self.jump_or_poll(g, target),
+            FlowControl::ConditionalBranch => {
+                let taken = self.condition(&g.instr);
+                self.jump_to(next);
+                self.code.here(taken);
+                self.jump_or_poll(g, target);
+            }
+            FlowControl::Call => {
+                if self.push_return(g, behind, next).is_some() {
+                    self.jump_or_poll(g, target);
+                }
+            }
+            FlowControl::Return => self.ret(g, behind),
+            FlowControl::IndirectBranch | FlowControl::IndirectCall => self.indirect(g, behind, next),
+            _ => self.leave_at(g.rip),
+        }
+    }
+
+    /// A conditional branch on the guest's condition; where its distance stands.
+    fn condition(&mut self, i: &Instruction) -> usize {
+        if i.is_jcx_short() {
+            // jrcxz or jecxz over a jump around.
+            if i.mnemonic() == Mnemonic::Jecxz {
+                self.code.u8(0x67);
+            }
+            self.code.raw(&[0xe3, 5]);
+            let around = self.code.branch(JMP);
+            let taken = self.code.branch(JMP);
+            self.code.here(around);
+            return taken;
+        }
+        let c = i.condition_code() as u8 - 1;
+        self.code.branch(&[0x0f, 0x80 | c])
+    }
+
+    /// Leaves for the dispatcher.
+    fn leave_at(&mut self, rip: u64) {
+        self.set_rip(rip);
+        let exit = self.place.thunks.exit;
+        self.code.branch_to(JMP, self.place.at, exit);
+    }
+
+    /// Continues at an address: linked inside the page, by the table of jumps beyond it.
+    pub(super) fn jump_to(&mut self, target: u64) {
+        if (target ^ self.place.lin) & !(PAGE - 1) == 0 {
+            let from = self.code.branch(JMP);
+            self.cold.push(Cold::Exit { from, rip: target });
+        } else {
+            self.code.mov_imm(R10, target);
+            self.jump_r10();
+        }
+    }
+
+    /// As [`Self::jump_to`], but a jump back looks first whether something else wants the CPU.
+    fn jump_or_poll(&mut self, g: &Guest, target: u64) {
+        if target <= g.rip && (target ^ self.place.lin) & !(PAGE - 1) == 0 {
+            self.save_flags();
+            self.poll(target);
+            self.restore_flags();
+        }
+        self.jump_to(target);
+    }
+
+    /// Looks at the attention byte, with flags in ax. Leaves for `target` if it is set.
+    fn poll(&mut self, target: u64) {
+        self.code.load(R10, RSP_HOST, ATTENTION);
+        // cmp byte [r10], 0
+        self.code.raw(&[0x41, 0x80, 0x3a, 0]);
+        // je over the way out
+        self.code.raw(&[0x0f, 0x84]);
+        let at = self.code.len();
+        self.code.u32(0);
+        self.restore_flags();
+        self.leave_at(target);
+        self.code.here(at);
+    }
+
+    /// Continues at the address in r10 by the table of jumps. Flags are kept.
+    fn jump_r10(&mut self) {
+        self.save_flags();
+        self.code.load(R9, RSP_HOST, ATTENTION);
+        // cmp byte [r9], 0
+        self.code.raw(&[0x41, 0x80, 0x39, 0]);
+        let wanted = self.code.branch(JNE);
+        // movzx r9d, r10w; shl r9d, 4
+        self.code.raw(&[0x45, 0x0f, 0xb7, 0xca, 0x41, 0xc1, 0xe1, 4]);
+        // add r9, [table]
+        self.code.indexed_none(0x03, R9, JUMP_TABLE);
+        // cmp [r9], r10
+        self.code.raw(&[0x4d, 0x39, 0x11]);
+        let missing = self.code.branch(JNE);
+        self.code.load(R9, R9, 8);
+        self.restore_flags();
+        // jmp r9
+        self.code.raw(&[0x41, 0xff, 0xe1]);
+        self.code.here(wanted);
+        self.code.here(missing);
+        self.restore_flags();
+        self.code.store(RSP_HOST, RIP, R10);
+        let exit = self.place.thunks.exit;
+        self.code.branch_to(JMP, self.place.at, exit);
+    }
+
+    /// Pushes a return address. If its page is not at hand the interpreter does the whole call and the block is left.
+    fn push_return(&mut self, g: &Guest, behind: usize, next: u64) -> Option<()> {
+        self.code.lea(R9, R11, -8);
+        self.save_flags();
+        let slow = self.lookup(Access::Write, 8, false);
+        self.restore_flags();
+        match i32::try_from(next as i64) {
+            Ok(v) => self.code.store_imm(R9, 0, v),
+            Err(_) => {
+                self.code.mov_imm(R10, next);
+                self.code.store(R9, 0, R10);
+            }
+        }
+        self.code.lea(R11, R11, -8);
+        self.slow_leave(g, behind, slow);
+        Some(())
+    }
+
+    /// The interpreter does a transfer, and the dispatcher goes on.
+    fn slow_leave(&mut self, g: &Guest, behind: usize, slow: usize) {
+        debug_assert_eq!(behind, 0, "a transfer ends its block");
+        let over = self.code.branch(JMP);
+        self.code.here(slow);
+        self.restore_flags();
+        self.step_and_leave(g);
+        self.code.here(over);
+    }
+
+    fn step_and_leave(&mut self, g: &Guest) {
+        self.set_rip(g.rip);
+        self.code.store_imm(RSP_HOST, crate::host::jit::ADJUST, 0);
+        let (step, exit) = (self.place.thunks.step, self.place.thunks.exit);
+        self.code.branch_to(CALL, self.place.at, step);
+        self.code.branch_to(JMP, self.place.at, exit);
+    }
+
+    fn ret(&mut self, g: &Guest, behind: usize) {
+        let extra = if g.instr.op_count() > 0 { g.instr.immediate(0) as i32 } else { 0 };
+        self.code.mov(R9, R11);
+        self.save_flags();
+        let slow = self.lookup(Access::Read, 8, false);
+        self.restore_flags();
+        self.code.load(R10, R9, 0);
+        self.code.lea(R11, R11, 8 + extra);
+        self.slow_leave(g, behind, slow);
+        self.jump_r10();
+    }
+
+    /// jmp and call through a register or memory.
+    fn indirect(&mut self, g: &Guest, behind: usize, next: u64) {
+        let i = &g.instr;
+        if i.op0_kind() == OpKind::Register {
+            let r = i.op0_register();
+            let n = r.full_register().number() as u8;
+            match n {
+                9..=11 => self.code.load(R10, RSP_HOST, gpr(n)),
+                4 => self.code.mov(R10, R11),
+                _ => self.code.mov(R10, n),
+            }
+        } else {
+            let mark = self.code.len();
+            if self.address(i, g.rip).is_none() {
+                self.code.bytes.truncate(mark);
+                self.step_and_leave(g);
+                return;
+            }
+            self.save_flags();
+            let slow = self.lookup(Access::Read, 8, false);
+            self.restore_flags();
+            self.code.load(R10, R9, 0);
+            self.slow_leave(g, behind, slow);
+        }
+        if i.flow_control() == FlowControl::IndirectCall {
+            self.code.store(RSP_HOST, SPARE, R10);
+            if self.push_return(g, behind, next).is_none() {
+                return;
+            }
+            self.code.load(R10, RSP_HOST, SPARE);
+        }
+        self.jump_r10();
+    }
+}
