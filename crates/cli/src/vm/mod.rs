@@ -1,6 +1,7 @@
 //! Commands about virtual machines. No daemon is asked: each machine is a process, `insula-vmm`, that is found by its folder.
 
 mod console;
+mod device;
 mod lifecycle;
 mod place;
 mod ps;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::console::{End, Session};
+use super::device;
 use super::place::Place;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
@@ -33,13 +34,18 @@ pub(crate) static COMMAND: Command = Command {
         Flag::value("cmdline", "TEXT", "The kernel's command line"),
         Flag::value("cpus", "N", "Processors (default 1)"),
         Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
-        Flag::list("disk", "FILE[,ro][,qcow2]", "A disk"),
+        Flag::list("disk", "FILE[,ro][,qcow2][,backing][,direct]", "A disk, raw or in a qcow2 image"),
         Flag::value("initrd", "FILE", "The kernel's first file system"),
         Flag::value("kernel", "FILE", "The kernel: ELF or bzImage, also compressed with zstd"),
         Flag::value("memory", "SIZE", "Memory (default 256m)").short('m'),
         Flag::value("name", "NAME", "The machine's name"),
-        Flag::list("net", "tap=NAME|user[,mac=ADDRESS]", "A network card: on a tap, or without privileges"),
+        Flag::list(
+            "net",
+            "tap=NAME|user[,mac=ADDRESS][,forward=PORT:PORT][,host]",
+            "A network card: on a tap, or without privileges",
+        ),
         Flag::value("on-reset", "restart|stop", "What a reset by the guest does"),
+        Flag::list("pmem", "FILE[,ro]", "A file that the guest sees as persistent memory"),
         Flag::list("share", "DIR:TAG[:ro]", "A folder that the guest can mount by the tag, as virtiofs"),
         Flag::switch("track-dirty", "Note written pages, for incremental snapshots"),
         Flag::value("vsock", "CID", "Sockets to the guest of this number, by vsock.sock in the machine's folder"),
@@ -48,52 +54,6 @@ pub(crate) static COMMAND: Command = Command {
     action: Action::Run(run),
     ..Command::BLANK
 };
-
-/// The file's whole path: the machine's process runs in another folder.
-fn absolute(path: &str) -> Result<PathBuf, String> {
-    std::path::absolute(path).map_err(|error| error.to_string())
-}
-
-fn disk(text: &str) -> Result<Value, String> {
-    let (mut path, mut read_only, mut format) = (text, false, "raw");
-    while let Some((before, option)) = path.rsplit_once(',') {
-        match option {
-            "ro" => read_only = true,
-            "rw" => read_only = false,
-            "raw" | "qcow2" => format = option,
-            _ => break,
-        }
-        path = before;
-    }
-    if path.is_empty() {
-        return Err("give a file, as in disk.img, disk.img,ro or disk.qcow2,qcow2".to_owned());
-    }
-    Ok(json!({ "path": absolute(path)?, "read_only": read_only, "format": format }))
-}
-
-fn share(text: &str) -> Result<Value, String> {
-    let (rest, read_only) = text.strip_suffix(":ro").map_or((text, false), |rest| (rest, true));
-    match rest.rsplit_once(':') {
-        Some((folder, tag)) if !folder.is_empty() && !tag.is_empty() => {
-            Ok(json!({ "path": absolute(folder)?, "tag": tag, "read_only": read_only }))
-        }
-        _ => Err("give a folder and the name by which the guest mounts it, as in ./src:src or ./src:src:ro".to_owned()),
-    }
-}
-
-fn card(text: &str) -> Result<Value, String> {
-    let mut card = Map::new();
-    for part in text.split(',') {
-        match part.split_once('=') {
-            Some((key @ ("tap" | "mac"), value)) if !value.is_empty() => {
-                card.insert(key.to_owned(), value.into());
-            }
-            None if part == "user" => {}
-            _ => return Err("give tap=NAME or user, and mac=ADDRESS behind a comma".to_owned()),
-        }
-    }
-    Ok(card.into())
-}
 
 fn memory(text: &str) -> Result<i64, String> {
     let bytes = number::bytes(text)?;
@@ -106,19 +66,20 @@ fn count(text: &str) -> Result<u32, String> {
 
 /// The body of the machine's configuration.
 fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
-    let Some(kernel) = given.read("kernel", absolute)? else {
+    let Some(kernel) = given.read("kernel", device::absolute)? else {
         return Err(Failure::new("a kernel is needed; give it with --kernel FILE"));
     };
     let mut spec = Map::new();
     spec.insert("kernel".to_owned(), json!(kernel));
     let mut put = |key: &str, value: Option<Value>| value.map(|value| spec.insert(key.to_owned(), value));
-    put("initrd", given.read("initrd", absolute)?.map(|path| json!(path)));
+    put("initrd", given.read("initrd", device::absolute)?.map(|path| json!(path)));
     put("cpus", given.read("cpus", count)?.map(Value::from));
     put("memory", given.read("memory", memory)?.map(Value::from));
-    put("disks", given.read_list("disk", disk)?.map(Value::from));
-    put("nets", given.read_list("net", card)?.map(Value::from));
-    put("shares", given.read_list("share", share)?.map(Value::from));
-    let cid = given.read("vsock", count)?;
+    put("disks", given.read_list("disk", device::disk)?.map(Value::from));
+    put("nets", given.read_list("net", device::card)?.map(Value::from));
+    put("pmems", given.read_list("pmem", device::pmem)?.map(Value::from));
+    put("shares", given.read_list("share", device::share)?.map(Value::from));
+    let cid = given.read("vsock", device::cid)?;
     put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.file("vsock.sock") })));
     put("balloon", given.on("balloon").then_some(true.into()));
     put("track_dirty", given.on("track-dirty").then_some(true.into()));
@@ -229,7 +190,7 @@ pub(crate) static RESTORE: Command = Command {
 fn restore(context: &Context, given: &Parsed) -> Outcome {
     let name = given.value("name").map_or_else(new_name, str::to_owned);
     let place = Place::of(context, &name)?;
-    let folder = absolute(given.first()).map_err(Failure::new)?;
+    let folder = device::absolute(given.first()).map_err(Failure::new)?;
     let mut body = json!({ "path": folder });
     if let Some(backend) = given.value("backend") {
         body["backend"] = backend.into();

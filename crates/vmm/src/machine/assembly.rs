@@ -9,7 +9,7 @@ use hv::cpu_model::CpuModel;
 use hv::vm::Logging;
 use hv::{Backend, Memory, Vcpu, Vm, VmError};
 
-use super::devices::{Devices, pulse};
+use super::devices::{self, Devices, pulse};
 use super::processor::Processor;
 use super::snapshot::{Saved, SnapshotError};
 use super::{ConsoleOutput, Event, MSR_TSC, Machine, MachineError, Stopped, specification};
@@ -106,7 +106,8 @@ impl Parts {
 /// A machine whose guest is about to boot.
 pub(super) fn boot(spec: &MachineSpec, output: ConsoleOutput, events: &Sender<Event>) -> Result<Machine, MachineError> {
     specification::check(spec)?;
-    let memory = Memory::new(spec.memory).map_err(MachineError::Memory)?;
+    let persistent = devices::persistent(spec)?;
+    let memory = Memory::with_regions(spec.memory, persistent).map_err(MachineError::Memory)?;
     let mut parts = parts(spec, &memory, &CpuModel::v2(spec.cpus), output, events)?;
     let refused = refused(parts.vm.backend());
     let pci = if parts.devices.pci.is_some() { PciBus::Present } else { PciBus::Absent };

@@ -1,8 +1,10 @@
 //! The virtio devices of a specification, and where they are put.
 
+use std::fs::OpenOptions;
 use std::sync::Arc;
 
-use control::machine::{DeviceBus, DiskFormat, DiskSpec, MachineSpec, NetSpec};
+use control::machine::{DeviceBus, DiskFormat, DiskSpec, LimitSpec, MachineSpec, NetSpec};
+use hv::memory::{Backing, HIGH_RAM, Range, RegionKind, Sharing as MemorySharing};
 use hv::{Level, Memory, Vm};
 use serde::{Deserialize, Serialize};
 use virtio::device::balloon::{self, Balloon, Pump};
@@ -10,11 +12,12 @@ use virtio::device::block::{self, Access, Block, Cache, Disk, Raw};
 use virtio::device::block::{Backing as Chain, Qcow2};
 use virtio::device::entropy::Entropy;
 use virtio::device::fs::{Fs, Sharing};
-use virtio::device::net::user::UserSettings;
+use virtio::device::net::user::{Forward, HostAccess, Protocol, UserSettings};
 use virtio::device::net::{self, Net, TapBackend};
+use virtio::device::pmem::Pmem;
 use virtio::device::vsock::Vsock;
 use virtio::device::{Activity, Device, RestoreError};
-use virtio::limit::Limit;
+use virtio::limit::{Limit, Rate};
 use virtio::service::Service;
 use virtio::slot::Slot;
 use virtio::transport::mmio::{Mmio, MmioState};
@@ -27,6 +30,11 @@ use crate::acpi::MmioDevice;
 use crate::bus::Buses;
 use crate::device::Registers;
 use crate::layout;
+
+/// Persistent memory lies at multiples of this, the guest's largest pages.
+const PMEM_STEP: u64 = 1 << 30;
+/// The guest's driver takes whole sections of memory only.
+const PMEM_UNIT: u64 = 2 << 20;
 
 impl Registers for Mmio {
     fn read(&self, offset: u64, into: &mut [u8]) {
@@ -95,16 +103,34 @@ pub(super) fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
     })
 }
 
+fn limit(spec: LimitSpec) -> Limit {
+    let rate = |per_second| Rate { per_second, burst: 0 };
+    Limit { bytes: rate(spec.bytes), operations: rate(spec.operations) }
+}
+
+fn own_network(spec: &NetSpec) -> UserSettings {
+    let forwards = spec.forwards.iter().map(|forward| Forward {
+        protocol: if forward.udp { Protocol::Udp } else { Protocol::Tcp },
+        host: forward.host,
+        guest_port: forward.guest_port,
+    });
+    UserSettings {
+        forwards: forwards.collect(),
+        host_access: if spec.host_loopback { HostAccess::Loopback } else { HostAccess::None },
+        ..UserSettings::default()
+    }
+}
+
 fn disk(number: usize, spec: &DiskSpec, cpus: u32) -> Result<Box<dyn Device>, MachineError> {
     let name = format!("disk{number}");
     let access = if spec.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let cache = if spec.direct { Cache::Direct } else { Cache::Host };
+    let chain = if spec.backing { Chain::Opened } else { Chain::Refused };
     let disk: Box<dyn Disk> = match spec.format {
-        DiskFormat::Raw => Box::new(Raw::open(&spec.path, access, Cache::Host).map_err(failed(&name))?),
-        DiskFormat::Qcow2 => {
-            Box::new(Qcow2::open(&spec.path, access, Cache::Host, Chain::Opened).map_err(failed(&name))?)
-        }
+        DiskFormat::Raw => Box::new(Raw::open(&spec.path, access, cache).map_err(failed(&name))?),
+        DiskFormat::Qcow2 => Box::new(Qcow2::open(&spec.path, access, cache, chain).map_err(failed(&name))?),
     };
-    let settings = block::Settings { id: name.clone(), queues: cpus.min(8) as u16, limit: Limit::default() };
+    let settings = block::Settings { id: name.clone(), queues: cpus.min(8) as u16, limit: limit(spec.limit) };
     Ok(Box::new(Block::new(disk, settings).map_err(failed(&name))?))
 }
 
@@ -113,15 +139,15 @@ fn card(number: usize, spec: &NetSpec) -> Result<Box<dyn Device>, MachineError> 
     let settings = net::Settings {
         mac: specification::mac(spec.mac.as_deref(), number)?,
         mtu: None,
-        receive_limit: Limit::default(),
-        transmit_limit: Limit::default(),
+        receive_limit: limit(spec.limit),
+        transmit_limit: limit(spec.limit),
     };
     let card = match &spec.tap {
         Some(tap) => {
-            let backend = TapBackend::open(tap, 1).map_err(failed(&name))?;
+            let backend = TapBackend::open(tap, spec.queues).map_err(failed(&name))?;
             Net::new(Box::new(backend), settings).map_err(failed(&name))?
         }
-        None => Net::in_user_network(settings, &UserSettings::default()).map_err(failed(&name))?,
+        None => Net::in_user_network(settings, &own_network(spec)).map_err(failed(&name))?,
     };
     Ok(Box::new(card))
 }
@@ -130,7 +156,7 @@ fn card(number: usize, spec: &NetSpec) -> Result<Box<dyn Device>, MachineError> 
 type Made = (Vec<Box<dyn Device>>, Option<Pump>);
 
 /// Every virtio device of the specification, in the order in which the guest finds them, and the hand on the balloon.
-fn make(spec: &MachineSpec) -> Result<Made, MachineError> {
+fn make(spec: &MachineSpec, memory: &Memory) -> Result<Made, MachineError> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for (number, disk_spec) in spec.disks.iter().enumerate() {
         devices.push(disk(number, disk_spec, spec.cpus)?);
@@ -147,6 +173,12 @@ fn make(spec: &MachineSpec) -> Result<Made, MachineError> {
             Fs::new(&share.tag, &share.path, sharing).map_err(failed(&format!("share {}", share.tag)))?,
         ));
     }
+    let regions = memory.regions().iter().enumerate().filter(|(_, region)| region.range.kind == RegionKind::Pmem);
+    for (number, region) in regions {
+        if let Some(file) = memory.file(number) {
+            devices.push(Box::new(Pmem::new(Arc::clone(file), region.range.gpa, region.range.size)));
+        }
+    }
     let mut pump = None;
     if spec.balloon {
         let settings = balloon::Settings { target: 0, pressure: balloon::Pressure::Deflate };
@@ -156,6 +188,26 @@ fn make(spec: &MachineSpec) -> Result<Made, MachineError> {
     }
     devices.push(Box::new(Entropy::new(Limit::default()).map_err(failed("entropy"))?));
     Ok((devices, pump))
+}
+
+/// The files of the persistent memory as parts of the machine's memory, above its RAM.
+pub(super) fn persistent(spec: &MachineSpec) -> Result<Vec<Backing>, MachineError> {
+    let mut gpa = (HIGH_RAM + spec.memory).next_multiple_of(PMEM_STEP);
+    let mut regions = Vec::with_capacity(spec.pmems.len());
+    for (number, pmem) in spec.pmems.iter().enumerate() {
+        let name = format!("pmem{number}");
+        let file = OpenOptions::new().read(true).write(!pmem.read_only).open(&pmem.path).map_err(failed(&name))?;
+        let size = file.metadata().map_err(failed(&name))?.len();
+        if size == 0 || !size.is_multiple_of(PMEM_UNIT) {
+            let why = format!("{} has {size} bytes, not a multiple of 2 MiB", pmem.path.display());
+            return Err(failed(&name)(why));
+        }
+        let sharing = if pmem.read_only { MemorySharing::Private } else { MemorySharing::Shared };
+        let range = Range { gpa, size, offset: 0, kind: RegionKind::Pmem };
+        regions.push(Backing { range, file: Arc::new(file), sharing });
+        gpa = (gpa + size).next_multiple_of(PMEM_STEP);
+    }
+    Ok(regions)
 }
 
 /// A device at its place.
@@ -189,7 +241,7 @@ impl Devices {
         vm: &Arc<dyn Vm>,
         buses: &mut Buses,
     ) -> Result<Self, MachineError> {
-        let (devices, pump) = make(spec)?;
+        let (devices, pump) = make(spec, memory)?;
         let mut all = Self { attached: Vec::new(), pci: None, pump, told: Vec::new() };
         match spec.bus {
             DeviceBus::Mmio => all.on_pages(devices, memory, vm, buses)?,

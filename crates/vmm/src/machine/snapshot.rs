@@ -60,6 +60,9 @@ pub enum SnapshotError {
     /// It contradicts itself.
     #[error("the snapshot is damaged: {0}")]
     Damaged(&'static str),
+    /// The guest has persistent memory, whose file goes on changing.
+    #[error("a machine with persistent memory has no snapshots: give its file as a disk")]
+    PersistentMemory,
     /// The processor here has less.
     #[error("the guest uses what the {backend} processor here does not have: {lost}")]
     Features {
@@ -315,6 +318,9 @@ impl Machine {
     /// # Errors
     /// It runs, the folder is there already, or something can't be written; then no folder is left.
     pub fn snapshot(&mut self, folder: &Path, extent: Extent) -> Result<(), MachineError> {
+        if !self.spec.pmems.is_empty() {
+            return Err(SnapshotError::PersistentMemory.into());
+        }
         let parent = match extent {
             Extent::Full => None,
             Extent::Incremental => {

@@ -20,6 +20,16 @@ const MODIFIED_NOW: u32 = 1 << 8;
 /// The longest value of an extended attribute, xattr(7).
 const MOST_XATTR: usize = 65_536;
 
+/// A user as chown(2) takes it; the highest number is nobody and changes nothing.
+pub(super) fn user(raw: u32) -> Option<Uid> {
+    (raw != u32::MAX).then(|| Uid::from_raw(raw))
+}
+
+/// A group, in the same way.
+pub(super) fn group(raw: u32) -> Option<Gid> {
+    (raw != u32::MAX).then(|| Gid::from_raw(raw))
+}
+
 /// `struct fuse_attr`.
 fn attributes_of(stat: &Stat) -> Vec<u8> {
     let seconds = [stat.st_atime, stat.st_mtime, stat.st_ctime];
@@ -81,8 +91,8 @@ impl Server {
             rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
         }
         if set & (SET_UID | SET_GID) != 0 {
-            let uid = (set & SET_UID != 0).then(|| Uid::from_raw(uid));
-            let gid = (set & SET_GID != 0).then(|| Gid::from_raw(gid));
+            let uid = user(uid).filter(|_| set & SET_UID != 0);
+            let gid = group(gid).filter(|_| set & SET_GID != 0);
             rustix::fs::chownat(self.nodes.fd(call.node)?, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if set & SET_SIZE != 0 {

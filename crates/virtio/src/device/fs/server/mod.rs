@@ -308,7 +308,7 @@ impl Server {
         if !self.may_give {
             return Ok(());
         }
-        let (uid, gid) = (rustix::fs::Uid::from_raw(call.uid), rustix::fs::Gid::from_raw(call.gid));
-        rustix::fs::chownat(folder, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(folder, name, attributes::user(call.uid), attributes::group(call.gid), flags)
     }
 }
