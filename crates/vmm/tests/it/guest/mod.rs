@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use control::machine::{BackendChoice, DeviceBus, DiskSpec, NetSpec, ShareSpec};
+use control::machine::{BackendChoice, DeviceBus, ShareSpec};
 use vmm::{Event, Extent};
 
 use crate::support::{Running, spec};
@@ -42,6 +42,10 @@ fn files(folder: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((kernel, initrd))
 }
 
+fn from_json<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
 #[test]
 fn linux_boots_uses_its_devices_and_goes_on_from_a_snapshot() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,8 +59,8 @@ fn linux_boots_uses_its_devices_and_goes_on_from_a_snapshot() {
         let mut spec = spec(&kernel, BackendChoice::Soft);
         (spec.initrd, spec.memory, spec.cpus, spec.bus) = (Some(initrd.clone()), 128 << 20, cpus, bus);
         spec.cmdline = "console=ttyS0 quiet panic=-1".to_owned();
-        spec.disks = vec![DiskSpec { path: disk.clone(), read_only: false, format: Default::default() }];
-        spec.nets = vec![NetSpec { tap: None, mac: None }];
+        spec.disks = from_json(serde_json::json!([{ "path": disk }]));
+        spec.nets = from_json(serde_json::json!([{}]));
         spec.shares = vec![ShareSpec { path: share.clone(), tag: "src".to_owned(), read_only: true }];
         let mut guest = Running::boot(&spec);
         guest.expect(&format!("processors: {cpus}, disk: 16384, shared: of the host"));
