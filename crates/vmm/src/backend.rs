@@ -82,6 +82,19 @@ pub fn probe_kvm() -> Kvm {
     }
 }
 
+/// What `insula doctor` tells of virtual machines, as JSON: the backend that is used, and what trying KVM showed.
+pub fn report() -> String {
+    let (backend, found) = match probe_kvm() {
+        Kvm::Fast => (Backend::Kvm, "guests run on KVM at the processor's speed".to_owned()),
+        Kvm::Emulated(ns) => (
+            Backend::Soft,
+            format!("KVM emulates the guest's kernel, {ns} ns an instruction; the software CPU is faster"),
+        ),
+        Kvm::Unusable(why) => (Backend::Soft, format!("the software CPU runs guests, for KVM is not usable: {why}")),
+    };
+    serde_json::json!({ "backend": backend, "found": found }).to_string()
+}
+
 /// The hypervisor for a choice.
 pub fn choose(choice: BackendChoice) -> Backend {
     match choice {

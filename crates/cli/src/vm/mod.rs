@@ -4,11 +4,14 @@ mod console;
 mod device;
 mod lifecycle;
 mod place;
+mod probe;
 mod ps;
 mod run;
 mod show;
 
 use crate::flags::{Action, Command};
+
+pub(crate) use probe::check;
 
 pub(crate) static GROUP: Command = Command {
     name: "vm",

@@ -17,7 +17,7 @@ use crate::flags::{Action, Command, Flag, Parsed};
 use crate::output;
 use crate::value::number;
 
-const PROGRAM: &str = "insula-vmm";
+pub(super) const PROGRAM: &str = "insula-vmm";
 /// How long the program may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MIB: i64 = 1 << 20;
@@ -98,7 +98,7 @@ fn new_name() -> String {
 }
 
 /// The program beside this one, else the first in `PATH`.
-fn program() -> PathBuf {
+pub(super) fn program() -> PathBuf {
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name(PROGRAM)).filter(|path| path.is_file());
     beside.unwrap_or_else(|| PathBuf::from(PROGRAM))
 }

@@ -156,6 +156,16 @@ pub(crate) fn load(memory: &Memory, payload: &Payload<'_>) -> Result<Entry, Boot
     }
 }
 
+/// For the fuzz target: loads a kernel from bytes; what it says of itself lies in its memory.
+pub(crate) fn load_stranger(bytes: &[u8]) {
+    let Ok(memory) = Memory::new(16 << 20) else { return };
+    let Some(image) = Image::of(bytes) else { return };
+    let loaded = if image.is_elf() { elf::load(&image, &memory) } else { bzimage::load(&image, &memory) };
+    if let Ok(kernel) = loaded {
+        assert!(kernel.end <= memory.ram_size() && kernel.entry < kernel.end);
+    }
+}
+
 /// Puts the initrd at the end of low memory, where no kernel decompresses itself to.
 fn load_initrd(path: &Path, memory: &Memory, kernel: &Loaded) -> Result<Initrd, BootError> {
     let fail = |source| BootError::Read { what: "initrd", path: path.to_owned(), source };
