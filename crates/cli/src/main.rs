@@ -91,8 +91,8 @@ static COMMANDS: &[&Command] = &[
     &container::lifecycle::UNPAUSE,
     &container::update::COMMAND,
     &system::version::COMMAND,
-    &volume::GROUP,
     &vm::GROUP,
+    &volume::GROUP,
     &container::lifecycle::WAIT,
 ];
 
