@@ -327,7 +327,7 @@ mod tests {
 
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let yaml = "cdiVersion: 0.5.0\nkind: acme.com/null\ncontainerEdits:\n  env: [ALL=1]\ndevices:\n- name: one\n  containerEdits:\n    env: [ONE=1]\n    deviceNodes:\n    - path: /dev/acme\n      hostPath: /dev/null\n      permissions: rw\n    mounts:\n    - {hostPath: /etc, containerPath: /acme, options: [ro, rbind]}\n    hooks:\n    - {hookName: createContainer, path: /bin/true, args: [true, x]}\n";
+        let yaml = "cdiVersion: 0.5.0\nkind: acme.com/null\ncontainerEdits:\n  env: [ALL=1]\ndevices:\n- name: one\n  containerEdits:\n    env: [ONE=1]\n    deviceNodes:\n    - path: /dev/acme\n      hostPath: /dev/null\n      permissions: rw\n    mounts:\n    - {hostPath: /etc, containerPath: /acme, options: [ro, rbind]}\n    hooks:\n    - {hookName: createContainer, path: /bin/true, args: [touch, x]}\n";
         std::fs::write(folder.path().join("acme.yaml"), yaml).unwrap();
         let json =
             r#"{"cdiVersion":"0.6.0","kind":"nvidia.com/gpu","devices":[{"name":"all"},{"name":"0"},{"name":"1"}]}"#;
