@@ -203,8 +203,11 @@ fn sources(
 ) -> std::io::Result<Vec<(PathBuf, OwnedFd, MountAttr)>> {
     let mut all: Vec<(PathBuf, Origin<'_>, MountAttr)> =
         [("/etc/resolv.conf", &paths.resolv_conf), ("/etc/hostname", &paths.hostname), ("/etc/hosts", &paths.hosts)]
+            .into_iter()
+            // those of a container in networks are made when it starts
+            .filter(|(_, source)| source.exists())
             .map(|(target, source)| (PathBuf::from(target), Origin::Path(source.clone()), MountAttr::empty()))
-            .into();
+            .collect();
     for mount in &container.spec.mounts {
         let set = if mount.read_only { MountAttr::RDONLY } else { MountAttr::empty() };
         let target = PathBuf::from(&mount.target);
