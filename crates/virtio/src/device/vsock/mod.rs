@@ -18,7 +18,8 @@ mod table;
 mod tests;
 
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::{Device, DeviceError, Kind, Metrics, Running, Wake, read_space};
@@ -49,6 +50,21 @@ pub struct ListenError {
     source: io::Error,
 }
 
+/// Listens on `path`; a socket that a killed machine has left there makes room.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let error = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        outcome => return outcome,
+    };
+    let socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if !socket || !UnixStream::connect(path).is_err_and(refused) {
+        return Err(error);
+    }
+    std::fs::remove_file(path)?;
+    UnixListener::bind(path)
+}
+
 /// The device.
 #[derive(Debug)]
 pub struct Vsock {
@@ -64,10 +80,10 @@ impl Vsock {
     /// A device for the guest `cid`, listening on `path` for programs of the host. The socket's file goes with the device.
     ///
     /// # Errors
-    /// The socket can't be made; a file of that name is in the way.
+    /// The socket can't be made: somebody listens there, or a file of that name is in the way.
     pub fn new(cid: u64, path: &Path) -> Result<Self, ListenError> {
         let failed = |source| ListenError { path: path.to_owned(), source };
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = listen(path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let table = Table::new(cid, path);
         Ok(Self { cid, listener, path: path.to_owned(), table, lost: false })

@@ -257,3 +257,20 @@ fn a_restored_guest_is_told_that_its_streams_are_gone() {
     drop(driver);
     assert!(!folder.path().join("v").exists(), "the socket's file is left");
 }
+
+#[test]
+fn what_a_killed_machine_left_makes_room_and_nothing_else_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (left, used, file) = (folder.path().join("left"), folder.path().join("used"), folder.path().join("file"));
+    drop(UnixListener::bind(&left).unwrap());
+    assert!(left.exists());
+    let vsock = Vsock::new(CID, &left).unwrap();
+    assert!(UnixStream::connect(&left).is_ok());
+    drop(vsock);
+    let _listener = UnixListener::bind(&used).unwrap();
+    std::fs::write(&file, b"kept").unwrap();
+    for taken in [&used, &file] {
+        assert!(Vsock::new(CID, taken).is_err());
+        assert!(taken.exists());
+    }
+}
