@@ -3,13 +3,15 @@
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::context::{Context, Ownership};
 use crate::daemon;
 use crate::failure::{During as _, Failure};
-use crate::http::{Body, Connection, Head, HttpError, Purpose};
+use crate::http::{Body, Connection, Head, HttpError, Proof, Purpose};
 use crate::output;
 
 /// The most bytes of an answer that is read whole.
@@ -33,6 +35,11 @@ impl Answer {
     /// The body.
     pub(crate) fn reader(&mut self) -> impl Read + '_ {
         self.connection.body(&mut self.head)
+    }
+
+    /// What the archive route says of the file that follows.
+    pub(crate) fn stat(&self) -> Result<Value, Failure> {
+        stat_of(&self.head)
     }
 
     /// Whether the body is framed in two streams, if the daemon says so.
@@ -202,7 +209,7 @@ impl Client {
             output::note(&format!("debug: {method} {target}"));
         }
         let mut connection = self.connect()?;
-        connection.proof = proof.map(str::to_owned);
+        connection.proof = proof.map(|proof| Proof::One(proof.to_owned()));
         connection.send(method, target, Body::Empty, Purpose::Answer)?;
         let head = connection.receive()?;
         let mut answer = self.checked(connection, head)?;
@@ -211,13 +218,53 @@ impl Client {
         Ok(answer)
     }
 
+    /// What the archive route says of a container's file; `None` if there is none.
+    pub(crate) fn path_stat(&mut self, target: &str) -> Result<Option<Value>, Failure> {
+        let (connection, head) = self.exchange("HEAD", target, None, Purpose::Answer)?;
+        // a refusal of this kind has no body that would say why
+        drop(connection);
+        match head.status {
+            200 => stat_of(&head).map(Some),
+            404 => Ok(None),
+            // asked in the other way, the daemon says what is wrong
+            _ => self.get_bytes(target).map(|_| None),
+        }
+    }
+
     /// Sends a stream of bytes; the answer comes bit by bit.
     pub(crate) fn upload(&mut self, target: &str, body: &mut dyn Read) -> Result<Answer, Failure> {
+        self.send_stream("POST", target, body, None)
+    }
+
+    /// As [`Self::upload`], with what the user has for all registries.
+    pub(crate) fn upload_as(
+        &mut self,
+        target: &str,
+        body: &mut dyn Read,
+        proofs: Option<String>,
+    ) -> Result<Answer, Failure> {
+        self.send_stream("POST", target, body, proofs)
+    }
+
+    /// As [`Self::upload`], to a place that is named.
+    pub(crate) fn put(&mut self, target: &str, body: &mut dyn Read) -> Result<Answer, Failure> {
+        self.send_stream("PUT", target, body, None)
+    }
+
+    fn send_stream(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &mut dyn Read,
+        proofs: Option<String>,
+    ) -> Result<Answer, Failure> {
         if self.context.debug {
-            output::note(&format!("debug: POST {target}"));
+            output::note(&format!("debug: {method} {target}"));
         }
         let mut connection = self.connect()?;
-        connection.send("POST", target, Body::Stream(body), Purpose::Answer)?;
+        connection.proof = proofs.map(Proof::All);
+        connection.send(method, target, Body::Stream(body), Purpose::Answer)?;
+        connection.proof = None;
         let head = connection.receive()?;
         self.checked(connection, head)
     }
@@ -234,6 +281,11 @@ impl Client {
         let (stream, early) = answer.connection.into_stream();
         Ok(Upgraded { stream, early, multiplexed })
     }
+}
+
+fn stat_of(head: &Head) -> Result<Value, Failure> {
+    let bytes = STANDARD.decode(&head.path_stat).during(|| "the daemon's word on a file is unreadable".to_owned())?;
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 /// Writes a value into a query or a path.

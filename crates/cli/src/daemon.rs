@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
@@ -29,7 +29,7 @@ pub(crate) static GROUP: Command = Command {
     name: "daemon",
     usage: "COMMAND",
     about: "Start, stop and ask after the daemon",
-    action: Action::Group(&[&LOGS, &START, &STATUS, &STOP]),
+    action: Action::Group(&[&LOGS, &RELOAD, &START, &STATUS, &STOP, &UPGRADE]),
     ..Command::BLANK
 };
 
@@ -64,6 +64,22 @@ static STATUS: Command = Command {
     usage: "",
     about: "Say whether the daemon runs; exit code 3 if not",
     action: Action::Run(status),
+    ..Command::BLANK
+};
+
+static RELOAD: Command = Command {
+    name: "reload",
+    usage: "",
+    about: "Let the daemon read its settings again",
+    action: Action::Run(reload),
+    ..Command::BLANK
+};
+
+static UPGRADE: Command = Command {
+    name: "upgrade",
+    usage: "",
+    about: "Let the daemon execute its program anew, such as another version; containers go on, no client is refused",
+    action: Action::Run(upgrade),
     ..Command::BLANK
 };
 
@@ -239,6 +255,42 @@ fn stop(context: &Context, _: &Parsed) -> Outcome {
         )));
     }
     output::line(&format!("stopped insulad (pid {pid})"));
+    Ok(0)
+}
+
+/// Sends the daemon a signal; its process id.
+fn tell(context: &Context, signal: Signal) -> Result<Pid, Failure> {
+    let Some((pid, fd)) = running(context)? else {
+        return Err(Failure::new(format!("no insulad runs in {}", context.run.display())));
+    };
+    rustix::process::pidfd_send_signal(&fd, signal).during(|| format!("cannot reach insulad (pid {pid})"))?;
+    Ok(pid)
+}
+
+fn reload(context: &Context, _: &Parsed) -> Outcome {
+    let pid = tell(context, Signal::HUP)?;
+    output::line(&format!("insulad (pid {pid}) reads its settings again; what it did is in: insula daemon logs"));
+    Ok(0)
+}
+
+fn upgrade(context: &Context, _: &Parsed) -> Outcome {
+    // the successor writes the file anew, though perhaps with the same number
+    let file = context.run.join("insulad.pid");
+    let written = || fs::metadata(&file).map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec())).ok();
+    let before = written();
+    let pid = tell(context, Signal::USR2)?;
+    let begin = Instant::now();
+    while written().is_none_or(|now| Some(now) == before) {
+        if begin.elapsed() > START_LIMIT {
+            return Err(Failure::new(format!(
+                "insulad (pid {pid}) has not come back after {} seconds; see: insula daemon logs",
+                START_LIMIT.as_secs()
+            )));
+        }
+        sleep(Duration::from_millis(20));
+    }
+    let answer = crate::client::Client::new(context).get("/version")?;
+    output::line(&format!("insulad (pid {pid}) is version {} now", crate::table::text(&answer, "/Version")));
     Ok(0)
 }
 

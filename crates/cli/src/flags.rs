@@ -62,6 +62,8 @@ pub(crate) enum Action {
     Run(fn(&Context, &Parsed) -> Outcome),
     /// It is a group of commands.
     Group(&'static [&'static Command]),
+    /// It is a group of commands with flags of its own, which stand before the command's name and which the command sees.
+    Nested(&'static [&'static Command]),
 }
 
 /// One command.
@@ -167,6 +169,12 @@ impl Parsed {
     ) -> Result<Option<Vec<T>>, Failure> {
         let values = self.values(long).map(|value| read_one(long, value, &read)).collect::<Result<Vec<T>, _>>()?;
         Ok((!values.is_empty()).then_some(values))
+    }
+
+    /// Adds what stood before the command's name; what stands behind it wins.
+    pub(crate) fn behind(mut self, before: &Self) -> Self {
+        self.given.splice(0..0, before.given.iter().cloned());
+        self
     }
 
     /// The first argument; parsing has made sure that it is there.
@@ -310,11 +318,13 @@ pub(crate) fn help(command: &Command, path: &str) -> String {
     if !command.aliases.is_empty() {
         text.push_str(&format!("\nAlso called: {}\n", command.aliases.join(", ")));
     }
-    if let Action::Group(children) = command.action {
+    if let Action::Group(children) | Action::Nested(children) = command.action {
         text.push_str("\nCommands:\n");
         for child in children {
             text.push_str(&format!("  {:<12} {}\n", child.name, child.about));
         }
+    }
+    if let Action::Group(_) = command.action {
         text.push_str(&format!("\n`{path} COMMAND --help` tells more about one.\n"));
         return text;
     }

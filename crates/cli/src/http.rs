@@ -71,6 +71,8 @@ enum Framing {
 pub(crate) struct Head {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// What a container's file is, as the archive route says it: JSON in base 64.
+    pub(crate) path_stat: String,
     framing: Framing,
     close: bool,
 }
@@ -83,8 +85,17 @@ pub(crate) struct Connection {
     start: usize,
     /// Whether an earlier exchange was completed on it.
     pub(crate) used: bool,
-    /// Who asks, at a registry: what goes into `X-Registry-Auth`.
-    pub(crate) proof: Option<String>,
+    /// Who asks, at a registry or at several.
+    pub(crate) proof: Option<Proof>,
+}
+
+/// What a user has for registries, as base64 of JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// For the one that is asked.
+    One(String),
+    /// For all, by their names.
+    All(String),
 }
 
 impl Connection {
@@ -109,7 +120,10 @@ impl Connection {
     ) -> Result<(), HttpError> {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: insula\r\nUser-Agent: insula\r\n");
         if let Some(proof) = &self.proof {
-            head.push_str(&format!("X-Registry-Auth: {proof}\r\n"));
+            head.push_str(&match proof {
+                Proof::One(proof) => format!("X-Registry-Auth: {proof}\r\n"),
+                Proof::All(proofs) => format!("X-Registry-Config: {proofs}\r\n"),
+            });
         }
         if purpose == Purpose::Upgrade {
             head.push_str("Connection: Upgrade\r\nUpgrade: tcp\r\n");
@@ -190,11 +204,19 @@ impl Connection {
         let parsed = response.parse(bytes).map_err(|error| HttpError::Malformed(error.to_string()))?;
         let httparse::Status::Complete(size) = parsed else { return Ok(None) };
         let status = response.code.unwrap_or(0);
-        let mut head = Head { status, content_type: String::new(), framing: Framing::UntilClose, close: false };
+        let mut head = Head {
+            status,
+            content_type: String::new(),
+            path_stat: String::new(),
+            framing: Framing::UntilClose,
+            close: false,
+        };
         for header in response.headers.iter() {
             let value = String::from_utf8_lossy(header.value).trim().to_ascii_lowercase();
             if header.name.eq_ignore_ascii_case("content-type") {
                 head.content_type = value;
+            } else if header.name.eq_ignore_ascii_case("x-docker-container-path-stat") {
+                head.path_stat = String::from_utf8_lossy(header.value).trim().to_owned();
             } else if header.name.eq_ignore_ascii_case("content-length") {
                 let length = value.parse().map_err(|_| HttpError::Malformed(format!("content-length {value}")))?;
                 if head.framing == Framing::UntilClose {

@@ -11,6 +11,8 @@
 
 mod build;
 mod client;
+mod cni;
+mod compose;
 mod container;
 mod context;
 mod daemon;
@@ -18,6 +20,7 @@ mod failure;
 mod flags;
 mod http;
 mod image;
+mod network;
 mod output;
 mod registry;
 mod session;
@@ -25,7 +28,10 @@ mod system;
 mod table;
 mod template;
 mod terminal;
+mod top;
 mod value;
+mod vm;
+mod volume;
 
 use std::ffi::OsString;
 
@@ -37,8 +43,11 @@ static COMMANDS: &[&Command] = &[
     &container::attach::COMMAND,
     &build::COMMAND,
     &build::BUILDER,
+    &cni::GROUP,
     &container::commit::COMMAND,
+    &compose::COMMAND,
     &container::GROUP,
+    &container::cp::COMMAND,
     &container::create::COMMAND,
     &daemon::GROUP,
     &container::commit::DIFF,
@@ -59,6 +68,7 @@ static COMMANDS: &[&Command] = &[
     &image::registry::LOGOUT,
     &container::logs::COMMAND,
     &image::registry::MANIFEST,
+    &network::GROUP,
     &container::lifecycle::PAUSE,
     &container::top::PORT,
     &container::ps::COMMAND,
@@ -81,6 +91,8 @@ static COMMANDS: &[&Command] = &[
     &container::lifecycle::UNPAUSE,
     &container::update::COMMAND,
     &system::version::COMMAND,
+    &volume::GROUP,
+    &vm::GROUP,
     &container::lifecycle::WAIT,
 ];
 
@@ -94,6 +106,9 @@ sys::in_place_of_glibc!();
 
 #[cfg_attr(test, expect(dead_code, reason = "the test program has a main of its own"))]
 fn run(arguments: Vec<OsString>) -> u8 {
+    if let Some(code) = cni::plugin(&arguments) {
+        return code;
+    }
     let mut words = Vec::new();
     for word in arguments.into_iter().skip(1) {
         match word.into_string() {
@@ -116,22 +131,39 @@ fn run(arguments: Vec<OsString>) -> u8 {
         output::print(&help());
         return u8::from(!globals.help);
     }
-    let (command, path, rest) = match find(rest) {
+    let (mut command, mut path, rest) = match find(rest) {
         Ok(found) => found,
         Err(why) => return bad_line("insula", &why),
     };
-    let Action::Run(action) = command.action else {
-        output::print(&flags::help(command, &path));
-        return u8::from(rest.is_empty());
-    };
-    let parsed = match flags::parse(command, rest) {
-        Ok(parsed) if parsed.help => {
+    let mut parsed = match flags::parse(command, rest) {
+        _ if matches!(command.action, Action::Group(_)) => {
             output::print(&flags::help(command, &path));
-            return 0;
+            return u8::from(rest.is_empty());
         }
         Ok(parsed) => parsed,
         Err(why) => return bad_line(&path, &why),
     };
+    if let (Action::Nested(children), false, false) = (&command.action, parsed.help, parsed.arguments.is_empty()) {
+        let words = std::mem::take(&mut parsed.arguments);
+        let (child, rest);
+        (child, path, rest) = match find_among(children, &path, &words) {
+            Ok(found) => found,
+            Err(why) => return bad_line(&path, &why),
+        };
+        parsed = match flags::parse(child, rest) {
+            Ok(inner) => inner.behind(&parsed),
+            Err(why) => return bad_line(&path, &why),
+        };
+        command = child;
+    }
+    let Action::Run(action) = command.action else {
+        output::print(&flags::help(command, &path));
+        return u8::from(!parsed.help);
+    };
+    if parsed.help {
+        output::print(&flags::help(command, &path));
+        return 0;
+    }
     match globals.context().and_then(|context| action(&context, &parsed)) {
         Ok(code) => code,
         Err(failure) => {
@@ -150,8 +182,16 @@ type Found<'a> = (&'static Command, String, &'a [String]);
 
 /// Finds the command that the words name; `help` before or `--help` after a group shows the group.
 fn find(words: &[String]) -> Result<Found<'_>, String> {
-    let mut among = COMMANDS;
-    let mut path = "insula".to_owned();
+    find_among(COMMANDS, "insula", words)
+}
+
+fn find_among<'a>(
+    commands: &'static [&'static Command],
+    before: &str,
+    words: &'a [String],
+) -> Result<Found<'a>, String> {
+    let mut among = commands;
+    let mut path = before.to_owned();
     let mut rest = words;
     let mut group: Option<&'static Command> = None;
     loop {
@@ -171,7 +211,7 @@ fn find(words: &[String]) -> Result<Found<'_>, String> {
         path = format!("{path} {}", command.name);
         rest = tail;
         match command.action {
-            Action::Run(_) => return Ok((command, path, rest)),
+            Action::Run(_) | Action::Nested(_) => return Ok((command, path, rest)),
             Action::Group(children) => {
                 among = children;
                 group = Some(command);
@@ -211,7 +251,7 @@ mod tests {
         for command in among {
             let path = format!("{path} {}", command.name);
             visit(command, &path);
-            if let Action::Group(children) = command.action {
+            if let Action::Group(children) | Action::Nested(children) = command.action {
                 walk(children, &path, visit);
             }
         }
@@ -222,7 +262,7 @@ mod tests {
         assert!(COMMANDS.is_sorted_by_key(|command| command.name));
         walk(COMMANDS, "insula", &mut |command, path| {
             assert!(!command.about.is_empty(), "{path}");
-            if let Action::Group(children) = command.action {
+            if let Action::Group(children) | Action::Nested(children) = command.action {
                 assert!(children.is_sorted_by_key(|command| command.name), "{path}");
             }
             let text = flags::help(command, path);

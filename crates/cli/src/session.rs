@@ -198,7 +198,15 @@ impl Unframe {
         })
     }
 
-    fn sort(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(stdcopy::Stream, &[u8])) -> Result<(), Failure> {
+    /// Gives what has come to `sink`, by its stream.
+    ///
+    /// # Errors
+    /// A header that is none.
+    pub(crate) fn sort(
+        &mut self,
+        mut bytes: &[u8],
+        sink: &mut dyn FnMut(stdcopy::Stream, &[u8]),
+    ) -> Result<(), Failure> {
         let (header, stream, left) = match self {
             Self::Raw => {
                 if !bytes.is_empty() {

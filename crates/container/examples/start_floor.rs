@@ -8,7 +8,9 @@
 #![no_main]
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set};
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -116,6 +118,8 @@ fn child(
         rustix::io::write(tasks, b"0")?;
     }
     sys::process::unshare(proof, Namespaces::CGROUP)?;
+    sys::netns::raise_loop()?;
+    sys::keyring::join_session(c"floor")?;
     rustix::system::sethostname(b"floor")?;
     set_propagation(Path::new("/"), MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     let to = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -130,11 +134,29 @@ fn child(
     rustix::process::chdir("/")?;
     sys::process::close_on_exec_from(3)?;
     rustix::thread::set_no_new_privs(true)?;
+    keep_three_capabilities()?;
     if let Some(filter) = filter {
         sys::seccomp::load(0, filter)?;
     }
     let program = CString::new("/bin/true")?;
     Err(sys::process::execve(&program, std::slice::from_ref(&program), &[CString::new("PATH=/bin")?]).into())
+}
+
+/// The same three as the measured containers', in every set.
+fn keep_three_capabilities() -> Outcome<()> {
+    let keep = CapabilitySet::AUDIT_WRITE | CapabilitySet::KILL | CapabilitySet::NET_BIND_SERVICE;
+    for number in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        if keep.intersects(one) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(one) {
+            Err(Errno::INVAL) => break,
+            outcome => outcome?,
+        }
+    }
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 const QUIET: MountAttr = MountAttr::NOSUID.union(MountAttr::NODEV).union(MountAttr::NOEXEC);
@@ -200,7 +222,7 @@ fn hide(root: BorrowedFd<'_>) -> Outcome<()> {
     for file in ["proc/kcore", "proc/keys", "proc/latency_stats", "proc/sched_debug", "proc/timer_list"] {
         let null = open_tree(root, Path::new("dev/null"), OpenTreeFlags::OPEN_TREE_CLONE)?;
         match move_mount(null.as_fd(), Path::new(""), root, Path::new(file), to) {
-            Err(error) if error.errno != rustix::io::Errno::NOENT => return Err(error.into()),
+            Err(error) if error.errno != Errno::NOENT => return Err(error.into()),
             _ => {}
         }
     }

@@ -6,7 +6,7 @@
 mod shape;
 
 use crate::error::{Doing, Result, SetupError};
-use crate::init::{memory, names, options};
+use crate::init::{memory, names};
 use control::FailureKind;
 use oci_spec::runtime::{
     Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxSchedulerPolicy, LinuxSeccompAction, Process, Spec,
@@ -18,17 +18,24 @@ use std::ffi::OsString;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path};
+use sys::mount_options;
 
 /// Reads a configuration; with it come words about what was left out.
 ///
 /// # Errors
 /// [`FailureKind::Invalid`] for text that is no configuration, with line and column.
-pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
+pub fn parse(text: &[u8]) -> Result<(Box<Spec>, Vec<String>)> {
     objects(text, "")?;
-    match serde_json::from_slice(text) {
+    match boxed(text) {
         Ok(spec) => Ok((spec, Vec::new())),
         Err(error) => lenient(text).ok_or_else(|| SetupError::invalid(format!("config.json: {error}"))),
     }
+}
+
+/// The structure is four kilobytes: in one place from here on, it is not moved from frame to frame, each of which would touch new pages.
+#[inline(never)]
+fn boxed(text: &[u8]) -> serde_json::Result<Box<Spec>> {
+    serde_json::from_slice(text).map(Box::new)
 }
 
 /// Sees to it that no list stands where a configuration, or the part of it that `within` names, has an object.
@@ -42,7 +49,7 @@ pub(crate) fn objects(text: &[u8], within: &str) -> Result<()> {
 /// Reads a configuration that the plain structures refuse and that other runtimes take; with it come words about what was left out.
 /// `None` for what is wrong all the same.
 #[must_use]
-pub fn lenient(text: &[u8]) -> Option<(Spec, Vec<String>)> {
+pub fn lenient(text: &[u8]) -> Option<(Box<Spec>, Vec<String>)> {
     let mut value: Value = serde_json::from_slice(text).ok()?;
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
@@ -57,7 +64,7 @@ pub fn lenient(text: &[u8]) -> Option<(Spec, Vec<String>)> {
             }
         }
     }
-    Some((serde_json::from_value::<Spec>(value).ok()?, warnings))
+    Some((serde_json::from_value(value).map(Box::new).ok()?, warnings))
 }
 
 /// `null` stands for what is not there.
@@ -99,7 +106,7 @@ pub fn check(spec: &Spec) -> Result<()> {
     mounts(spec)?;
     devices(linux)?;
     if let Some(word) = linux.rootfs_propagation().as_deref().filter(|word| !word.is_empty())
-        && options::propagation(word).is_none()
+        && mount_options::propagation(word).is_none()
     {
         return Err(SetupError::invalid(format!("linux.rootfsPropagation: {word:?} is no kind of propagation")));
     }

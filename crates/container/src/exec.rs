@@ -2,7 +2,7 @@
 
 use crate::create::{Doomed, await_exec, reap, write_oom};
 use crate::error::{Doing, Result, SetupError};
-use crate::namespaces::{fork_through, own};
+use crate::namespaces::fork_through;
 use crate::process::{self, Console, Job, become_root, die_with_parent, join_keyring, live_on};
 use crate::schedule::{self, Moment};
 use crate::stdio::{self, Ends, Stdio, Streams};
@@ -80,27 +80,31 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     let (mut streams, ends) = stdio::ends(plan.stdio, terminal)?;
     let (line, theirs) = Line::pair()?;
     let way = Way::of(&plan);
-    // children are born in the container's pid namespace, without a process in between; afterwards in ours again
-    let pids = way == Way::Straight && plan.namespaces.contains(Namespaces::PID);
-    let back = if pids { Some(own(Namespaces::PID)?) } else { None };
-    if pids {
-        sys::process::setns(proof, plan.init, Namespaces::PID).doing(|| "cannot enter the pid namespace")?;
-    }
     if plan.terms.lifetime == Lifetime::Free {
-        // the new process is in sight of the container's from its birth: until it is the program, nobody there may look into its memory or
-        // follow its descriptors to the host
+        // the new process is in sight of the container's from its birth: until it is the program, nobody there may look into its memory
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .doing(|| "prctl(PR_SET_DUMPABLE)")?;
     }
+    let enter = |back: BorrowedFd<'_>| {
+        if way == Way::Rootless {
+            join_groups(&plan)?;
+        }
+        sys::process::setns(proof, plan.init, plan.namespaces).doing(|| "cannot enter the container's namespaces")?;
+        if way == Way::Through {
+            let mut kept = vec![theirs.as_fd(), back];
+            kept.extend(ends.fds());
+            kept.extend(plan.groups.iter().map(AsFd::as_fd));
+            sys::process::close_all_but(3 + plan.terms.preserved, &kept);
+        }
+        Ok(())
+    };
     let forked = match way {
         Way::Straight => sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process"),
-        Way::Through => fork_through(proof, (None, Namespaces::empty()), &theirs, || {
-            join_groups(&plan)?;
-            sys::process::setns(proof, plan.init, plan.namespaces).doing(|| "cannot enter the container's namespaces")
-        }),
+        Way::Through | Way::Rootless => fork_through(proof, (None, Namespaces::empty()), &theirs, enter),
     };
     if let Ok(Forked::Child) = forked {
-        drop(line);
+        // closed already, or with everything else
+        std::mem::forget(line);
         let outcome = inside(proof, (&plan, way), &ends, &theirs);
         if let Err(error) = outcome {
             // nobody hears it only when the helper is gone
@@ -109,9 +113,6 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
         sys::process::exit_now(1);
     }
     drop((theirs, ends, plan.groups));
-    if let Some(back) = back {
-        sys::process::setns(proof, back.as_fd(), Namespaces::PID).doing(|| "cannot return to our pid namespace")?;
-    }
     let Forked::Parent { pid, pidfd } = forked? else { sys::process::exit_now(1) };
     let doomed = Doomed::new(pidfd);
     let mut warnings = Vec::new();
@@ -134,16 +135,24 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
 /// How a process gets into the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// By itself, born in the pid namespace.
+    /// By itself.
     Straight,
-    /// By way of a process in between: who has no rights here has them in the user namespace only, from where nobody comes back.
+    /// By way of a process in between, which nobody in the container sees: what is born in its pid namespace then has the container's root,
+    /// and no descriptor of ours that leads to the host. Those who may trace processes there cannot be kept from following them.
     Through,
+    /// As before, and the way leads through the groups: who has no rights here has them in the user namespace only, from where nobody
+    /// comes back.
+    Rootless,
 }
 
 impl Way {
     fn of(plan: &Plan<'_>) -> Self {
         let rights = || rustix::process::geteuid().is_root();
-        if !plan.namespaces.contains(Namespaces::USER) || rights() { Self::Straight } else { Self::Through }
+        match (plan.namespaces.contains(Namespaces::USER), plan.namespaces.contains(Namespaces::PID)) {
+            (true, _) if !rights() => Self::Rootless,
+            (_, true) => Self::Through,
+            (_, false) => Self::Straight,
+        }
     }
 }
 
@@ -157,10 +166,11 @@ fn join_groups(plan: &Plan<'_>) -> Result<()> {
 fn inside(proof: SingleThread, (plan, way): (&Plan<'_>, Way), ends: &Ends, line: &Line) -> Result<()> {
     die_with_parent()?;
     schedule::affinity(plan.process, Moment::Initial)?;
-    if way == Way::Straight {
+    if way != Way::Rootless {
         join_groups(plan)?;
-        let namespaces = plan.namespaces - Namespaces::PID;
-        sys::process::setns(proof, plan.init, namespaces).doing(|| "cannot enter the container's namespaces")?;
+    }
+    if way == Way::Straight {
+        sys::process::setns(proof, plan.init, plan.namespaces).doing(|| "cannot enter the container's namespaces")?;
     }
     if plan.namespaces.contains(Namespaces::USER) {
         become_root()?;

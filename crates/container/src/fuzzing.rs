@@ -12,7 +12,7 @@ pub fn config(bytes: &[u8]) {
         Ok((spec, _)) => {
             let text = serde_json::to_vec(&spec).unwrap_or_default();
             // a value that was read can be written
-            assert!(serde_json::from_slice::<Spec>(&text).is_ok_and(|again| again == spec), "{spec:?}");
+            assert!(serde_json::from_slice::<Spec>(&text).is_ok_and(|again| again == *spec), "{spec:?}");
         }
         // the message finds its place in the text
         Err(error) => assert!(!error.message.is_empty()),

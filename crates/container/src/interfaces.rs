@@ -11,20 +11,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use sys::process::{Namespaces, SingleThread};
 use sys::rtnetlink::Links;
 
-/// Sets the loop up in a network namespace that is new: this process's own.
-pub(crate) fn raise_loop(new: Namespaces) -> Result<()> {
-    /// The kernel makes it first.
-    const LOOP: u32 = 1;
-    if !new.contains(Namespaces::NET) {
-        return Ok(());
-    }
-    let links = Links::open().doing(|| "cannot set the loop up")?;
-    let outcome = links.set_up(LOOP).doing(|| "cannot set the loop up");
-    // closed with everything else when the program's turn comes
-    std::mem::forget(links);
-    outcome
-}
-
 /// Moves what the configuration names into the network namespace of process `pid`, with its addresses, and sets it up there.
 pub(crate) fn give(proof: SingleThread, spec: &Spec, pid: i32, process: BorrowedFd<'_>) -> Result<()> {
     let all = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());

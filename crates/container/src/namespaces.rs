@@ -27,7 +27,7 @@ pub(crate) fn fork_into(
     let cgroup = cgroup.map(AsFd::as_fd);
     let forked = entered.and_then(|()| match &wanted.user {
         None => sys::process::clone3(proof, flags, cgroup).doing(|| "cannot make the container's process"),
-        Some(user) => fork_through(proof, (cgroup, flags), &inside.line, || {
+        Some(user) => fork_through(proof, (cgroup, flags), &inside.line, |_| {
             sys::process::setns(proof, user.as_fd(), Namespaces::USER)
                 .doing(|| "linux.namespaces: cannot enter the user namespace")
         }),
@@ -47,19 +47,20 @@ pub(crate) fn fork_into(
 }
 
 /// Forks by way of a process in between, which `enter`s namespaces that nobody comes back from, and has its child there, which is ours
-/// all the same, in a version 2 control group and in new namespaces. A failure is also said on the line that the child has.
+/// all the same, in a version 2 control group and in new namespaces. A failure is also said on the line that the child has. `enter` may
+/// close what the child is not to have, but for the descriptor that it is given.
 pub(crate) fn fork_through(
     proof: SingleThread,
     (cgroup, new): (Option<BorrowedFd<'_>>, Namespaces),
     theirs: &Line,
-    enter: impl FnOnce() -> Result<()>,
+    enter: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
 ) -> Result<Forked> {
     let (line, back) = Line::pair()?;
     let between = sys::process::clone3(proof, Namespaces::empty(), cgroup);
     match between.doing(|| "cannot make a process for the user namespace")? {
         Forked::Child => {
             drop(line);
-            let made = enter().and_then(|()| {
+            let made = enter(back.as_fd()).and_then(|()| {
                 sys::process::clone3_sibling(proof, new).doing(|| "cannot make the container's process")
             });
             match made {

@@ -304,7 +304,7 @@ impl Job<'_> {
         }
         // before the working folder: no path leads through a descriptor that the program is not meant to have. Those who own
         // the descriptors must not close them a second time, so there is no way back from here.
-        sys::process::close_all_but(3 + self.preserved, self.line.as_fd());
+        sys::process::close_all_but(3 + self.preserved, &[self.line.as_fd()]);
         let error = self.become_program(proof, program).unwrap_or_else(|error| error);
         let code = if error.kind == FailureKind::CommandNotFound { 127 } else { 126 };
         // heard by whoever waits for the start; without anybody there the code has to do

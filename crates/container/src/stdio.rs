@@ -3,7 +3,7 @@
 use crate::error::{Doing, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Our ends.
 #[derive(Debug, Default)]
@@ -27,6 +27,16 @@ pub(crate) enum Ends {
     Inherit,
     /// Pipes; an input of `/dev/null` where none is kept open.
     Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+}
+
+impl Ends {
+    /// What is open for it.
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Terminal | Self::Inherit => Vec::new(),
+            Self::Pipes { stdin, stdout, stderr } => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        }
+    }
 }
 
 /// Where a process without a terminal has its streams.

@@ -1,5 +1,6 @@
 //! What a virtual machine is to be: the body of `insula-vmm`'s configuration request, kept beside the machine.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,17 @@ pub enum DeviceBus {
     Pci,
 }
 
+/// How a disk's file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// Byte for byte. The default: what a guest has written is never taken for a header.
+    #[default]
+    Raw,
+    /// A qcow2 image.
+    Qcow2,
+}
+
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,17 +71,102 @@ pub struct DiskSpec {
     /// The guest may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// How it is read.
+    #[serde(default)]
+    pub format: DiskFormat,
+    /// A qcow2 image may open the images that it names below itself. One from somebody else could name any file.
+    #[serde(default)]
+    pub backing: bool,
+    /// The host's page cache is left out.
+    #[serde(default)]
+    pub direct: bool,
+    /// What the guest may do in a second.
+    #[serde(default)]
+    pub limit: LimitSpec,
+}
+
+/// A rate limit; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSpec {
+    /// Bytes a second.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Operations, or packets, a second.
+    #[serde(default)]
+    pub operations: u64,
+}
+
+/// A port of the host that leads to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardSpec {
+    /// Datagrams rather than streams.
+    #[serde(default)]
+    pub udp: bool,
+    /// Where the host listens.
+    pub host: SocketAddr,
+    /// The guest's port.
+    pub guest_port: u16,
+}
+
+/// A file that the guest sees as persistent memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PmemSpec {
+    /// The file, a multiple of 2 MiB long.
+    pub path: PathBuf,
+    /// The guest's writes do not reach the file.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetSpec {
-    /// The host's end: a tap of this name.
-    pub tap: String,
+    /// The host's end: a tap of this name. Without one the card is in a network of its own, from which connections go
+    /// out through the host's sockets.
+    #[serde(default)]
+    pub tap: Option<String>,
+    /// Pairs of queues of a tap that has several.
+    #[serde(default = "one_pair")]
+    pub queues: u16,
+    /// Ports of the host that lead to the guest, in a network of its own.
+    #[serde(default)]
+    pub forwards: Vec<ForwardSpec>,
+    /// The gateway of a network of its own leads to the host's loopback.
+    #[serde(default)]
+    pub host_loopback: bool,
+    /// What may pass in a second, each way.
+    #[serde(default)]
+    pub limit: LimitSpec,
     /// The hardware address, `02:…` made from the card's number if there is none.
     #[serde(default)]
     pub mac: Option<String>,
+}
+
+/// Sockets between guest and host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockSpec {
+    /// The guest's number, 3 or more.
+    pub cid: u32,
+    /// The host's end: a unix socket that is made there.
+    pub path: PathBuf,
+}
+
+/// A folder of the host's in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareSpec {
+    /// The folder.
+    pub path: PathBuf,
+    /// The name by which the guest mounts it.
+    pub tag: String,
+    /// The guest may not write.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// A virtual machine.
@@ -108,6 +205,21 @@ pub struct MachineSpec {
     /// Its network cards, in the same way.
     #[serde(default)]
     pub nets: Vec<NetSpec>,
+    /// Its sockets to the host.
+    #[serde(default)]
+    pub vsock: Option<VsockSpec>,
+    /// Folders that it shares.
+    #[serde(default)]
+    pub shares: Vec<ShareSpec>,
+    /// Its persistent memory.
+    #[serde(default)]
+    pub pmems: Vec<PmemSpec>,
+    /// Whether it has a balloon.
+    #[serde(default)]
+    pub balloon: bool,
+    /// Whether the pages that it writes are noted, for snapshots of only those.
+    #[serde(default)]
+    pub track_dirty: bool,
 }
 
 /// The command line of a machine for which none is given.
@@ -123,6 +235,10 @@ fn default_cmdline() -> String {
 
 fn default_memory() -> u64 {
     DEFAULT_MEMORY
+}
+
+fn one_pair() -> u16 {
+    1
 }
 
 fn one() -> u32 {

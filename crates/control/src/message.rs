@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The protocol's version; a helper refuses a [`Create`] with a version it does not know.
@@ -63,6 +64,11 @@ pub enum Request {
     /// Starts one more process in the container. Answer: [`Reply::Started`] or [`Reply::Failed`]; its end comes as
     /// [`Event::Exited`]. Descriptor: the client's connection, if [`Exec::attach`] is given.
     Exec(Box<Exec>),
+    /// Kills one process: an exec that takes too long. Answer: [`Reply::Done`], also where it has ended already.
+    Kill {
+        /// Which.
+        process: ProcessId,
+    },
     /// Sets a terminal's size. Answer: [`Reply::Done`].
     Resize {
         /// Whose terminal.
@@ -118,8 +124,9 @@ pub struct Create {
     pub netns: bool,
     /// Extended stdio behaviour.
     pub stdio: Stdio,
-    /// Where output is recorded; `None` records nothing.
-    pub log: Option<Log>,
+    /// Where output goes.
+    #[serde(default)]
+    pub log: Log,
     /// Written with an atomic rename before the exit is announced: the [`Exit`] as JSON. The helper itself stays until
     /// it is told to quit, so this serves only who finds it gone; `None` for a container that goes with its end.
     pub exit_file: Option<PathBuf>,
@@ -167,15 +174,110 @@ pub struct Stdio {
     pub stdin_once: bool,
 }
 
-/// Where and how a container's output is recorded: one JSON object a line, `{"log","stream","time"}`, as Docker's json-file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Where a container's output goes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Log {
+    /// A file, which can be read again.
+    pub file: Option<LogFile>,
+    /// A service of the host or the network.
+    pub service: Option<LogService>,
+}
+
+/// A record of output: one JSON object a line, `{"log","stream","attrs","time"}`, as Docker's json-file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogFile {
     /// The current file; older ones get `.1`, `.2`, … appended.
     pub path: PathBuf,
     /// Rotate when the file would grow beyond this many bytes; 0 for never.
     pub max_bytes: u64,
     /// How many files are kept, the current one included; at least 1.
     pub max_files: u32,
+    /// Whether older files are compressed by gzip, with `.gz` at the end.
+    pub compress: Compress,
+    /// Goes with every line; may be empty.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl From<LogFile> for Log {
+    fn from(file: LogFile) -> Self {
+        Self { file: Some(file), service: None }
+    }
+}
+
+impl LogFile {
+    /// One file without a bound.
+    #[must_use]
+    pub fn unbounded(path: PathBuf) -> Self {
+        Self { path, max_bytes: 0, max_files: 1, compress: Compress::No, attributes: BTreeMap::new() }
+    }
+}
+
+/// Whether older files of a log are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compress {
+    /// They stay as they are.
+    #[default]
+    No,
+    /// By gzip.
+    Gzip,
+}
+
+/// A service that takes output line by line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "service", rename_all = "snake_case")]
+pub enum LogService {
+    /// systemd's journal, by its native protocol.
+    Journald {
+        /// Its socket.
+        socket: PathBuf,
+        /// What goes with every line beside the message and its priority.
+        fields: Vec<(String, String)>,
+    },
+    /// A syslog server.
+    Syslog(Syslog),
+}
+
+/// How lines are sent to a syslog server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Syslog {
+    /// Where it is.
+    pub address: SyslogAddress,
+    /// The facility's number, 0 to 23.
+    pub facility: u8,
+    /// How a line is put.
+    pub format: SyslogFormat,
+    /// What the lines are marked with.
+    pub tag: String,
+    /// The host's name.
+    pub hostname: String,
+}
+
+/// Where a syslog server is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyslogAddress {
+    /// Datagrams to an address.
+    Udp(std::net::SocketAddr),
+    /// A stream to an address.
+    Tcp(std::net::SocketAddr),
+    /// A socket of this host: datagrams, or a stream where it takes none.
+    Unix(PathBuf),
+}
+
+/// How syslog lines are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyslogFormat {
+    /// `<30>Jan  2 03:04:05 tag[pid]: line`, for the host's own server.
+    #[default]
+    Local,
+    /// The same with the host's name before the tag.
+    Rfc3164,
+    /// `<30>1 2026-01-02T03:04:05Z host tag pid tag - line`.
+    Rfc5424,
+    /// The same with microseconds.
+    Rfc5424Micro,
 }
 
 /// One more process in a running container.

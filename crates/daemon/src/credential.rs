@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use engine::registry::client::{Credential, Credentials, DockerConfig};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -13,6 +14,8 @@ use std::path::PathBuf;
 pub(crate) enum Command {
     /// Print it as JSON, or nothing if there is none
     Get { domain: String },
+    /// Print all as one JSON object, by registry
+    List,
     /// Keep the one that comes as JSON on standard input
     Store { domain: String },
     /// Forget it; says whether there was one
@@ -67,6 +70,16 @@ pub(crate) fn run(command: Command) -> Result<()> {
             if let Some(credential) = config.get(&domain)? {
                 println!("{}", serde_json::to_string(&Auth::of(credential, domain))?);
             }
+        }
+        Command::List => {
+            let mut all = BTreeMap::new();
+            for domain in config.domains()? {
+                // a build may need none of those that do not work
+                if let Ok(Some(credential)) = config.get(&domain) {
+                    all.insert(domain.clone(), Auth::of(credential, domain));
+                }
+            }
+            println!("{}", serde_json::to_string(&all)?);
         }
         Command::Store { domain } => {
             let mut text = String::new();

@@ -1,10 +1,13 @@
 //! `insulad`: configuration, wiring, and the order in which things begin and end.
 //!
 //! ```text
-//! arguments ─ one of us only (pid file) ─ engine: state, recovery ─ socket ─ READY=1 ─ serve
-//! SIGTERM, SIGINT ─ no new connections ─ state to disk ─ socket and pid file gone ─ exit 0; containers go on
+//! settings ─ one of us only (pid file) ─ engine: state, recovery ─ sockets ─ READY=1 ─ serve
+//! SIGHUP: the settings are read again; what a running daemon can change, changes
+//! SIGUSR2: the program is executed anew, with the sockets: no client finds nobody
+//! SIGTERM, SIGINT ─ no new connections ─ state to disk ─ sockets and pid file gone ─ exit 0; containers go on
 //! ```
 
+mod config;
 mod credential;
 mod listen;
 mod pidfile;
@@ -13,16 +16,30 @@ mod systemd;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use engine::model::IdRange;
-use engine::registry::client::{ClientConfig, Trust};
-use engine::{Config, Distribution, Engine, KeepBlobs};
+use config::{Flags, Resolved};
+use docker_api::{Server, Tls};
+use engine::{Config, Engine};
+use listen::Sockets;
 use std::io::IsTerminal;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
+
+/// How the present level of the log is changed.
+type Level = reload::Handle<LevelFilter, Registry>;
+
+/// How long what is at work on threads of its own may hold up the daemon's end.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The Insula daemon: keeps containers and images, and serves the Docker Engine API on a unix socket.
 #[derive(Debug, Parser)]
@@ -30,45 +47,8 @@ use tracing_subscriber::filter::LevelFilter;
 struct Arguments {
     #[command(subcommand)]
     other: Option<Other>,
-    /// Folder for what survives a reboot: images, containers, volumes
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/insula")]
-    root: PathBuf,
-    /// Folder for sockets and what else ends with the boot
-    #[arg(long, value_name = "DIR", default_value = "/run/insula")]
-    run: PathBuf,
-    /// Cgroup below which every container gets its own
-    #[arg(long, value_name = "PATH", default_value = "/insula")]
-    cgroup_parent: String,
-    /// How many network namespaces are kept ready; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    netns_pool: usize,
-    /// Ids for containers' user namespaces: off, or the host's first user id, first group id and their number
-    #[arg(long, value_name = "off|UID:GID:COUNT", default_value = "off", value_parser = remap)]
-    userns_remap: Remap,
-    /// The insula-shim program; by default the one beside this program, or in PATH
-    #[arg(long, value_name = "PATH")]
-    shim: Option<PathBuf>,
-    /// What is logged: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: LevelFilter,
-    /// Group that may use the socket
-    #[arg(long, value_name = "NAME")]
-    socket_group: Option<String>,
-    /// Permission bits of the socket
-    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = mode)]
-    socket_mode: u32,
-    /// Another place with the content of a registry, asked first: docker.io=https://mirror:5000
-    #[arg(long, value_name = "REGISTRY=URL", value_parser = mirror)]
-    mirror: Vec<(String, String)>,
-    /// Registry (host, host:port or a network such as 10.0.0.0/8) that may speak plain HTTP or have any certificate
-    #[arg(long, value_name = "REGISTRY")]
-    insecure_registry: Vec<String>,
-    /// Folder with a folder for each registry that has authorities (*.crt) and client certificates (*.cert, *.key) of its own
-    #[arg(long, value_name = "DIR", default_value = "/etc/docker/certs.d")]
-    registry_certs: PathBuf,
-    /// Whether pulled layers are kept compressed too, so that images go out byte for byte as they came
-    #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
-    keep_compressed: KeepBlobs,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 /// What else the program is.
@@ -82,53 +62,20 @@ enum Other {
     Credential(credential::Command),
 }
 
-fn mirror(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(registry, url)| !registry.is_empty() && url.contains("://"));
-    let pair = pair.map(|(registry, url)| (registry.to_owned(), url.to_owned()));
-    pair.ok_or_else(|| format!("{text:?} is not REGISTRY=URL, such as docker.io=https://mirror:5000"))
-}
-
-fn keep(text: &str) -> Result<KeepBlobs, String> {
-    match text {
-        "yes" => Ok(KeepBlobs::Yes),
-        "no" => Ok(KeepBlobs::No),
-        _ => Err(format!("{text:?} is neither yes nor no")),
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Remap(Option<IdRange>);
-
-fn remap(text: &str) -> Result<Remap, String> {
-    if text == "off" {
-        return Ok(Remap(None));
-    }
-    let wrong = || format!("{text:?} is neither off nor UID:GID:COUNT, such as 100000:100000:65536");
-    let numbers: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
-    let [first_uid, first_gid, count] = *numbers.as_slice() else { return Err(wrong()) };
-    if count == 0 || first_uid.checked_add(count).is_none() || first_gid.checked_add(count).is_none() {
-        return Err(format!("the range {text} is empty or goes beyond the largest id"));
-    }
-    Ok(Remap(Some(IdRange { first_uid, first_gid, count })))
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o777);
-    bits.ok_or_else(|| format!("{text:?} is no file mode; write it in octal, such as 0660"))
+/// How serving ended.
+enum Ended {
+    Stopped,
+    /// The program is to be executed anew, with these sockets.
+    Anew(Vec<OwnedFd>),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(arguments.log_level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let level = start_log();
     let done = match arguments.other {
         Some(Other::Registry(command)) => registry::run(command),
         Some(Other::Credential(command)) => credential::run(command),
-        None => start(arguments),
+        None => start(&arguments.flags, &level),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,10 +86,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: Arguments) -> Result<()> {
+fn start_log() -> Level {
+    let (filter, level) = reload::Layer::new(LevelFilter::INFO);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    level
+}
+
+fn start(flags: &Flags, level: &Level) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // before there are threads: descriptors and environment are the process's
     let passed = sys::listen_fds::take().context("cannot take the sockets that systemd passed")?;
+    let program = std::env::current_exe();
+    let settings = flags.resolve()?;
+    if flags.validate {
+        settings.tls.clone().map(Tls::load).transpose().context("cannot use the TLS files")?;
+        println!("configuration OK");
+        return Ok(());
+    }
+    level.reload(settings.log_level).context("cannot set the log's level")?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -151,7 +116,24 @@ fn start(arguments: Arguments) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads")?;
-    runtime.block_on(serve(arguments, passed))
+    let ended = runtime.block_on(serve(flags, settings, level, passed))?;
+    runtime.shutdown_timeout(FAREWELL);
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Anew(sockets) => Err(execute(&program.context("cannot find this program")?, sockets)),
+    }
+}
+
+/// Executes the program, which may be another one by now, in this process; returns only if that fails.
+fn execute(program: &Path, sockets: Vec<OwnedFd>) -> anyhow::Error {
+    let count = sockets.len();
+    if let Err(error) = sys::listen_fds::pass(sockets) {
+        return anyhow::Error::new(error).context("cannot pass the sockets on");
+    }
+    let mut command = std::process::Command::new(program);
+    command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", count.to_string());
+    let error = command.env("LISTEN_PID", std::process::id().to_string()).env(listen::OWN_SOCKETS, "1").exec();
+    anyhow::Error::new(error).context(format!("cannot execute {}", program.display()))
 }
 
 /// Every container costs a few descriptors.
@@ -163,74 +145,105 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve(arguments: Arguments, passed: Vec<std::os::fd::OwnedFd>) -> Result<()> {
-    let mut stop_signals = Signals::new()?;
-    let run = std::path::absolute(&arguments.run).context("cannot find the working folder")?;
-    make_folder(&run)?;
-    let pidfile = pidfile::take(&run)?;
-    let config = config(&arguments, &run)?;
-    let opening = Engine::open(config);
+async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<OwnedFd>) -> Result<Ended> {
+    let mut signals = Signals::new()?;
+    make_folder(&settings.run)?;
+    let pidfile = pidfile::take(&settings.run)?;
+    let tls = settings.tls.clone().map(Tls::load).transpose().context("cannot use the TLS files")?;
+    let opening = Engine::open(engine_config(flags, &settings)?);
     let engine = tokio::select! {
         engine = opening => engine.context("cannot open the engine")?,
-        () = stop_signals.stop() => bail!("stopped before it was ready"),
+        () = signals.stop() => bail!("stopped before it was ready"),
     };
-    let sockets = if passed.is_empty() {
-        let place = listen::Place {
-            path: run.join("docker.sock"),
-            mode: arguments.socket_mode,
-            group: arguments.socket_group.as_deref(),
-        };
-        listen::bind(&place)?
-    } else {
-        listen::adopt(passed)?
-    };
+    let sockets = Sockets::open(&settings, tls.as_ref(), passed).await?;
     let (stop, stopped) = watch::channel(false);
-    let server = docker_api::Server::new(engine.clone());
-    let mut serving = tokio::task::JoinSet::new();
+    let server = Server::with_settings(engine.clone(), settings.settings.clone());
+    let mut serving = JoinSet::new();
     for listener in sockets.listeners {
         let (server, stopped) = (server.clone(), stopped.clone());
         serving.spawn(async move { server.serve(listener, stopped).await });
     }
+    if let Some(address) = &settings.metrics {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("cannot serve metrics on {address}"))?;
+        let at = listener.local_addr().context("cannot serve metrics")?;
+        tracing::info!(address = %at, "serving metrics");
+        let (server, stopped) = (server.clone(), stopped.clone());
+        serving.spawn(async move { server.serve_metrics(listener, stopped).await });
+    }
     systemd::notify("READY=1");
-    tracing::info!(run = %run.display(), root = %arguments.root.display(), "ready");
-    let ended = tokio::select! {
-        () = stop_signals.stop() => Ok(()),
-        Some(ended) = serving.join_next() => ended.context("a server task ended")?.context("cannot accept connections"),
+    tracing::info!(run = %settings.run.display(), root = %settings.root.display(), "ready");
+    let mut present = settings;
+    let (ended, how) = loop {
+        tokio::select! {
+            how = signals.next() => match how {
+                Told::Reload => present = reload(flags, present, level, &server, tls.as_ref()),
+                told => break (Ok(()), told),
+            },
+            Some(ended) = serving.join_next() => {
+                let ended = ended.context("a server task ended")?.context("cannot accept connections");
+                break (ended, Told::Stop);
+            }
+        }
     };
-    systemd::notify("STOPPING=1");
-    tracing::info!("stopping; containers go on");
-    // before the last requests end: new clients shall not wait for a daemon that goes
-    drop(sockets.path);
+    let anew = matches!(how, Told::Anew);
+    if anew {
+        systemd::notify("RELOADING=1");
+        tracing::info!("executing the program anew; containers go on");
+        sockets.files.into_iter().for_each(listen::SocketFile::leave);
+    } else {
+        systemd::notify("STOPPING=1");
+        tracing::info!("stopping; containers go on");
+        // before the last requests end: new clients shall not wait for a daemon that goes
+        drop(sockets.files);
+    }
     stop.send_replace(true);
     while serving.join_next().await.is_some() {}
     engine.close().await.context("cannot bring the state to the disk")?;
     drop(pidfile);
-    ended
+    ended.map(|()| if anew { Ended::Anew(sockets.spare) } else { Ended::Stopped })
 }
 
-fn config(arguments: &Arguments, run: &Path) -> Result<Config> {
-    if !arguments.cgroup_parent.starts_with('/') || arguments.cgroup_parent.split('/').any(|part| part == "..") {
-        bail!("the cgroup parent {:?} is not an absolute path without ..", arguments.cgroup_parent);
+/// Reads the settings again and changes what can be changed while it runs; what is in force now.
+fn reload(flags: &Flags, present: Resolved, level: &Level, server: &Server, tls: Option<&Tls>) -> Resolved {
+    let fresh = match flags.resolve() {
+        Ok(fresh) => fresh,
+        Err(error) => {
+            tracing::error!("the settings stay as they are: {error:#}");
+            return present;
+        }
+    };
+    let fixed = present.fixed_differences(&fresh);
+    if !fixed.is_empty() {
+        tracing::warn!("these settings change only with a new start: {}", fixed.join(", "));
     }
+    if let Some(Err(error)) = tls.map(Tls::reload) {
+        tracing::error!("the certificate stays as it is: {:#}", anyhow::Error::new(error));
+    }
+    if level.reload(fresh.log_level).is_err() {
+        tracing::error!("the log's level stays as it is");
+    }
+    let mut settings = fresh.settings.clone();
+    settings.insecure_registries.clone_from(&present.settings.insecure_registries);
+    settings.mirrors.clone_from(&present.settings.mirrors);
+    server.change(settings.clone());
+    tracing::info!("the settings were read again");
+    Resolved { settings, log_level: fresh.log_level, ..present }
+}
+
+fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
     Ok(Config {
-        root: std::path::absolute(&arguments.root).context("cannot find the working folder")?,
-        run: run.to_owned(),
-        shim: shim(arguments.shim.as_deref())?,
-        cgroup_parent: arguments.cgroup_parent.clone(),
-        netns_pool: arguments.netns_pool,
-        userns: arguments.userns_remap.0,
-        distribution: distribution(arguments),
+        root: settings.root.clone(),
+        run: settings.run.clone(),
+        shim: program("insula-shim", "--shim", flags.shim.as_deref())?,
+        netd: program("insula-netd", "--netd", flags.netd.as_deref())?,
+        network: settings.network.clone(),
+        cgroup_parent: settings.cgroup_parent.clone(),
+        netns_pool: settings.netns_pool,
+        userns: settings.userns,
+        cdi_folders: flags.cdi_spec_dir.clone(),
+        distribution: settings.distribution.clone(),
     })
-}
-
-fn distribution(arguments: &Arguments) -> Distribution {
-    let insecure = arguments.insecure_registry.clone();
-    let trust = Trust { certificates: Some(arguments.registry_certs.clone()), insecure };
-    let mut client = ClientConfig { trust, ..ClientConfig::default() };
-    for (registry, url) in &arguments.mirror {
-        client.mirrors.entry(registry.clone()).or_default().push(url.clone());
-    }
-    Distribution { client, keep: arguments.keep_compressed }
 }
 
 fn make_folder(path: &Path) -> Result<()> {
@@ -240,29 +253,36 @@ fn make_folder(path: &Path) -> Result<()> {
     })
 }
 
-/// The helper program: as told, beside this program, or in PATH.
-fn shim(told: Option<&Path>) -> Result<PathBuf> {
-    const NAME: &str = "insula-shim";
+/// A helper program: as told, beside this program, or in PATH.
+fn program(name: &str, flag: &str, told: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = told {
         let path = std::path::absolute(path).context("cannot find the working folder")?;
         if !path.is_file() {
-            bail!("there is no program {}; give the path of insula-shim with --shim", path.display());
+            bail!("there is no program {}; give the path of {name} with {flag}", path.display());
         }
         return Ok(path);
     }
-    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(NAME)));
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(name)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|folder| folder.join(NAME));
+    let in_path = std::env::split_paths(&path).map(|folder| folder.join(name));
     let found = beside.into_iter().chain(in_path).find(|candidate| candidate.is_file());
-    found.context("cannot find insula-shim beside insulad or in PATH; give its path with --shim")
+    found.with_context(|| format!("cannot find {name} beside insulad or in PATH; give its path with {flag}"))
 }
 
-/// The signals that end the daemon, and one that shall not.
+/// What a signal tells the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+    Anew,
+}
+
+/// The signals that the daemon hears.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    /// Held so that a closed terminal does not take the daemon along.
-    _hangup: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    user: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -271,15 +291,22 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
-            _hangup: listen(SignalKind::hangup())?,
+            hangup: listen(SignalKind::hangup())?,
+            user: listen(SignalKind::user_defined2())?,
         })
     }
 
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.user.recv() => Told::Anew,
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 }
 
@@ -291,20 +318,5 @@ mod tests {
     fn arguments_are_sound() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn ranges_and_modes_are_checked() {
-        assert!(remap("off").unwrap().0.is_none());
-        let range = remap("100000:200000:65536").unwrap().0.unwrap();
-        assert_eq!((range.first_uid, range.first_gid, range.count), (100_000, 200_000, 65_536));
-        for bad in ["", "1", "1:2", "1:2:3:4", "a:b:c", "0:0:0", "4294967295:0:2"] {
-            assert!(remap(bad).is_err(), "{bad}");
-        }
-        assert_eq!(mode("0660"), Ok(0o660));
-        assert_eq!(mirror("docker.io=https://m:5").unwrap().1, "https://m:5");
-        assert!(mirror("docker.io").is_err() && mirror("=https://m").is_err() && mirror("a=m").is_err());
-        assert!(keep("perhaps").is_err());
-        assert!(mode("9").is_err() && mode("7777").is_err());
     }
 }

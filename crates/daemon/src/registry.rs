@@ -81,7 +81,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
 async fn serve(how: Serve) -> Result<()> {
     let mut stop_signals = super::Signals::new()?;
     let mut config = Config::new(how.listen, how.root.clone());
-    config.tls = how.tls_cert.zip(how.tls_key).map(|(certificate, key)| TlsFiles { certificate, key });
+    config.tls = how.tls_cert.zip(how.tls_key).map(|(certificate, key)| TlsFiles { certificate, key, clients: None });
     config.htpasswd = how.htpasswd;
     let collection = untagged(how.gc_untagged);
     config.collect = (how.gc_hours > 0).then(|| (Duration::from_secs(how.gc_hours * 3600), collection));

@@ -4,17 +4,18 @@
 //! path. A client that does not ask for an upgrade gets the output as a chunked body, through a pair of sockets.
 
 use crate::error::ApiError;
+use crate::listener::Stream;
 use crate::reply::{self, Body, Reply, Result};
 use bytes::Bytes;
 use docker_wire::{MULTIPLEXED_STREAM, RAW_STREAM};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE, USER_AGENT};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -28,7 +29,7 @@ const PIECE: usize = 16 << 10;
 /// A client's connection, on its way to a process.
 pub(crate) enum Client {
     /// It asked for an upgrade: its socket, once the answer is out.
-    Socket(OnUpgrade),
+    Socket(OnUpgrade, Reading),
     /// It did not: the far end of the pair whose near end is read into the answer's body.
     Pair(OwnedFd),
 }
@@ -38,21 +39,60 @@ impl Client {
     pub(crate) async fn connection(self) -> io::Result<(OwnedFd, Vec<u8>)> {
         match self {
             Self::Pair(fd) => Ok((fd, Vec::new())),
-            Self::Socket(upgrade) => {
+            Self::Socket(upgrade, reading) => {
                 let upgraded: Upgraded = upgrade.await.map_err(io::Error::other)?;
                 let parts = upgraded
-                    .downcast::<TokioIo<UnixStream>>()
-                    .map_err(|_| io::Error::other("the connection is not a unix socket"))?;
-                Ok((parts.io.into_inner().into_std()?.into(), parts.read_buf.to_vec()))
+                    .downcast::<TokioIo<Stream>>()
+                    .map_err(|_| io::Error::other("the connection is not one of ours"))?;
+                let socket = parts.io.into_inner().into_socket()?;
+                if reading == Reading::HeadApart {
+                    head_taken(&socket).await;
+                }
+                Ok((socket, parts.read_buf.to_vec()))
             }
         }
     }
 }
 
+/// How a client reads the answer that makes its connection a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// What comes with the head is the stream's first piece.
+    Whole,
+    /// What comes with the head may be lost to it: docker-py reads the head through a buffer and the stream past it. Programs that
+    /// take long to begin hide that.
+    HeadApart,
+}
+
+/// Clients that are known to read what comes with the head.
+const WHOLE: &[&str] = &["Docker-Client/", "Go-http-client/", "compose/", "insula"];
+/// How long a client may take to read the head alone, and how often it is looked at.
+const HEAD_PATIENCE: Duration = Duration::from_millis(500);
+const GLANCE: Duration = Duration::from_millis(1);
+
+impl Reading {
+    fn of(request: &Request<Incoming>) -> Self {
+        let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        if WHOLE.iter().any(|known| agent.starts_with(known)) { Self::Whole } else { Self::HeadApart }
+    }
+}
+
+/// Waits until the client has read what was written, or has had time to.
+async fn head_taken(socket: &OwnedFd) {
+    let taken = async {
+        while engine::unsent(socket.as_fd()).is_ok_and(|left| left > 0) {
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    // one that does not read loses nothing that it would not lose anyway
+    let _ = tokio::time::timeout(HEAD_PATIENCE, taken).await;
+}
+
 /// Makes the answer that turns a connection into streams, and the client's end for the engine.
 pub(crate) fn hijack(request: &mut Request<Incoming>, media: &'static str) -> Result<(Client, Reply)> {
     if request.headers().contains_key(UPGRADE) {
-        let client = Client::Socket(hyper::upgrade::on(request));
+        let reading = Reading::of(request);
+        let client = Client::Socket(hyper::upgrade::on(request), reading);
         let mut reply = Response::new(Body::Full(None));
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         reply.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));

@@ -1,6 +1,6 @@
 //! The Docker Engine API over the engine: a facade translates, the engine decides.
 //!
-//! HTTP/1.1 on unix sockets. One sorted table (`route`) says which request is answered where; `translate` turns Docker's words
+//! HTTP/1.1 on unix sockets, TCP, and TLS. One sorted table (`route`) says which request is answered where; `translate` turns Docker's words
 //! into the engine's and back; `attach` hands connections that stop being HTTP to the containers' helpers. The types on the wire
 //! are `docker_wire`'s.
 
@@ -9,10 +9,16 @@ mod error;
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]
 pub mod fuzzing;
+mod listener;
+mod metrics;
 mod query;
 mod reply;
 mod route;
 mod server;
+mod settings;
 mod translate;
 
+pub use listener::{Listener, Tls};
 pub use server::Server;
+pub use settings::{Defaults, LimitDefault, Settings};
+pub use translate::parse_bytes as parse_size;

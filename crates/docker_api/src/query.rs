@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A request's parameters.
 #[derive(Debug, Default)]
@@ -118,6 +119,29 @@ fn parse_time_ns(text: &str) -> Option<u64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
+/// A length of time as Go writes it, with days: `1h30m`, `1.5h`, `300ms`, `7d`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c.is_ascii_alphabetic())?;
+        let (number, tail) = rest.split_at(end);
+        let unit_end = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let factor = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86400.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok().filter(|number| *number >= 0.0)? * factor;
+        rest = tail;
+    }
+    if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
+}
+
 /// What a listing is narrowed to: values of one key are alternatives, keys all have to match.
 #[derive(Debug, Default)]
 pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
@@ -150,13 +174,27 @@ impl Filters {
         self.values(key).is_none_or(|values| values.iter().any(|value| test(value)))
     }
 
-    /// True if every `key` or `key=value` of the label filter is among `labels`.
+    /// True if every `key` or `key=value` of the label filter is among `labels`, and none of the filter `label!`.
     pub(crate) fn match_labels<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.values("label").is_none_or(|wanted| {
-            wanted.iter().all(|want| match want.split_once('=') {
-                Some((key, value)) => label(key) == Some(value),
-                None => label(want).is_some(),
-            })
+        let has = |want: &String| match want.split_once('=') {
+            Some((key, value)) => label(key) == Some(value),
+            None => label(want).is_some(),
+        };
+        self.values("label").is_none_or(|wanted| wanted.iter().all(has))
+            && self.values("label!").is_none_or(|unwanted| !unwanted.iter().any(has))
+    }
+
+    /// The moment that `until` names, in nanoseconds since 1970: a time, or how long before `now_ns`.
+    pub(crate) fn until(&self, now_ns: u64) -> Result<Option<u64>, ApiError> {
+        let text = match self.values("until") {
+            None => return Ok(None),
+            Some([text]) => text,
+            Some(_) => return Err(ApiError::invalid("more than one until filter specified")),
+        };
+        let ago = || u64::try_from(parse_duration(text)?.as_nanos()).ok().map(|ago| now_ns.saturating_sub(ago));
+        let moment = ago().or_else(|| parse_time_ns(text));
+        moment.map(Some).ok_or_else(|| {
+            ApiError::invalid(format!("invalid filter 'until={text}': give a time, or a length as in 24h or 1h30m"))
         })
     }
 
@@ -210,6 +248,42 @@ mod tests {
         check("yesterday", None);
         check("1.x", None);
         check("99999999999999999999", None);
+    }
+
+    #[test]
+    fn lengths_of_time_are_gos() {
+        let check = |text: &str, expect: Option<f64>| {
+            assert_eq!(parse_duration(text).map(|length| length.as_secs_f64()), expect, "{text}");
+        };
+        check("90m", Some(5400.0));
+        check("1h30m", Some(5400.0));
+        check("1.5h", Some(5400.0));
+        check("2d", Some(172_800.0));
+        check("300ms", Some(0.3));
+        for wrong in ["", "5", "xh", "-1h", "1y", "1h5", "nanh"] {
+            check(wrong, None);
+        }
+        let filters = |text: &str| Filters::parse(text).unwrap();
+        let now = 10_000_000_000_000;
+        assert_eq!(filters(r#"{"until":["1h"]}"#).until(now).unwrap(), Some(now - 3_600_000_000_000));
+        assert_eq!(filters(r#"{"until":["5.5"]}"#).until(now).unwrap(), Some(5_500_000_000));
+        assert!(filters("{}").until(now).unwrap().is_none());
+        assert!(filters(r#"{"until":["a"]}"#).until(now).is_err());
+        assert!(filters(r#"{"until":["1h","2h"]}"#).until(now).is_err());
+    }
+
+    #[test]
+    fn labels_are_wanted_and_unwanted() {
+        let labels = |key: &str| (key == "a").then_some("1");
+        for (text, expect) in [
+            (r#"{"label":["a"]}"#, true),
+            (r#"{"label":["a=1"],"label!":["b"]}"#, true),
+            (r#"{"label":["a=2"]}"#, false),
+            (r#"{"label!":["a"]}"#, false),
+            (r#"{"label!":["a=2"]}"#, true),
+        ] {
+            assert_eq!(Filters::parse(text).unwrap().match_labels(labels), expect, "{text}");
+        }
     }
 
     #[test]

@@ -2,12 +2,16 @@
 
 use crate::attach::Pending;
 use crate::error::ApiError;
+use crate::listener::{Listener, Stream};
+use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::reply::{self, Reply, Result};
 use crate::route::{self, Version};
+use crate::settings::Settings;
 use bytes::Bytes;
 use docker_wire::{API_VERSION, MIN_API_VERSION};
 use engine::Engine;
+use engine::model::EventKind;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue, SERVER};
@@ -19,9 +23,9 @@ use serde::de::DeserializeOwned;
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -41,13 +45,49 @@ pub struct Server(Arc<Api>);
 pub(crate) struct Api {
     pub(crate) engine: Engine,
     pub(crate) attaching: Arc<Pending>,
+    pub(crate) settings: RwLock<Arc<Settings>>,
+    pub(crate) metrics: Metrics,
 }
 
 impl Server {
     /// A server for `engine`'s objects.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self(Arc::new(Api { engine, attaching: Arc::default() }))
+        Self::with_settings(engine, Settings::default())
+    }
+
+    /// A server for `engine`'s objects; counts what happens to them from now on.
+    #[must_use]
+    pub fn with_settings(engine: Engine, settings: Settings) -> Self {
+        let settings = RwLock::new(Arc::new(settings));
+        let api = Arc::new(Api { engine, attaching: Arc::default(), settings, metrics: Metrics::default() });
+        let counting = Arc::downgrade(&api);
+        let mut events = api.engine.events(None);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                while let Some(event) = events.next().await {
+                    let Some(api) = counting.upgrade() else { return };
+                    if event.kind == EventKind::Container {
+                        api.metrics.happened(&event.action);
+                    }
+                }
+            });
+        }
+        Self(api)
+    }
+
+    /// Changes the settings, for requests from now on, and tells so.
+    pub fn change(&self, settings: Settings) {
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.0.engine.reloaded();
+    }
+
+    /// Serves only `/metrics`, by plain HTTP, until `stop` becomes true.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub async fn serve_metrics(&self, listener: TcpListener, stop: watch::Receiver<bool>) -> io::Result<()> {
+        self.accept(Listener::Tcp(listener, None), Serves::Metrics, stop).await
     }
 
     /// Serves a listening socket until `stop` becomes true, then lets running requests end for two seconds at most.
@@ -55,13 +95,22 @@ impl Server {
     ///
     /// # Errors
     /// If the socket cannot accept connections for another reason than a passing shortage.
-    pub async fn serve(&self, listener: UnixListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    pub async fn serve(&self, listener: impl Into<Listener>, stop: watch::Receiver<bool>) -> io::Result<()> {
+        self.accept(listener.into(), Serves::All, stop).await
+    }
+
+    async fn accept(&self, listener: Listener, what: Serves, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         let mut connections = JoinSet::new();
         let ended = loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(connection(Arc::clone(&self.0), stream, stop.clone()));
+                    Ok(accepted) => {
+                        let (api, stop) = (Arc::clone(&self.0), stop.clone());
+                        connections.spawn(async move {
+                            if let Some(stream) = accepted.stream().await {
+                                connection(api, stream, what, stop).await;
+                            }
+                        });
                     }
                     // descriptors or memory are short: those who wait are served when there are some again
                     Err(error) if is_shortage(&error) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -92,10 +141,10 @@ fn is_shortage(error: &io::Error) -> bool {
         .contains(&error.raw_os_error())
 }
 
-async fn connection(api: Arc<Api>, stream: UnixStream, mut stop: watch::Receiver<bool>) {
+async fn connection(api: Arc<Api>, stream: Stream, what: Serves, mut stop: watch::Receiver<bool>) {
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(answer(api, request).await) }
+        async move { Ok::<_, Infallible>(answer(api, what, request).await) }
     });
     let mut connection = pin!(
         http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service).with_upgrades()
@@ -125,6 +174,11 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn engine(&self) -> &Engine {
         &self.api.engine
+    }
+
+    /// The settings as they are now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.api.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The first part of the path that stands for something: a name or an id, without the slash that old clients put before names.
@@ -163,9 +217,12 @@ impl Call {
     }
 }
 
-async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Reply {
-    let is_head = request.method() == Method::HEAD;
-    let mut reply = match dispatch(api, request).await {
+async fn answer(api: Arc<Api>, what: Serves, request: Request<Incoming>) -> Reply {
+    let begin = Instant::now();
+    let method = request.method().clone();
+    let is_head = method == Method::HEAD;
+    let (route, answered) = dispatch(Arc::clone(&api), what, request).await;
+    let mut reply = match answered {
         Ok(reply) => reply,
         Err(error) => {
             tracing::debug!(status = error.status.as_u16(), message = error.message, "refused");
@@ -175,6 +232,7 @@ async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Reply {
     if is_head {
         *reply.body_mut() = reply::Body::Full(None);
     }
+    api.metrics.answered(route, &method, reply.status().as_u16(), begin.elapsed());
     let headers = reply.headers_mut();
     headers.insert(HeaderName::from_static("api-version"), HeaderValue::from_static(API_VERSION));
     headers.insert(HeaderName::from_static("ostype"), HeaderValue::from_static("linux"));
@@ -183,13 +241,27 @@ async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Reply {
     reply
 }
 
-async fn dispatch(api: Arc<Api>, request: Request<Incoming>) -> Result {
-    let (version, path) = Version::split(request.uri().path())?;
-    let Some((handler, params)) = route::find(request.method(), path) else {
-        return Err(ApiError::not_found(format!("page not found: {} {path}", request.method())));
+/// What the requests of strangers are counted as.
+const NOWHERE: &str = "none";
+
+/// The route that was taken, and what came of it.
+async fn dispatch(api: Arc<Api>, what: Serves, request: Request<Incoming>) -> (&'static str, Result) {
+    let (version, path) = match Version::split(request.uri().path()) {
+        Ok(split) => split,
+        Err(error) => return (NOWHERE, Err(error)),
     };
+    let found = route::find(request.method(), path).filter(|found| what == Serves::All || found.path == "/metrics");
+    let Some(found) = found else { return (NOWHERE, Err(ApiError::not_found("page not found"))) };
     let query = Query::parse(request.uri().query());
-    handler(Call { api, version, params, query, request }).await
+    let call = Call { api, version, params: found.params, query, request };
+    (found.path, (found.handler)(call).await)
+}
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Serves {
+    All,
+    Metrics,
 }
 
 impl Version {

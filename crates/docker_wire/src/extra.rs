@@ -165,6 +165,29 @@ pub struct Build {
     pub output: Option<SharedFolder>,
     /// User and group of what is written.
     pub owner: Option<(u32, u32)>,
+    /// Where steps may have been done before.
+    pub cache_from: Vec<BuildCache>,
+    /// Where this build's steps are kept for others.
+    pub cache_to: Vec<BuildCacheTarget>,
+}
+
+/// A place that keeps what builds have done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildCache {
+    /// An image with its cache in it, here or at its registry; or a cache at a registry.
+    Name(String),
+    /// A folder.
+    Folder(SharedFolder),
+}
+
+/// A place to keep a cache at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildCacheTarget {
+    /// The place; the image itself without one.
+    pub place: Option<BuildCache>,
+    /// The steps of all stages, not only of those that are layers of the result.
+    pub all: bool,
 }
 
 /// What happens in a build, one to a line.

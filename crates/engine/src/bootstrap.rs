@@ -6,7 +6,7 @@ use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Container, ContainerId, ContainerSpec, Process};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use crate::zygote::Zygote;
-use control::{Create, Event, Log, Message, ProcessId, Reply, Request, Rootfs, Stdio};
+use control::{Create, Event, LogFile, Message, ProcessId, Reply, Request, Rootfs, Stdio};
 use image::bootstrap::{Prepared, Request as Asked};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,6 +104,7 @@ async fn configure_in(
         cgroup: inner.config.cgroup(id),
         user: user::User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
         joins: Joins::default(),
+        devices: Vec::new(),
     };
     let log = work.join("configure.log");
     let create = Create {
@@ -114,7 +115,7 @@ async fn configure_in(
         seccomp: inner.seccomp(&container)?,
         netns: false,
         stdio: Stdio { open_stdin: false, stdin_once: false },
-        log: Some(Log { path: log.clone(), max_bytes: 0, max_files: 1 }),
+        log: LogFile::unbounded(log.clone()).into(),
         exit_file: None,
         runtime_dir: runtime.to_owned(),
         init: true,

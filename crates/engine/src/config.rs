@@ -1,7 +1,10 @@
 //! What the engine is told at its start, and where its files are.
 
-use crate::model::{ContainerId, IdRange};
+use crate::model::{ContainerId, IdRange, NetworkSpec};
+use net::Subnet;
+use net::ipam::{Pool, SubnetRequest};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The engine's configuration.
 #[derive(Debug, Clone)]
@@ -12,14 +15,55 @@ pub struct Config {
     pub run: PathBuf,
     /// The `insula-shim` program.
     pub shim: PathBuf,
+    /// The `insula-netd` program.
+    pub netd: PathBuf,
+    /// The default network, and where others get their addresses from.
+    pub network: NetworkDefaults,
     /// The cgroup below which every container gets its own: `/insula`.
     pub cgroup_parent: String,
     /// How many network namespaces are kept ready; 0 for none.
     pub netns_pool: usize,
     /// Ids for the containers that ask for no user namespace mode of their own; `None` leaves them the host's.
     pub userns: Option<IdRange>,
+    /// Folders of files that describe devices of the Container Device Interface, the most important last.
+    pub cdi_folders: Vec<PathBuf>,
     /// How registries are reached.
     pub distribution: Distribution,
+}
+
+/// The default network, and where others get their addresses from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkDefaults {
+    /// The default network's bridge; `insula0` where none is given.
+    pub bridge: Option<String>,
+    /// The bridge's address with its subnet's prefix; one of the pools where none is given.
+    pub address: Option<Subnet>,
+    /// The part of the default network's subnet that containers get addresses from.
+    pub range: Option<Subnet>,
+    /// The largest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// Whether the default network has IPv6 as well.
+    pub v6: bool,
+    /// Where subnets come from that nobody asked for by number; Docker's where there is none.
+    pub pools: Vec<Pool>,
+}
+
+impl NetworkDefaults {
+    /// What a new default network is to be.
+    pub(crate) fn default_bridge(&self, spec: &mut NetworkSpec) {
+        spec.link.bridge = Some(self.bridge.clone().unwrap_or_else(|| "insula0".to_owned()));
+        spec.link.mtu = self.mtu;
+        spec.v6 = self.v6;
+        if let Some(address) = self.address {
+            spec.subnets.push(SubnetRequest {
+                subnet: Some(address.network()),
+                gateway: Some(address.address()),
+                range: self.range,
+                v6: address.is_v6(),
+                ..SubnetRequest::default()
+            });
+        }
+    }
 }
 
 /// How registries are reached, and what is kept of what they send.
@@ -29,6 +73,8 @@ pub struct Distribution {
     pub client: registry::client::ClientConfig,
     /// Whether the compressed layers of pulled images are kept.
     pub keep: KeepBlobs,
+    /// How long after the last pull or load the compressed layers are reduced to what the layers do not have; never if none.
+    pub reduce_after: Option<Duration>,
 }
 
 /// Whether the compressed layers of pulled images are kept.
@@ -48,6 +94,8 @@ pub struct Paths {
     pub dir: PathBuf,
     /// Output as JSON lines.
     pub log: PathBuf,
+    /// Output of other drivers, where it is kept here too.
+    pub local_log: PathBuf,
     /// Written by the helper when the container has ended.
     pub exit: PathBuf,
     /// Shown as /etc/hosts.
@@ -63,12 +111,30 @@ pub struct Paths {
 }
 
 impl Config {
+    /// One that leads nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            netd: "/nowhere/insula-netd".into(),
+            network: NetworkDefaults::default(),
+            root: "/state".into(),
+            run: "/run/x".into(),
+            shim: "/shim".into(),
+            cgroup_parent: "/insula".into(),
+            netns_pool: 0,
+            userns: None,
+            cdi_folders: Vec::new(),
+            distribution: Distribution::default(),
+        }
+    }
+
     /// Where a container's files are.
     #[must_use]
     pub fn paths(&self, id: &ContainerId) -> Paths {
         let dir = self.containers().join(id.as_str());
         Paths {
-            log: dir.join("container.log"),
+            log: dir.join(format!("{id}-json.log")),
+            local_log: dir.join("local-logs/container.log"),
             exit: dir.join("exit.json"),
             hosts: dir.join("hosts"),
             hostname: dir.join("hostname"),

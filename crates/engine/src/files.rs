@@ -31,6 +31,10 @@ pub(crate) fn has_upper(spec: &ContainerSpec) -> bool {
 pub(crate) fn make_below_etc(container: &Container, paths: &Paths) -> io::Result<()> {
     let hostname = shown_hostname(container);
     fs::write(&paths.hostname, net::hostname_file(&hostname))?;
+    // what they say depends on addresses, which the container gets with its start
+    if matches!(container.spec.network, NetworkMode::Networks(_)) {
+        return Ok(());
+    }
     fs::write(&paths.hosts, hosts(container, &hostname))?;
     fs::write(&paths.resolv_conf, resolv_conf(container))
 }
@@ -43,15 +47,9 @@ fn hosts(container: &Container, hostname: &str) -> String {
         return text;
     }
     let name = spec.domainname.as_deref().map_or_else(|| hostname.to_owned(), |domain| format!("{hostname}.{domain}"));
-    let extra: Vec<(String, IpAddr)> = spec.extra_hosts.iter().filter_map(|line| extra_host(line)).collect();
+    let extra: Vec<(String, IpAddr)> =
+        spec.extra_hosts.iter().filter_map(|line| net::extra_host(line, &[])).flatten().collect();
     net::hosts_file(&name, None, &extra)
-}
-
-/// `name:address` or `name=address`; the address may have colons itself.
-pub(crate) fn extra_host(line: &str) -> Option<(String, IpAddr)> {
-    let (name, address) = line.split_once([':', '='])?;
-    let address = address.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
-    (!name.is_empty()).then(|| (name.to_owned(), address))
 }
 
 fn resolv_conf(container: &Container) -> String {
@@ -74,9 +72,23 @@ pub(crate) fn skeleton(folder: &Path) -> io::Result<OwnedFd> {
     sys::mount::open_tree(rustix::fs::CWD, folder, flags).map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Bytes on disk of the writable layer and the logs.
-pub(crate) fn written_bytes(paths: &Paths) -> u64 {
-    disk_bytes(&paths.dir)
+/// Bytes of the files below a folder, each file once; links are not followed.
+pub(crate) fn content_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut seen = std::collections::HashSet::new();
+    let mut pending = vec![folder.to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                pending.push(entry.path());
+            } else if meta.nlink() == 1 || seen.insert(meta.ino()) {
+                bytes += meta.len();
+            }
+        }
+    }
+    bytes
 }
 
 /// Bytes on disk below a folder; links are not followed.

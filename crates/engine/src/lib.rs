@@ -15,6 +15,7 @@ mod bootstrap;
 mod build;
 mod clock;
 mod config;
+mod copy;
 mod decide;
 mod doctor;
 mod engine;
@@ -22,12 +23,14 @@ mod error;
 mod event_log;
 mod explain;
 mod files;
+mod health;
 mod helper;
 mod host;
 mod keys;
 mod logs;
 pub mod model;
 mod names;
+mod network;
 mod plan;
 mod signal;
 mod sweep;
@@ -38,22 +41,26 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use build::{
-    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, Entitlement, PrunedCache,
-    Reuse, Squash,
+    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, CachePlace, CacheSource,
+    CacheSteps, CacheTarget, Entitlement, PrunedCache, Reuse, Squash,
 };
 pub use clock::now_ns;
-pub use config::{Config, Distribution, KeepBlobs, Paths};
+pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};
 pub use control::Streams;
+pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
-    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Progress, Proof, Pull, Remove,
-    Saving, SearchResult, Volume, Wait,
+    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Leave, Progress, Proof, Pull,
+    Remove, Saving, SearchResult, Wait,
 };
 pub use error::{EngineError, ErrorClass, Result, chain};
 pub use event_log::Events;
 pub use explain::{Explanation, Row, Section};
 pub use image;
 pub use logs::{LogLine, LogStream, Logs};
+pub use net;
 pub use registry;
+pub use sys::socket::unsent;
 pub use top::Top;
 pub use usage::Usage;
+pub use volume::{NewVolume, Volume};

@@ -58,6 +58,11 @@ impl Writer {
         Ok(Self { root: root.to_owned(), tree: Tree::new(), written: 0 })
     }
 
+    /// Begins with an empty folder that is there.
+    pub(crate) fn within(root: &Path) -> Self {
+        Self { root: root.to_owned(), tree: Tree::new(), written: 0 }
+    }
+
     /// Gives directories their metadata, which had to wait for what is in them. Returns the bytes of all files.
     pub(crate) fn finish(self) -> Result<u64, DirectoryError> {
         let mut pending = vec![(Tree::<()>::ROOT, Vec::new())];

@@ -53,6 +53,15 @@ pub enum ImageError {
         /// The store's folder.
         path: PathBuf,
     },
+    /// A compressed layer does not come back from its parts.
+    #[error("the compressed layer {digest} cannot be made again; remove its image and pull it again")]
+    Parts {
+        /// Its digest.
+        digest: oci::digest::Digest,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The store's list of images cannot be read.
     #[error("the image store's list {path} is damaged ({reason}); move {folder} away to begin with an empty store")]
     DamagedIndex {
@@ -188,7 +197,8 @@ impl ImageError {
             Self::Layer(_) => ErrorKind::Invalid,
             Self::Locked { .. } => ErrorKind::Unavailable,
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::Unavailable,
-            Self::DamagedIndex { .. }
+            Self::Parts { .. }
+            | Self::DamagedIndex { .. }
             | Self::DamagedImage { .. }
             | Self::DamagedLayer { .. }
             | Self::Mount { .. }

@@ -1,18 +1,19 @@
 //! From a tree to an archive whose bytes depend on nothing but the tree: names in byte order, owners by number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom};
 use sys::mount::{FsContext, MountAttr};
 
+use crate::erofs::Segment;
 use crate::error::ImageError;
 use crate::layer::is_kept_xattr;
 use crate::model::{Image, ImportOptions};
@@ -50,6 +51,15 @@ pub enum Times {
     Kept,
     /// Their own, but none after this many seconds since 1970.
     AtMost(u64),
+}
+
+/// What becomes of the holes of sparse files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holes {
+    /// They are written as zeros, so that the bytes depend on nothing but what can be read.
+    Filled,
+    /// They stay holes.
+    Kept,
 }
 
 impl Store {
@@ -93,6 +103,14 @@ pub fn write_folder(folder: &OwnedFd, times: Times, out: impl Write) -> Result<(
     write_tree(&PathBuf::from(format!("/proc/self/fd/{}/.", folder.as_raw_fd())), times, out)
 }
 
+/// Writes an open folder as it is, holes of its files included.
+///
+/// # Errors
+/// As [`write_tree`].
+pub fn write_backup(folder: &OwnedFd, out: impl Write) -> Result<(), ExportError> {
+    write(&PathBuf::from(format!("/proc/self/fd/{}/.", folder.as_raw_fd())), Times::Kept, Holes::Kept, out)
+}
+
 /// Makes an image of one layer from the tree at `root`, with no time after `epoch`.
 pub(crate) fn import_tree(
     store: &Store,
@@ -117,6 +135,10 @@ pub(crate) fn import_tree(
 /// # Errors
 /// [`ExportError::Read`], [`ExportError::Write`].
 pub fn write_tree(root: &Path, times: Times, out: impl Write) -> Result<(), ExportError> {
+    write(root, times, Holes::Filled, out)
+}
+
+fn write(root: &Path, times: Times, holes: Holes, out: impl Write) -> Result<(), ExportError> {
     let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| ExportError::Read { path: root.to_owned(), source: errno.into() })?;
     let mut walk = Walk {
@@ -124,6 +146,7 @@ pub fn write_tree(root: &Path, times: Times, out: impl Write) -> Result<(), Expo
         folder,
         shown: root.to_owned(),
         times,
+        holes,
         links: HashMap::new(),
     };
     let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
@@ -141,6 +164,7 @@ struct Walk {
     folder: OwnedFd,
     shown: PathBuf,
     times: Times,
+    holes: Holes,
     /// The first name of every file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -167,9 +191,15 @@ impl Walk {
             |kind| Kind::Device { kind, major: rustix::fs::major(meta.rdev()), minor: rustix::fs::minor(meta.rdev()) };
         let mut below = Vec::new();
         let kind = if kind.is_file() {
-            let mut file = self.open(path).map_err(failed)?;
-            let file_kind = Kind::File { size: meta.len(), segments: None };
-            writer.add(path, &stat, &file_kind, &mut file).map_err(ExportError::Write)?;
+            let file = self.open(path).map_err(failed)?;
+            let sparse = self.holes == Holes::Kept && meta.blocks() * 512 < meta.len();
+            let segments = if sparse { Some(parts(&file, meta.len()).map_err(failed)?) } else { None };
+            let mut data: Box<dyn Read> = match segments.clone() {
+                Some(segments) => Box::new(Parts { file, left: segments.into() }),
+                None => Box::new(file),
+            };
+            let file_kind = Kind::File { size: meta.len(), segments };
+            writer.add(path, &stat, &file_kind, &mut data).map_err(ExportError::Write)?;
             return Ok(below);
         } else if kind.is_dir() {
             below = children(&full, path).map_err(failed)?;
@@ -208,6 +238,50 @@ impl Walk {
             mtime,
             xattrs: xattrs(full)?,
         })
+    }
+}
+
+/// Where a file has data.
+fn parts(file: &File, size: u64) -> io::Result<Vec<Segment>> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            // nothing but a hole to the end
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(begin))?.min(size);
+        if begin >= end {
+            break;
+        }
+        out.push(Segment { offset: begin, length: end - begin });
+        at = end;
+    }
+    Ok(out)
+}
+
+/// Reads the parts of a file one behind the other.
+struct Parts {
+    file: File,
+    left: VecDeque<Segment>,
+}
+
+impl Read for Parts {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while let Some(part) = self.left.front_mut() {
+            if part.length == 0 {
+                self.left.pop_front();
+                continue;
+            }
+            let most = usize::try_from(part.length).unwrap_or(usize::MAX).min(into.len());
+            let count = self.file.read_at(&mut into[..most], part.offset)?;
+            part.offset += count as u64;
+            part.length -= count as u64;
+            return Ok(count);
+        }
+        Ok(0)
     }
 }
 

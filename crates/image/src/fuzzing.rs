@@ -37,6 +37,21 @@ pub fn layer(bytes: &[u8]) {
     }
 }
 
+/// A compressed layer beside its archive: what is taken apart comes back; and parts that somebody has damaged.
+pub fn parts(bytes: &[u8]) {
+    let mut archive = Vec::new();
+    // as far as it can be decompressed
+    let _ = flate2::bufread::MultiGzDecoder::new(bytes).take(1 << 20).read_to_end(&mut archive);
+    let mut parts = Vec::new();
+    if crate::deflate::reduce(bytes, &archive[..], &mut parts).is_ok() {
+        let mut back = Vec::new();
+        let restored = crate::deflate::restore(&parts[..], &archive[..], &mut back);
+        assert!(restored.is_ok() && back == bytes, "a stream does not come back from its parts");
+    }
+    let pattern: Vec<u8> = (0..20_000_u32).map(|at| (at * at / 7) as u8).collect();
+    let _ = crate::deflate::restore(bytes, &pattern[..], std::io::sink());
+}
+
 /// An instruction that changes an image's configuration.
 pub fn change(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -137,15 +152,19 @@ mod tests {
         assert!(count >= 8, "only {count} seeds");
     }
 
-    const TEXTS: &[Target] = &[("image_dockerfile", super::dockerfile), ("image_dockerignore", super::dockerignore)];
+    const SMALL: &[Target] = &[
+        ("image_dockerfile", super::dockerfile),
+        ("image_dockerignore", super::dockerignore),
+        ("image_parts", super::parts),
+    ];
 
     #[test]
-    fn seeds_of_texts_replay() {
-        replay(TEXTS);
+    fn small_seeds_replay() {
+        replay(SMALL);
     }
 
     #[test]
-    fn noise_and_damaged_texts_do_no_harm() {
-        disturb(TEXTS);
+    fn noise_and_damaged_seeds_do_no_harm() {
+        disturb(SMALL);
     }
 }

@@ -54,14 +54,6 @@ pub enum LayerError {
         /// The limit.
         limit: u64,
     },
-    /// The archive is compressed in a way that is not read here.
-    #[error("the archive is compressed with {format}; decompress it first: {command}")]
-    Compression {
-        /// The format.
-        format: &'static str,
-        /// What does it.
-        command: &'static str,
-    },
     /// The first bytes cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),

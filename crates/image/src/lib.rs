@@ -6,6 +6,7 @@
 //! block. Neighbours: `oci` for names and digests, `sys` for mounting; the engine stands above.
 
 mod config;
+mod deflate;
 mod directory;
 mod error;
 mod import;
@@ -16,6 +17,7 @@ mod path;
 mod pipeline;
 mod recipe;
 mod store;
+mod unpack;
 
 pub mod bootstrap;
 pub mod build;
@@ -25,6 +27,7 @@ pub mod dockerfile;
 pub mod erofs;
 pub mod export;
 pub mod tar;
+pub mod transfer;
 pub mod tree;
 
 pub use config::{ChangeError, ConfigChanges};
@@ -37,8 +40,11 @@ pub use model::{
 };
 pub use mount::Layers;
 pub use path::PathError;
+pub use pipeline::decompress;
 pub use store::build::{CacheRecord, CacheUse, Held};
+pub use store::reduced::WholeBlob;
 pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
+pub use unpack::unpack;
 
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]

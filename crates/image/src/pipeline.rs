@@ -17,6 +17,9 @@ const WAITING: usize = 4;
 /// Below this many bytes the compression ratio is not looked at.
 const RATIO_FROM: u64 = 64 << 20;
 
+/// The memory that an xz stream may ask for, in KiB: four times what the strongest preset does.
+const XZ_KIB: u32 = 256 << 10;
+
 /// What was read.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
@@ -59,15 +62,7 @@ fn produce<R: Read + Send>(
     emptied: &Receiver<Vec<u8>>,
 ) -> Result<Option<Source>, LayerError> {
     let compressed = AtomicU64::new(0);
-    let mut input = match decompress(Counted { inner: reader, count: &compressed }) {
-        Ok(input) => input,
-        Err(error @ LayerError::Compression { .. }) => {
-            let said = io::Error::new(io::ErrorKind::Unsupported, error.to_string());
-            drop(full.send(Err(said)));
-            return Err(error);
-        }
-        Err(error) => return Err(error),
-    };
+    let mut input = decompress(Counted { inner: reader, count: &compressed })?;
     let mut digester = Digester::new();
     let mut total = 0_u64;
     loop {
@@ -105,7 +100,10 @@ fn check_limits(total: u64, compressed: u64, limits: Limits) -> io::Result<()> {
 }
 
 /// Looks at the first bytes and puts the right decompressor in front.
-pub(crate) fn decompress<'a, R: Read + Send + 'a>(mut reader: R) -> Result<Box<dyn Read + Send + 'a>, LayerError> {
+///
+/// # Errors
+/// What the reader says.
+pub fn decompress<'a, R: Read + Send + 'a>(mut reader: R) -> Result<Box<dyn Read + Send + 'a>, LayerError> {
     let mut first = Vec::with_capacity(8);
     reader.by_ref().take(6).read_to_end(&mut first).map_err(LayerError::Read)?;
     let whole = io::Cursor::new(first.clone()).chain(reader);
@@ -119,9 +117,14 @@ pub(crate) fn decompress<'a, R: Read + Send + 'a>(mut reader: R) -> Result<Box<d
             Ok(Box::new(Named { inner: decoder, format: "zstd" }))
         }
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            Err(LayerError::Compression { format: "xz", command: "xz --decompress FILE" })
+            let buffered = io::BufReader::with_capacity(PIECE / 4, whole);
+            let decoder = lzma_rust2::XzReader::new_mem_limit(buffered, true, XZ_KIB);
+            Ok(Box::new(Named { inner: decoder, format: "xz" }))
         }
-        [b'B', b'Z', b'h', ..] => Err(LayerError::Compression { format: "bzip2", command: "bzip2 --decompress FILE" }),
+        [b'B', b'Z', b'h', ..] => {
+            let buffered = io::BufReader::with_capacity(PIECE / 4, whole);
+            Ok(Box::new(Named { inner: bzip2::bufread::MultiBzDecoder::new(buffered), format: "bzip2" }))
+        }
         _ => Ok(Box::new(whole)),
     }
 }

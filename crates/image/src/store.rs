@@ -3,6 +3,7 @@
 //! ```text
 //! index.json                    every image with its names and layers; replaced in one rename: the point of commitment
 //! blobs/sha256/<hex>            configurations; manifests that images came with, and the compressed layers those name
+//! blobs/sha256/<hex>.parts      what a compressed layer has beyond its layer, in its place
 //! layers/<hex>/layer.erofs      a layer (or layers/<hex>/root/, where the kernel has no EROFS)
 //! layers/<hex>/archive.recipe   how its archive comes back, byte for byte
 //! layers/<hex>/layer.json       what the layer should be
@@ -38,6 +39,8 @@ use crate::mount::{Layers, Mounts};
 pub(crate) mod build;
 mod check;
 mod intake;
+pub(crate) mod reduced;
+mod sweeper;
 
 pub use intake::{Intake, Keep, LayerRules, NewImage, TakenLayer, layers_of};
 
@@ -50,6 +53,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    /// Has ended before the lock is given back.
+    sweeper: sweeper::Sweeper,
     /// Holds the lock as long as it is open.
     _lock: File,
     state: Mutex<State>,
@@ -136,7 +141,7 @@ impl Store {
         let mut state = load(&root)?;
         state.cache = build::Cache::load(&root)?;
         remove_leftovers(&root, &state)?;
-        let inner = Inner { root, _lock: lock, state: Mutex::new(state), mounts };
+        let inner = Inner { root, sweeper: sweeper::Sweeper::default(), _lock: lock, state: Mutex::new(state), mounts };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -240,18 +245,25 @@ impl Store {
         self.forget(&mut state, &id, untag, delete)
     }
 
-    /// Removes images that nobody needs. `in_use` as for [`Store::remove`].
+    /// Removes images that nobody needs, as far as they are `wanted`, which is asked with nothing for an image that is
+    /// damaged. `in_use` as for [`Store::remove`].
     ///
     /// # Errors
     /// [`ImageError::File`]; what was removed before it stays removed.
-    pub fn prune(&self, in_use: &dyn Fn(&ImageId) -> bool, scope: PruneScope) -> Result<Pruned, ImageError> {
+    pub fn prune(
+        &self,
+        in_use: &dyn Fn(&ImageId) -> bool,
+        scope: PruneScope,
+        wanted: &dyn Fn(Option<&Image>) -> bool,
+    ) -> Result<Pruned, ImageError> {
         let mut state = self.state();
         let before = self.usage(&state);
         let mut pruned = Pruned::default();
         let ids: Vec<ImageId> = state.images.keys().cloned().collect();
         for id in ids {
             let names = state.names(&id);
-            if in_use(&id) || (scope == PruneScope::Dangling && !names.is_empty()) {
+            let named = scope == PruneScope::Dangling && !names.is_empty();
+            if in_use(&id) || named || !wanted(state.image(&id).ok().as_ref()) {
                 continue;
             }
             pruned.removed.extend(self.forget(&mut state, &id, names, true)?);
@@ -415,7 +427,7 @@ impl Store {
             [("layers", hexes(layers.iter().map(|layer| &layer.0))), ("blobs/sha256", hexes(blobs.iter()))]
         {
             for entry in fs::read_dir(self.inner.root.join(folder)).into_iter().flatten().flatten() {
-                if !entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
+                if !reduced::blob_name(&entry.file_name()).is_some_and(|name| keep.contains(name)) {
                     drop(self.discard(&entry.path()));
                 }
             }
@@ -423,11 +435,13 @@ impl Store {
         self.inner.mounts.retain(&layers);
     }
 
-    /// Moves something out of sight in one step and then removes it.
+    /// Moves something out of sight in one step; its space comes back soon.
     fn discard(&self, path: &Path) -> Result<(), ImageError> {
         let work = self.work_folder()?;
         let to = work.path().join("old");
-        fs::rename(path, &to).map_err(ImageError::file("remove", path))
+        fs::rename(path, &to).map_err(ImageError::file("remove", path))?;
+        self.inner.sweeper.remove(work);
+        Ok(())
     }
 
     fn save(&self, state: &State) -> Result<(), ImageError> {
@@ -458,7 +472,7 @@ impl Store {
         let size = |layer: &LayerId| {
             import_record(&self.inner.root, layer).map_or(0, |record| record.size + record.recipe_size)
         };
-        let blob = |digest: &Digest| fs::metadata(blob_path(&self.inner.root, digest)).map_or(0, |stat| stat.len());
+        let blob = |digest: &Digest| reduced::disk_bytes(&self.inner.root, digest);
         DiskUsage {
             images: state.images.len(),
             layers: layers.len(),
@@ -651,7 +665,7 @@ fn remove_leftovers(root: &Path, state: &State) -> Result<(), ImageError> {
         let path = root.join(folder);
         for entry in fs::read_dir(&path).map_err(ImageError::file("read", &path))? {
             let entry = entry.map_err(ImageError::file("read", &path))?;
-            if entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
+            if reduced::blob_name(&entry.file_name()).is_some_and(|name| keep.contains(name)) {
                 continue;
             }
             let leftover = entry.path();

@@ -99,6 +99,14 @@ pub enum NetError {
         /// Why.
         source: std::io::Error,
     },
+    /// A port of the host can't be had.
+    #[error("{reason}")]
+    Port {
+        /// Which.
+        port: crate::firewall::Publication,
+        /// Why, in words.
+        reason: String,
+    },
     /// The helper refused.
     #[error("the network helper refused: {0}")]
     Refused(String),

@@ -25,16 +25,25 @@ const REST: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the kernel refuses, for lack of rights or because there are too many namespaces.
 pub fn create_netns() -> Result<OwnedFd> {
-    let (namespace, loopback) =
-        sys::netns::in_new(netlink::loopback_up).map_err(|source| NetError::Namespace { source })?;
+    let (namespace, loopback) = sys::netns::in_new(furnish).map_err(|source| NetError::Namespace { source })?;
     loopback.map_err(|source| NetError::Loopback { source })?;
     Ok(namespace)
+}
+
+/// Sets the loopback link of the calling thread's namespace up. Who runs in it may use every port and may ping, root or
+/// not: the namespace is nobody else's.
+fn furnish() -> sys::Result<()> {
+    for (name, value) in [("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647")] {
+        // a kernel without the switch has no such leave to give
+        let _ = crate::link::set_sysctl(name, value);
+    }
+    netlink::loopback_up()
 }
 
 /// As [`create_netns`], by the thread itself, which then goes home.
 fn create_from(home: &OwnedFd) -> Result<OwnedFd> {
     let (namespace, loopback) =
-        sys::netns::in_new_and_back(home, netlink::loopback_up).map_err(|source| NetError::Namespace { source })?;
+        sys::netns::in_new_and_back(home, furnish).map_err(|source| NetError::Namespace { source })?;
     loopback.map_err(|source| NetError::Loopback { source })?;
     Ok(namespace)
 }

@@ -112,22 +112,24 @@ pub fn parse(text: &str) -> Result<&'static str, CapabilityError> {
     ALL.iter().copied().find(|known| *known == full).ok_or_else(|| CapabilityError { name: text.to_owned() })
 }
 
-/// The set after `--cap-add` and `--cap-drop`, in the order of the capabilities' numbers.
+/// The set after `--cap-add` and `--cap-drop`, in the order of the capabilities' numbers; `all` are those that can be given here.
 ///
-/// As Docker has it: adding `ALL` starts from everything, dropping `ALL` starts from nothing, and single names change
-/// that; a name that is both added and dropped by name is dropped, unless everything was dropped.
+/// As Docker has it: adding `ALL` starts from everything and takes away what is dropped by name, whatever else is said; dropping `ALL` leaves what
+/// is added by name; and otherwise a name that is both dropped and added is added.
 ///
 /// # Errors
 /// When a name is unknown.
-pub fn adjust(base: &[&'static str], add: &[String], drop: &[String]) -> Result<Vec<&'static str>, CapabilityError> {
+pub fn adjust(
+    base: &[&'static str],
+    all: &[&'static str],
+    (add, drop): (&[String], &[String]),
+) -> Result<Vec<&'static str>, CapabilityError> {
     let parse_all = |names: &[String]| names.iter().map(|name| parse(name)).collect::<Result<BTreeSet<_>, _>>();
     let (add, drop) = (parse_all(add)?, parse_all(drop)?);
-    let (add_all, drop_all) = (add.contains("ALL"), drop.contains("ALL"));
-    let keeps = |name: &&'static str| {
-        if drop_all {
-            return add.contains(*name);
-        }
-        (add_all || base.contains(name) || add.contains(*name)) && !drop.contains(*name)
+    let keeps = |name: &&'static str| match (add.contains("ALL"), drop.contains("ALL")) {
+        (true, _) => all.contains(name) && !drop.contains(*name),
+        (false, true) => add.contains(*name),
+        (false, false) => add.contains(*name) || (base.contains(name) && !drop.contains(*name)),
     };
     Ok(ALL.iter().copied().filter(keeps).collect())
 }
@@ -147,14 +149,16 @@ mod tests {
     #[test]
     fn add_and_drop_follow_docker() {
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let check = |add: &[&str], drop: &[&str]| adjust(&DEFAULT, &list(add), &list(drop)).unwrap();
+        let check = |add: &[&str], drop: &[&str]| adjust(&DEFAULT, &ALL, (&list(add), &list(drop))).unwrap();
         assert_eq!(check(&[], &[]), DEFAULT);
         assert!(check(&["net_admin"], &[]).contains(&"CAP_NET_ADMIN"));
         assert!(!check(&[], &["Chown"]).contains(&"CAP_CHOWN"));
         assert_eq!(check(&["CAP_CHOWN"], &["ALL"]), ["CAP_CHOWN"]);
         assert_eq!(check(&["ALL"], &["SYS_ADMIN"]).len(), 40);
-        assert!(check(&["ALL"], &["ALL"]).is_empty());
-        let error = adjust(&DEFAULT, &list(&["flying"]), &[]).unwrap_err();
+        assert_eq!(check(&["ALL"], &["ALL"]).len(), 41);
+        assert!(check(&["CHOWN"], &["CHOWN"]).contains(&"CAP_CHOWN"));
+        assert_eq!(adjust(&DEFAULT, &ALL[..3], (&list(&["all"]), &[])).unwrap().len(), 3);
+        let error = adjust(&DEFAULT, &ALL, (&list(&["flying"]), &[])).unwrap_err();
         assert!(error.to_string().contains("flying"));
     }
 }

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             other => return Err(format!("unknown option {other}").into()),
         }
     }
-    config.tls = certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key });
+    config.tls = certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key, clients: None });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (teller, stop) = tokio::sync::watch::channel(false);

@@ -3,6 +3,9 @@
 //! Memory comes from the kernel in chunks of 64 KiB and is cut into blocks of powers of two; a freed block waits in its size's list for
 //! the next of that size. Nothing is given back but blocks too large for the lists, which are mappings of their own.
 //! A start of a container then takes five system calls for its memory, not forty, and touches few pages.
+//!
+//! The lists belong to the first thread that asks, so that nothing is locked: such programs have one thread. Another thread, should
+//! there ever be one, gets a mapping for each block, and what it frees is lost.
 
 #![expect(unsafe_code, reason = "an allocator hands out raw memory")]
 
@@ -10,7 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const CHUNK: usize = 64 << 10;
 /// The smallest block, and the alignment of every block.
@@ -21,7 +24,8 @@ const SIZES: usize = 11;
 /// The allocator; make it the program's with `#[global_allocator]`.
 #[derive(Debug)]
 pub struct Arena {
-    busy: AtomicBool,
+    /// The thread that has the lists; 0 for none yet.
+    owner: AtomicUsize,
     state: UnsafeCell<State>,
 }
 
@@ -38,7 +42,7 @@ struct Free {
     next: *mut Free,
 }
 
-// SAFETY: the state is only touched between taking and giving back `busy`.
+// SAFETY: the state is only touched by the thread that owns it.
 unsafe impl Sync for Arena {}
 
 impl Arena {
@@ -46,19 +50,30 @@ impl Arena {
     #[must_use]
     pub const fn new() -> Self {
         let state = State { free: [null_mut(); SIZES], next: null_mut(), left: 0 };
-        Self { busy: AtomicBool::new(false), state: UnsafeCell::new(state) }
+        Self { owner: AtomicUsize::new(0), state: UnsafeCell::new(state) }
     }
 
-    fn with<T>(&self, action: impl FnOnce(&mut State) -> T) -> T {
-        while self.busy.swap(true, Ordering::Acquire) {
-            std::hint::spin_loop();
+    /// Does something with the lists, if they are this thread's.
+    fn with<T>(&self, action: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let me = this_thread();
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner != me {
+            if owner != 0 {
+                return None;
+            }
+            self.owner.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         }
-        // SAFETY: whoever holds `busy` is alone.
-        let state = unsafe { &mut *self.state.get() };
-        let outcome = action(state);
-        self.busy.store(false, Ordering::Release);
-        outcome
+        // SAFETY: the owner is alone, and `action` does not allocate.
+        Some(action(unsafe { &mut *self.state.get() }))
     }
+}
+
+/// A number that no other living thread has.
+fn this_thread() -> usize {
+    thread_local! {
+        static MARK: u8 = const { 0 };
+    }
+    MARK.with(|mark| (&raw const *mark).addr())
 }
 
 impl Default for Arena {
@@ -77,9 +92,10 @@ fn list_of(layout: Layout) -> Option<usize> {
     (list < SIZES).then_some(list)
 }
 
-fn map(size: usize) -> *mut u8 {
+fn map(size: usize, more: MapFlags) -> *mut u8 {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: new memory at a place of the kernel's choice.
-    let mapped = unsafe { mmap_anonymous(null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+    let mapped = unsafe { mmap_anonymous(null_mut(), size, access, MapFlags::PRIVATE | more) };
     mapped.map_or(null_mut(), <*mut std::ffi::c_void>::cast)
 }
 
@@ -93,7 +109,9 @@ impl State {
         }
         let size = LEAST << list;
         if self.left < size {
-            let chunk = map(CHUNK);
+            // nearly all of the first chunk is used, and a fault a page costs more than the pages
+            let more = if self.next.is_null() { MapFlags::POPULATE } else { MapFlags::empty() };
+            let chunk = map(CHUNK, more);
             if chunk.is_null() {
                 return chunk;
             }
@@ -120,10 +138,11 @@ impl State {
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match list_of(layout) {
-            Some(list) => self.with(|state| state.take(list)),
+            // as large as the owner takes it for, if it frees it
+            Some(list) => self.with(|state| state.take(list)).unwrap_or_else(|| map(LEAST << list, MapFlags::empty())),
             // pages are aligned far enough for everything but what asks for more than a page
             None if layout.align() > 4096 => null_mut(),
-            None => map(layout.size()),
+            None => map(layout.size(), MapFlags::empty()),
         }
     }
 
@@ -139,7 +158,9 @@ unsafe impl GlobalAlloc for Arena {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match list_of(layout) {
-            Some(list) => self.with(|state| state.give(list, block)),
+            Some(list) => {
+                self.with(|state| state.give(list, block));
+            }
             None => {
                 // SAFETY: a block without a list is a mapping of its own, of this size, that nobody uses any more. It can only
                 // fail for a bad address.
@@ -217,6 +238,28 @@ mod tests {
             let content = unsafe { std::slice::from_raw_parts(grown, 100) };
             assert_eq!(content, [7; 100]);
         }
+    }
+
+    #[test]
+    fn another_thread_gets_memory_of_its_own() {
+        let arena = Arena::new();
+        // SAFETY: not empty.
+        let ours = unsafe { arena.alloc(layout(64, 8)) }.addr();
+        let theirs = std::thread::scope(|scope| {
+            let inside = || {
+                // SAFETY: not empty.
+                let block = unsafe { arena.alloc(layout(9_000, 8)) };
+                // SAFETY: a block of 9,000 bytes is as large as its list's.
+                unsafe { block.write_bytes(1, 16 << 10) };
+                // SAFETY: of this arena, with this layout.
+                unsafe { arena.dealloc(block, layout(9_000, 8)) };
+                block.addr()
+            };
+            scope.spawn(inside).join().unwrap()
+        });
+        // SAFETY: not empty.
+        let again = unsafe { arena.alloc(layout(9_000, 8)) }.addr();
+        assert!(again != theirs && ours.abs_diff(again) < CHUNK, "{ours:x} {theirs:x} {again:x}");
     }
 
     #[test]

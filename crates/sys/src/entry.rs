@@ -8,6 +8,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::mm::Advice;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStringExt;
@@ -27,10 +28,13 @@ macro_rules! entry {
     };
 }
 
-/// Gives a program that is linked with musl in glibc's place what the standard library asks of glibc alone.
+/// Gives a program that is linked with musl in glibc's place what the standard library asks of glibc alone, and a quicker copy.
 #[macro_export]
 macro_rules! in_place_of_glibc {
     () => {
+        #[cfg(target_arch = "x86_64")]
+        $crate::quick_copy!();
+
         /// The unwinder asks where the tables for an address lie.
         #[expect(unsafe_code, reason = "the unwinder calls this name")]
         #[unsafe(no_mangle)]
@@ -101,6 +105,16 @@ pub unsafe fn arguments(count: c_int, vector: *const *const c_char) -> Vec<OsStr
         OsString::from_vec(unsafe { CStr::from_ptr(text) }.to_bytes().to_vec())
     };
     (0..usize::try_from(count).unwrap_or(0)).map(text).collect()
+}
+
+/// Has the pages that the stack is going to grow into, in a program that uses them: one call, in place of a fault for each.
+pub fn touch_stack() {
+    /// What reading a configuration takes. The kernel makes a new program's stack larger than that.
+    const DEPTH: usize = 64 << 10;
+    let mut mark = 0_u8;
+    let start = (&raw mut mark).map_addr(|address| (address & !4095) - DEPTH);
+    // SAFETY: reads and writes nothing; where the kernel is too old for it or the stack is smaller, it fails and nothing is lost.
+    let _ = unsafe { rustix::mm::madvise(start.cast(), DEPTH, Advice::LinuxPopulateWrite) };
 }
 
 /// A descriptor of ours must never take the number of a standard stream that the caller left closed.

@@ -8,6 +8,8 @@
 
 pub mod arena;
 pub mod bpf;
+pub mod clock;
+pub mod copy;
 pub mod departure;
 pub mod entry;
 pub mod error;
@@ -16,13 +18,18 @@ pub mod keyring;
 pub mod listen_fds;
 pub mod loopdev;
 pub mod mount;
+pub mod mount_options;
+pub mod mountns;
 pub mod netns;
+pub mod owner;
 pub mod process;
 pub mod program;
+pub mod quota;
 pub mod rtnetlink;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod tun;
 
 pub use error::{Result, SysError};

@@ -47,6 +47,33 @@ fn own(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Puts sockets where [`take`] finds them after an execve(2), from descriptor 3 on, whatever is there now. `LISTEN_PID` and
+/// `LISTEN_FDS` are the caller's to set. Call it last before execve: what else was open there is closed.
+///
+/// # Errors
+/// If there are too many, or no descriptors are left.
+pub fn pass(sockets: Vec<OwnedFd>) -> Result<()> {
+    let count = RawFd::try_from(sockets.len()).unwrap_or(RawFd::MAX);
+    if count > MOST {
+        return Err(SysError::new("dup2", rustix::io::Errno::MFILE));
+    }
+    // first out of each other's way
+    let high: Vec<OwnedFd> = sockets
+        .iter()
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST + MOST).map_err(SysError::of("fcntl")))
+        .collect::<Result<_>>()?;
+    // their places are taken below, so they must not close them any more
+    sockets.into_iter().for_each(std::mem::forget);
+    for (fd, place) in high.iter().zip(FIRST..) {
+        // SAFETY: both are bare numbers; what owns `place` is never dropped, for the process executes another program next.
+        let done = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(fd), place) };
+        if done < 0 {
+            return Err(SysError::last("dup2"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -6,7 +6,7 @@ use crate::{Result, SysError};
 use rustix::fs::CWD;
 use rustix::mount as raw;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 pub use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -279,24 +279,55 @@ pub fn pivot_root_here() -> Result<()> {
     rustix::process::chdir("/").map_err(SysError::of("chdir"))
 }
 
-/// A place as mount(2) takes it, which knows paths only: a folder that is open, and a name in it or nothing. The name must not be
-/// somebody else's link, which would be followed.
-fn place((folder, name): (BorrowedFd<'_>, &Path)) -> std::path::PathBuf {
-    let folder = std::path::PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-    if name.as_os_str().is_empty() { folder } else { folder.join(name) }
+/// Mounts with mount(2) at places in open folders. That call knows paths only, and looking one up through `/proc/self/fd` costs the kernel
+/// more than binding a folder does; so the process goes to the folder, once for all that is mounted there.
+///
+/// The folders must stay open as long as this is used. The last one stays the process's working folder.
+#[derive(Debug, Default)]
+pub struct Walker {
+    here: Option<RawFd>,
 }
 
-/// Makes a file system and mounts it, with one call.
-///
-/// # Errors
-/// What mount(2) says; it does not tell which option was wrong.
-pub fn mount_at(
-    source: &str,
-    at: (BorrowedFd<'_>, &Path),
-    filesystem: &str,
-    attributes: MountAttr,
-    data: &str,
-) -> Result<()> {
+impl Walker {
+    /// Goes to the folder of a place; gives the rest of it, as mount(2) takes it.
+    fn go<'a>(&mut self, (folder, name): (BorrowedFd<'_>, &'a Path)) -> Result<&'a Path> {
+        if self.here != Some(folder.as_raw_fd()) {
+            rustix::process::fchdir(folder).map_err(SysError::of("fchdir"))?;
+            self.here = Some(folder.as_raw_fd());
+        }
+        Ok(if name.as_os_str().is_empty() { Path::new(".") } else { name })
+    }
+
+    /// Makes a file system and mounts it, with one call. The place is a folder, and a name in it or nothing; the name must not be somebody
+    /// else's link, which would be followed.
+    ///
+    /// # Errors
+    /// What mount(2) says; it does not tell which option was wrong.
+    pub fn mount(
+        &mut self,
+        source: &str,
+        at: (BorrowedFd<'_>, &Path),
+        filesystem: &str,
+        attributes: MountAttr,
+        data: &str,
+    ) -> Result<()> {
+        let flags = classic_flags(attributes).ok_or_else(|| SysError::new("mount", rustix::io::Errno::INVAL))?;
+        let data = CString::new(data).map_err(|_| SysError::new("mount", rustix::io::Errno::INVAL))?;
+        raw::mount(source, self.go(at)?, filesystem, flags, data.as_c_str()).map_err(SysError::of("mount"))
+    }
+
+    /// Shows a folder in another place, too, with one call; the place is as in [`Self::mount`].
+    ///
+    /// # Errors
+    /// What mount(2) says.
+    pub fn bind(&mut self, source: &Path, at: (BorrowedFd<'_>, &Path)) -> Result<()> {
+        raw::mount_bind(source, self.go(at)?).map_err(SysError::of("mount"))
+    }
+}
+
+/// Attributes as mount(2) has them; `None` for those that it does not.
+fn classic_flags(attributes: MountAttr) -> Option<raw::MountFlags> {
+    const NOSYMFOLLOW: u32 = 0x100;
     let flags = [
         (MountAttr::RDONLY, raw::MountFlags::RDONLY),
         (MountAttr::NOSUID, raw::MountFlags::NOSUID),
@@ -307,24 +338,11 @@ pub fn mount_at(
         (MountAttr::NODIRATIME, raw::MountFlags::NODIRATIME),
         (MountAttr::NOSYMFOLLOW, raw::MountFlags::from_bits_retain(NOSYMFOLLOW)),
     ];
-    const NOSYMFOLLOW: u32 = 0x100;
     let known = flags.iter().filter(|(attribute, _)| attributes.contains(*attribute));
     let (seen, flags) = known.fold((MountAttr::empty(), raw::MountFlags::empty()), |(seen, all), (attribute, flag)| {
         (seen | *attribute, all | *flag)
     });
-    if seen != attributes {
-        return Err(SysError::new("mount", rustix::io::Errno::INVAL));
-    }
-    let data = CString::new(data).map_err(|_| SysError::new("mount", rustix::io::Errno::INVAL))?;
-    raw::mount(source, place(at), filesystem, flags, data.as_c_str()).map_err(SysError::of("mount"))
-}
-
-/// Shows a folder in another place, too, with one call.
-///
-/// # Errors
-/// What mount(2) says.
-pub fn bind_at(source: &Path, at: (BorrowedFd<'_>, &Path)) -> Result<()> {
-    raw::mount_bind(source, place(at)).map_err(SysError::of("mount"))
+    (seen == attributes).then_some(flags)
 }
 
 /// Mounts by the old interface, for what the new one cannot do.

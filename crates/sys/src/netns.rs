@@ -1,11 +1,15 @@
 //! New network namespaces without leaving the caller's, unshare(2).
 
-#![expect(unsafe_code, reason = "rustix marks unshare unsafe, since some flags take file descriptors away")]
+#![expect(
+    unsafe_code,
+    reason = "rustix marks unshare unsafe, since some flags take file descriptors away, and has no SIOCSIFFLAGS"
+)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::{Result, SysError};
@@ -48,6 +52,29 @@ pub fn current() -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
         .map_err(SysError::of("open /proc/thread-self/ns/net"))
+}
+
+/// Sets the loop of the calling thread's network namespace up. It gets its addresses by that.
+///
+/// By ioctl(2), as netdevice(7) has it: a socket and one call, where rtnetlink takes a message, an answer and the writing of both.
+///
+/// # Errors
+/// `EPERM` without the right in the namespace.
+pub fn raise_loop() -> Result<()> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .map_err(SysError::of("socket"))?;
+    // SAFETY: the structure is plain bytes, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    // all other flags of a loop are the kernel's own, and stay
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads a `struct ifreq`.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    // closed with everything else when the program's turn comes
+    std::mem::forget(socket);
+    if outcome == 0 { Ok(()) } else { Err(SysError::last("ioctl SIOCSIFFLAGS")) }
 }
 
 /// Moves the calling thread into a new namespace and works there.

@@ -213,14 +213,19 @@ pub fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
-/// Closes every descriptor from `first` on but one. For a process that will use none of the others again.
-pub fn close_all_but(first: u32, kept: BorrowedFd<'_>) {
-    let kept = kept.as_raw_fd().cast_unsigned();
-    if kept > first {
-        // SAFETY: the caller's process will use none of these again; a later use fails with EBADF.
-        unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
+/// Closes every descriptor from `first` on but some. For a process that will use none of the others again.
+pub fn close_all_but(first: u32, kept: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut next = first;
+    for kept in kept.into_iter().filter(|kept| *kept >= first) {
+        if kept > next {
+            // SAFETY: the caller's process will use none of these again; a later use fails with EBADF.
+            unsafe { libc::syscall(libc::SYS_close_range, next, kept - 1, 0) };
+        }
+        next = kept + 1;
     }
-    close_from(first.max(kept + 1));
+    close_from(next);
 }
 
 /// Closes descriptors with as few calls as there are gaps between their numbers.

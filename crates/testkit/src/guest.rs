@@ -181,7 +181,8 @@ fn init_script(command: &[&str]) -> String {
 ///
 /// # Source
 /// Linux `Documentation/driver-api/early-userspace/buffer-format.rst`.
-fn archive(files: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
+#[must_use]
+pub fn archive(files: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
     let always = ["bin", "sbin", "dev", "proc", "sys", "tmp", "run", "etc", "root", "usr/bin", "usr/sbin"];
     let mut folders: BTreeSet<&str> = BTreeSet::new();
     for name in always.into_iter().chain(files.iter().filter_map(|(name, ..)| Some(name.rsplit_once('/')?.0))) {

@@ -8,6 +8,7 @@ mod cell;
 mod command;
 pub mod guest;
 mod island;
+mod network;
 mod residue;
 pub mod rootfs;
 pub mod stage;
@@ -16,6 +17,7 @@ mod terminal;
 pub use cell::Cell;
 pub use command::{Run, finish};
 pub use island::Island;
+pub use network::own_network;
 pub use residue::Residue;
 pub use terminal::Terminal;
 

@@ -18,6 +18,7 @@
 
 pub mod device;
 pub mod events;
+pub mod fuzzing;
 pub mod interrupt;
 pub mod limit;
 pub mod queue;

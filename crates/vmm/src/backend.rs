@@ -7,6 +7,7 @@ use hv::cpu_model::CpuModel;
 use hv::kvm::KvmVm;
 use hv::{Backend, Bus, Exit, Memory, Vm, VmError};
 use rustix::time::{ClockId, clock_gettime};
+use softcpu::SoftVm;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Instructions of the probe's loop.
@@ -81,6 +82,19 @@ pub fn probe_kvm() -> Kvm {
     }
 }
 
+/// What `insula doctor` tells of virtual machines, as JSON: the backend that is used, and what trying KVM showed.
+pub fn report() -> String {
+    let (backend, found) = match probe_kvm() {
+        Kvm::Fast => (Backend::Kvm, "guests run on KVM at the processor's speed".to_owned()),
+        Kvm::Emulated(ns) => (
+            Backend::Soft,
+            format!("KVM emulates the guest's kernel, {ns} ns an instruction; the software CPU is faster"),
+        ),
+        Kvm::Unusable(why) => (Backend::Soft, format!("the software CPU runs guests, for KVM is not usable: {why}")),
+    };
+    serde_json::json!({ "backend": backend, "found": found }).to_string()
+}
+
 /// The hypervisor for a choice.
 pub fn choose(choice: BackendChoice) -> Backend {
     match choice {
@@ -92,9 +106,9 @@ pub fn choose(choice: BackendChoice) -> Backend {
 }
 
 /// Makes a machine in a hypervisor.
-pub(crate) fn create(backend: Backend, memory: Memory, model: &CpuModel) -> Result<Arc<dyn Vm>, VmError> {
+pub(crate) fn create(backend: Backend, memory: Memory, model: &CpuModel, vcpus: u32) -> Result<Arc<dyn Vm>, VmError> {
     match backend {
         Backend::Kvm => Ok(Arc::new(KvmVm::new(memory, model)?)),
-        Backend::Soft => Err(VmError::Absent("the software CPU is not in this build".to_owned())),
+        Backend::Soft => Ok(Arc::new(SoftVm::new(memory, model.clone(), vcpus)?)),
     }
 }

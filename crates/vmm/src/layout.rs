@@ -53,3 +53,11 @@ pub(crate) const SERIAL_GSI: u32 = 4;
 pub(crate) const SERIAL_PORT: u16 = 0x3f8;
 /// Power management registers of the ACPI tables: sleep control, sleep status, reset.
 pub(crate) const POWER_PORT: u16 = 0x600;
+/// The PCI bus's configuration space.
+pub(crate) const PCI_ECAM: u64 = 0xe000_0000;
+/// Its devices' windows.
+pub(crate) const PCI_WINDOWS: u64 = 0xe100_0000;
+/// Bytes for them.
+pub(crate) const PCI_WINDOWS_SIZE: u64 = 0x100_0000;
+/// The line that its devices share for drivers without MSI-X.
+pub(crate) const PCI_GSI: u32 = 16;

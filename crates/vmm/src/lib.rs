@@ -14,9 +14,12 @@ pub mod backend;
 mod boot;
 mod bus;
 mod device;
+/// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
+#[doc(hidden)]
+pub mod fuzzing;
 mod layout;
 mod machine;
 pub mod program;
 
 pub use boot::BootError;
-pub use machine::{ConsoleOutput, Event, Machine, MachineError, SpecError};
+pub use machine::{ConsoleOutput, Event, Extent, Machine, MachineError, SnapshotError, SpecError};

@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the demo needs root: sudo -E env PATH=\"$PATH\" cargo xtask demo");
     let begin = Instant::now();
     step("packages", || setup::ensure(Purpose::Demo))?;
-    let bin = step("build insula, insulad and insula-shim in release", workspace::install_release)?;
+    let bin = step("build insula and its helpers in release", workspace::install_release)?;
     let before = Residue::take(&bin);
     let outcome = show(bin.clone(), arguments);
     island::remove_groups(GROUP);

@@ -18,7 +18,7 @@ pub(crate) struct Island {
 }
 
 impl Island {
-    /// Makes the folders; `bin` holds `insula`, `insulad` and `insula-shim`.
+    /// Makes the folders; `bin` holds `insula`, `insulad` and the helpers.
     pub(crate) fn create(bin: PathBuf, purpose: &str) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("insula-{purpose}-{}", std::process::id()));
         for folder in ["root", "run", "work"] {

@@ -1,5 +1,6 @@
 //! `insula build`: an image from a Dockerfile; and `insula builder`.
 
+pub(crate) mod cache;
 mod progress;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,10 @@ use crate::container::rm::confirmed;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
+use crate::image::registry::proofs;
 use crate::value::{number, pair};
 use crate::{output, table, terminal};
-use progress::Show;
+pub(crate) use progress::Show;
 
 pub(crate) static COMMAND: Command = Command {
     name: "build",
@@ -34,6 +36,8 @@ static FLAGS: &[Flag] = &[
     Flag::list("add-host", "NAME:ADDRESS", "Add a line to the steps' hosts file"),
     Flag::list("allow", "RIGHT", "Let steps have a right: network.host or security.insecure"),
     Flag::list("build-arg", "NAME[=VALUE]", "Set an argument, or hand on the user's variable"),
+    Flag::list("cache-from", "NAME|FIELDS", "Use what was built before: an image or type=registry|local"),
+    Flag::list("cache-to", "FIELDS", "Keep the steps: type=inline, type=registry,ref=NAME or type=local,dest=DIR"),
     Flag::value("cpu-period", "MICROSECONDS", "Length of a processor quota's period"),
     Flag::value("cpu-quota", "MICROSECONDS", "Processor time in a period"),
     Flag::value("cpu-shares", "SHARES", "Share of processor time where it is scarce").short('c'),
@@ -115,17 +119,10 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
     if let Some(Output::Folder(folder)) = outputs.iter().find(|output| matches!(output, Output::Folder(_))) {
         fs::create_dir_all(folder).during(|| format!("cannot make the folder {}", folder.display()))?;
         asked.output = Some(shared(folder)?);
-        asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     }
-    let mut line = serde_json::to_vec(&asked)?;
-    line.push(b'\n');
-    let mut body: Box<dyn Read> = match stdin {
-        Some(rest) => Box::new(Cursor::new(line).chain(rest)),
-        None => Box::new(Cursor::new(line)),
-    };
+    asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     let mut client = Client::new(context);
-    let answer = client.upload("/insula/build", &mut *body)?;
-    let id = follow(answer, show)?;
+    let id = image(&mut client, &asked, stdin, show)?;
     for output in &outputs {
         match output {
             Output::Folder(_) => {}
@@ -144,6 +141,22 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         output::line(&id);
     }
     Ok(0)
+}
+
+/// Has an image built, and shows how; its id. `rest` is the context where that is an archive.
+pub(crate) fn image(
+    client: &mut Client,
+    asked: &Build,
+    rest: Option<Box<dyn Read>>,
+    show: Show,
+) -> Result<String, Failure> {
+    let mut line = serde_json::to_vec(asked)?;
+    line.push(b'\n');
+    let mut body: Box<dyn Read> = match rest {
+        Some(rest) => Box::new(Cursor::new(line).chain(rest)),
+        None => Box::new(Cursor::new(line)),
+    };
+    follow(client.upload_as("/insula/build", &mut *body, proofs()?)?, show)
 }
 
 fn save(client: &mut Client, target: &str, dest: &str) -> Result<(), Failure> {
@@ -219,6 +232,8 @@ fn request(given: &Parsed) -> Result<Build, Failure> {
         secrets: given.read_list("secret", secret)?.unwrap_or_default().into_iter().collect(),
         ssh: given.read_list("ssh", agent)?.unwrap_or_default().into_iter().collect(),
         allow: list("allow"),
+        cache_from: given.read_list("cache-from", cache::source)?.unwrap_or_default(),
+        cache_to: given.read_list("cache-to", cache::target)?.unwrap_or_default(),
         ..Build::default()
     })
 }
@@ -285,7 +300,8 @@ fn is_address(text: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
 }
 
-fn shared(folder: &Path) -> Result<SharedFolder, Failure> {
+/// A folder as the daemon finds it again.
+pub(crate) fn shared(folder: &Path) -> Result<SharedFolder, Failure> {
     let whole = fs::canonicalize(folder).during(|| format!("cannot open the folder {}", folder.display()))?;
     let meta = fs::metadata(&whole).during(|| format!("cannot open the folder {}", folder.display()))?;
     if !meta.is_dir() {
@@ -322,7 +338,8 @@ fn secret(text: &str) -> Result<(String, Vec<u8>), String> {
     Ok(((*id).to_owned(), bytes))
 }
 
-fn agent(text: &str) -> Result<(String, String), String> {
+/// An SSH agent: `ID=SOCKET`, or `default` for the user's own.
+pub(crate) fn agent(text: &str) -> Result<(String, String), String> {
     let (id, path) = match text.split_once('=') {
         Some((id, path)) => (id, path.to_owned()),
         None => {

@@ -13,14 +13,14 @@ const WIDTH: usize = 80;
 
 /// How it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Show {
+pub(crate) enum Show {
     Plain,
     Terminal,
     Quiet,
 }
 
 impl Show {
-    pub(super) fn find(name: &str) -> Result<Self, String> {
+    pub(crate) fn find(name: &str) -> Result<Self, String> {
         match name {
             "auto" if terminal::is_error() => Ok(Self::Terminal),
             "auto" | "plain" => Ok(Self::Plain),

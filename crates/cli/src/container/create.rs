@@ -5,16 +5,17 @@ use std::fs;
 use std::path::Path;
 
 use docker_wire::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
 };
 use serde_json::Value;
 
 use crate::client::{Client, Query};
+use crate::container::networks;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Order, Parsed};
-use crate::value::{device, mount, number, pair};
+use crate::value::{device, mount, number, pair, time};
 use crate::{output, table, terminal};
 
 pub(crate) static COMMAND: Command = Command {
@@ -45,7 +46,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("cpus", "NUMBER", "Processors' worth of time, as in 1.5"),
     Flag::value("cpuset-cpus", "LIST", "Processors to run on, as in 0-2,4"),
     Flag::value("cpuset-mems", "LIST", "Memory nodes to use, as in 0,1"),
-    Flag::list("device", "HOST[:CONTAINER[:rwm]]", "Give a device of the host"),
+    Flag::list("device", "HOST[:CONTAINER[:rwm]]", "Give a device of the host, or a CDI one: VENDOR/CLASS=NAME"),
     Flag::list("device-cgroup-rule", "RULE", "Allow a device to the control group, as in 'c 10:229 rwm'"),
     Flag::list("device-read-bps", "DEVICE:RATE", "Limit bytes read from a device a second"),
     Flag::list("device-read-iops", "DEVICE:RATE", "Limit reads from a device a second"),
@@ -58,30 +59,49 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("entrypoint", "PROGRAM", "Replace the image's entry point"),
     Flag::list("env", "NAME[=VALUE]", "Set a variable, or hand on the user's own").short('e'),
     Flag::list("env-file", "FILE", "Set variables from a file"),
+    Flag::list("expose", "PORT[/PROTOCOL]", "Say that the container listens at a port or range of ports"),
+    Flag::value("gpus", "REQUEST", "Give graphics processors: all, a number, or device=0"),
     Flag::list("group-add", "GROUP", "Join a further group"),
+    Flag::value("health-cmd", "COMMAND", "Run this now and then to see whether it is well"),
+    Flag::value("health-interval", "SPAN", "Between two health checks, as in 30s"),
+    Flag::value("health-retries", "TIMES", "Failed health checks in a row that make it unhealthy"),
+    Flag::value("health-start-interval", "SPAN", "Between two health checks while it starts"),
+    Flag::value("health-start-period", "SPAN", "How long failed health checks do not count"),
+    Flag::value("health-timeout", "SPAN", "How long one health check may take"),
     Flag::value("hostname", "NAME", "The container's host name").short('h'),
     Flag::switch("init", "Run a small init that reaps and forwards signals"),
     Flag::switch("interactive", "Keep standard input open").short('i'),
+    Flag::value("ip", "ADDRESS", "IPv4 address in the network"),
+    Flag::value("ip6", "ADDRESS", "IPv6 address in the network"),
     Flag::value("ipc", "MODE", "IPC namespace: none, private, shareable, host or container:NAME"),
     Flag::value("isolation", "KIND", "Kind of isolation: container"),
     Flag::list("label", "NAME[=VALUE]", "Set a label").short('l'),
     Flag::list("label-file", "FILE", "Set labels from a file"),
-    Flag::value("log-driver", "DRIVER", "Where logs go: json-file or none"),
+    Flag::list("link", "CONTAINER[:ALIAS]", "Know another container by a name"),
+    Flag::list("link-local-ip", "ADDRESS", "A further address of the link"),
+    Flag::value("log-driver", "DRIVER", "Where logs go: json-file, local, journald, syslog or none"),
     Flag::list("log-opt", "NAME=VALUE", "Set an option of the log, as in max-size=10m"),
+    Flag::value("mac-address", "ADDRESS", "Link-layer address, as in 02:42:ac:11:00:09"),
     Flag::value("memory", "BYTES", "Limit memory, as in 512m").short('m'),
     Flag::value("memory-reservation", "BYTES", "Memory to keep under pressure"),
     Flag::value("memory-swap", "BYTES", "Limit memory and swap together; -1 for no limit"),
     Flag::value("memory-swappiness", "PERCENT", "How readily memory is swapped, 0 to 100"),
     Flag::list("mount", "FIELDS", "Mount, as in type=bind,source=/a,target=/b,readonly"),
     Flag::value("name", "NAME", "The container's name"),
-    Flag::value("net", "MODE", "The same as --network"),
-    Flag::value("network", "MODE", "Network: none or host"),
+    Flag::list("net", "NETWORK", "The same as --network"),
+    Flag::list("net-alias", "NAME", "The same as --network-alias"),
+    Flag::list("network", "NETWORK", "Join a network (bridge), none, host or container:NAME; or name=…,alias=…,ip=…"),
+    Flag::list("network-alias", "NAME", "A name of the container in its network"),
+    Flag::switch("no-healthcheck", "Leave the image's health check out"),
     Flag::switch("oom-kill-disable", "Let the container wait in place of being killed at its memory limit"),
     Flag::value("oom-score-adj", "NUMBER", "Make the kernel more or less ready to kill it, -1000 to 1000"),
     Flag::value("pid", "MODE", "Process namespace: host or container:NAME"),
     Flag::value("pids-limit", "NUMBER", "Limit processes and threads; -1 for no limit"),
     Flag::value("platform", "OS/ARCH", "The platform of the image"),
     Flag::switch("privileged", "Give every capability and device, and mask nothing"),
+    Flag::list("publish", "[[ADDRESS:]PORT:]PORT[/PROTOCOL]", "Reach a port or range of ports through the host")
+        .short('p'),
+    Flag::switch("publish-all", "Reach every exposed port through some port of the host").short('P'),
     Flag::value("pull", "WHEN", "Get the image: missing or never"),
     Flag::switch("quiet", "Say nothing while getting the image").short('q'),
     Flag::switch("read-only", "Mount the root file system read-only"),
@@ -165,11 +185,25 @@ impl Request {
             labels: labels(given)?,
             stop_signal: given.value("stop-signal").map(str::to_owned),
             stop_timeout: given.read("stop-timeout", number::integer)?,
+            healthcheck: health_check(given)?,
             host_config: Some(host_config(given, binds)?),
             ..ContainerCreateBody::default()
         };
         let query =
             Query::default().with_some("name", given.value("name")).with_some("platform", given.value("platform"));
+        let networks = networks::read(given)?;
+        let body = ContainerCreateBody {
+            exposed_ports: networks.exposed,
+            networking_config: networks.endpoints,
+            host_config: body.host_config.map(|host| HostConfig {
+                network_mode: Some(networks.mode),
+                port_bindings: networks.bindings,
+                publish_all_ports: Some(given.on("publish-all")),
+                links: networks.links,
+                ..host
+            }),
+            ..body
+        };
         let cid_file = given.value("cidfile").map(str::to_owned);
         if let Some(path) = &cid_file
             && Path::new(path).exists()
@@ -294,12 +328,10 @@ fn host_config(given: &Parsed, binds: Option<Vec<String>>) -> Result<HostConfig,
     let log_options = pair::map(given.read_list("log-opt", pair::option)?);
     let log_config = (given.value("log-driver").is_some() || log_options.is_some())
         .then(|| HostConfigLogConfig { typ: Some(string("log-driver").unwrap_or_default()), config: log_options });
-    let network = string("network").or_else(|| string("net"));
     let host = HostConfig {
         binds,
         container_id_file: string("cidfile"),
         log_config,
-        network_mode: Some(network.unwrap_or_else(|| "default".to_owned())),
         restart_policy: given.read("restart", restart_policy)?,
         auto_remove: Some(given.on("rm")),
         volumes_from: given.list("volumes-from"),
@@ -348,7 +380,8 @@ fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
         cpu_quota: given.read("cpu-quota", number::integer)?,
         cpuset_cpus: given.read("cpuset-cpus", number::cpu_list)?,
         cpuset_mems: given.read("cpuset-mems", number::cpu_list)?,
-        devices: given.read_list("device", device::mapping)?,
+        devices: plain_devices(given)?,
+        device_requests: device_requests(given)?,
         device_cgroup_rules: given.list("device-cgroup-rule"),
         memory_reservation: given.read("memory-reservation", number::bytes)?,
         memory_swap: given.read("memory-swap", number::bytes_or_unlimited)?,
@@ -360,6 +393,64 @@ fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
         ulimits: given.read_list("ulimit", device::ulimit)?,
         ..host
     })
+}
+
+/// Devices by path.
+fn plain_devices(given: &Parsed) -> Result<Option<Vec<DeviceMapping>>, Failure> {
+    let all = given.read_list("device", |text| {
+        if device::is_qualified(text) { Ok(None) } else { device::mapping(text).map(Some) }
+    })?;
+    Ok(all.map(|all| all.into_iter().flatten().collect::<Vec<_>>()).filter(|list| !list.is_empty()))
+}
+
+/// Devices by driver: those of the Container Device Interface, and graphics processors.
+fn device_requests(given: &Parsed) -> Result<Option<Vec<DeviceRequest>>, Failure> {
+    let qualified: Vec<String> =
+        given.values("device").filter(|text| device::is_qualified(text)).map(str::to_owned).collect();
+    let cdi = (!qualified.is_empty()).then(|| DeviceRequest {
+        driver: Some("cdi".to_owned()),
+        device_ids: Some(qualified),
+        ..DeviceRequest::default()
+    });
+    let gpus = given.read("gpus", device::gpus)?;
+    let all: Vec<DeviceRequest> = gpus.into_iter().chain(cdi).collect();
+    Ok((!all.is_empty()).then_some(all))
+}
+
+/// The health check of the flags; `None` leaves the image's.
+fn health_check(given: &Parsed) -> Result<Option<HealthConfig>, Failure> {
+    let span = |flag: &str| {
+        given.read(flag, |text| {
+            let span = time::span(text).and_then(|span| i64::try_from(span).ok());
+            match span {
+                Some(nanos) if nanos < 0 => Err("it cannot be negative".to_owned()),
+                Some(nanos @ 1..1_000_000) => Err(format!("{nanos} ns are less than a millisecond")),
+                Some(nanos) => Ok(nanos),
+                None => Err("give a span, as in 30s or 1m30s".to_owned()),
+            }
+        })
+    };
+    let check = HealthConfig {
+        test: given
+            .value("health-cmd")
+            .filter(|line| !line.is_empty())
+            .map(|line| vec!["CMD-SHELL".to_owned(), line.to_owned()]),
+        interval: span("health-interval")?,
+        timeout: span("health-timeout")?,
+        retries: given.read("health-retries", |text| match text.parse() {
+            Ok(times @ 0..) => Ok(times),
+            _ => Err("give a number of times".to_owned()),
+        })?,
+        start_period: span("health-start-period")?,
+        start_interval: span("health-start-interval")?,
+    };
+    if !given.on("no-healthcheck") {
+        return Ok((check != HealthConfig::default()).then_some(check));
+    }
+    if check != HealthConfig::default() {
+        return Err(Failure::new("--no-healthcheck does not go with the --health flags; give one or the other"));
+    }
+    Ok(Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..check }))
 }
 
 /// Reads `no`, `always`, `unless-stopped`, `on-failure[:TIMES]`.
@@ -430,6 +521,18 @@ mod tests {
         check("--cpus 1.5 web", "/HostConfig/NanoCpus", 1_500_000_000.into());
         check("--network none web", "/HostConfig/NetworkMode", "none".into());
         check("--net host web", "/HostConfig/NetworkMode", "host".into());
+        check("web", "/HostConfig/NetworkMode", "default".into());
+        check("-p 8080:80 web", "/HostConfig/PortBindings/80~1tcp/0/HostPort", "8080".into());
+        check("-p 127.0.0.1::53/udp web", "/HostConfig/PortBindings/53~1udp/0/HostIp", "127.0.0.1".into());
+        check("-p 8000-8001:80-81 web", "/HostConfig/PortBindings/81~1tcp/0/HostPort", "8001".into());
+        check("-p 80 --expose 90 web", "/ExposedPorts", serde_json::json!({"80/tcp": {}, "90/tcp": {}}));
+        check("--network a --network-alias x web", "/NetworkingConfig/EndpointsConfig/a/Aliases/0", "x".into());
+        check(
+            "--network name=a,ip=10.0.0.9 --network b web",
+            "/NetworkingConfig/EndpointsConfig/a/IPAMConfig/IPv4Address",
+            "10.0.0.9".into(),
+        );
+        check("--link db:data web", "/HostConfig/Links/0", "db:data".into());
         check("--entrypoint= web", "/Entrypoint", serde_json::json!([""]));
         check("-it web", "/AttachStdin", true.into());
         check("-it web", "/StdinOnce", true.into());
@@ -446,6 +549,11 @@ mod tests {
         check("--device-write-iops /dev/sda:5 web", "/HostConfig/BlkioDeviceWriteIOps/0/Rate", 5.into());
         check("--cap-add ALL --cap-drop NET_RAW web", "/HostConfig/CapDrop", serde_json::json!(["NET_RAW"]));
         check("--init web", "/HostConfig/Init", true.into());
+        check("--gpus all web", "/HostConfig/DeviceRequests/0/Count", (-1).into());
+        check("--device a.b/c=d web", "/HostConfig/DeviceRequests/0/DeviceIDs", serde_json::json!(["a.b/c=d"]));
+        check("--health-cmd true web", "/Healthcheck/Test", serde_json::json!(["CMD-SHELL", "true"]));
+        check("--health-cmd true --health-interval 1.5s web", "/Healthcheck/Interval", 1_500_000_000.into());
+        check("--no-healthcheck web", "/Healthcheck/Test", serde_json::json!(["NONE"]));
         check("-l a=b web", "/Labels", serde_json::json!({"a": "b"}));
     }
 
@@ -470,8 +578,17 @@ mod tests {
         check("--env-file /nonexistent web", "/nonexistent");
         check("--pull always web", "--pull");
         check("--isolation vm web", "--isolation");
+        check("--health-interval 1us web", "bad value \"1us\" for --health-interval");
+        check("--no-healthcheck --health-retries 1 web", "--no-healthcheck");
         check("--blkio-weight 5 web", "--blkio-weight");
         check("--attach stdfoo web", "--attach");
+        check("-p 9-8:80 web", "--publish");
+        check("-p 80/icmp web", "--publish");
+        check("-p x web", "--publish");
+        check("-p 8000-8003:80-81 web", "--publish");
+        check("--network a --network host web", "host");
+        check("--network name=a,colour=red web", "colour");
+        check("--ip 10.0.0.999 web", "--ip");
     }
 
     #[test]

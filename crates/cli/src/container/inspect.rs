@@ -1,4 +1,4 @@
-//! `insula inspect`, for containers and images.
+//! `insula inspect`, for containers, images and volumes.
 
 use crate::client::{Client, Query, encode};
 use crate::context::Context;
@@ -15,8 +15,8 @@ static FLAGS: &[Flag] = &[
 pub(crate) static COMMAND: Command = Command {
     name: "inspect",
     usage: "[OPTIONS] NAME...",
-    about: "Show all that is known of containers and images",
-    flags: &[FLAGS, &[Flag::value("type", "KIND", "Look only for this: container or image")]],
+    about: "Show all that is known of containers, images, networks and volumes",
+    flags: &[FLAGS, &[Flag::value("type", "KIND", "Look only for this: container, image, network or volume")]],
     arguments: (1, Command::MANY),
     action: Action::Run(any),
     ..Command::BLANK
@@ -42,12 +42,36 @@ pub(crate) static IMAGE: Command = Command {
     ..Command::BLANK
 };
 
+pub(crate) static VOLUME: Command = Command {
+    name: "inspect",
+    usage: "[OPTIONS] VOLUME...",
+    about: "Show all that is known of volumes",
+    flags: &[FLAGS],
+    arguments: (1, Command::MANY),
+    action: Action::Run(|context, given| inspect(context, given, &["volume"])),
+    ..Command::BLANK
+};
+
+pub(crate) static NETWORK: Command = Command {
+    name: "inspect",
+    usage: "[OPTIONS] NETWORK...",
+    about: "Show all that is known of networks",
+    flags: &[FLAGS, &[Flag::switch("verbose", "Say more; there is no more").short('v')]],
+    arguments: (1, Command::MANY),
+    action: Action::Run(|context, given| inspect(context, given, &["network"])),
+    ..Command::BLANK
+};
+
 fn any(context: &Context, given: &Parsed) -> Outcome {
     match given.value("type") {
-        None | Some("") => inspect(context, given, &["container", "image"]),
+        None | Some("") => inspect(context, given, &["container", "image", "volume", "network"]),
         Some("container") => inspect(context, given, &["container"]),
         Some("image") => inspect(context, given, &["image"]),
-        Some(other) => Err(Failure::new(format!("bad value {other:?} for --type: give container or image"))),
+        Some("network") => inspect(context, given, &["network"]),
+        Some("volume") => inspect(context, given, &["volume"]),
+        Some(other) => {
+            Err(Failure::new(format!("bad value {other:?} for --type: give container, image, network or volume")))
+        }
     }
 }
 
@@ -88,10 +112,17 @@ fn inspect(context: &Context, given: &Parsed, kinds: &[&str]) -> Outcome {
 
 fn look_up(client: &mut Client, name: &str, kinds: &[&str], query: &Query) -> Result<Vec<u8>, Failure> {
     for kind in kinds {
-        match client.get_bytes(&query.behind(&format!("/{kind}s/{}/json", encode(name)))) {
+        let tail = if matches!(*kind, "network" | "volume") { "" } else { "/json" };
+        match client.get_bytes(&query.behind(&format!("/{kind}s/{}{tail}", encode(name)))) {
             Err(failure) if failure.status() == Some(404) => {}
             other => return other,
         }
     }
-    Err(Failure::daemon(404, format!("no {} {name:?} here; see: insula ps -a, insula images", kinds.join(" or "))))
+    Err(Failure::daemon(
+        404,
+        format!(
+            "no {} {name:?} here; see: insula ps -a, insula images, insula network ls, insula volume ls",
+            kinds.join(" or ")
+        ),
+    ))
 }

@@ -2,14 +2,17 @@
 
 pub(crate) mod attach;
 pub(crate) mod commit;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+mod networks;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod sample;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod top;
@@ -28,6 +31,7 @@ pub(crate) static GROUP: Command = Command {
     action: Action::Group(&[
         &attach::COMMAND,
         &commit::COMMAND,
+        &cp::COMMAND,
         &create::COMMAND,
         &commit::DIFF,
         &exec::COMMAND,

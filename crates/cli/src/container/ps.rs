@@ -42,7 +42,7 @@ pub(crate) static LS: Command = Command {
     ..Command::BLANK
 };
 
-const COLUMNS: &[Column] = &[
+pub(crate) const COLUMNS: &[Column] = &[
     ("Command", "COMMAND"),
     ("CreatedAt", "CREATED AT"),
     ("ID", "CONTAINER ID"),
@@ -105,7 +105,7 @@ pub(crate) fn labels(value: &Value) -> String {
     pairs.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
 }
 
-fn row(container: &Value, whole: bool, now: Timestamp) -> Value {
+pub(crate) fn row(container: &Value, whole: bool, now: Timestamp) -> Value {
     let id = table::text(container, "/Id");
     let image = table::text(container, "/Image");
     let command = format!(
@@ -156,15 +156,47 @@ fn row(container: &Value, whole: bool, now: Timestamp) -> Value {
     })
 }
 
-fn ports(ports: &[Value]) -> String {
-    let one = |port: &Value| {
-        let inside = format!("{}/{}", table::number(port, "/PrivatePort"), table::text(port, "/Type"));
-        match table::number(port, "/PublicPort") {
-            0 => inside,
-            outside => format!("{}:{outside}->{inside}", table::text(port, "/IP")),
+/// The host's address, the protocol, and the first port outside and inside.
+type First<'a> = (String, &'a str, i64, i64);
+
+/// Ports as Docker's client shows them, those that follow each other as one range.
+pub(crate) fn ports(ports: &[Value]) -> String {
+    let mut all: Vec<First<'_>> = ports
+        .iter()
+        .map(|port| {
+            let address = table::text(port, "/IP");
+            let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+            (
+                address,
+                table::text(port, "/Type"),
+                table::number(port, "/PublicPort"),
+                table::number(port, "/PrivatePort"),
+            )
+        })
+        .collect();
+    all.sort();
+    let mut ranges: Vec<(First<'_>, i64)> = Vec::new();
+    for (address, kind, outside, inside) in all {
+        if let Some(((last_address, last_kind, first_outside, first_inside), count)) = ranges.last_mut()
+            && (last_address.as_str(), *last_kind) == (address.as_str(), kind)
+            && *first_inside + *count == inside
+            && (outside == 0 && *first_outside == 0 || *first_outside + *count == outside)
+        {
+            *count += 1;
+        } else {
+            ranges.push(((address, kind, outside, inside), 1));
         }
+    }
+    let range = |first: i64, count: i64| {
+        if count == 1 { first.to_string() } else { format!("{first}-{}", first + count - 1) }
     };
-    ports.iter().map(one).collect::<Vec<_>>().join(", ")
+    // those that are published nowhere come last
+    ranges.sort_by_key(|((_, _, outside, _), _)| *outside == 0);
+    let one = |((address, kind, outside, inside), count): (First<'_>, i64)| {
+        let inside = format!("{}/{kind}", range(inside, count));
+        if outside == 0 { inside } else { format!("{address}:{}->{inside}", range(outside, count)) }
+    };
+    ranges.into_iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

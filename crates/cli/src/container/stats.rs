@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, Query};
 use crate::container::path;
 use crate::container::ps::short_id;
+use crate::container::sample::{Processors, Sample, percent};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
@@ -94,40 +95,10 @@ fn sample(context: &Context, names: &[String], whole: bool, named: bool) -> Resu
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "percentages are shown with two digits")]
-fn percent(part: i64, whole: i64, times: i64) -> f64 {
-    if part <= 0 || whole <= 0 { 0.0 } else { part as f64 / whole as f64 * times as f64 * 100.0 }
-}
-
 fn row(name: &str, stats: &Value, whole: bool) -> Value {
-    let delta = |path: &str| {
-        table::number(stats, &format!("/cpu_stats{path}")) - table::number(stats, &format!("/precpu_stats{path}"))
-    };
-    let cpus = match table::number(stats, "/cpu_stats/online_cpus") {
-        0 => i64::try_from(table::elements(stats, "/cpu_stats/cpu_usage/percpu_usage").len()).unwrap_or(1).max(1),
-        cpus => cpus,
-    };
-    let cpu = percent(delta("/cpu_usage/total_usage"), delta("/system_cpu_usage"), cpus);
-    // What the page cache could give back at once is not counted.
-    let cached = ["/memory_stats/stats/total_inactive_file", "/memory_stats/stats/inactive_file"];
-    let used = table::number(stats, "/memory_stats/usage");
-    let cache = cached.iter().map(|path| table::number(stats, path)).find(|cache| *cache > 0).unwrap_or(0);
-    let used = if cache < used { used - cache } else { used };
-    let limit = table::number(stats, "/memory_stats/limit");
-    let networks = stats.pointer("/networks").and_then(Value::as_object);
-    let (mut received, mut sent) = (0, 0);
-    for (_, network) in networks.into_iter().flatten() {
-        received += table::number(network, "/rx_bytes");
-        sent += table::number(network, "/tx_bytes");
-    }
-    let (mut read, mut written) = (0, 0);
-    for entry in table::elements(stats, "/blkio_stats/io_service_bytes_recursive") {
-        match table::text(entry, "/op").to_ascii_lowercase().as_str() {
-            "read" => read += table::number(entry, "/value"),
-            "write" => written += table::number(entry, "/value"),
-            _ => {}
-        }
-    }
+    let sample = Sample::read(stats);
+    let cpu = sample.cpu_percent(&Processors::read(stats, "/precpu_stats"));
+    let Sample { used, limit, received, sent, read, written, .. } = sample;
     let id = match table::text(stats, "/id") {
         "" => name,
         id => id,
@@ -142,7 +113,7 @@ fn row(name: &str, stats: &Value, whole: bool) -> Value {
         "MemPerc": format!("{:.2}%", percent(used, limit, 1)),
         "NetIO": format!("{} / {}", table::decimal_size(received, 3), table::decimal_size(sent, 3)),
         "BlockIO": format!("{} / {}", table::decimal_size(read, 3), table::decimal_size(written, 3)),
-        "PIDs": table::number(stats, "/pids_stats/current").to_string(),
+        "PIDs": sample.pids.to_string(),
     })
 }
 

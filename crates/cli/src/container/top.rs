@@ -11,10 +11,11 @@ use crate::{output, table};
 
 pub(crate) static COMMAND: Command = Command {
     name: "top",
-    usage: "CONTAINER [PS-OPTIONS]",
-    about: "List the processes of a container",
+    usage: "[OPTIONS] [CONTAINER [PS-OPTIONS]]",
+    about: "Watch what containers use; or list the processes of one",
+    flags: &[crate::top::FLAGS],
     order: Order::FlagsFirst,
-    arguments: (1, Command::MANY),
+    arguments: (0, Command::MANY),
     action: Action::Run(top),
     ..Command::BLANK
 };
@@ -29,6 +30,9 @@ pub(crate) static PORT: Command = Command {
 };
 
 fn top(context: &Context, given: &Parsed) -> Outcome {
+    if given.arguments.is_empty() {
+        return crate::top::watch(context, given);
+    }
     let options = given.arguments.get(1..).unwrap_or_default().join(" ");
     let query = Query::default().with_some("ps_args", Some(options.as_str()).filter(|options| !options.is_empty()));
     let answer = Client::new(context).get(&query.behind(&path(given.first(), "/top")))?;
@@ -51,7 +55,9 @@ fn port(context: &Context, given: &Parsed) -> Outcome {
             continue;
         }
         for binding in bindings.as_array().into_iter().flatten() {
-            let outside = format!("{}:{}", table::text(binding, "/HostIp"), table::text(binding, "/HostPort"));
+            let address = table::text(binding, "/HostIp");
+            let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+            let outside = format!("{address}:{}", table::text(binding, "/HostPort"));
             output::line(&if wanted.is_some() { outside } else { format!("{inside} -> {outside}") });
         }
     }

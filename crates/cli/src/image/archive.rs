@@ -12,7 +12,7 @@ use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
 use crate::{output, table, terminal};
 
-static OUTPUT: &[Flag] = &[Flag::value("output", "FILE", "Write to this file").short('o')];
+pub(crate) static OUTPUT: &[Flag] = &[Flag::value("output", "FILE", "Write to this file").short('o')];
 
 pub(crate) static SAVE: Command = Command {
     name: "save",
@@ -56,7 +56,7 @@ fn export(context: &Context, given: &Parsed) -> Outcome {
 }
 
 /// Writes an answer to the file that was given, which is there whole or not at all, or to standard output.
-fn fetch(context: &Context, target: &str, given: &Parsed) -> Outcome {
+pub(crate) fn fetch(context: &Context, target: &str, given: &Parsed) -> Outcome {
     let cut = || "the archive was cut off; the daemon's log says why: insula daemon logs".to_owned();
     let Some(path) = given.value("output") else {
         if terminal::is_output() {
@@ -84,22 +84,23 @@ fn fetch(context: &Context, target: &str, given: &Parsed) -> Outcome {
     written.map(|()| 0)
 }
 
-fn load(context: &Context, given: &Parsed) -> Outcome {
-    let (mut file, mut stdin);
-    let body: &mut dyn Read = match given.value("input") {
+/// The archive that `--input` names, or standard input.
+pub(crate) fn input(given: &Parsed) -> Result<Box<dyn Read>, Failure> {
+    match given.value("input") {
         Some(path) => {
-            file = File::open(path).during(|| format!("cannot read the archive {path:?}"))?;
-            &mut file
+            let file = File::open(path).during(|| format!("cannot read the archive {path:?}"))?;
+            Ok(Box::new(file))
         }
         None if terminal::is_input() => {
-            return Err(Failure::new("standard input is a terminal; give an archive with --input FILE"));
+            Err(Failure::new("standard input is a terminal; give an archive with --input FILE"))
         }
-        None => {
-            stdin = io::stdin().lock();
-            &mut stdin
-        }
-    };
-    let mut answer = Client::new(context).upload("/images/load", body)?;
+        None => Ok(Box::new(io::stdin().lock())),
+    }
+}
+
+fn load(context: &Context, given: &Parsed) -> Outcome {
+    let mut body = input(given)?;
+    let mut answer = Client::new(context).upload("/images/load", &mut body)?;
     for line in BufReader::new(answer.reader()).lines() {
         let line = line.during(|| "lost the daemon while it took the images".to_owned())?;
         if line.trim().is_empty() {

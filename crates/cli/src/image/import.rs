@@ -82,7 +82,22 @@ pub(crate) struct Progress {
 ///
 /// # Errors
 /// The error that the daemon reports in a line, or a connection that ends within one.
-pub(crate) fn each_line(mut answer: Answer, lost: &str, mut take: impl FnMut(&Value)) -> Result<(), Failure> {
+pub(crate) fn each_line(answer: Answer, lost: &str, mut take: impl FnMut(&Value)) -> Result<(), Failure> {
+    each_line_until(answer, lost, |value| {
+        take(value);
+        true
+    })
+}
+
+/// As [`each_line`], until `take` wants no more.
+///
+/// # Errors
+/// As there.
+pub(crate) fn each_line_until(
+    mut answer: Answer,
+    lost: &str,
+    mut take: impl FnMut(&Value) -> bool,
+) -> Result<(), Failure> {
     for line in BufReader::new(answer.reader()).lines() {
         let line = line.during(|| lost.to_owned())?;
         if line.trim().is_empty() {
@@ -93,7 +108,9 @@ pub(crate) fn each_line(mut answer: Answer, lost: &str, mut take: impl FnMut(&Va
         if let Some(error) = error.into_iter().find(|error| !error.is_empty()) {
             return Err(Failure::new(error));
         }
-        take(&value);
+        if !take(&value) {
+            break;
+        }
     }
     Ok(())
 }

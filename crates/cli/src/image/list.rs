@@ -44,7 +44,7 @@ pub(crate) static LS: Command = Command {
     ..Command::BLANK
 };
 
-const COLUMNS: &[Column] = &[
+pub(crate) const COLUMNS: &[Column] = &[
     ("Containers", "CONTAINERS"),
     ("CreatedAt", "CREATED AT"),
     ("CreatedSince", "CREATED"),
@@ -84,7 +84,7 @@ fn list(context: &Context, given: &Parsed) -> Outcome {
 }
 
 /// A row for each name of an image; one without names has a row of its own.
-fn rows_of(image: &Value, whole: bool, now: Timestamp) -> Vec<Value> {
+pub(crate) fn rows_of(image: &Value, whole: bool, now: Timestamp) -> Vec<Value> {
     let none = "<none>";
     let id = table::text(image, "/Id");
     let created = table::number(image, "/Created");

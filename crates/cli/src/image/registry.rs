@@ -112,12 +112,21 @@ fn domain_of(name: &str) -> &str {
 /// What the user has for a registry, as a header; nothing if that is nothing. Docker's configuration and its helpers are read
 /// by the daemon's program, which runs for this as the user.
 fn proof(domain: &str) -> Result<Option<String>, Failure> {
+    known(&["get", domain])
+}
+
+/// What the user has for all registries, for a build, whose bases and caches may be anywhere.
+pub(crate) fn proofs() -> Result<Option<String>, Failure> {
+    known(&["list"])
+}
+
+fn known(question: &[&str]) -> Result<Option<String>, Failure> {
     let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(std::path::PathBuf::from);
     let folder = folder.or_else(|| Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
     if !folder.is_some_and(|folder| folder.join("config.json").is_file()) {
         return Ok(None);
     }
-    let text = credential(&["get", domain], "")?;
+    let text = credential(question, "")?;
     let text = text.trim();
     Ok((!text.is_empty()).then(|| base64(text.as_bytes())))
 }
@@ -159,12 +168,45 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-fn pull(context: &Context, given: &Parsed) -> Outcome {
-    let name = given.first();
-    let (repository, mut tag) = match name.split_once('@') {
+/// Asks for an image to be pulled; the answer tells how far it is.
+///
+/// # Errors
+/// What the daemon refuses.
+pub(crate) fn request_pull(context: &Context, name: &str, platform: Option<&str>) -> Result<Answer, Failure> {
+    let (repository, tag) = split_name(name);
+    let query = Query::default().with("fromImage", repository).with("tag", tag.unwrap_or("latest"));
+    ask_to_pull(context, name, &query.with_some("platform", platform))
+}
+
+fn ask_to_pull(context: &Context, name: &str, query: &Query) -> Result<Answer, Failure> {
+    Client::new(context).stream_as("POST", &query.behind("/images/create"), proof(domain_of(name))?.as_deref())
+}
+
+/// An image's name without its tag or digest, and this.
+fn split_name(name: &str) -> (&str, Option<&str>) {
+    match name.split_once('@') {
         Some((repository, digest)) => (split_tag(repository).0, Some(digest)),
         None => split_tag(name),
-    };
+    }
+}
+
+/// Asks for an image to be pushed; the answer tells how far it is.
+///
+/// # Errors
+/// What the daemon refuses.
+pub(crate) fn request_push(context: &Context, name: &str) -> Result<Answer, Failure> {
+    let (repository, tag) = split_tag(name);
+    push_target(context, name, repository, Some(tag.unwrap_or("latest")))
+}
+
+fn push_target(context: &Context, name: &str, repository: &str, tag: Option<&str>) -> Result<Answer, Failure> {
+    let target = Query::default().with_some("tag", tag).behind(&format!("/images/{}/push", encode(repository)));
+    Client::new(context).stream_as("POST", &target, proof(domain_of(name))?.as_deref())
+}
+
+fn pull(context: &Context, given: &Parsed) -> Outcome {
+    let name = given.first();
+    let (repository, mut tag) = split_name(name);
     if given.on("all-tags") {
         if tag.is_some() {
             return Err(Failure::new("a tag cannot be used with --all-tags"));
@@ -180,9 +222,7 @@ fn pull(context: &Context, given: &Parsed) -> Outcome {
         .with_some("tag", tag)
         .with_some("platform", given.value("platform"))
         .with_some("verify", key.transpose()?.as_deref());
-    let answer =
-        Client::new(context).stream_as("POST", &query.behind("/images/create"), proof(domain_of(name))?.as_deref())?;
-    follow(answer, given.on("quiet"))?;
+    follow(ask_to_pull(context, name, &query)?, given.on("quiet"))?;
     let shown = match (name.contains('@'), tag) {
         (false, Some(tag)) => format!("{repository}:{tag}"),
         _ => name.to_owned(),
@@ -201,9 +241,7 @@ fn push(context: &Context, given: &Parsed) -> Outcome {
     } else {
         tag = tag.or(Some("latest"));
     }
-    let target = Query::default().with_some("tag", tag).behind(&format!("/images/{}/push", encode(repository)));
-    let answer = Client::new(context).stream_as("POST", &target, proof(domain_of(name))?.as_deref())?;
-    follow(answer, given.on("quiet"))?;
+    follow(push_target(context, name, repository, tag)?, given.on("quiet"))?;
     if given.on("quiet") {
         output::line(name);
     }

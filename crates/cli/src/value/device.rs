@@ -1,6 +1,6 @@
 //! Devices, their limits, and resource limits of processes.
 
-use docker_wire::models::{DeviceMapping, ResourcesUlimits, ThrottleDevice};
+use docker_wire::models::{DeviceMapping, DeviceRequest, ResourcesUlimits, ThrottleDevice};
 
 use super::number;
 
@@ -22,6 +22,61 @@ const ULIMITS: &[&str] = &[
     "sigpending",
     "stack",
 ];
+
+/// Whether a device is named by the Container Device Interface: `VENDOR/CLASS=NAME`.
+pub(crate) fn is_qualified(text: &str) -> bool {
+    !text.starts_with('/') && text.split_once('=').is_some_and(|(kind, name)| kind.contains('/') && !name.is_empty())
+}
+
+/// Reads `all`, a number, or fields: `count=2`, `device=0`, `driver=nvidia`, `capabilities=utility`. Quotes around commas are as in
+/// comma-separated values.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn gpus(text: &str) -> Result<DeviceRequest, String> {
+    let mut request = DeviceRequest { count: Some(0), ..DeviceRequest::default() };
+    let mut capabilities = vec!["gpu".to_owned()];
+    let count = |text: &str| match text {
+        "all" => Ok(-1),
+        _ => text.parse::<i64>().map_err(|_| format!("{text:?} is no number of devices")),
+    };
+    for field in fields(text) {
+        match field.split_once('=') {
+            None => request.count = Some(count(&field)?),
+            Some(("count", value)) => request.count = Some(count(value)?),
+            Some(("device", value)) => request.device_ids = Some(value.split(',').map(str::to_owned).collect()),
+            Some(("driver", value)) => request.driver = Some(value.to_owned()),
+            Some(("capabilities", value)) => capabilities.extend(value.split(',').map(str::to_owned)),
+            Some(("options", value)) => {
+                let pair = |pair: &str| {
+                    pair.split_once('=').map_or((pair.to_owned(), String::new()), |(a, b)| (a.to_owned(), b.to_owned()))
+                };
+                request.options = Some(value.split(',').map(pair).collect());
+            }
+            Some((other, _)) => {
+                return Err(format!(
+                    "unknown field {other:?}; there are count, device, driver, capabilities and options"
+                ));
+            }
+        }
+    }
+    request.capabilities = Some(vec![capabilities]);
+    Ok(request)
+}
+
+/// Cuts at commas that are not between quotes.
+fn fields(text: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for letter in text.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            other => fields.iter_mut().next_back().into_iter().for_each(|field| field.push(other)),
+        }
+    }
+    fields
+}
 
 /// Reads `HOST[:CONTAINER[:rwm]]`.
 ///

@@ -4,4 +4,5 @@ pub(crate) mod device;
 pub(crate) mod mount;
 pub(crate) mod number;
 pub(crate) mod pair;
+pub(crate) mod port;
 pub(crate) mod time;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use docker_wire::models::{
-    Mount, MountBindOptions, MountBindOptionsPropagationEnum as Propagation, MountTmpfsOptions, MountType,
+    Mount, MountBindOptions, MountBindOptionsPropagationEnum as Propagation, MountImageOptions, MountTmpfsOptions,
+    MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
 };
 
 use super::number;
@@ -81,6 +82,8 @@ pub(crate) fn mount(text: &str, folder: &Path) -> Result<Mount, String> {
     let mut mount = Mount { typ: Some(MountType::VOLUME), ..Mount::default() };
     let mut bind: Option<MountBindOptions> = None;
     let mut tmpfs: Option<MountTmpfsOptions> = None;
+    let mut volume: Option<MountVolumeOptions> = None;
+    let mut image: Option<MountImageOptions> = None;
     for field in csv(text)? {
         let (name, value) = match field.split_once('=') {
             Some((name, value)) => (name.to_ascii_lowercase(), Some(value)),
@@ -105,6 +108,18 @@ pub(crate) fn mount(text: &str, folder: &Path) -> Result<Mount, String> {
             "bind-nonrecursive" => bind.get_or_insert_default().non_recursive = Some(switch(&name, value)?),
             "bind-recursive" => recursion(needed()?, bind.get_or_insert_default())?,
             "bind-create-src" => bind.get_or_insert_default().create_mountpoint = Some(switch(&name, value)?),
+            "image-subpath" => image.get_or_insert_default().subpath = Some(needed()?.to_owned()),
+            "volume-driver" => driver(&mut volume).name = Some(needed()?.to_owned()),
+            "volume-label" => {
+                let (key, value) = super::pair::label(needed()?)?;
+                volume.get_or_insert_default().labels.get_or_insert_default().insert(key, value);
+            }
+            "volume-nocopy" => volume.get_or_insert_default().no_copy = Some(switch(&name, value)?),
+            "volume-opt" => {
+                let (key, value) = super::pair::option(needed()?)?;
+                driver(&mut volume).options.get_or_insert_default().insert(key, value);
+            }
+            "volume-subpath" => volume.get_or_insert_default().subpath = Some(needed()?.to_owned()),
             "tmpfs-size" => tmpfs.get_or_insert_default().size_bytes = Some(number::bytes(needed()?)?),
             "tmpfs-mode" => {
                 let value = needed()?;
@@ -122,26 +137,37 @@ pub(crate) fn mount(text: &str, folder: &Path) -> Result<Mount, String> {
     }
     match kind {
         MountType::BIND if mount.source.is_none() => return Err("a bind mount needs a source".to_owned()),
+        MountType::IMAGE if mount.source.is_none() => return Err("an image mount needs a source".to_owned()),
         MountType::TMPFS if mount.source.is_some() => return Err("a tmpfs has no source".to_owned()),
         _ => {}
     }
-    if bind.is_some() && kind != MountType::BIND {
-        return Err(format!("bind-… fields do not go with type={kind}"));
-    }
-    if tmpfs.is_some() && kind != MountType::TMPFS {
-        return Err(format!("tmpfs-… fields do not go with type={kind}"));
+    let given = [
+        (bind.is_some(), MountType::BIND),
+        (image.is_some(), MountType::IMAGE),
+        (tmpfs.is_some(), MountType::TMPFS),
+        (volume.is_some(), MountType::VOLUME),
+    ];
+    if let Some((_, other)) = given.iter().find(|(given, of)| *given && *of != kind) {
+        return Err(format!("{other}-… fields do not go with type={kind}"));
     }
     mount.bind_options = bind;
+    mount.image_options = image;
     mount.tmpfs_options = tmpfs;
+    mount.volume_options = volume;
     Ok(mount)
+}
+
+fn driver(options: &mut Option<MountVolumeOptions>) -> &mut MountVolumeOptionsDriverConfig {
+    options.get_or_insert_default().driver_config.get_or_insert_default()
 }
 
 fn kind(text: &str) -> Result<MountType, String> {
     match text.to_ascii_lowercase().as_str() {
         "bind" => Ok(MountType::BIND),
+        "image" => Ok(MountType::IMAGE),
         "tmpfs" => Ok(MountType::TMPFS),
         "volume" => Ok(MountType::VOLUME),
-        _ => Err(format!("unknown type {text:?}; there are bind, tmpfs and volume")),
+        _ => Err(format!("unknown type {text:?}; there are bind, image, tmpfs and volume")),
     }
 }
 
@@ -235,6 +261,13 @@ mod tests {
         assert_eq!(got.bind_options.unwrap().propagation, Some(Propagation::RSLAVE));
         let got = mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1777", here).unwrap().tmpfs_options.unwrap();
         assert_eq!((got.size_bytes, got.mode), (Some(1 << 20), Some(0o1777)));
+        let line = "src=data,dst=/d,volume-nocopy,volume-subpath=a/b,volume-label=k=v,volume-driver=local,\"volume-opt=o=a,b\"";
+        let got = mount(line, here).unwrap().volume_options.unwrap();
+        assert_eq!((got.no_copy, got.subpath.as_deref()), (Some(true), Some("a/b")));
+        assert_eq!(got.labels.unwrap()["k"], "v");
+        assert_eq!(got.driver_config.unwrap().options.unwrap()["o"], "a,b");
+        let got = mount("type=image,src=web:2,dst=/w,image-subpath=usr", here).unwrap();
+        assert_eq!(got.image_options.unwrap().subpath.as_deref(), Some("usr"));
         let got = mount("\"type=bind\",\"src=/a,b\",dst=/c", here).unwrap();
         assert_eq!(got.source.as_deref(), Some("/a,b"));
         for bad in [
@@ -245,6 +278,8 @@ mod tests {
             "type=nfs,source=/a,target=/b",
             "type=tmpfs,source=/a,target=/b",
             "type=tmpfs,target=/b,bind-propagation=rslave",
+            "type=bind,source=/a,target=/b,volume-nocopy",
+            "type=image,target=/b",
             "type=bind,source=/a,target=/b,colour=red",
             "type=bind,source=/a,target=/b,readonly=maybe",
             "type=tmpfs,target=/b,tmpfs-mode=9",

@@ -16,9 +16,9 @@ fn changed(pointer: &str, value: Value) -> Value {
     config
 }
 
-fn parse(text: &str) -> (Spec, Vec<String>) {
+fn parse(text: &str) -> (Box<Spec>, Vec<String>) {
     match serde_json::from_str(text) {
-        Ok(spec) => (spec, Vec::new()),
+        Ok(spec) => (Box::new(spec), Vec::new()),
         Err(_) => lenient(text.as_bytes()).unwrap(),
     }
 }

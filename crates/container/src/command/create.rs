@@ -104,7 +104,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Goes to the bundle, and reads its configuration.
-    pub(super) fn load(&mut self, context: &Context) -> Result<Spec, Failure> {
+    pub(super) fn load(&mut self, context: &Context) -> Result<Box<Spec>, Failure> {
         let (mut spec, warnings) = config::load(&self.bundle.join("config.json"))?;
         let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         if namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_some()) {

@@ -125,6 +125,7 @@ impl From<SetupError> for Failure {
 /// Runs the program with its arguments, of which the first is its name; returns its exit code.
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> u8 {
+    sys::entry::touch_stack();
     sys::process::keep_to_close(KEPT);
     let mut words = Vec::new();
     for argument in arguments.iter().skip(1) {

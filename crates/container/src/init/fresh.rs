@@ -1,20 +1,24 @@
 //! File systems that were made just now. Nothing in them is an image's, so a name in one leads nowhere else, and need not be looked up
 //! with care; and mount(2) makes one with a single call, where the new interface takes a call for each option.
 
-use super::options::Options;
 use super::{leave_open, root};
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags};
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use sys::mount::{MoveMountFlags, mount_at, move_mount};
+use sys::mount::{MountAttr, MoveMountFlags, Walker, move_mount};
+use sys::mount_options::Options;
 
 const MOST: usize = 16;
 
 /// Those of one container, in the order in which they were made.
 #[derive(Default)]
-pub(crate) struct Fresh(Vec<One>);
+pub(crate) struct Fresh {
+    all: Vec<One>,
+    /// The process stands where it mounted last; `init` puts it right before anything looks up a relative path.
+    pub(super) walker: Walker,
+}
 
 struct One {
     path: PathBuf,
@@ -57,20 +61,22 @@ impl Fresh {
         let source = mount.source().as_deref().unwrap_or(Path::new(kind)).to_string_lossy();
         let source = if source.is_empty() { kind } else { &source };
         let destination = mount.destination();
-        let made =
-            |folder: BorrowedFd<'_>, name: &Path| mount_at(source, (folder, name), kind, options.set, &data).is_ok();
+        let made = |walker: &mut Walker, folder: BorrowedFd<'_>, name: &Path| {
+            walker.mount(source, (folder, name), kind, options.set, &data).is_ok()
+        };
         let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else { return false };
         let done = if parent == Path::new("/") {
             // the root is an image's: mount(2) would follow a link
             let place = root::resolve_plain(root, destination, OFlags::PATH | OFlags::DIRECTORY);
             place.is_ok_and(|place| {
-                let done = made(place.as_fd(), Path::new(""));
+                let done = made(&mut self.walker, place.as_fd(), Path::new(""));
                 leave_open(place);
                 done
             })
         } else {
-            self.ours(parent, root).is_some_and(|folder| {
-                rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && made(folder, Path::new(name))
+            ours(&self.all, parent, root).is_some_and(|folder| {
+                rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok()
+                    && made(&mut self.walker, folder, Path::new(name))
             })
         };
         if done {
@@ -90,12 +96,8 @@ impl Fresh {
         if parent == Path::new("/") {
             return put(root);
         }
-        self.ours(parent, root)
+        ours(&self.all, parent, root)
             .is_some_and(|folder| rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).is_ok() && put(folder))
-    }
-
-    fn ours(&self, path: &Path, root: BorrowedFd<'_>) -> Option<BorrowedFd<'_>> {
-        self.0.iter().rev().find(|one| one.path == path && one.origin == Origin::Us)?.folder(root)
     }
 
     /// Takes note of what was mounted.
@@ -112,8 +114,8 @@ impl Fresh {
             _ => None,
         };
         let plain = destination.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        match origin.filter(|_| plain && self.0.len() < MOST) {
-            Some(origin) => self.0.push(One { path: destination.to_owned(), origin, folder }),
+        match origin.filter(|_| plain && self.all.len() < MOST) {
+            Some(origin) => self.all.push(One { path: destination.to_owned(), origin, folder }),
             None => folder.into_inner().into_iter().for_each(leave_open),
         }
     }
@@ -121,26 +123,46 @@ impl Fresh {
     /// Forgets what lies below something new.
     pub(crate) fn hide(&mut self, destination: &Path) {
         let (kept, hidden): (Vec<One>, Vec<One>) =
-            std::mem::take(&mut self.0).into_iter().partition(|one| !one.path.starts_with(destination));
-        self.0 = kept;
-        Self(hidden).leave();
+            std::mem::take(&mut self.all).into_iter().partition(|one| !one.path.starts_with(destination));
+        self.all = kept;
+        leave(hidden);
     }
 
     /// The kernel's own file system that a path leads into, and the rest of the path there.
     pub(crate) fn kernels<'a>(&self, path: &'a Path, root: BorrowedFd<'_>) -> Option<(BorrowedFd<'_>, &'a Path)> {
-        let one = self.0.iter().rev().find(|one| one.origin == Origin::Kernel && path.starts_with(&one.path))?;
-        let rest = path.strip_prefix(&one.path).ok()?;
-        let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
-        if !plain || rest.as_os_str().is_empty() {
-            return None;
-        }
-        Some((one.folder(root)?, rest))
+        kernels(&self.all, path, root)
+    }
+
+    /// Mounts a small folder in memory for the control groups at a path in the kernel's own file system; says whether that could be done.
+    pub(super) fn make_groups(&mut self, destination: &Path, set: MountAttr, root: BorrowedFd<'_>) -> bool {
+        kernels(&self.all, destination, root)
+            .is_some_and(|at| self.walker.mount("cgroup", at, "tmpfs", set, "mode=755").is_ok())
     }
 
     /// Leaves all descriptors open, to be closed with everything else.
     pub(crate) fn leave(self) {
-        self.0.into_iter().filter_map(|one| one.folder.into_inner()).for_each(leave_open);
+        leave(self.all);
     }
+}
+
+fn leave(all: Vec<One>) {
+    all.into_iter().filter_map(|one| one.folder.into_inner()).for_each(leave_open);
+}
+
+/// The folder of a file system in memory that is ours.
+fn ours<'a>(all: &'a [One], path: &Path, root: BorrowedFd<'_>) -> Option<BorrowedFd<'a>> {
+    all.iter().rev().find(|one| one.path == path && one.origin == Origin::Us)?.folder(root)
+}
+
+/// As [`Fresh::kernels`].
+fn kernels<'a, 'b>(all: &'a [One], path: &'b Path, root: BorrowedFd<'_>) -> Option<(BorrowedFd<'a>, &'b Path)> {
+    let one = all.iter().rev().find(|one| one.origin == Origin::Kernel && path.starts_with(&one.path))?;
+    let rest = path.strip_prefix(&one.path).ok()?;
+    let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || rest.as_os_str().is_empty() {
+        return None;
+    }
+    Some((one.folder(root)?, rest))
 }
 
 /// A file system's own options as mount(2) takes them; `None` where they do not fit.

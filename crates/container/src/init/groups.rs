@@ -2,7 +2,6 @@
 
 use super::fresh::Fresh;
 use super::mounts::{Source, missing_target};
-use super::options::Options;
 use super::{leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use cgroup::{Group, Version};
@@ -11,9 +10,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, bind_at, mount_at,
+    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, Walker,
     mount_setattr, move_mount, move_mount_onto, open_tree,
 };
+use sys::mount_options::Options;
 
 const TOP: &str = "/sys/fs/cgroup";
 
@@ -103,10 +103,10 @@ impl Shown {
         }
     }
 
-    fn place(&self, folder: BorrowedFd<'_>) -> sys::Result<()> {
+    fn place(&self, walker: &mut Walker, folder: BorrowedFd<'_>) -> sys::Result<()> {
         let name = Path::new(&self.name);
         match &self.group {
-            Reached::ByPath(path) => bind_at(path, (folder, name)),
+            Reached::ByPath(path) => walker.bind(path, (folder, name)),
             Reached::Opened(tree) => {
                 let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
                 move_mount(tree.as_fd(), Path::new(""), folder, name, flags)
@@ -126,10 +126,8 @@ pub(crate) fn place(
     let set = options.set - MountAttr::RDONLY;
     let destination = mount.destination();
     // usually in the sysfs that was mounted just before
-    let quick = fresh.kernels(destination, root).and_then(|(folder, rest)| {
-        mount_at("cgroup", (folder, rest), "tmpfs", set, "mode=755").ok()?;
-        root::resolve_plain(root, destination, OFlags::PATH | OFlags::DIRECTORY).ok()
-    });
+    let quick = fresh.make_groups(destination, set, root);
+    let quick = quick.then(|| root::resolve_plain(root, destination, OFlags::PATH | OFlags::DIRECTORY).ok()).flatten();
     let folder = match quick {
         Some(folder) => folder,
         None => {
@@ -145,7 +143,7 @@ pub(crate) fn place(
     for shown in all {
         let name = &shown.name;
         rustix::fs::mkdirat(&folder, name.as_str(), Mode::from_raw_mode(0o755)).doing(|| name.clone())?;
-        shown.place(folder.as_fd()).doing(|| name.clone())?;
+        shown.place(&mut fresh.walker, folder.as_fd()).doing(|| name.clone())?;
         for link in &shown.links {
             rustix::fs::symlinkat(name.as_str(), &folder, link.as_str()).doing(|| link.clone())?;
         }

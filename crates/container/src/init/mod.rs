@@ -10,7 +10,6 @@ mod groups;
 pub(crate) mod memory;
 pub(crate) mod mounts;
 pub(crate) mod names;
-pub(crate) mod options;
 mod protect;
 pub(crate) mod root;
 mod tiny;
@@ -124,7 +123,9 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     }
     let root = received.as_ref().or(inside.root.as_ref());
     let root = root.ok_or_else(|| SetupError::new(FailureKind::Internal, "no root file system was given"))?;
-    crate::interfaces::raise_loop(inside.own)?;
+    if inside.own.contains(Namespaces::NET) {
+        sys::netns::raise_loop().doing(|| "cannot set the loop up")?;
+    }
     names::set(inside.spec)?;
     names::sysctls(inside.spec)?;
     memory::policy(inside.spec)?;
@@ -168,8 +169,13 @@ fn before_entering(inside: &Inside<'_>) -> Result<()> {
             _ => sys::process::exit_now(1),
         }
     }
+    let inner = all.create_container().as_ref();
+    if inner.is_some_and(|hooks| !hooks.is_empty()) {
+        // mounting has led us into the container
+        rustix::process::chdir(state.bundle).doing(|| state.bundle.display().to_string())?;
+    }
     let state = State { status: "creating", pid: Some(own_pid()), ..state.clone() };
-    hooks::run_all("createContainer", all.create_container().as_ref(), &state)
+    hooks::run_all("createContainer", inner, &state)
 }
 
 fn own_pid() -> i32 {

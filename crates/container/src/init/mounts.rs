@@ -5,7 +5,6 @@
 //! user namespace gives it. The kernel's own file systems are made inside, where their namespaces are.
 
 use super::fresh::Fresh;
-use super::options::Options;
 use super::{Inside, copy, groups, leave_open, root};
 use crate::error::{Doing, Result, SetupError};
 use crate::sync::Word;
@@ -21,6 +20,7 @@ use sys::mount::{
     Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, OpenTreeFlags, fspick, mount_setattr,
     move_mount_onto, open_tree,
 };
+use sys::mount_options::Options;
 use sys::process::Namespaces;
 
 /// What was opened outside for a mount.

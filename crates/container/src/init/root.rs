@@ -237,7 +237,7 @@ pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result<(
     }
     let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
     if let Some(word) = asked.filter(|word| !word.is_empty()) {
-        let (flags, depth) = super::options::propagation(word).ok_or_else(|| {
+        let (flags, depth) = sys::mount_options::propagation(word).ok_or_else(|| {
             SetupError::invalid(format!("linux.rootfsPropagation: {word:?} is no kind of propagation"))
         })?;
         let attrs = MountAttrs { propagation: Some(flags), ..MountAttrs::default() };

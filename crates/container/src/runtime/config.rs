@@ -18,12 +18,12 @@ pub(crate) const MOST_BYTES: u64 = 64 << 20;
 /// # Errors
 /// [`FailureKind::NotFound`] where there is none, [`FailureKind::Invalid`] for one that is too large, cannot be understood or is wrong,
 /// [`FailureKind::Unsupported`] for what this host lacks.
-pub(crate) fn load(path: &Path) -> Result<(Spec, Vec<String>)> {
+pub(crate) fn load(path: &Path) -> Result<(Box<Spec>, Vec<String>)> {
     understand(&read(path)?, &path.display().to_string())
 }
 
 /// As [`load`], of a text.
-pub(crate) fn understand(bytes: &[u8], what: &str) -> Result<(Spec, Vec<String>)> {
+pub(crate) fn understand(bytes: &[u8], what: &str) -> Result<(Box<Spec>, Vec<String>)> {
     let (spec, warnings) = check::parse(bytes).or_else(|error| {
         // once more, to find the place
         parse::<Spec>(bytes, what).and(Err(error))

@@ -151,6 +151,9 @@ impl Shim {
                 self.handle(token, flags);
             }
             self.check_memory();
+            if let Some(log) = &mut self.log {
+                log.push();
+            }
             self.settle();
         }
         Ok(())
@@ -168,7 +171,8 @@ impl Shim {
         let now = now_ms();
         let trim = (!self.idle_trimmed && self.phase == Phase::Running).then_some(now + QUIET_MS);
         let memory = self.oom_watch_ms.map(|_| now + OOM_LOOK_MS);
-        deadlines.chain(trim).chain(memory).min().map(|deadline| deadline.saturating_sub(now))
+        let log = self.log.as_ref().and_then(LogWriter::again_ms).map(|again| now + again);
+        deadlines.chain(trim).chain(memory).chain(log).min().map(|deadline| deadline.saturating_sub(now))
     }
 
     fn handle(&mut self, token: Token, flags: EventFlags) {
@@ -430,13 +434,11 @@ impl Shim {
         }
     }
 
-    fn open_log(&mut self, log: Option<Log>) -> crate::Result<()> {
-        self.log = match log {
-            Some(log) => {
-                let path = log.path.clone();
-                Some(LogWriter::open(log).doing(|| format!("log {}", path.display()))?)
-            }
-            None => None,
+    fn open_log(&mut self, log: Log) -> crate::Result<()> {
+        self.log = if log.file.is_some() || log.service.is_some() {
+            Some(LogWriter::open(log, Some(self.proof)).doing(|| "failed to initialize logging driver")?)
+        } else {
+            None
         };
         Ok(())
     }

@@ -8,8 +8,9 @@ use super::{Home, INIT, PARTING_MS, Shim, now_ms, now_ns};
 use crate::create::{self, First, Plan};
 use crate::error::{Doing, Result, SetupError};
 use crate::exec;
+use crate::hooks::{self, State};
 use crate::stdio::{Input, Stdio, Streams as Ends};
-use control::{Create, Exec, Exit, FailureKind, Frame, Phase, ProcessId, Reply, Request, State, Streams};
+use control::{Create, Exec, Exit, FailureKind, Frame, Phase, ProcessId, Reply, Request, State as Present, Streams};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -84,6 +85,15 @@ impl Shim {
                 done.ok_or_else(|| SetupError::invalid("the process has no terminal"))?.doing(|| "cannot resize")?;
                 Ok(Reply::Done)
             }
+            Request::Kill { process } => {
+                let pidfd = self.find(&process).and_then(|key| self.tasks.get(&key)).and_then(Task::pidfd);
+                if let Some(pidfd) = pidfd {
+                    pidfd_send_signal(pidfd, Signal::KILL)
+                        .map_err(sys::SysError::of("pidfd_send_signal"))
+                        .doing(|| "cannot kill the process")?;
+                }
+                Ok(Reply::Done)
+            }
             Request::State => Ok(Reply::State(self.state())),
             Request::Quit => self.quit(),
         }
@@ -117,6 +127,27 @@ impl Shim {
             open_stdin: request.stdio.open_stdin,
         });
         self.listen().inspect_err(|_| self.forget())?;
+        let bundle = self.home.as_ref().map(|home| home.runtime_dir.clone()).unwrap_or_default();
+        let (id, version) = (request.id.clone(), request.spec.version().clone());
+        let state = State {
+            oci_version: &version,
+            id: &id,
+            status: "creating",
+            pid: None,
+            bundle: &bundle,
+            annotations: request.spec.annotations().as_ref(),
+        };
+        let all = request.spec.hooks().as_ref();
+        let mut outside = |pid: i32| {
+            let state = State { pid: Some(pid), ..state.clone() };
+            hooks::run_all("prestart", all.and_then(hooks::prestart), &state)?;
+            hooks::run_all("createRuntime", all.and_then(|all| all.create_runtime().as_ref()), &state)
+        };
+        let mut terms = create::Terms::default();
+        if all.is_some() {
+            terms.state = Some(state.clone());
+            terms.hooks = Some(&mut outside);
+        }
         let plan = Plan {
             spec: &request.spec,
             rootfs: &request.rootfs,
@@ -125,7 +156,7 @@ impl Shim {
             seccomp: request.seccomp.as_ref(),
             stdio: Stdio::Pipes(if request.stdio.open_stdin { Input::Open } else { Input::Null }),
             first: if request.init { First::Init } else { First::Program },
-            terms: create::Terms::default(),
+            terms,
         };
         let (mut container, created) = create::create(self.proof, plan).inspect_err(|_| self.forget())?;
         let streams = std::mem::take(&mut container.streams);
@@ -306,13 +337,13 @@ impl Shim {
         Ok(Reply::Started { pid: running.pid })
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Present {
         let pid = self.container.as_ref().map_or(0, |container| container.pid);
         let execs = self.tasks.values().filter(|task| task.exit.is_none()).filter_map(|task| match &task.id {
             ProcessId::Exec(id) => Some((id.clone(), task.pid)),
             ProcessId::Init => None,
         });
-        State { phase: self.phase, pid, exit: self.exit.clone(), execs: execs.collect() }
+        Present { phase: self.phase, pid, exit: self.exit.clone(), execs: execs.collect() }
     }
 
     fn quit(&mut self) -> Result<Reply> {

@@ -54,7 +54,7 @@ mod kernel {
         }
         let mut shim = Shim::spawn();
         let mut create = shim.request(shim.spec("head -c 6000000 /dev/zero"));
-        create.log = None;
+        create.log = control::Log::default();
         shim.create(create, &[]);
         let slow = shim.attach(ProcessId::Init, false, &[]);
         let gone = shim.attach(ProcessId::Init, false, &[]);
@@ -133,7 +133,8 @@ mod kernel {
         }
         let mut shim = Shim::spawn();
         let mut create = shim.request(shim.spec("for i in $(seq 200); do echo line $i; sleep 0.001; done"));
-        create.log = Some(control::Log { path: shim.path("log"), max_bytes: 2000, max_files: 2 });
+        create.log =
+            control::LogFile { max_bytes: 2000, max_files: 2, ..control::LogFile::unbounded(shim.path("log")) }.into();
         shim.create(create, &[]);
         shim.start();
         assert_eq!(shim.exited(&ProcessId::Init).code, 0);

@@ -1,8 +1,8 @@
 //! A helper process with a container around the host's programs.
 
 use control::{
-    Create, Created, Envelope, Event, Exec, Exit, FrameReader, Log, Message, ProcessId, ReadOutcome, Reply, Request,
-    Rootfs, Stdio, Streams, VERSION,
+    Create, Created, Envelope, Event, Exec, Exit, FrameReader, LogFile, Message, ProcessId, ReadOutcome, Reply,
+    Request, Rootfs, Stdio, Streams, VERSION,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
@@ -162,7 +162,7 @@ impl Shim {
             seccomp: None,
             netns: false,
             stdio: Stdio { open_stdin: false, stdin_once: false },
-            log: Some(Log { path: self.path("log"), max_bytes: 0, max_files: 1 }),
+            log: LogFile::unbounded(self.path("log")).into(),
             exit_file: Some(self.path("exit.json")),
             runtime_dir: self.folder.path().to_owned(),
             init: false,

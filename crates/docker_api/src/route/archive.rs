@@ -36,7 +36,7 @@ pub(crate) async fn export(call: Call) -> Result {
 }
 
 /// An archive that is written on a thread while it is sent. One that fails is cut off.
-fn written<F>(write: impl FnOnce(Pipe) -> F + Send + 'static) -> reply::Reply
+pub(super) fn written<F>(write: impl FnOnce(Pipe) -> F + Send + 'static) -> reply::Reply
 where
     F: Future<Output = std::result::Result<(), EngineError>> + Send,
 {
@@ -51,7 +51,7 @@ where
 }
 
 /// The body of an answer for a thread that writes.
-struct Pipe(mpsc::Sender<io::Result<Bytes>>);
+pub(super) struct Pipe(pub(super) mpsc::Sender<io::Result<Bytes>>);
 
 impl io::Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -2,16 +2,16 @@
 
 use super::image::{Archive, Fed, drain, feed};
 use crate::error::ApiError;
-use crate::query::Query;
+use crate::query::{Query, parse_duration};
 use crate::reply::{self, Result};
 use crate::server::Call;
 use bytes::Bytes;
-use docker_wire::extra::{Build, BuildLine, SharedFolder};
+use docker_wire::extra::{Build, BuildCache, BuildCacheTarget, BuildLine, SharedFolder};
 use engine::image::build::Options;
 use engine::model::{NetworkMode, Resources, Ulimit};
 use engine::{
-    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, Engine, EngineError, Entitlement, Reuse,
-    Squash,
+    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, CachePlace, CacheSource, CacheSteps,
+    CacheTarget, Engine, EngineError, Entitlement, Reuse, Squash,
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Events that wait for a slow client.
@@ -153,24 +152,10 @@ pub(crate) async fn prune(call: Call) -> Result {
         }
     }
     let given = known.iter().find_map(|key| filters.values(key)?.iter().next());
-    let unused_for = given.map(|text| duration(text)).transpose()?;
+    let bad = |text: &String| ApiError::invalid(format!("invalid time {text:?}: give a length as in 24h or 1h30m"));
+    let unused_for = given.map(|text| parse_duration(text).ok_or_else(|| bad(text))).transpose()?;
     let pruned = call.engine().prune_build_cache(CacheFilter { all: call.query.flag("all"), unused_for }).await?;
     reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))
-}
-
-/// `24h`, `30m`, `90s`, `7d`.
-fn duration(text: &str) -> Result<Duration> {
-    let bad = || ApiError::invalid(format!("invalid time {text:?}: give a number with s, m, h or d"));
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return Err(bad()),
-    };
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
 }
 
 /// The cache's records as `GET /system/df` shows them.
@@ -412,14 +397,13 @@ fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str)
 
 fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
     match text.unwrap_or("default") {
-        "default" | "bridge" => Ok(None),
+        "default" => Ok(None),
         "none" => Ok(Some(NetworkMode::None)),
         "host" => Ok(Some(NetworkMode::Host)),
         other => match other.strip_prefix("container:") {
-            Some(who) if !who.is_empty() => Ok(Some(NetworkMode::Container(who.to_owned()))),
-            _ => Err(ApiError::invalid(format!(
-                "no network {other:?} for builds: give default, none, host or container:NAME"
-            ))),
+            Some("") => Err(ApiError::invalid("invalid network mode container: without a container's name")),
+            Some(who) => Ok(Some(NetworkMode::Container(who.to_owned()))),
+            None => Ok(Some(NetworkMode::Networks(other.to_owned()))),
         },
     }
 }
@@ -430,6 +414,37 @@ fn platform(options: &mut Options, text: Option<&str>) -> Result<()> {
             text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))?;
     }
     Ok(())
+}
+
+fn reference(text: &str) -> Result<Reference> {
+    let parsed = text.parse::<Reference>().map(Reference::tagged);
+    parsed.map_err(|error| ApiError::invalid(format!("invalid name {text:?} for a cache: {error}")))
+}
+
+/// The argument by which Docker's clients ask for a cache in the image itself.
+fn inline_wanted(options: &mut Options) -> bool {
+    options.arguments.remove("BUILDKIT_INLINE_CACHE").is_some_and(|value| matches!(value.as_str(), "1" | "true"))
+}
+
+fn source(cache: &BuildCache) -> Result<CacheSource> {
+    Ok(match cache {
+        BuildCache::Name(name) => CacheSource::Named(reference(name)?),
+        BuildCache::Folder(folder) => CacheSource::Folder(shared(folder)?),
+    })
+}
+
+fn target(asked: &BuildCacheTarget, owner: Option<(u32, u32)>) -> Result<CacheTarget> {
+    let place = match &asked.place {
+        None => CachePlace::Image,
+        Some(BuildCache::Name(name)) => CachePlace::Registry(reference(name)?),
+        Some(BuildCache::Folder(folder)) => CachePlace::Folder(shared(folder)?, owner),
+    };
+    Ok(CacheTarget { place, steps: if asked.all { CacheSteps::All } else { CacheSteps::Result } })
+}
+
+/// A cache in the image itself, if it is wanted.
+fn inline(wanted: bool) -> Vec<CacheTarget> {
+    if wanted { vec![CacheTarget { place: CachePlace::Image, steps: CacheSteps::Result }] } else { Vec::new() }
 }
 
 fn classic_request(query: &Query) -> Result<BuildRequest> {
@@ -450,6 +465,8 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
     };
     platform(&mut options, query.text("platform"))?;
     let limits: Option<Vec<Limit>> = document(query, "ulimits")?;
+    let caches: Option<Vec<String>> = document(query, "cachefrom")?;
+    let wanted = inline_wanted(&mut options);
     let limit = |one: Limit| Ulimit { name: one.name, soft: one.soft, hard: one.hard };
     Ok(BuildRequest {
         dockerfile: query.text("dockerfile").unwrap_or_default().to_owned(),
@@ -477,6 +494,12 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
             .filter(|host| !host.is_empty())
             .map(str::to_owned)
             .collect(),
+        cache_from: caches
+            .unwrap_or_default()
+            .iter()
+            .map(|name| reference(name).map(CacheSource::Named))
+            .collect::<Result<_>>()?,
+        cache_to: inline(wanted),
         ..BuildRequest::default()
     })
 }
@@ -504,6 +527,10 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         ..Options::default()
     };
     platform(&mut options, asked.platform.as_deref())?;
+    let mut cache_to = inline(inline_wanted(&mut options));
+    for one in &asked.cache_to {
+        cache_to.push(target(one, asked.owner)?);
+    }
     let right = |name: &String| {
         let known = "network.host and security.insecure";
         Entitlement::find(name).ok_or_else(|| ApiError::invalid(format!("no right {name:?}; there are {known}")))
@@ -538,6 +565,8 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         secrets: asked.secrets.clone(),
         ssh: asked.ssh.iter().map(|(id, path)| (id.clone(), PathBuf::from(path))).collect(),
         allow: asked.allow.iter().map(right).collect::<Result<_>>()?,
+        cache_from: asked.cache_from.iter().map(source).collect::<Result<_>>()?,
+        cache_to,
         ..BuildRequest::default()
     })
 }
@@ -557,10 +586,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_limits_are_read() {
-        assert_eq!(duration("90m").unwrap(), Duration::from_secs(5400));
-        assert_eq!(duration("2d").unwrap(), Duration::from_secs(172_800));
-        assert!(duration("").is_err() && duration("5").is_err() && duration("xh").is_err());
+    fn limits_are_read() {
         let limit = ulimit("nofile=10:20").unwrap();
         assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("nofile", 10, 20));
         assert_eq!(ulimit("core=0").unwrap().hard, 0);
@@ -581,7 +607,7 @@ mod tests {
         assert_eq!((request.resources.memory_bytes, request.ulimits.len()), (Some(1 << 20), 1));
         assert_eq!(request.extra_hosts, ["h:1.2.3.4"]);
         assert!(classic_request(&Query::parse(Some("t=UPPER"))).is_err());
-        assert!(classic_request(&Query::parse(Some("networkmode=nonsense"))).is_err());
+        assert!(classic_request(&Query::parse(Some("networkmode=container:"))).is_err());
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Containers: their life, their looks, their terminals.
 
+use super::logs::{Shown, append};
 use crate::attach::{hijack, media};
 use crate::error::ApiError;
 use crate::reply::{self, Result};
@@ -12,12 +13,23 @@ use docker_wire::models::{
     ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse, ContainerUpdateBody,
     ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
 };
-use engine::{Attach, ErrorClass, Remove, Streams, WaitFor};
+use engine::{Attach, ErrorClass, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::OwnedFd;
+use tokio::sync::mpsc;
+
+/// Recorded output is sent in pieces of about this size.
+const PIECE: usize = 32 << 10;
 
 /// `POST /containers/create`
 pub(crate) async fn create(mut call: Call) -> Result {
-    let body: ContainerCreateBody = call.json().await?;
+    let body: serde_json::Value = call.json().await?;
+    let mac_address = body.get("MacAddress").and_then(serde_json::Value::as_str).map(str::to_owned);
+    let mut body: ContainerCreateBody =
+        serde_json::from_value(body).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))?;
+    call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
     if let Some(platform) = call.query.text("platform") {
         let os = platform.split('/').next().unwrap_or_default();
         if os != "linux" {
@@ -25,7 +37,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
         }
     }
     let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
-    let created = call.engine().create(translate::spec(name, body)?).await?;
+    let created = call.engine().create(translate::spec_with(name, body, mac_address)?).await?;
     let answer = ContainerCreateResponse { id: created.id.to_string(), warnings: created.warnings };
     reply::json_with(StatusCode::CREATED, &answer)
 }
@@ -48,16 +60,28 @@ pub(crate) async fn list(call: Call) -> Result {
     let now = now_ns();
     let containers = call.engine().containers();
     let shown = containers.iter().filter(|container| choice.shows(container));
-    reply::json(
-        &shown.take(limit.unwrap_or(usize::MAX)).map(|container| listing::summary(container, now)).collect::<Vec<_>>(),
-    )
+    let shown: Vec<_> = shown.take(limit.unwrap_or(usize::MAX)).cloned().collect();
+    let mut lines: Vec<_> = shown.iter().map(|container| listing::summary(container, now)).collect();
+    if call.query.flag("size") {
+        for (line, (written, all)) in lines.iter_mut().zip(call.engine().sizes(&shown).await?) {
+            (line.size_rw, line.size_root_fs) = (i64::try_from(written).ok(), i64::try_from(all).ok());
+        }
+    }
+    reply::json(&lines)
 }
 
 /// `GET /containers/{id}/json`
 pub(crate) async fn inspect(call: Call) -> Result {
     let engine = call.engine();
     let container = engine.container(call.who())?;
-    reply::json(&describe::container(&container, &engine.paths(&container), &engine.execs_of(&container.id)))
+    let shown = describe::shown(&container, &engine.paths(&container), &engine.execs_of(&container.id));
+    let mut shown = shown.map_err(|error| ApiError::internal(format!("cannot write the answer as JSON: {error}")))?;
+    if call.query.flag("size") {
+        for (written, all) in engine.sizes(std::slice::from_ref(&container)).await? {
+            (shown["SizeRw"], shown["SizeRootFs"]) = (written.into(), all.into());
+        }
+    }
+    reply::json(&shown)
 }
 
 /// `POST /containers/{id}/start`
@@ -123,14 +147,12 @@ pub(crate) async fn remove(call: Call) -> Result {
 /// `POST /containers/prune`
 pub(crate) async fn prune(call: Call) -> Result {
     let filters = call.query.filters(&["label", "label!", "until"])?;
-    for key in ["label", "label!", "until"] {
-        if filters.values(key).is_some() {
-            return Err(ApiError::unsupported(format!(
-                "the filter {key} is not supported for prune; nothing was removed"
-            )));
-        }
-    }
-    let (removed, bytes) = call.engine().prune_containers().await?;
+    let until = filters.until(now_ns())?;
+    let chosen = |container: &engine::model::Container| {
+        until.is_none_or(|until| container.created_ns < until)
+            && filters.match_labels(|key| container.spec.labels.get(key).map(String::as_str))
+    };
+    let (removed, bytes) = call.engine().prune_containers(chosen).await?;
     reply::json(&ContainerPruneResponse {
         containers_deleted: Some(removed.iter().map(ToString::to_string).collect()),
         space_reclaimed: i64::try_from(bytes).ok(),
@@ -164,11 +186,6 @@ pub(crate) async fn update(mut call: Call) -> Result {
     let mut host: HostConfig = serde_json::from_value(value)
         .map_err(|error| ApiError::internal(format!("cannot read the change: {error}")))?;
     let policy = resources::restart(host.restart_policy.take())?;
-    if policy.is_some_and(|policy| policy != container.spec.restart) {
-        return Err(ApiError::unsupported(
-            "the restart policy of an existing container cannot be changed; create it anew",
-        ));
-    }
     for (set, field) in [
         (host.devices.filled(), "Devices"),
         (host.device_cgroup_rules.filled(), "DeviceCgroupRules"),
@@ -178,7 +195,7 @@ pub(crate) async fn update(mut call: Call) -> Result {
         refuse(set, &format!("{field} in an update"), "create the container anew")?;
     }
     let change = resources::take(&mut host)?;
-    let warnings = call.engine().update(container.id.as_str(), &change).await?;
+    let warnings = call.engine().update(container.id.as_str(), &change, policy).await?;
     reply::json(&ContainerUpdateResponse { warnings: Some(warnings) })
 }
 
@@ -211,14 +228,16 @@ pub(crate) async fn wait(call: Call) -> Result {
 /// `POST /containers/{id}/attach`
 pub(crate) async fn attach(mut call: Call) -> Result {
     let container = call.engine().container(call.who())?;
-    if call.query.flag("logs") {
-        return Err(ApiError::unsupported("attach with logs=1 is not supported; read /logs first"));
-    }
     let query = &call.query;
+    let (logs, stream) = (query.flag("logs"), query.flag("stream"));
     let (stdin, stdout, stderr) = (query.flag("stdin"), query.flag("stdout"), query.flag("stderr"));
-    if !query.flag("stream") || !(stdin || stdout || stderr) {
-        return Err(ApiError::invalid("there is nothing to attach; set stream=1 and any of stdin, stdout and stderr"));
+    if !(stream || logs) || !(stdin || stdout || stderr) {
+        return Err(ApiError::invalid(
+            "there is nothing to attach; set stream=1 or logs=1, and any of stdin, stdout and stderr",
+        ));
     }
+    let which = Logs { stdout, stderr, ..Logs::default() };
+    let past = if logs { Some(call.engine().logs(container.id.as_str(), which).await?) } else { None };
     if container.phase == engine::model::Phase::Paused {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -235,6 +254,14 @@ pub(crate) async fn attach(mut call: Call) -> Result {
     tokio::spawn(async move {
         match client.connection().await {
             Ok((connection, ahead)) => {
+                let shown = Shown { tty: container.spec.tty, ..Shown::default() };
+                let connection = match past {
+                    Some(past) => match send_past(connection, past, shown).await {
+                        Ok(connection) if stream => connection,
+                        _ => return,
+                    },
+                    None => connection,
+                };
                 if let Err(error) = call.engine().attach(container.id.as_str(), how, connection, ahead).await {
                     // the answer has been given; the client sees its connection end
                     tracing::debug!(%error, container = container.name, "cannot attach");
@@ -245,6 +272,48 @@ pub(crate) async fn attach(mut call: Call) -> Result {
         drop(promise);
     });
     Ok(reply)
+}
+
+/// Writes what was recorded before the streams begin; the connection comes back.
+async fn send_past(
+    connection: OwnedFd,
+    mut past: mpsc::Receiver<engine::Result<LogLine>>,
+    shown: Shown,
+) -> io::Result<OwnedFd> {
+    let (pieces, receiver) = std::sync::mpsc::sync_channel::<Vec<u8>>(4);
+    let writer = tokio::task::spawn_blocking(move || {
+        for piece in receiver {
+            write_all(&connection, &piece)?;
+        }
+        Ok(connection)
+    });
+    let mut piece = Vec::new();
+    while let Some(Ok(line)) = past.recv().await {
+        append(&mut piece, &line, shown);
+        if past.is_empty() || piece.len() > PIECE {
+            let (pieces, piece) = (pieces.clone(), std::mem::take(&mut piece));
+            let sent = tokio::task::spawn_blocking(move || pieces.send(piece)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                break;
+            }
+        }
+    }
+    drop(pieces);
+    writer.await.map_err(io::Error::other)?
+}
+
+/// Writes to a connection that does not wait by itself.
+fn write_all(connection: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    while !bytes.is_empty() {
+        match rustix::net::send(connection, bytes, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(connection, PollFlags::OUT)], None)?),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// `GET /containers/{id}/top`
@@ -259,11 +328,6 @@ fn missing_feature(call: &Call, what: &str) -> Result {
         Err(error) if error.class() == ErrorClass::NotFound => Err(error.into()),
         _ => Err(ApiError::unsupported(format!("{what} is not supported"))),
     }
-}
-
-/// `/containers/{id}/archive`
-pub(crate) async fn no_copy(call: Call) -> Result {
-    missing_feature(&call, "copying files into and out of containers; use a bind mount, or tar over exec: it")
 }
 
 /// `GET /containers/{id}/attach/ws`

@@ -117,9 +117,19 @@ async fn settled(call: &Call) -> Result<Exec> {
     Ok(call.engine().exec(call.who())?)
 }
 
+/// Whether a process is there and not on its way out: its output ends before it can be waited for.
+///
+/// # Source
+/// `proc_pid_stat(5)`; Linux `include/linux/sched.h`, `PF_EXITING`.
 fn has_process(pid: i32) -> bool {
-    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
-    rustix::process::test_kill_process(pid) != Err(Errno::SRCH)
+    const EXITING: u64 = 4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // the name before may have any bytes
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = fields.split(' ');
+    let state = fields.next().unwrap_or_default();
+    let flags: u64 = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+    !matches!(state, "Z" | "X") && flags & EXITING == 0
 }
 
 /// `GET /exec/{id}/json`
@@ -167,4 +177,20 @@ pub(crate) async fn resize(call: Call) -> Result {
     let (rows, columns) = super::container::terminal_size(&call)?;
     call.engine().exec_resize(call.who(), rows, columns).await?;
     Ok(reply::empty(StatusCode::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_process_that_has_ended_is_none() {
+        assert!(super::has_process(std::process::id().cast_signed()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        // until it is waited for it is there, but it runs no more
+        while super::has_process(pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!super::has_process(pid) && !super::has_process(0));
+    }
 }

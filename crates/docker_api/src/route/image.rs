@@ -12,7 +12,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use oci::reference::Reference;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 /// Pieces of an archive that wait for the importer.
@@ -141,16 +141,18 @@ pub(crate) async fn remove(call: Call) -> Result {
 
 /// `POST /images/prune`
 pub(crate) async fn prune(call: Call) -> Result {
-    let filters = call.query.filters(&["dangling", "label", "until"])?;
-    for key in ["label", "until"] {
-        if filters.values(key).is_some() {
-            return Err(ApiError::unsupported(format!(
-                "the filter {key} is not supported for prune; nothing was removed"
-            )));
-        }
-    }
+    let filters = call.query.filters(&["dangling", "label", "label!", "until"])?;
     let scope = if filters.flag("dangling")?.unwrap_or(true) { PruneScope::Dangling } else { PruneScope::Unused };
-    let pruned = call.engine().prune_images(scope).await?;
+    let until = filters.until(engine::now_ns())?.map(|until| UNIX_EPOCH + Duration::from_nanos(until));
+    let all = until.is_none() && filters.values("label").is_none() && filters.values("label!").is_none();
+    let wanted = move |image: Option<&Image>| {
+        // nobody knows when a damaged one was made
+        let Some(image) = image else { return all };
+        let labels = translate::labels(image);
+        until.is_none_or(|until| image.created <= until)
+            && filters.match_labels(|key| labels.get(key).map(String::as_str))
+    };
+    let pruned = call.engine().prune_images(scope, wanted).await?;
     reply::json(&ImagePruneResponse {
         images_deleted: Some(removed_items(&pruned.removed)),
         space_reclaimed: i64::try_from(pruned.reclaimed_bytes).ok(),

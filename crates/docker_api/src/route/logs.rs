@@ -28,17 +28,13 @@ pub(crate) async fn logs(call: Call) -> Result {
             Some(_) => query.number::<i64>("tail")?.and_then(|tail| u64::try_from(tail).ok()),
         },
     };
-    if query.flag("details") {
-        return Err(ApiError::unsupported("log details (details=1) are not supported"));
-    }
     if !which.stdout && !which.stderr {
         return Err(ApiError::invalid("you must choose at least one stream: set stdout=1 or stderr=1"));
     }
     let container = call.engine().container(call.who())?;
-    let timestamps = query.flag("timestamps");
-    let tty = container.spec.tty;
+    let shown = Shown { timestamps: query.flag("timestamps"), details: query.flag("details"), tty: container.spec.tty };
     let mut lines = call.engine().logs(container.id.as_str(), which).await?;
-    let (sender, reply) = reply::stream(media(tty, call.version >= Version::minor(42)));
+    let (sender, reply) = reply::stream(media(shown.tty, call.version >= Version::minor(42)));
     tokio::spawn(async move {
         let mut piece = Vec::new();
         loop {
@@ -52,7 +48,7 @@ pub(crate) async fn logs(call: Call) -> Result {
             };
             while let Some(line) = next {
                 match line {
-                    Ok(line) => append(&mut piece, &line, timestamps, tty),
+                    Ok(line) => append(&mut piece, &line, shown),
                     Err(error) => {
                         let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
                         return;
@@ -68,9 +64,23 @@ pub(crate) async fn logs(call: Call) -> Result {
     Ok(reply)
 }
 
-fn append(out: &mut Vec<u8>, line: &LogLine, timestamps: bool, tty: bool) {
-    let stamp = if timestamps { format!("{} ", rfc3339_fixed(line.at_ns)) } else { String::new() };
-    if !tty {
+/// How lines are shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Shown {
+    pub(crate) timestamps: bool,
+    pub(crate) details: bool,
+    pub(crate) tty: bool,
+}
+
+/// Adds a line as clients read it.
+pub(crate) fn append(out: &mut Vec<u8>, line: &LogLine, shown: Shown) {
+    let mut stamp = if shown.timestamps { format!("{} ", rfc3339_fixed(line.at_ns)) } else { String::new() };
+    if shown.details {
+        let pair = |(key, value): (&String, &String)| format!("{}={}", escaped(key), escaped(value));
+        stamp.push_str(&line.attributes.iter().map(pair).collect::<Vec<_>>().join(","));
+        stamp.push(' ');
+    }
+    if !shown.tty {
         let stream = match line.stream {
             LogStream::Stdout => Stream::Stdout,
             LogStream::Stderr => Stream::Stderr,
@@ -84,18 +94,25 @@ fn append(out: &mut Vec<u8>, line: &LogLine, timestamps: bool, tty: bool) {
     out.extend_from_slice(&line.text);
 }
 
+/// Written as in a query, so that neither a comma nor an equals sign misleads.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn lines_are_framed_unless_they_are_a_terminals() {
-        let line = LogLine { stream: LogStream::Stderr, at_ns: 1_500_000_000, text: b"no\n".to_vec() };
+        let attributes = [("a".to_owned(), "b,c".to_owned())].into();
+        let line = LogLine { stream: LogStream::Stderr, at_ns: 1_500_000_000, text: b"no\n".to_vec(), attributes };
         let mut out = Vec::new();
-        append(&mut out, &line, false, false);
+        append(&mut out, &line, Shown::default());
         assert_eq!(out, b"\x02\0\0\0\0\0\0\x03no\n");
         out.clear();
-        append(&mut out, &line, true, true);
-        assert_eq!(out, b"1970-01-01T00:00:01.500000000Z no\n");
+        append(&mut out, &line, Shown { timestamps: true, details: true, tty: true });
+        assert_eq!(out, b"1970-01-01T00:00:01.500000000Z a=b%2Cc no\n");
     }
 }

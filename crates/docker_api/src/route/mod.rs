@@ -3,11 +3,12 @@
 mod archive;
 mod build;
 mod container;
+mod copy;
 mod exec;
 mod image;
 mod insula;
 mod logs;
-pub(crate) mod network;
+mod network;
 mod registry;
 mod stats;
 mod system;
@@ -55,13 +56,17 @@ static ROUTES: &[Route] = routes! {
     "/build/prune" POST build::prune;
     "/commit" POST archive::commit;
     "/configs" GET system::no_swarm;
+    "/configs/create" POST system::no_swarm;
+    "/configs/{id}" DELETE system::no_swarm;
+    "/configs/{id}" GET system::no_swarm;
+    "/configs/{id}/update" POST system::no_swarm;
     "/containers/create" POST container::create;
     "/containers/json" GET container::list;
     "/containers/prune" POST container::prune;
     "/containers/{id}" DELETE container::remove;
-    "/containers/{id}/archive" GET container::no_copy;
-    "/containers/{id}/archive" HEAD container::no_copy;
-    "/containers/{id}/archive" PUT container::no_copy;
+    "/containers/{id}/archive" GET copy::get;
+    "/containers/{id}/archive" HEAD copy::stat;
+    "/containers/{id}/archive" PUT copy::put;
     "/containers/{id}/attach" POST container::attach;
     "/containers/{id}/attach/ws" GET container::no_websocket;
     "/containers/{id}/changes" GET archive::diff;
@@ -86,6 +91,7 @@ static ROUTES: &[Route] = routes! {
     "/exec/{id}/json" GET exec::inspect;
     "/exec/{id}/resize" POST exec::resize;
     "/exec/{id}/start" POST exec::start;
+    "/grpc" POST build::no_session;
     "/images/create" POST image::create;
     "/images/get" GET archive::save;
     "/images/json" GET image::list;
@@ -106,34 +112,74 @@ static ROUTES: &[Route] = routes! {
     "/insula/images/check" GET archive::check;
     "/insula/manifest/{name*}" GET registry::manifest;
     "/insula/tree/{name*}" GET build::tree;
+    "/insula/volumes/{name}/archive" GET volume::backup;
+    "/insula/volumes/{name}/archive" POST volume::restore;
+    "/metrics" GET system::metrics;
     "/networks" GET network::list;
-    "/networks/create" POST network::no_create;
+    "/networks/create" POST network::create;
     "/networks/prune" POST network::prune;
-    "/networks/{id}" DELETE network::no_change;
+    "/networks/{id}" DELETE network::remove;
     "/networks/{id}" GET network::inspect;
-    "/networks/{id}/connect" POST network::no_change;
-    "/networks/{id}/disconnect" POST network::no_change;
+    "/networks/{id}/connect" POST network::connect;
+    "/networks/{id}/disconnect" POST network::disconnect;
     "/nodes" GET system::no_swarm;
+    "/nodes/{id}" DELETE system::no_swarm;
+    "/nodes/{id}" GET system::no_swarm;
+    "/nodes/{id}/update" POST system::no_swarm;
     "/plugins" GET system::plugins;
+    "/plugins/create" POST system::no_plugins;
+    "/plugins/privileges" GET system::no_plugins;
+    "/plugins/pull" POST system::no_plugins;
+    "/plugins/{name*}" DELETE system::no_plugin;
+    "/plugins/{name*}/disable" POST system::no_plugin;
+    "/plugins/{name*}/enable" POST system::no_plugin;
+    "/plugins/{name*}/json" GET system::no_plugin;
+    "/plugins/{name*}/push" POST system::no_plugin;
+    "/plugins/{name*}/set" POST system::no_plugin;
+    "/plugins/{name*}/upgrade" POST system::no_plugin;
     "/secrets" GET system::no_swarm;
+    "/secrets/create" POST system::no_swarm;
+    "/secrets/{id}" DELETE system::no_swarm;
+    "/secrets/{id}" GET system::no_swarm;
+    "/secrets/{id}/update" POST system::no_swarm;
     "/services" GET system::no_swarm;
+    "/services/create" POST system::no_swarm;
+    "/services/{id}" DELETE system::no_swarm;
+    "/services/{id}" GET system::no_swarm;
+    "/services/{id}/logs" GET system::no_swarm;
+    "/services/{id}/update" POST system::no_swarm;
     "/session" POST build::no_session;
     "/swarm" GET system::no_swarm;
-    "/swarm/init" POST system::no_swarm;
-    "/swarm/join" POST system::no_swarm;
-    "/swarm/leave" POST system::no_swarm;
+    "/swarm/init" POST system::no_swarm_mode;
+    "/swarm/join" POST system::no_swarm_mode;
+    "/swarm/leave" POST system::no_swarm_to_leave;
+    "/swarm/unlock" POST system::no_swarm;
+    "/swarm/unlockkey" GET system::no_swarm;
+    "/swarm/update" POST system::no_swarm;
     "/system/df" GET system::disk_usage;
     "/tasks" GET system::no_swarm;
+    "/tasks/{id}" GET system::no_swarm;
+    "/tasks/{id}/logs" GET system::no_swarm;
     "/version" GET system::version;
     "/volumes" GET volume::list;
     "/volumes/create" POST volume::create;
     "/volumes/prune" POST volume::prune;
     "/volumes/{name}" DELETE volume::remove;
     "/volumes/{name}" GET volume::inspect;
+    "/volumes/{name}" PUT volume::update;
 };
 
-/// The handler for a request, and what stands in its path for `{…}`, decoded. Literal paths go before patterns.
-pub(crate) fn find(method: &Method, path: &str) -> Option<(Handler, Vec<String>)> {
+/// What answers a request.
+pub(crate) struct Found {
+    pub(crate) handler: Handler,
+    /// What stands in the path for `{…}`, decoded.
+    pub(crate) params: Vec<String>,
+    /// The path as the table has it.
+    pub(crate) path: &'static str,
+}
+
+/// The handler for a request. Literal paths go before patterns.
+pub(crate) fn find(method: &Method, path: &str) -> Option<Found> {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let mut best: Option<(&Route, Vec<&str>)> = None;
     for route in ROUTES.iter().filter(|route| route.method == *method) {
@@ -145,7 +191,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Option<(Handler, Vec<String>)
     }
     let (route, params) = best?;
     // what `{x*}` took is one parameter, whose parts are decoded one by one only for the sake of an escaped slash
-    Some((route.handler, join(route.path, &params)))
+    Some(Found { handler: route.handler, params: join(route.path, &params), path: route.path })
 }
 
 fn match_path<'p>(pattern: &str, parts: &[&'p str]) -> Option<Vec<&'p str>> {
@@ -197,7 +243,7 @@ mod tests {
     #[test]
     fn paths_find_their_parameters() {
         let check = |method: Method, path: &str, expect: Option<&[&str]>| {
-            let found = find(&method, path).map(|(_, params)| params);
+            let found = find(&method, path).map(|found| found.params);
             assert_eq!(
                 found.as_deref(),
                 expect.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>()).as_deref(),

@@ -1,85 +1,95 @@
-//! Networks: the two that every host has.
+//! Networks: made, listed, joined, left, removed.
 
 use crate::error::ApiError;
+use crate::query::Filters;
 use crate::reply::{self, Result};
 use crate::server::Call;
-use crate::translate::time::NEVER;
-use serde_json::{Value, json};
+use crate::translate::network as translate;
+use crate::translate::time::now_ns;
+use docker_wire::models::{
+    NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest, NetworkPruneResponse,
+};
+use engine::Leave;
+use engine::model::Network;
+use hyper::StatusCode;
 
-const NAMES: [&str; 2] = ["host", "none"];
-
-/// A network's id: it is the same on every host and after every start.
-pub(crate) fn id(name: &str) -> String {
-    // 64 hexadecimal digits, as clients expect of an id: the name's letters, filled up
-    let mut id: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    while id.len() < 64 {
-        id.push('0');
-    }
-    id
-}
-
-fn describe(name: &str, call: &Call) -> Value {
-    let containers = call.engine().containers();
-    let inside = containers
-        .iter()
-        .filter(|container| container.is_alive() && crate::translate::describe::networks(container).contains_key(name));
-    let members = inside.map(|container| {
-        let member =
-            json!({ "Name": container.name, "EndpointID": "", "MacAddress": "", "IPv4Address": "", "IPv6Address": "" });
-        (container.id.to_string(), member)
-    });
-    json!({
-        "Name": name, "Id": id(name), "Created": NEVER, "Scope": "local", "Driver": if name == "none" { "null" } else { name },
-        "EnableIPv4": true, "EnableIPv6": false, "IPAM": { "Driver": "default", "Options": null, "Config": [] },
-        "Internal": false, "Attachable": false, "Ingress": false, "ConfigFrom": { "Network": "" }, "ConfigOnly": false,
-        "Containers": members.collect::<serde_json::Map<_, _>>(), "Options": {}, "Labels": {},
-    })
+fn shows(call: &Call, filters: &Filters, dangling: Option<bool>, network: &Network) -> bool {
+    let custom = !network.is_predefined();
+    dangling.is_none_or(|dangling| dangling == (custom && call.engine().members(network).is_empty()))
+        && filters.matches("driver", |wanted| translate::driver(network) == wanted)
+        && filters.matches("id", |wanted| network.id.as_str().starts_with(wanted))
+        && filters.matches("name", |wanted| network.spec.name.contains(wanted))
+        && filters.matches("scope", |wanted| wanted == "local")
+        && filters.matches("type", |wanted| wanted == if custom { "custom" } else { "builtin" })
+        && filters.match_labels(|key| network.spec.labels.get(key).map(String::as_str))
 }
 
 /// `GET /networks`
 pub(crate) async fn list(call: Call) -> Result {
     let filters = call.query.filters(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
-    let shown = NAMES.iter().filter(|name| {
-        let driver = if **name == "none" { "null" } else { name };
-        filters.matches("name", |wanted| name.contains(wanted))
-            && filters.matches("id", |wanted| id(name).starts_with(wanted))
-            && filters.matches("driver", |wanted| driver == wanted)
-            && filters.matches("scope", |scope| scope == "local")
-            && filters.matches("type", |kind| kind == "builtin")
-            && filters.match_labels(|_| None)
-            && filters.matches("dangling", |dangling| dangling == "false" || dangling == "0")
-    });
-    reply::json(&shown.map(|name| describe(name, &call)).collect::<Vec<_>>())
+    for kind in filters.values("type").unwrap_or_default() {
+        if !matches!(kind.as_str(), "builtin" | "custom") {
+            return Err(ApiError::invalid(format!("invalid filter: 'type'='{kind}'")));
+        }
+    }
+    let dangling = filters.flag("dangling")?;
+    let all = call.engine().networks();
+    let shown = all.iter().filter(|network| shows(&call, &filters, dangling, network));
+    reply::json(&shown.map(|network| translate::network(network, None)).collect::<Vec<_>>())
 }
 
 /// `GET /networks/{id}`
 pub(crate) async fn inspect(call: Call) -> Result {
-    let who = call.who();
-    let found = NAMES.iter().find(|name| **name == who || (who.len() > 3 && id(name).starts_with(who)));
-    match found {
-        Some(name) => reply::json(&describe(name, &call)),
-        None => Err(ApiError::not_found(format!("network {who} not found"))),
+    if let Some(scope) = call.query.text("scope").filter(|scope| *scope != "local") {
+        return Err(ApiError::not_found(format!("network {} not found in scope {scope}", call.who())));
     }
+    let network = call.engine().network(call.who())?;
+    reply::json(&translate::network(&network, Some(&call.engine().members(&network))))
 }
 
 /// `POST /networks/create`
-pub(crate) async fn no_create(_: Call) -> Result {
-    Err(ApiError::unsupported("networks cannot be created; there are none, host and container:NAME"))
+pub(crate) async fn create(mut call: Call) -> Result {
+    let body: NetworkCreateRequest = call.json().await?;
+    let network = call.engine().create_network(translate::spec(body)?).await?;
+    let answer = NetworkCreateResponse { id: network.id.to_string(), warning: String::new() };
+    reply::json_with(StatusCode::CREATED, &answer)
 }
 
-/// What changes a network.
-pub(crate) async fn no_change(call: Call) -> Result {
-    let who = call.who();
-    if NAMES.contains(&who) {
-        return Err(ApiError::new(
-            hyper::StatusCode::FORBIDDEN,
-            format!("{who} is a predefined network and cannot be changed"),
-        ));
+/// `DELETE /networks/{id}`
+pub(crate) async fn remove(call: Call) -> Result {
+    call.engine().remove_network(call.who()).await?;
+    reply::done()
+}
+
+/// `POST /networks/{id}/connect`
+pub(crate) async fn connect(mut call: Call) -> Result {
+    let body: NetworkConnectRequest = call.json().await?;
+    let request = translate::endpoint(body.endpoint_config.unwrap_or_default())?;
+    call.engine().connect(call.who(), &body.container, request).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// `POST /networks/{id}/disconnect`
+pub(crate) async fn disconnect(mut call: Call) -> Result {
+    let body: NetworkDisconnectRequest = call.json().await?;
+    let how = if body.force.unwrap_or(false) { Leave::Anyway } else { Leave::Present };
+    call.engine().disconnect(call.who(), &body.container, how).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// `POST /networks/prune`
+pub(crate) async fn prune(call: Call) -> Result {
+    let filters = call.query.filters(&["label", "label!", "until"])?;
+    let until = filters.until(now_ns())?;
+    let mut deleted = Vec::new();
+    for network in call.engine().networks() {
+        let labels = &network.spec.labels;
+        let chosen = !network.is_predefined()
+            && until.is_none_or(|until| network.created_ns <= until)
+            && filters.match_labels(|key| labels.get(key).map(String::as_str));
+        if chosen && call.engine().remove_network(network.id.as_str()).await.is_ok() {
+            deleted.push(network.spec.name.clone());
+        }
     }
-    Err(ApiError::not_found(format!("network {who} not found")))
-}
-
-/// `POST /networks/prune`: there is never one to remove.
-pub(crate) async fn prune(_: Call) -> Result {
-    reply::json(&json!({ "NetworksDeleted": [] }))
+    reply::json(&NetworkPruneResponse { networks_deleted: Some(deleted) })
 }

@@ -3,8 +3,10 @@
 use crate::error::ApiError;
 use crate::query::Filters;
 use crate::reply::{self, Result};
+use crate::route::Version;
 use crate::server::Call;
-use crate::translate::create::RUNTIME;
+use crate::settings::Settings;
+use crate::translate::create::{RUNTIME, RUNTIMES};
 use crate::translate::describe::STORAGE;
 use crate::translate::time::{now_ns, rfc3339, unix_seconds};
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use docker_wire::{API_VERSION, MIN_API_VERSION};
 use engine::model::{Event, EventKind};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
+use serde_json::Value;
 use std::time::Duration;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -76,6 +79,7 @@ fn count(number: usize) -> Option<i64> {
 
 /// `GET /info`
 pub(crate) async fn info(call: Call) -> Result {
+    let settings = call.settings();
     let host = call.engine().info();
     let (running, paused, stopped) = host.containers;
     let security = host.security.iter().map(|name| match *name {
@@ -84,7 +88,7 @@ pub(crate) async fn info(call: Call) -> Result {
     });
     let runtime = models::Runtime { path: Some("insula-shim".to_owned()), ..Default::default() };
     let info = SystemInfo {
-        id: Some(host.name.clone()),
+        id: Some(host.id),
         containers: count(running + paused + stopped),
         containers_running: count(running),
         containers_paused: count(paused),
@@ -101,9 +105,12 @@ pub(crate) async fn info(call: Call) -> Result {
         cpu_set: Some(true),
         pids_limit: Some(true),
         oom_kill_disable: Some(host.cgroup_version == "1"),
-        debug: Some(false),
+        debug: Some(settings.debug),
+        nfd: count(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)),
+        ipv4_forwarding: Some(switched_on("/proc/sys/net/ipv4/ip_forward")),
+        index_server_address: Some("https://index.docker.io/v1/".to_owned()),
         system_time: Some(rfc3339(now_ns())),
-        logging_driver: Some("json-file".to_owned()),
+        logging_driver: Some(settings.defaults.log_driver.clone().unwrap_or_else(|| "json-file".to_owned())),
         cgroup_driver: Some(models::SystemInfoCgroupDriverEnum::CGROUPFS),
         cgroup_version: host.cgroup_version.parse().ok(),
         kernel_version: Some(host.kernel),
@@ -113,10 +120,10 @@ pub(crate) async fn info(call: Call) -> Result {
         ncpu: Some(host.cpus.into()),
         mem_total: i64::try_from(host.memory_bytes).ok(),
         name: Some(host.name),
-        labels: Some(Vec::new()),
+        labels: Some(settings.labels.clone()),
         experimental_build: Some(false),
         server_version: Some(VERSION.to_owned()),
-        runtimes: Some([(RUNTIME.to_owned(), runtime)].into()),
+        runtimes: Some(RUNTIMES.iter().map(|name| ((*name).to_owned(), runtime.clone())).collect()),
         default_runtime: Some(RUNTIME.to_owned()),
         live_restore_enabled: Some(true),
         init_binary: Some("insula-shim".to_owned()),
@@ -133,16 +140,35 @@ pub(crate) async fn info(call: Call) -> Result {
             "RemoteManagers": null,
         });
         let plugins = serde_json::json!({
-            "Volume": ["local"], "Network": ["host", "none"], "Authorization": null, "Log": ["json-file", "none"],
+            "Volume": ["local"], "Network": ["host", "none"], "Authorization": null, "Log": ["journald", "json-file", "local", "none", "syslog"],
         });
         map.insert("Swarm".to_owned(), swarm);
         map.insert("Plugins".to_owned(), plugins);
-        map.insert("RegistryConfig".to_owned(), serde_json::json!({ "IndexConfigs": {}, "InsecureRegistryCIDRs": [] }));
+        map.insert("RegistryConfig".to_owned(), registry_config(&settings));
         for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
             map.insert(commit.to_owned(), serde_json::json!({ "ID": "" }));
         }
     }
     reply::json(&value)
+}
+
+fn switched_on(path: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
+/// What clients are told of registries: which may be reached without TLS, and which have mirrors.
+fn registry_config(settings: &Settings) -> Value {
+    let index = |name: &str, mirrors: &[String], secure: bool, official: bool| serde_json::json!({ "Name": name, "Mirrors": mirrors, "Secure": secure, "Official": official });
+    let mut indexes = serde_json::Map::new();
+    indexes.insert("docker.io".to_owned(), index("docker.io", &settings.mirrors, true, true));
+    let (networks, hosts): (Vec<&String>, Vec<&String>) =
+        settings.insecure_registries.iter().partition(|registry| registry.contains('/'));
+    for host in hosts {
+        indexes.insert(host.clone(), index(host, &[], false, false));
+    }
+    let local = ["::1/128".to_owned(), "127.0.0.0/8".to_owned()];
+    let networks: Vec<&String> = local.iter().chain(networks).collect();
+    serde_json::json!({ "IndexConfigs": indexes, "InsecureRegistryCIDRs": networks, "Mirrors": settings.mirrors })
 }
 
 const EVENT_FILTERS: &[&str] = &[
@@ -195,7 +221,7 @@ fn shows(filters: &Filters, event: &Event) -> bool {
 }
 
 fn event_line(event: &Event) -> Result<Bytes> {
-    reply::json_line(&EventMessage {
+    let message = EventMessage {
         typ: kind_word(event.kind).parse().ok(),
         action: Some(event.action.clone()),
         actor: Some(EventActor {
@@ -205,7 +231,18 @@ fn event_line(event: &Event) -> Result<Bytes> {
         scope: "local".parse().ok(),
         time: Some(unix_seconds(event.at_ns)),
         time_nano: i64::try_from(event.at_ns).ok(),
-    })
+    };
+    let mut value = serde_json::to_value(&message)
+        .map_err(|error| ApiError::internal(format!("cannot write an event as JSON: {error}")))?;
+    // older clients know events by these names
+    if matches!(event.kind, EventKind::Container | EventKind::Image) {
+        value["status"] = event.action.clone().into();
+        value["id"] = event.id.clone().into();
+        if let Some(image) = event.attributes.get("image").filter(|_| event.kind == EventKind::Container) {
+            value["from"] = image.clone().into();
+        }
+    }
+    reply::json_line(&value)
 }
 
 /// `GET /events`: past ones from `since`, then live ones until `until`.
@@ -244,15 +281,48 @@ pub(crate) async fn events(call: Call) -> Result {
 
 /// `GET /system/df`
 pub(crate) async fn disk_usage(call: Call) -> Result {
-    let now = now_ns();
-    let containers: Vec<_> =
-        call.engine().containers().iter().map(|container| crate::translate::list::summary(container, now)).collect();
-    let images = super::image::summaries(&call).await?;
-    let layers: i64 = images.iter().map(|image| image.size).sum();
-    let volumes = super::volume::volumes(&call).await?;
-    reply::json(&serde_json::json!({
-        "LayersSize": layers, "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": super::build::cache(&call),
-    }))
+    const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
+    let asked: Vec<&str> = call.query.all("type").filter(|kind| !kind.is_empty()).collect();
+    if let Some(other) = asked.iter().find(|kind| !KINDS.contains(kind)) {
+        return Err(ApiError::invalid(format!("unknown object type: {other}")));
+    }
+    let wanted = |kind: &str| asked.is_empty() || asked.contains(&kind);
+    // what was not asked for is not looked for
+    let mut usage = serde_json::json!({
+        "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null,
+    });
+    if wanted("container") {
+        let now = now_ns();
+        let all = call.engine().containers();
+        let shown: Vec<_> = all.iter().map(|container| crate::translate::list::summary(container, now)).collect();
+        usage["Containers"] = json(&shown)?;
+    }
+    if wanted("image") {
+        usage["Images"] = json(&super::image::summaries(&call).await?)?;
+        usage["LayersSize"] = call.engine().image_usage().await?.layer_bytes.into();
+    }
+    if wanted("volume") {
+        usage["Volumes"] = super::volume::volumes(&call).await?.into();
+    }
+    if wanted("build-cache") {
+        let cache = super::build::cache(&call);
+        let size: i64 = cache.iter().filter_map(|entry| entry["Size"].as_i64()).sum();
+        usage["BuildCache"] = cache.into();
+        if call.version < Version::minor(42) {
+            usage["BuilderSize"] = size.into();
+        }
+    }
+    reply::json(&usage)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| ApiError::internal(format!("cannot write usage as JSON: {error}")))
+}
+
+/// `GET /metrics`
+pub(crate) async fn metrics(call: Call) -> Result {
+    let text = call.api.metrics.text(call.engine()).await;
+    Ok(reply::whole(StatusCode::OK, crate::metrics::MEDIA, Bytes::from(text)))
 }
 
 /// `GET /plugins`
@@ -260,10 +330,33 @@ pub(crate) async fn plugins(_: Call) -> Result {
     reply::json(&serde_json::json!([]))
 }
 
-/// Swarm's routes: 503, as an engine answers that is in no swarm.
+/// Requests about one plugin: there are none.
+pub(crate) async fn no_plugin(call: Call) -> Result {
+    Err(ApiError::not_found(format!("plugin {:?} not found", call.who())))
+}
+
+/// Requests that would bring plugins.
+pub(crate) async fn no_plugins(_: Call) -> Result {
+    Err(ApiError::unsupported(
+        "plugins are not supported: drivers of volumes, networks and logs are part of the daemon",
+    ))
+}
+
+/// Swarm's routes: 503, as an engine answers that is in no swarm, in the words that clients know.
 pub(crate) async fn no_swarm(_: Call) -> Result {
     Err(ApiError::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        "This node is not a swarm manager, and Insula has no swarm mode; for several nodes use Kubernetes",
+        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and \
+         try again.",
     ))
+}
+
+/// `POST /swarm/leave`
+pub(crate) async fn no_swarm_to_leave(_: Call) -> Result {
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm"))
+}
+
+/// `POST /swarm/init`, `POST /swarm/join`
+pub(crate) async fn no_swarm_mode(_: Call) -> Result {
+    Err(ApiError::unsupported("swarm mode is not supported; for several nodes use Kubernetes"))
 }

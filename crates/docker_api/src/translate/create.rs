@@ -1,23 +1,35 @@
 //! `POST /containers/create`: Docker's configuration to a [`ContainerSpec`].
 
-use super::{Filled, mounts, parse_bytes, refuse, resources, text};
+use super::{Filled, health, mounts, network, refuse, resources, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode};
 use engine::model::{
-    CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, NamespaceModes, NetworkMode, PidMode, RestartPolicy,
-    SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+    CgroupMode, ContainerSpec, DeviceRequest, DriverRequest, IpcMode, LogDriver, LogKind, NamespaceModes, PidMode,
+    RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode, VolumesFrom,
 };
 
 /// What `docker run` calls the runtime that everybody gets here.
 pub(crate) const RUNTIME: &str = "insula";
+/// Names that scripts know it by.
+pub(crate) const RUNTIMES: &[&str] = &[RUNTIME, "io.containerd.runc.v2", "runc"];
 
 /// Translates a request.
 pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<ContainerSpec, ApiError> {
+    spec_with(name, body, None)
+}
+
+/// The same with what newer descriptions of the API leave out: a link-layer address beside the networks.
+pub(crate) fn spec_with(
+    name: Option<String>,
+    body: ContainerCreateBody,
+    mac_address: Option<String>,
+) -> Result<ContainerSpec, ApiError> {
     let mut host = body.host_config.clone().unwrap_or_default();
     refuse_config(&body)?;
     refuse_host(&host)?;
     let image = text(body.image).ok_or_else(|| ApiError::invalid("no image is named; set Image to a name or an id"))?;
-    let network = network(&host, body.network_disabled.unwrap_or(false), body.networking_config)?;
+    let disabled = body.network_disabled.unwrap_or(false);
+    let (network, endpoints) = network::networks(&host, disabled, body.networking_config, mac_address)?;
     let resources = resources::take(&mut host)?;
     let restart = resources::restart(host.restart_policy.take())?.unwrap_or_default();
     let auto_remove = host.auto_remove.unwrap_or(false);
@@ -58,6 +70,9 @@ pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<Co
         mounts: mounts::take(&mut host, body.volumes.unwrap_or_default())?,
         resources,
         devices: devices(host.devices.take().unwrap_or_default())?,
+        device_requests: device_requests(host.device_requests.take().unwrap_or_default()),
+        volumes_from: volumes_from(host.volumes_from.take().unwrap_or_default())?,
+        runtime: text(host.runtime.take()),
         device_cgroup_rules: host.device_cgroup_rules.take().unwrap_or_default(),
         cap_add: host.cap_add.take().unwrap_or_default(),
         cap_drop: host.cap_drop.take().unwrap_or_default(),
@@ -65,6 +80,10 @@ pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<Co
         security,
         namespaces: namespaces(&host)?,
         network,
+        endpoints,
+        publish: network::publish(host.port_bindings.take())?,
+        publish_all: host.publish_all_ports.unwrap_or(false),
+        links: host.links.take().unwrap_or_default(),
         ulimits: ulimits(host.ulimits.take().unwrap_or_default())?,
         sysctls: host.sysctls.take().unwrap_or_default().into_iter().collect(),
         init: host.init.unwrap_or(false),
@@ -73,6 +92,7 @@ pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<Co
         shm_bytes: shm_bytes(host.shm_size)?,
         log: log(host.log_config.take())?,
         restart,
+        health: body.healthcheck.map(health::asked).transpose()?,
         group_add: host.group_add.take().unwrap_or_default(),
         extra_hosts: extra_hosts(host.extra_hosts.take().unwrap_or_default())?,
         dns: dns(host.dns.take().unwrap_or_default())?,
@@ -91,33 +111,24 @@ fn sorted(mut list: Vec<String>) -> Vec<String> {
 }
 
 fn refuse_config(body: &ContainerCreateBody) -> Result<(), ApiError> {
-    let tested = body.healthcheck.as_ref().and_then(|check| check.test.as_ref());
-    refuse(tested.is_some_and(|test| !test.is_empty() && test != &["NONE"]), "Healthcheck", "")?;
     refuse(body.on_build.filled(), "OnBuild", "")?;
     refuse(body.args_escaped.unwrap_or(false), "ArgsEscaped", "it is for Windows containers")
 }
 
 fn refuse_host(host: &HostConfig) -> Result<(), ApiError> {
-    let ports = host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
-    refuse(ports, "HostConfig.PortBindings (--publish)", "use --network host")?;
-    refuse(
-        host.publish_all_ports.unwrap_or(false),
-        "HostConfig.PublishAllPorts (--publish-all)",
-        "use --network host",
-    )?;
     let driver = host.volume_driver.as_deref().unwrap_or_default();
     refuse(!matches!(driver, "" | "local"), "HostConfig.VolumeDriver", "volumes are local")?;
-    refuse(host.volumes_from.filled(), "HostConfig.VolumesFrom", "name the volumes")?;
-    refuse(host.links.filled(), "HostConfig.Links", "")?;
     refuse(host.cgroup.filled(), "HostConfig.Cgroup", "")?;
     refuse(host.storage_opt.filled(), "HostConfig.StorageOpt", "")?;
     let isolation = host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default();
     refuse(!matches!(isolation.as_str(), "" | "default"), "HostConfig.Isolation", "it is for Windows containers")?;
     match host.runtime.as_deref() {
-        None | Some("" | RUNTIME) => Ok(()),
-        Some(other) => {
-            Err(ApiError::invalid(format!("unknown or invalid runtime name: {other}; there is only {RUNTIME}")))
-        }
+        None | Some("") => Ok(()),
+        Some(name) if RUNTIMES.contains(&name) => Ok(()),
+        Some(other) => Err(ApiError::invalid(format!(
+            "unknown or invalid runtime name: {other}; the names are {}",
+            RUNTIMES.join(", ")
+        ))),
     }
 }
 
@@ -134,41 +145,6 @@ fn console_size(size: Option<Vec<usize>>) -> Result<Option<(u16, u16)>, ApiError
 /// As [`console_size`], for an exec's configuration.
 pub(crate) fn exec_console_size(size: Option<Vec<usize>>) -> Result<Option<(u16, u16)>, ApiError> {
     console_size(size)
-}
-
-fn network(
-    host: &HostConfig,
-    disabled: bool,
-    config: Option<models::NetworkingConfig>,
-) -> Result<NetworkMode, ApiError> {
-    let asked = host.network_mode.as_deref().unwrap_or_default();
-    for (name, endpoint) in config.and_then(|config| config.endpoints_config).unwrap_or_default() {
-        if name != asked && !matches!((name.as_str(), asked), ("default" | "none", "" | "default" | "none")) {
-            return Err(ApiError::unsupported(format!("a second network ({name}) is not supported")));
-        }
-        let addressed =
-            endpoint.ipam_config.is_some_and(|ipam| ipam.ipv4_address.filled() || ipam.ipv6_address.filled());
-        refuse(addressed, "an address of its own (--ip, --ip6)", "")?;
-        refuse(endpoint.mac_address.filled(), "a MAC address (--mac-address)", "")?;
-        refuse(endpoint.aliases.filled(), "a network alias (--network-alias)", "")?;
-        refuse(endpoint.links.filled(), "a link (--link)", "")?;
-        refuse(endpoint.driver_opts.filled(), "DriverOpts of a network", "")?;
-    }
-    if disabled {
-        return Ok(NetworkMode::None);
-    }
-    match asked {
-        "" | "default" | "none" => Ok(NetworkMode::None),
-        "host" => Ok(NetworkMode::Host),
-        "bridge" => Err(ApiError::unsupported("there is no bridge network; use --network none or --network host")),
-        other => match other.strip_prefix("container:") {
-            Some("") => Err(ApiError::invalid("invalid network mode container: without a container's name")),
-            Some(name) => Ok(NetworkMode::Container(name.to_owned())),
-            None => {
-                Err(ApiError::not_found(format!("network {other} not found; there are none, host and container:NAME")))
-            }
-        },
-    }
 }
 
 fn namespaces(host: &HostConfig) -> Result<NamespaceModes, ApiError> {
@@ -253,6 +229,28 @@ fn devices(list: Vec<models::DeviceMapping>) -> Result<Vec<DeviceRequest>, ApiEr
     list.into_iter().map(device).collect()
 }
 
+fn device_requests(list: Vec<models::DeviceRequest>) -> Vec<DriverRequest> {
+    let one = |request: models::DeviceRequest| DriverRequest {
+        driver: request.driver.unwrap_or_default(),
+        count: request.count.unwrap_or(0),
+        ids: request.device_ids.unwrap_or_default(),
+        capabilities: request.capabilities.unwrap_or_default(),
+        options: request.options.unwrap_or_default().into_iter().collect(),
+    };
+    list.into_iter().map(one).collect()
+}
+
+fn volumes_from(list: Vec<String>) -> Result<Vec<VolumesFrom>, ApiError> {
+    let one = |text: String| {
+        let (container, mode) = text.split_once(':').unwrap_or((&text, "rw"));
+        if mode.split(',').any(|word| !["ro", "rw", "z", "Z"].contains(&word)) {
+            return Err(ApiError::invalid(format!("invalid mode: {mode}")));
+        }
+        Ok(VolumesFrom { container: container.to_owned(), read_only: mode.split(',').any(|word| word == "ro") })
+    };
+    list.into_iter().map(one).collect()
+}
+
 fn ulimits(list: Vec<models::ResourcesUlimits>) -> Result<Vec<Ulimit>, ApiError> {
     let ulimit = |limit: models::ResourcesUlimits| {
         let name = text(limit.name).ok_or_else(|| ApiError::invalid("a ulimit has no Name"))?;
@@ -296,9 +294,8 @@ fn extra_hosts(list: Vec<String>) -> Result<Vec<String>, ApiError> {
         let Some((_, address)) = parts else {
             return Err(ApiError::invalid(format!("invalid extra host {line:?}; write it NAME:ADDRESS")));
         };
-        refuse(address == "host-gateway", "host-gateway as an extra host's address", "there is no bridge network")?;
         let bare = address.trim_start_matches('[').trim_end_matches(']');
-        if bare.parse::<std::net::IpAddr>().is_err() {
+        if bare != engine::net::HOST_GATEWAY && bare.parse::<std::net::IpAddr>().is_err() {
             return Err(ApiError::invalid(format!("invalid IP address in extra host {line:?}")));
         }
     }
@@ -307,26 +304,24 @@ fn extra_hosts(list: Vec<String>) -> Result<Vec<String>, ApiError> {
 
 fn log(config: Option<models::HostConfigLogConfig>) -> Result<LogDriver, ApiError> {
     let config = config.unwrap_or_default();
-    match config.typ.as_deref().unwrap_or_default() {
-        "" | "json-file" => {}
-        "none" => return Ok(LogDriver::None),
-        other => {
-            return Err(ApiError::unsupported(format!("log driver {other:?} is not supported; use json-file or none")));
-        }
+    let driver = match config.typ.as_deref().unwrap_or_default() {
+        "" | "json-file" => LogKind::JsonFile,
+        "journald" => LogKind::Journald,
+        "local" => LogKind::Local,
+        "none" => LogKind::None,
+        "syslog" => LogKind::Syslog,
+        other => return Err(ApiError::invalid(format!("logger: no log driver named '{other}' is registered"))),
+    };
+    Ok(LogDriver { driver, options: config.config.unwrap_or_default().into_iter().collect() })
+}
+
+/// Docker's name of a log driver.
+pub(crate) fn log_name(kind: LogKind) -> &'static str {
+    match kind {
+        LogKind::JsonFile => "json-file",
+        LogKind::Journald => "journald",
+        LogKind::Local => "local",
+        LogKind::None => "none",
+        LogKind::Syslog => "syslog",
     }
-    let LogDriver::JsonFile { mut max_bytes, mut max_files } = LogDriver::default() else { return Ok(LogDriver::None) };
-    for (key, value) in config.config.unwrap_or_default() {
-        let bad = || ApiError::invalid(format!("invalid value {value:?} for log option {key}"));
-        match key.as_str() {
-            "max-size" if value == "-1" => max_bytes = 0,
-            "max-size" => max_bytes = parse_bytes(&value).filter(|bytes| *bytes > 0).ok_or_else(bad)?,
-            "max-file" => max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(bad)?,
-            _ => {
-                return Err(ApiError::invalid(format!(
-                    "unknown log option {key:?} for the json-file driver; it has max-size and max-file"
-                )));
-            }
-        }
-    }
-    Ok(LogDriver::JsonFile { max_bytes, max_files })
 }

@@ -2,21 +2,21 @@
 
 use super::create::RUNTIME;
 use super::time::{NEVER, rfc3339};
-use super::{mounts, resources};
+use super::{health, mounts, network, resources};
 use docker_wire::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, DeviceMapping,
-    DriverData, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig,
-    MountPoint, NetworkSettings, ResourcesUlimits,
+    DeviceRequest, DriverData, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode, HostConfigLogConfig, MountPoint,
+    NetworkSettings, ResourcesUlimits,
 };
 use engine::Paths;
 use engine::model::{
-    CgroupMode, Container, ContainerSpec, ExecId, IpcMode, LogDriver, MountKind, NetworkMode, Phase, PidMode,
-    SeccompChoice, UserMode, UtsMode,
+    CgroupMode, Container, ContainerSpec, DriverRequest, ExecId, IpcMode, LogDriver, LogKind, MountKind, NetworkMode,
+    Phase, PidMode, SeccompChoice, UserMode, UtsMode, VolumesFrom,
 };
 use std::collections::HashMap;
 use std::path::Path;
 
-fn shown(path: &Path) -> Option<String> {
+fn path_text(path: &Path) -> Option<String> {
     Some(path.to_string_lossy().into_owned())
 }
 
@@ -31,12 +31,12 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
         args: Some(args.to_vec()),
         state: Some(state(container)),
         image: Some(container.image_id.clone()),
-        resolv_conf_path: shown(&paths.resolv_conf),
-        hostname_path: shown(&paths.hostname),
-        hosts_path: shown(&paths.hosts),
-        log_path: match spec.log {
-            LogDriver::None => Some(String::new()),
-            LogDriver::JsonFile { .. } => shown(&paths.log),
+        resolv_conf_path: path_text(&paths.resolv_conf),
+        hostname_path: path_text(&paths.hostname),
+        hosts_path: path_text(&paths.hosts),
+        log_path: match spec.log.driver {
+            LogKind::JsonFile => path_text(&paths.log),
+            _ => Some(String::new()),
         },
         name: Some(format!("/{}", container.name)),
         restart_count: Some(container.restart_count.into()),
@@ -53,6 +53,26 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
         network_settings: Some(network_settings(container)),
         ..Default::default()
     }
+}
+
+/// The whole answer as JSON, with the fields that only older clients read.
+///
+/// # Errors
+/// Never for what [`container`] makes.
+pub(crate) fn shown(record: &Container, paths: &Paths, execs: &[ExecId]) -> serde_json::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(container(record, paths, execs))?;
+    if let Some(settings) = value.get_mut("NetworkSettings").and_then(serde_json::Value::as_object_mut) {
+        settings.extend(network::old_settings(record));
+    }
+    if let Some(host) = value.get_mut("HostConfig").and_then(serde_json::Value::as_object_mut) {
+        let one = |text: &String| {
+            let (name, alias) = text.split_once(':').unwrap_or((text, text));
+            format!("/{}:/{}/{alias}", name.trim_start_matches('/'), record.name)
+        };
+        let links: Vec<String> = record.spec.links.iter().map(one).collect();
+        host.insert("Links".to_owned(), if links.is_empty() { serde_json::Value::Null } else { links.into() });
+    }
+    Ok(value)
 }
 
 /// What Docker calls the storage driver.
@@ -74,15 +94,16 @@ pub(crate) fn state(container: &Container) -> ContainerState {
     let over = finished.filter(|_| !container.is_alive());
     ContainerState {
         status: Some(match container.phase {
+            Phase::Exited if container.restarting => Status::RESTARTING,
             Phase::Created | Phase::Starting => Status::CREATED,
             Phase::Running => Status::RUNNING,
             Phase::Paused => Status::PAUSED,
             Phase::Exited => Status::EXITED,
             Phase::Removing => Status::REMOVING,
         }),
-        running: Some(matches!(container.phase, Phase::Running | Phase::Paused)),
+        running: Some(matches!(container.phase, Phase::Running | Phase::Paused) || container.restarting),
         paused: Some(container.phase == Phase::Paused),
-        restarting: Some(false),
+        restarting: Some(container.restarting),
         oom_killed: Some(over.is_some_and(|end| end.oom_killed)),
         dead: Some(false),
         pid: Some(container.pid().into()),
@@ -90,7 +111,7 @@ pub(crate) fn state(container: &Container) -> ContainerState {
         error: Some(over.map_or_else(String::new, |end| end.error.clone())),
         started_at: Some(container.runtime.as_ref().map_or_else(|| NEVER.to_owned(), |run| rfc3339(run.started_ns))),
         finished_at: Some(finished.map_or_else(|| NEVER.to_owned(), |end| rfc3339(end.at_ns))),
-        health: None,
+        health: container.health.as_ref().map(health::shown),
     }
 }
 
@@ -116,6 +137,7 @@ fn config(container: &Container) -> ContainerConfig {
         working_dir: Some(container.process.cwd.clone()),
         entrypoint: spec.entrypoint.clone(),
         labels: Some(spec.labels.clone().into_iter().collect()),
+        healthcheck: spec.health.as_ref().map(health::config),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_timeout_s,
         ..Default::default()
@@ -128,6 +150,7 @@ pub(crate) fn network_mode(mode: &NetworkMode) -> String {
         NetworkMode::None => "none".to_owned(),
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::Container(name) => format!("container:{name}"),
+        NetworkMode::Networks(name) => name.clone(),
     }
 }
 
@@ -152,8 +175,8 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     host.ulimits = Some(spec.ulimits.iter().map(ulimit).collect());
     host.log_config = Some(log_config(&spec.log));
     host.network_mode = Some(network_mode(&spec.network));
-    host.port_bindings = Some(HashMap::new());
-    host.publish_all_ports = Some(false);
+    host.port_bindings = Some(network::show_publish(&spec.publish));
+    host.publish_all_ports = Some(spec.publish_all);
     host.restart_policy = Some(resources::show_restart(spec.restart));
     host.auto_remove = Some(spec.auto_remove);
     host.volume_driver = Some(String::new());
@@ -171,19 +194,31 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     host.init = Some(spec.init);
     host.shm_size = Some(spec.shm_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(64 << 20));
     host.sysctls = Some(spec.sysctls.clone().into_iter().collect()).filter(|map: &HashMap<_, _>| !map.is_empty());
-    host.runtime = Some(RUNTIME.to_owned());
+    host.runtime = Some(spec.runtime.clone().unwrap_or_else(|| RUNTIME.to_owned()));
+    host.volumes_from =
+        Some(spec.volumes_from.iter().map(volumes_from).collect()).filter(|list: &Vec<_>| !list.is_empty());
+    host.device_requests =
+        Some(spec.device_requests.iter().map(device_request).collect()).filter(|list: &Vec<_>| !list.is_empty());
     host
 }
 
-fn log_config(log: &LogDriver) -> HostConfigLogConfig {
-    match log {
-        LogDriver::None => HostConfigLogConfig { typ: Some("none".to_owned()), config: Some(HashMap::new()) },
-        LogDriver::JsonFile { max_bytes, max_files } => {
-            let size = if *max_bytes == 0 { "-1".to_owned() } else { max_bytes.to_string() };
-            let options = [("max-size".to_owned(), size), ("max-file".to_owned(), max_files.to_string())];
-            HostConfigLogConfig { typ: Some("json-file".to_owned()), config: Some(options.into()) }
-        }
+fn volumes_from(from: &VolumesFrom) -> String {
+    if from.read_only { format!("{}:ro", from.container) } else { from.container.clone() }
+}
+
+fn device_request(request: &DriverRequest) -> DeviceRequest {
+    DeviceRequest {
+        driver: Some(request.driver.clone()),
+        count: Some(request.count),
+        device_ids: Some(request.ids.clone()),
+        capabilities: Some(request.capabilities.clone()),
+        options: Some(request.options.clone().into_iter().collect()),
     }
+}
+
+fn log_config(log: &LogDriver) -> HostConfigLogConfig {
+    let name = super::create::log_name(log.driver).to_owned();
+    HostConfigLogConfig { typ: Some(name), config: Some(log.options.clone().into_iter().collect()) }
 }
 
 fn show_isolation(spec: &ContainerSpec, host: &mut HostConfig) {
@@ -239,15 +274,17 @@ pub(crate) fn mount_points(container: &Container) -> Vec<MountPoint> {
             MountKind::Bind { source, propagation, .. } => {
                 ("bind", source.clone(), mounts::propagation_word(*propagation))
             }
+            MountKind::Image { image, .. } => ("image", image.clone(), ""),
             MountKind::Tmpfs { .. } => ("tmpfs", String::new(), ""),
             MountKind::Volume { .. } => return None,
         };
+        let short = matches!(mount.kind, MountKind::Bind { create_source: true, .. });
         Some(MountPoint {
             typ: Some(kind.to_owned()),
             source: Some(source),
             destination: Some(mount.target.clone()),
-            mode: Some(String::new()),
-            rw: Some(!mount.read_only),
+            mode: Some(if short && mount.read_only { "ro" } else { "" }.to_owned()),
+            rw: Some(!mount.read_only && kind != "image"),
             propagation: Some(propagation.to_owned()),
             ..Default::default()
         })
@@ -265,35 +302,13 @@ pub(crate) fn mount_points(container: &Container) -> Vec<MountPoint> {
     binds.chain(volumes).collect()
 }
 
-/// The networks that a container is in.
-pub(crate) fn networks(container: &Container) -> HashMap<String, EndpointSettings> {
-    let name = match container.spec.network {
-        NetworkMode::None => "none",
-        NetworkMode::Host => "host",
-        NetworkMode::Container(_) => return HashMap::new(),
-    };
-    let endpoint = EndpointSettings {
-        mac_address: Some(String::new()),
-        network_id: Some(crate::route::network::id(name)),
-        endpoint_id: Some(String::new()),
-        gateway: Some(String::new()),
-        ip_address: Some(String::new()),
-        ip_prefix_len: Some(0),
-        ipv6_gateway: Some(String::new()),
-        global_ipv6_address: Some(String::new()),
-        global_ipv6_prefix_len: Some(0),
-        ..Default::default()
-    };
-    [(name.to_owned(), endpoint)].into()
-}
-
 fn network_settings(container: &Container) -> NetworkSettings {
     let pid = container.pid();
     let key = if pid > 0 { format!("/proc/{pid}/ns/net") } else { String::new() };
     NetworkSettings {
         sandbox_id: Some(String::new()),
         sandbox_key: Some(key),
-        ports: Some(HashMap::new()),
-        networks: Some(networks(container)),
+        ports: Some(network::ports(container)),
+        networks: Some(network::endpoints(container)),
     }
 }

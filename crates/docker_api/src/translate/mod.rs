@@ -3,9 +3,11 @@
 
 pub(crate) mod create;
 pub(crate) mod describe;
+pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod list;
 pub(crate) mod mounts;
+pub(crate) mod network;
 pub(crate) mod progress;
 pub(crate) mod resources;
 pub(crate) mod stats;
@@ -16,7 +18,8 @@ pub(crate) mod time;
 use crate::error::ApiError;
 
 /// A number with Docker's size suffixes: `64m`, `1.5GiB`, `4096`.
-pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);

@@ -1,9 +1,9 @@
 //! Binds, volumes and tmpfs: Docker has four places for them.
 
-use super::{Filled, parse_bytes, refuse, text};
+use super::{parse_bytes, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, HostConfig};
-use engine::model::{Mount, MountKind, Propagation};
+use engine::model::{Mount, MountKind, Propagation, ReadOnlyDepth};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn target(path: &str, spec: &str) -> Result<String, ApiError> {
@@ -58,7 +58,7 @@ fn check_volume_name(name: &str) -> Result<(), ApiError> {
 
 /// `SOURCE:TARGET[:OPTIONS]`, or `TARGET` alone for an anonymous volume.
 pub(crate) fn bind(spec: &str) -> Result<Mount, ApiError> {
-    let invalid = |why: &str| ApiError::invalid(format!("invalid volume specification {spec:?}: {why}"));
+    let invalid = |why: &str| ApiError::invalid(format!("invalid volume specification: '{spec}': {why}"));
     let parts: Vec<&str> = spec.split(':').collect();
     let (source, path, options) = match *parts.as_slice() {
         [path] => (None, path, ""),
@@ -84,14 +84,20 @@ pub(crate) fn bind(spec: &str) -> Result<Mount, ApiError> {
             create_source: true,
             propagation: travel.unwrap_or_default(),
             non_recursive: false,
+            read_only_depth: ReadOnlyDepth::default(),
         },
         Some(name) => {
             check_volume_name(name)?;
-            MountKind::Volume { name: Some(name.to_owned()), no_copy }
+            volume(Some(name.to_owned()), no_copy)
         }
-        None => MountKind::Volume { name: None, no_copy },
+        None => volume(None, no_copy),
     };
     Ok(Mount { target: target(path, spec)?, read_only: read_only.unwrap_or(false), kind })
+}
+
+fn volume(name: Option<String>, no_copy: bool) -> MountKind {
+    let (labels, options) = (BTreeMap::new(), BTreeMap::new());
+    MountKind::Volume { name, no_copy, subpath: None, labels, options }
 }
 
 /// `TARGET` with options as mount(8) has them.
@@ -125,6 +131,7 @@ fn structured(mount: models::Mount) -> Result<Mount, ApiError> {
     };
     misplaced(mount.bind_options.is_some() && mount.typ != Some(Type::BIND), "BindOptions")?;
     misplaced(mount.volume_options.is_some() && mount.typ != Some(Type::VOLUME), "VolumeOptions")?;
+    misplaced(mount.image_options.is_some() && mount.typ != Some(Type::IMAGE), "ImageOptions")?;
     misplaced(mount.tmpfs_options.is_some() && mount.typ != Some(Type::TMPFS), "TmpfsOptions")?;
     let kind = match mount.typ {
         Some(Type::BIND) => {
@@ -136,20 +143,23 @@ fn structured(mount: models::Mount) -> Result<Mount, ApiError> {
         }
         Some(Type::VOLUME) => {
             let options = mount.volume_options.unwrap_or_default();
-            refuse(options.labels.filled(), "VolumeOptions.Labels", "create the volume with labels first")?;
-            refuse(
-                options.driver_config.is_some_and(|d| {
-                    d.name.as_ref().is_some_and(|name| !name.is_empty() && name != "local") || d.options.filled()
-                }),
-                "VolumeOptions.DriverConfig",
-                "",
-            )?;
-            refuse(options.subpath.filled(), "VolumeOptions.Subpath", "")?;
             if let Some(name) = &source {
                 check_volume_name(name)?;
             }
-            MountKind::Volume { name: source, no_copy: options.no_copy.unwrap_or(false) }
+            let driver = options.driver_config.unwrap_or_default();
+            local_driver(driver.name.as_deref(), source.as_deref().unwrap_or_default())?;
+            MountKind::Volume {
+                name: source,
+                no_copy: options.no_copy.unwrap_or(false),
+                subpath: text(options.subpath),
+                labels: options.labels.unwrap_or_default().into_iter().collect(),
+                options: driver.options.unwrap_or_default().into_iter().collect(),
+            }
         }
+        Some(Type::IMAGE) => MountKind::Image {
+            image: source.ok_or_else(|| invalid("field Source must not be empty"))?,
+            subpath: mount.image_options.clone().and_then(|options| text(options.subpath)),
+        },
         Some(Type::TMPFS) => {
             if source.is_some() {
                 return Err(invalid("a tmpfs has no Source"));
@@ -158,24 +168,44 @@ fn structured(mount: models::Mount) -> Result<Mount, ApiError> {
         }
         Some(other) => {
             return Err(ApiError::unsupported(format!(
-                "mount type {other} is not supported; use bind, volume or tmpfs"
+                "mount type {other} is not supported; use bind, volume, image or tmpfs"
             )));
         }
-        None => return Err(invalid("field Type must be bind, volume or tmpfs")),
+        None => return Err(invalid("field Type must be bind, volume, image or tmpfs")),
     };
     Ok(Mount { target: target(&path, &path)?, read_only: mount.read_only.unwrap_or(false), kind })
 }
 
 fn bind_kind(source: String, options: models::MountBindOptions) -> Result<MountKind, ApiError> {
-    refuse(options.read_only_non_recursive.unwrap_or(false), "BindOptions.ReadOnlyNonRecursive", "")?;
-    refuse(options.read_only_force_recursive.unwrap_or(false), "BindOptions.ReadOnlyForceRecursive", "")?;
+    let on = |option: Option<bool>| option.unwrap_or(false);
+    let read_only_depth = match (on(options.read_only_non_recursive), on(options.read_only_force_recursive)) {
+        (true, true) => {
+            return Err(ApiError::invalid(
+                "invalid mount config for type \"bind\": ReadOnlyForceRecursive and ReadOnlyNonRecursive cannot be set at the same time",
+            ));
+        }
+        (true, false) => ReadOnlyDepth::Top,
+        (false, true) => ReadOnlyDepth::Forced,
+        (false, false) => ReadOnlyDepth::Recursive,
+    };
     let travel = options.propagation.map(|word| word.to_string()).filter(|word| !word.is_empty());
     Ok(MountKind::Bind {
         source,
-        create_source: options.create_mountpoint.unwrap_or(false),
+        create_source: on(options.create_mountpoint),
         propagation: travel.and_then(|word| propagation(&word)).unwrap_or_default(),
-        non_recursive: options.non_recursive.unwrap_or(false),
+        non_recursive: on(options.non_recursive),
+        read_only_depth,
     })
+}
+
+/// Volumes are kept by the local driver; there are no others.
+pub(crate) fn local_driver(driver: Option<&str>, volume: &str) -> Result<(), ApiError> {
+    match driver.unwrap_or_default() {
+        "" | "local" => Ok(()),
+        other => Err(ApiError::not_found(format!(
+            "create {volume}: error looking up volume plugin {other}: plugin \"{other}\" not found; there is the driver local"
+        ))),
+    }
 }
 
 fn tmpfs_kind(options: models::MountTmpfsOptions, path: &str) -> Result<MountKind, ApiError> {
@@ -206,15 +236,11 @@ pub(crate) fn take(host: &mut HostConfig, volumes: Vec<String>) -> Result<Vec<Mo
     }
     let mut taken = BTreeSet::new();
     if let Some(twice) = mounts.iter().find(|mount| !taken.insert(mount.target.clone())) {
-        return Err(ApiError::invalid(format!("duplicate mount point: {}", twice.target)));
+        return Err(ApiError::invalid(format!("Duplicate mount point: {}", twice.target)));
     }
     let anonymous: BTreeSet<String> = volumes.iter().map(|path| target(path, path)).collect::<Result<_, _>>()?;
     let fresh = anonymous.into_iter().filter(|path| !taken.contains(path));
-    mounts.extend(fresh.map(|target| Mount {
-        target,
-        read_only: false,
-        kind: MountKind::Volume { name: None, no_copy: false },
-    }));
+    mounts.extend(fresh.map(|target| Mount { target, read_only: false, kind: MountKind::volume(None) }));
     Ok(mounts)
 }
 
@@ -224,19 +250,28 @@ pub(crate) fn show(mounts: &[Mount], host: &mut HostConfig) {
     for mount in mounts {
         let access = if mount.read_only { "ro" } else { "rw" };
         match &mount.kind {
-            MountKind::Bind { source, create_source: true, propagation, non_recursive: false } => {
+            MountKind::Bind {
+                source,
+                create_source: true,
+                propagation,
+                non_recursive: false,
+                read_only_depth: ReadOnlyDepth::Recursive,
+            } => {
                 let travel = match propagation {
                     Propagation::Rprivate => String::new(),
                     other => format!(",{}", propagation_word(*other)),
                 };
                 binds.push(format!("{source}:{}:{access}{travel}", mount.target));
             }
-            MountKind::Volume { name: Some(name), no_copy } => {
+            MountKind::Volume { name: Some(name), no_copy, subpath: None, labels, options }
+                if labels.is_empty() && options.is_empty() =>
+            {
                 let copy = if *no_copy { ",nocopy" } else { "" };
                 binds.push(format!("{name}:{}:{access}{copy}", mount.target));
             }
             // shown in Config.Volumes
-            MountKind::Volume { name: None, no_copy: false } if !mount.read_only => {}
+            MountKind::Volume { name: None, no_copy: false, subpath: None, labels, options }
+                if !mount.read_only && labels.is_empty() && options.is_empty() => {}
             MountKind::Tmpfs { bytes, mode, options } => {
                 let mut words = Vec::new();
                 words.extend(mount.read_only.then(|| "ro".to_owned()));
@@ -245,7 +280,9 @@ pub(crate) fn show(mounts: &[Mount], host: &mut HostConfig) {
                 words.extend(options.iter().cloned());
                 tmpfs.insert(mount.target.clone(), words.join(","));
             }
-            MountKind::Bind { .. } | MountKind::Volume { .. } => structured.push(structure(mount)),
+            MountKind::Bind { .. } | MountKind::Image { .. } | MountKind::Volume { .. } => {
+                structured.push(structure(mount))
+            }
         }
     }
     host.binds = Some(binds);
@@ -257,21 +294,36 @@ fn structure(mount: &Mount) -> models::Mount {
     let base =
         models::Mount { target: Some(mount.target.clone()), read_only: Some(mount.read_only), ..Default::default() };
     match &mount.kind {
-        MountKind::Bind { source, create_source, propagation, non_recursive } => models::Mount {
+        MountKind::Bind { source, create_source, propagation, non_recursive, read_only_depth } => models::Mount {
             typ: Some(models::MountType::BIND),
             source: Some(source.clone()),
             bind_options: Some(models::MountBindOptions {
                 propagation: propagation_word(*propagation).parse().ok(),
                 non_recursive: Some(*non_recursive),
                 create_mountpoint: Some(*create_source),
-                ..Default::default()
+                read_only_non_recursive: Some(*read_only_depth == ReadOnlyDepth::Top),
+                read_only_force_recursive: Some(*read_only_depth == ReadOnlyDepth::Forced),
             }),
             ..base
         },
-        MountKind::Volume { name, no_copy } => models::Mount {
+        MountKind::Image { image, subpath } => models::Mount {
+            typ: Some(models::MountType::IMAGE),
+            source: Some(image.clone()),
+            image_options: subpath.clone().map(|subpath| models::MountImageOptions { subpath: Some(subpath) }),
+            ..base
+        },
+        MountKind::Volume { name, no_copy, subpath, labels, options } => models::Mount {
             typ: Some(models::MountType::VOLUME),
             source: name.clone(),
-            volume_options: Some(models::MountVolumeOptions { no_copy: Some(*no_copy), ..Default::default() }),
+            volume_options: Some(models::MountVolumeOptions {
+                no_copy: Some(*no_copy),
+                subpath: subpath.clone(),
+                labels: (!labels.is_empty()).then(|| labels.clone().into_iter().collect()),
+                driver_config: (!options.is_empty()).then(|| models::MountVolumeOptionsDriverConfig {
+                    name: Some("local".to_owned()),
+                    options: Some(options.clone().into_iter().collect()),
+                }),
+            }),
             ..base
         },
         MountKind::Tmpfs { .. } => models::Mount { typ: Some(models::MountType::TMPFS), ..base },

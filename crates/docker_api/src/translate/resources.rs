@@ -44,7 +44,6 @@ pub(crate) fn take(host: &mut HostConfig) -> Result<Resources, ApiError> {
         "HostConfig.CgroupParent",
         "the daemon's --cgroup-parent sets it for all containers",
     )?;
-    refuse(host.device_requests.filled(), "HostConfig.DeviceRequests (--gpus)", "pass the device files with --device")?;
     for (value, field) in [
         (host.cpu_count, "HostConfig.CpuCount"),
         (host.cpu_percent, "HostConfig.CpuPercent"),

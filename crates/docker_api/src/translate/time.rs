@@ -10,6 +10,11 @@ pub(crate) fn rfc3339(at_ns: u64) -> String {
     Timestamp::from_nanosecond(i128::from(at_ns)).map_or_else(|_| NEVER.to_owned(), |time| time.to_string())
 }
 
+/// As [`rfc3339`], for times before 1970 too.
+pub(crate) fn rfc3339_signed(at_ns: i128) -> String {
+    Timestamp::from_nanosecond(at_ns).map_or_else(|_| NEVER.to_owned(), |time| time.to_string())
+}
+
 /// RFC 3339 with exactly nine digits of a second, as log lines have it.
 pub(crate) fn rfc3339_fixed(at_ns: u64) -> String {
     Timestamp::from_nanosecond(i128::from(at_ns)).map_or_else(|_| NEVER.to_owned(), |time| format!("{time:.9}"))

@@ -29,11 +29,14 @@ impl Island {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let config = Config {
+                    netd: "/nowhere/insula-netd".into(),
+                    network: engine::NetworkDefaults::default(),
                     root: root.join("root"),
                     run: root.join("run"),
                     shim: PathBuf::from("/bin/false"),
                     cgroup_parent: format!("/insula-test-{}", std::process::id()),
                     netns_pool: 0,
+                    cdi_folders: Vec::new(),
                     userns: None,
                     distribution: engine::Distribution::default(),
                 };
@@ -158,8 +161,11 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("POST", "/images/create?fromSrc=-&repo=UPPER", "", 400, "UPPER");
     island.refused("POST", "/exec/gone/start", "{}", 404, "gone");
     island.refused("GET", "/networks/mine", "", 404, "network mine not found");
-    island.refused("DELETE", "/networks/none", "", 403, "predefined");
-    island.refused("POST", "/networks/create", "{}", 501, "networks");
+    island.refused("DELETE", "/networks/none", "", 403, "pre-defined");
+    island.refused("POST", "/networks/create", "{}", 400, "Name");
+    island.refused("POST", "/networks/create", "{\"Name\":\"host\"}", 403, "predefined host network");
+    island.refused("POST", "/networks/create", "{\"Name\":\"a b\"}", 400, "a b");
+    island.refused("POST", "/networks/host/connect", "{\"Container\":\"nobody\"}", 404, "No such container: nobody");
     island.refused("GET", "/swarm", "", 503, "not a swarm manager");
     island.refused("POST", "/session", "", 501, "sessions of BuildKit");
     island.refused("POST", "/insula/images/bootstrap", r#"{"source":""}"#, 400, "source");
@@ -180,7 +186,7 @@ fn an_empty_engine_lists_nothing() {
         (200, Some("1.48"), Some("1.24"))
     );
     let (status, networks) = island.request("GET", "/networks", "");
-    assert_eq!((status, networks.as_array().map(Vec::len)), (200, Some(2)));
+    assert_eq!((status, networks.as_array().map(Vec::len)), (200, Some(3)));
     let answer = island.raw(b"GET /events?since=1&until=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/json"), "{answer}");
 }
@@ -193,7 +199,7 @@ fn volumes_come_and_go() {
     let (_, list) = island.request("GET", "/volumes?filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D", "");
     assert_eq!(list["Volumes"][0]["Labels"]["a"], "b");
     island.refused("POST", "/volumes/create", r#"{"Name":"x!"}"#, 400, "x!");
-    island.refused("POST", "/volumes/create", r#"{"Name":"xy","Driver":"nfs"}"#, 501, "driver");
+    island.refused("POST", "/volumes/create", r#"{"Name":"xy","Driver":"nfs"}"#, 404, "plugin \"nfs\" not found");
     assert_eq!(island.request("DELETE", "/volumes/data", "").0, 204);
     island.refused("GET", "/volumes/data", "", 404, "data");
     island.refused("DELETE", "/volumes/data", "", 404, "data");

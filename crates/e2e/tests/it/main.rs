@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's broken expectation is a panic, in its tools as well")]
 
+mod conformance;
 mod kernel;
 mod leftover;
+mod peers;
 mod subject;

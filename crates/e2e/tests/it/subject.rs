@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use testkit::{Island, Terminal, is_root_or_skip, rootfs, wait_for};
+use testkit::{Island, Terminal, is_root_or_skip, own_network, rootfs, wait_for};
 
 use crate::leftover;
 
@@ -55,6 +55,10 @@ pub(crate) struct Subject {
     pub(crate) island: Island,
     pub(crate) group: String,
     daemon: Option<Child>,
+    /// Further words of the daemon's command line.
+    pub(crate) extra: Vec<String>,
+    /// Further variables of our daemon, from its next start on.
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 /// The folder of the programs.
@@ -120,14 +124,22 @@ impl Subject {
 
     /// A daemon without an image.
     pub(crate) fn bare() -> Option<Self> {
+        Self::bare_with(|_| Vec::new())
+    }
+
+    /// A daemon without an image, with further words on its command line.
+    pub(crate) fn bare_with(extra: impl FnOnce(&Island) -> Vec<String>) -> Option<Self> {
         if !is_root_or_skip() {
             return None;
         }
+        // The bridges and rules of a daemon are not for the machine that the test runs on.
+        own_network();
         let island = Island::new();
         // Below one parent of the suite's own there is no name that another program would use.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let group = format!("/insula-e2e-{}-{number}", std::process::id());
-        let mut subject = Self { kind: kind(), island, group, daemon: None };
+        let (extra_words, variables) = (extra(&island), Vec::new());
+        let mut subject = Self { kind: kind(), island, group, daemon: None, extra: extra_words, variables };
         let _ = (subject.island.state(), subject.island.run());
         subject.start_daemon();
         Some(subject)
@@ -136,22 +148,25 @@ impl Subject {
     /// The daemon's command line.
     pub(crate) fn daemon_command(&self) -> Command {
         let (state, run) = (self.island.path("state"), self.island.path("run"));
-        match self.kind {
+        let mut command = match self.kind {
             Kind::Insula => {
                 let mut command = Command::new(program("insulad"));
                 command.arg("--root").arg(state).arg("--run").arg(run).args(["--cgroup-parent", &self.group]);
+                command.envs(self.variables.iter().map(|(name, value)| (name, value)));
                 command
             }
             Kind::Dockerd => {
                 let mut command = Command::new("unshare");
-                command.args(["-nm", "dockerd", "--bridge=none", "--iptables=false"]);
+                command.args(["-m", "dockerd"]);
                 command.arg(format!("--host=unix://{}", self.socket().display()));
                 command.arg(format!("--data-root={}", state.display()));
                 command.arg(format!("--exec-root={}", self.island.path("exec").display()));
                 command.arg(format!("--pidfile={}", run.join("dockerd.pid").display()));
                 command
             }
-        }
+        };
+        command.args(&self.extra);
+        command
     }
 
     /// Starts the daemon (again) and waits until it answers.
@@ -247,6 +262,27 @@ impl Subject {
         Some(self.client(&found?, words))
     }
 
+    /// Runs the stock client, which must be there.
+    #[track_caller]
+    pub(crate) fn docker(&self, words: &[&str]) -> Run {
+        finish(&mut self.docker_command(words).unwrap(), b"")
+    }
+
+    /// Waits until a container's field has a value for the stock client.
+    #[track_caller]
+    pub(crate) fn await_docker(&self, name: &str, template: &str, value: &str) {
+        let field = || self.docker(&["inspect", "-f", template, name]).expect(0).text().to_owned();
+        let seen = wait_for(SOON, || (field() == value).then_some(()));
+        assert!(seen.is_some(), "{template} of {name} is {:?}, not {value:?}", field());
+    }
+
+    /// Waits until a container has printed this for the stock client.
+    #[track_caller]
+    pub(crate) fn await_logs(&self, name: &str, text: &str) {
+        let seen = wait_for(SOON, || (self.docker(&["logs", name]).expect(0).out == text).then_some(()));
+        assert!(seen.is_some(), "{name} has printed {:?}", self.docker(&["logs", name]).out);
+    }
+
     /// Our client at a terminal.
     pub(crate) fn terminal(&self, words: &[&str]) -> Terminal {
         Terminal::spawn(&self.command(words))
@@ -283,7 +319,9 @@ impl Subject {
         let parent = |line: &str| line.starts_with("control group ") && line.ends_with(&self.group);
         // And so may the helper that it keeps ready to fork others from.
         let ready = |line: &str| line.starts_with("process ") && line.ends_with(" --zygote");
-        found.retain(|line| !line.starts_with(&daemon) && !parent(line) && !ready(line));
+        // And the one that answers for names and guards the packet filter, which ends with the daemon if nobody needs it.
+        let names = |line: &str| line.starts_with("process ") && line.contains("/insula-netd ");
+        found.retain(|line| !line.starts_with(&daemon) && !parent(line) && !ready(line) && !names(line));
         found
     }
 

@@ -359,3 +359,89 @@ fn config_of(folder: &Path) -> String {
     let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
     json["config"]["digest"].as_str().unwrap().to_owned()
 }
+
+/// The fine print of each endpoint; the specification's section in front.
+#[test]
+fn the_fine_print_holds() {
+    let Some(subject) = Subject::start() else { return };
+    let text = subject.put_image("a", "v1", &[b"layer"]);
+    let name = digest(text.as_bytes());
+    let octets = ("Content-Type", "application/octet-stream");
+    // "Pulling manifests": a HEAD has the GET's headers and no body
+    let head = subject.ask("HEAD", "/v2/a/manifests/v1", &[("Accept", OCI)], b"").expect(200);
+    assert_eq!((head.header("docker-content-digest"), head.header("content-type")), (name.as_str(), OCI));
+    assert!(head.body.is_empty());
+    assert!(subject.ask("HEAD", "/v2/a/manifests/none", &[], b"").expect(404).body.is_empty());
+    subject.get(&format!("/v2/a/manifests/{}", digest(b"none"))).expect_error(404, "MANIFEST_UNKNOWN");
+    // "Pulling blobs": a range that makes no sense is ignored (RFC 9110), one from beyond the end refused
+    let layer = format!("/v2/a/blobs/{}", digest(b"layer"));
+    assert_eq!(
+        subject.ask("GET", &layer, &[("Range", "lines=1-2")], b"").status,
+        if subject.is_ours() { 200 } else { 416 }
+    );
+    subject.ask("GET", &layer, &[("Range", "bytes=5-9")], b"").expect(416);
+    // "Pushing blobs": an upload belongs to its repository; a second PUT finds it gone
+    let place = subject.begin("a");
+    let elsewhere = place.replace("/v2/a/", "/v2/b/");
+    assert!(matches!(subject.ask("PATCH", &elsewhere, &[octets], b"x").status, 400 | 404), "in another repository");
+    let close = with(&place, &format!("digest={}", digest(b"whole")));
+    subject.ask("PUT", &close, &[octets], b"whole").expect(201);
+    assert!(subject.ask("PUT", &close, &[octets], b"whole").status >= 400);
+    // an empty blob is a blob
+    subject.put_blob("a", b"");
+    assert_eq!(subject.get(&format!("/v2/a/blobs/{}", digest(b""))).expect(200).header("content-length"), "0");
+    // "Mounting": an impossible digest is no reason to begin an upload
+    let mount = subject.ask("POST", "/v2/a/blobs/uploads/?mount=nonsense&from=b", &[], b"");
+    assert!(matches!(mount.status, 202 | 400), "{}", mount.status);
+    // "Pushing manifests": under its own digest it is there by that alone
+    let other = manifest(OCI, &[], "");
+    subject.put_manifest("a", &digest(other.as_bytes()), OCI, &other).expect(201);
+    // "Listing tags": only tags; beyond the last one there is nothing
+    let tags = subject.get("/v2/a/tags/list").expect(200).json();
+    assert_eq!((&tags["name"], &tags["tags"]), (&"a".into(), &serde_json::json!(["v1"])));
+    if !subject.lacks(Difference::TagPages) {
+        let none = subject.get("/v2/a/tags/list?n=0").expect(200);
+        assert_eq!((none.header("link"), &none.json()["tags"]), ("", &serde_json::json!([])));
+        let beyond = subject.get("/v2/a/tags/list?last=v1").expect(200);
+        assert_eq!(beyond.json()["tags"], serde_json::json!([]));
+        // "last" need not be there
+        assert_eq!(subject.get("/v2/a/tags/list?last=u").expect(200).json()["tags"], serde_json::json!(["v1"]));
+    }
+    // "Deleting": what is not there, and methods that a thing does not have
+    subject.ask("DELETE", &format!("/v2/a/manifests/{}", digest(b"none")), &[], b"").expect(404);
+    subject.ask("DELETE", &format!("/v2/a/blobs/{}", digest(b"none")), &[], b"").expect(404);
+    let refused = subject.ask("POST", "/v2/a/manifests/v1", &[], b"").expect(405);
+    assert!(refused.header("allow").contains("PUT"), "{}", refused.header("allow"));
+    subject.ask("PUT", &layer, &[octets], b"layer").expect(405);
+    // "Error codes": each error is a list of codes with words
+    let errors = subject.get("/v2/a/manifests/none").expect(404).json();
+    let first = &errors["errors"][0];
+    assert!(first["code"].is_string() && first["message"].is_string(), "{errors}");
+    if subject.lacks(Difference::Referrers) {
+        return;
+    }
+    // "Listing referrers": never 404; the kind of an image without one is its configuration's; an index may be about something
+    let nothing = subject.get(&format!("/v2/unheard-of/referrers/{}", digest(b"x"))).expect(200);
+    assert_eq!((nothing.header("content-type"), &nothing.json()["manifests"]), (INDEX, &serde_json::json!([])));
+    subject.get("/v2/a/referrers/sha256:short").expect_error(400, "DIGEST_INVALID");
+    let about = describe(OCI, text.as_bytes());
+    let image = manifest(OCI, &[], &format!(r#","subject":{about}"#));
+    assert_eq!(subject.put_manifest("a", "about", OCI, &image).expect(201).header("oci-subject"), name);
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","artifactType":"x/list","manifests":[],"subject":{about}}}"#
+    );
+    assert_eq!(subject.put_manifest("a", "list", INDEX, &index).expect(201).header("oci-subject"), name);
+    let listed = subject.get(&format!("/v2/a/referrers/{name}")).expect(200).json();
+    let mut kinds: Vec<_> =
+        listed["manifests"].as_array().unwrap().iter().map(|one| one["artifactType"].clone()).collect();
+    kinds.sort_by_key(ToString::to_string);
+    assert_eq!(kinds, ["application/vnd.oci.image.config.v1+json", "x/list"]);
+    let filter = format!("/v2/a/referrers/{name}?artifactType=application/vnd.oci.image.config.v1%2Bjson");
+    assert_eq!(subject.get(&filter).expect(200).json()["manifests"].as_array().unwrap().len(), 1);
+    // the subject may go; what is about it stays
+    subject.ask("DELETE", &format!("/v2/a/manifests/{name}"), &[], b"").expect(202);
+    assert_eq!(
+        subject.get(&format!("/v2/a/referrers/{name}")).expect(200).json()["manifests"].as_array().unwrap().len(),
+        2
+    );
+}

@@ -129,6 +129,11 @@ impl Subject {
         assert!(up.is_some(), "{}", fs::read_to_string(self.island.path("registry.log")).unwrap());
     }
 
+    /// Whether it is ours.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.kind == Kind::Insula
+    }
+
     /// Whether the subject lacks something; prints the reason.
     pub(crate) fn lacks(&self, difference: Difference) -> bool {
         let lacks = self.kind != Kind::Insula;

@@ -22,6 +22,8 @@ impl Actor {
             Effect::Freeze => self.request(&Request::Pause, &[], Pending::Freeze(None)).await,
             Effect::Thaw => self.request(&Request::Resume, &[], Pending::Thaw(None)).await,
             Effect::ArmGrace(ms) => self.grace_over = Some(after(ms)),
+            Effect::ArmProbe(ms) => self.probe_due = Some(after(ms)),
+            Effect::Probe => self.probe().await,
             Effect::ArmRestart(ms) => self.restart_due = Some(after(ms)),
             Effect::Dismiss => self.dismiss().await,
             Effect::Sweep => self.sweep(),
@@ -90,6 +92,8 @@ impl Actor {
     /// Lets the helper end, and with it the run's sockets and files.
     async fn dismiss(&mut self) {
         self.grace_over = None;
+        self.probe_due = None;
+        self.probing = None;
         self.launching = None;
         self.attachments.clear();
         if let Some(mut helper) = self.helper.take()
@@ -104,7 +108,9 @@ impl Actor {
             refuse(pending, EngineError::conflict(format!("container {} has ended", self.container.id)));
         }
         self.layers = None;
+        self.leave_networks();
         self.inner.end_execs(&self.container.id);
+        self.inner.release_mounts(&self.container);
         let runtime = self.inner.config.paths(&self.container.id).runtime;
         remove_folder(&runtime);
     }
@@ -163,7 +169,8 @@ pub(super) fn refuse(pending: Pending, error: EngineError) {
     match pending {
         Pending::Plain(answer) | Pending::Update(_, answer) | Pending::Exec(_, answer) => reply(answer, Err(error)),
         Pending::Freeze(Some(answer)) | Pending::Thaw(Some(answer)) => reply(answer, Err(error)),
-        Pending::Freeze(None) | Pending::Thaw(None) | Pending::Create | Pending::Start | Pending::Ignored => {}
+        Pending::Freeze(None) | Pending::Thaw(None) | Pending::Create | Pending::Start => {}
+        Pending::Probe(_) | Pending::Ignored => {}
     }
 }
 

@@ -1,18 +1,27 @@
 //! From a record to a running process: everything that the helper needs, in one burst of frames.
 
+use super::network::Later;
 use super::{Actor, Pending, effects};
+use crate::config::Paths;
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::files::has_upper;
-use crate::model::{IpcMode, LogDriver, NetworkMode, PidMode, Runtime};
+use crate::model::{IpcMode, NetworkMode, PidMode, Runtime};
+use crate::network::names::{Linked, link_variables};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
-use control::{Create, Created, Log, Request, Rootfs, Stdio};
+use crate::volume::Ready;
+use control::{Create, Created, Request, Rootfs, Stdio};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// What is known between the launch and the program's start.
+#[derive(Default)]
 pub(super) struct Launching {
     pub(super) created: Option<Created>,
+    /// Held until the helper has opened all sources.
+    pub(super) ready: Ready,
+    /// What is to be done with the namespace before the program may run.
+    pub(super) later: Option<Later>,
 }
 
 impl Launching {
@@ -34,9 +43,13 @@ struct Prepared {
 impl Actor {
     pub(super) async fn launch(&mut self) {
         self.restart_due = None;
-        self.launching = Some(Launching { created: None });
+        self.launching = Some(Launching::default());
+        self.start_failure = ErrorClass::Invalid;
+        // whoever copies files of it has its layers mounted: not twice at once
+        drop(self.inner.still(&self.container.id).await);
         if let Err(error) = self.try_launch().await {
             self.launching = None;
+            self.start_failure = error.class();
             let input = Input::LaunchFailed { code: 128, error: error.to_string() };
             self.feed_quietly(input).await;
         }
@@ -46,7 +59,12 @@ impl Actor {
         let cannot = |error| EngineError::internal("cannot mount the image's layers", &error);
         let image = self.inner.images.get(&self.container.image_id).map_err(cannot)?;
         let layers = self.inner.images.mount_layers(&image).map_err(cannot)?;
-        let prepared = self.prepare(&layers)?;
+        let mounts = self.inner.ready_mounts(&self.container).await?;
+        let ready = self.join_networks().await?;
+        let prepared = self.prepare(&layers, &mounts, ready.netns, &ready.linked)?;
+        if let Some(launching) = &mut self.launching {
+            launching.ready = mounts;
+        }
         let unreachable = |error| effects::unreachable_helper(&error);
         let mut helper = self.inner.zygote.helper().map_err(unreachable)?;
         let mut fds: Vec<BorrowedFd<'_>> = layers.fds.iter().map(|fd| fd.as_fd()).collect();
@@ -58,14 +76,43 @@ impl Actor {
         for attachment in std::mem::take(&mut self.attachments) {
             self.send_attachment(attachment, Pending::Ignored).await;
         }
+        self.layers = Some(layers);
+        if let (Some(later), Some(launching)) = (ready.later, &mut self.launching) {
+            launching.later = Some(later);
+            return Ok(());
+        }
         // not waiting for the answer to the creation: one round trip less, and a failure answers both
         self.request(&Request::Start, &[], Pending::Start).await;
-        self.layers = Some(layers);
         Ok(())
     }
 
-    fn prepare(&self, layers: &image::Layers) -> Result<Prepared> {
-        let container = &self.container;
+    /// The container stands; one whose namespace could not be made ready before gets its links now, and then starts.
+    pub(super) async fn on_created(&mut self, created: Created) {
+        let Some(launching) = &mut self.launching else { return };
+        let (pid, later) = (created.pid, launching.later.take());
+        launching.created = Some(created);
+        let Some(later) = later else { return };
+        match self.join_late(later, pid).await {
+            Ok(()) => self.request(&Request::Start, &[], Pending::Start).await,
+            Err(error) => {
+                self.launching = None;
+                self.start_failure = error.class();
+                self.feed_quietly(Input::LaunchFailed { code: 128, error: error.to_string() }).await;
+                self.tell_starters();
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        layers: &image::Layers,
+        ready: &Ready,
+        netns: Option<OwnedFd>,
+        linked: &[Linked],
+    ) -> Result<Prepared> {
+        let mut container = self.container.clone();
+        container.process.env = link_variables(&container, linked).into_iter().chain(container.process.env).collect();
+        let container = &container;
         let spec = &container.spec;
         let paths = self.inner.config.paths(&container.id);
         let cannot = |what: &str, error: &std::io::Error| {
@@ -78,21 +125,16 @@ impl Actor {
             }
             _ => {}
         }
-        self.inner.refresh_volumes(container)?;
-        let pooled = spec.network == NetworkMode::None && container.ids.is_none();
-        let netns = match &self.inner.netns {
-            // an empty pool is no failure: the helper then makes the namespace itself
-            Some(pool) if pooled => pool.take().ok(),
-            _ => None,
-        };
         let around = Surroundings {
             host: &self.inner.host,
-            paths: &paths,
+            paths: &self.shown_files(&paths)?,
             cgroup: self.inner.config.cgroup(&container.id),
             user: user::resolve(&container.process.user, &spec.group_add, &self.accounts(layers))?,
             joins: self.joins()?,
+            devices: plan::cdi::resolve(&spec.device_requests, &self.inner.config.cdi_folders)?,
         };
-        let oci = plan::oci(container, &around)?;
+        let mut oci = plan::oci(container, &around)?;
+        ready.redirect(&mut oci);
         // of use once it has ended, if it is still there then
         if !spec.auto_remove {
             let json = serde_json::to_vec(&oci)
@@ -110,18 +152,21 @@ impl Actor {
             seccomp: self.inner.seccomp(container)?,
             netns: netns.is_some(),
             stdio: Stdio { open_stdin: spec.open_stdin, stdin_once: spec.stdin_once },
-            log: match spec.log {
-                LogDriver::JsonFile { max_bytes, max_files } => {
-                    Some(Log { path: paths.log.clone(), max_bytes, max_files })
-                }
-                LogDriver::None => None,
-            },
+            log: crate::logs::plan(container, &self.inner.config)?,
             exit_file: (!spec.auto_remove).then(|| paths.exit.clone()),
             runtime_dir: paths.runtime.clone(),
             init: spec.init,
             spec: oci,
         };
         Ok(Prepared { create, netns })
+    }
+
+    /// Its files, but for those below /etc of a container that shares another's network: it sees that one's.
+    fn shown_files(&self, own: &Paths) -> Result<Paths> {
+        let NetworkMode::Container(who) = &self.container.spec.network else { return Ok(own.clone()) };
+        let theirs = self.inner.config.paths(&self.inner.container(who)?.id);
+        let Paths { hosts, hostname, resolv_conf, .. } = theirs;
+        Ok(Paths { hosts, hostname, resolv_conf, ..own.clone() })
     }
 
     /// The container's own accounts: what an earlier run wrote, else the image's.

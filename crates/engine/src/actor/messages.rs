@@ -3,6 +3,7 @@
 use super::{Actor, Pending, effects, reply};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass};
+use crate::health::EXEC_PREFIX;
 use crate::helper::HelperError;
 use crate::model::ExecState;
 use control::{Event, Failure, FailureKind, Frame, Message, ProcessId, Reply};
@@ -43,6 +44,9 @@ impl Actor {
                 self.feed_quietly(Input::Ended(exit)).await;
                 self.tell_starters();
             }
+            Event::Exited { process: ProcessId::Exec(id), exit } if id.starts_with(EXEC_PREFIX) => {
+                self.probe_ended(&id, exit.code).await;
+            }
             Event::Exited { process: ProcessId::Exec(id), exit } => {
                 self.inner.set_exec(&id, ExecState::Exited { code: exit.code });
                 let words = vec![("execID", id), ("exitCode", exit.code.to_string())];
@@ -65,15 +69,12 @@ impl Actor {
             return self.on_failure(pending, failure).await;
         }
         match (pending, answer) {
-            (Pending::Create, Reply::Created(created)) => {
-                if let Some(launching) = &mut self.launching {
-                    launching.created = Some(created);
-                }
-            }
+            (Pending::Create, Reply::Created(created)) => self.on_created(created).await,
             (Pending::Start, Reply::Started { pid }) => {
                 let runtime = self.launching.take().map(|launching| launching.runtime(pid));
                 if let Some(runtime) = runtime {
                     self.feed_quietly(Input::Launched(runtime)).await;
+                    self.own_resolver(pid);
                 }
                 self.tell_starters();
             }
@@ -86,8 +87,8 @@ impl Actor {
                 waiting.into_iter().for_each(|answer| reply(answer, Ok(())));
             }
             (Pending::Plain(answer), _) => reply(answer, Ok(())),
-            (Pending::Update(resources, answer), _) => {
-                let done = self.updated(*resources);
+            (Pending::Update(change, answer), _) => {
+                let done = self.updated(*change);
                 reply(answer, done);
             }
             (Pending::Exec(exec, answer), Reply::Started { pid }) => {
@@ -112,6 +113,7 @@ impl Actor {
                 self.inner.set_exec(exec.as_str(), ExecState::Exited { code });
                 reply(answer, Err(EngineError::new(class(failure.kind), error)));
             }
+            Pending::Probe(id) => self.probe_failed(&id, &failure.message).await,
             other => effects::refuse(other, EngineError::new(class(failure.kind), failure.message)),
         }
     }
@@ -123,7 +125,7 @@ impl Actor {
             _ => None,
         };
         for answer in self.starters.drain(..) {
-            reply(answer, failed.clone().map_or(Ok(()), |error| Err(EngineError::new(ErrorClass::Invalid, error))));
+            reply(answer, failed.clone().map_or(Ok(()), |error| Err(EngineError::new(self.start_failure, error))));
         }
     }
 }

@@ -12,13 +12,17 @@
 mod effects;
 mod launch;
 mod messages;
+mod network;
+mod probe;
 mod recover;
 
 use crate::decide::{Effect, Input, decide};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::Helper;
-use crate::model::{Container, Event, EventKind, ExecId, Finished, Phase, Resources};
+use crate::model::{
+    Container, EndpointRequest, Event, EventKind, ExecId, Finished, Network, Phase, Resources, RestartPolicy,
+};
 use control::{ProcessId, Streams};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -42,10 +46,20 @@ pub(crate) enum Ask {
     Exec { id: ExecId, exec: Box<control::Exec>, connection: Option<OwnedFd>, answer: Answer<()> },
     /// Tell when it has ended or is gone.
     Wait { until: WaitFor, outcome: oneshot::Sender<Finished>, registered: Answer<()> },
+    /// Put it into one more network.
+    Connect { network: Arc<Network>, request: Box<EndpointRequest>, answer: Answer<()> },
+    /// Take it out of a network.
+    Disconnect { network: Arc<Network>, answer: Answer<()> },
     /// Call it by another name, which the registry has reserved.
     Rename { name: String, answer: Answer<()> },
     /// Change limits.
-    Update { resources: Box<Resources>, planned: Box<oci_spec::runtime::LinuxResources>, answer: Answer<()> },
+    Update { change: Box<Changed>, planned: Box<oci_spec::runtime::LinuxResources>, answer: Answer<()> },
+}
+
+/// What of a container is changed.
+pub(crate) struct Changed {
+    pub(crate) resources: Resources,
+    pub(crate) restart: RestartPolicy,
 }
 
 /// A client's connection and what it wants.
@@ -74,8 +88,10 @@ enum Pending {
     Freeze(Option<Answer<()>>),
     Thaw(Option<Answer<()>>),
     Plain(Answer<()>),
-    Update(Box<Resources>, Answer<()>),
+    Update(Box<Changed>, Answer<()>),
     Exec(ExecId, Answer<()>),
+    /// A probe of its health, by its exec's id.
+    Probe(String),
     /// Nobody waits for it.
     Ignored,
 }
@@ -92,12 +108,19 @@ pub(crate) struct Actor {
     launching: Option<launch::Launching>,
     /// Held while it runs, so that its layers stay mounted.
     layers: Option<image::Layers>,
+    /// The run before is still on its way out of its networks.
+    leaving: Option<tokio::task::JoinHandle<()>>,
+    /// What kind of failure kept the last start from happening.
+    start_failure: ErrorClass,
     starters: Vec<Answer<()>>,
     stoppers: Vec<Answer<()>>,
     removers: Vec<Answer<()>>,
     waiters: Vec<(WaitFor, oneshot::Sender<Finished>)>,
     grace_over: Option<Instant>,
     restart_due: Option<Instant>,
+    probe_due: Option<Instant>,
+    /// The probe that runs.
+    probing: Option<probe::Probing>,
     gone: bool,
 }
 
@@ -116,12 +139,16 @@ pub(crate) fn spawn(inner: &Arc<Inner>, container: Container, recovering: Recove
         attachments: Vec::new(),
         launching: None,
         layers: None,
+        leaving: None,
+        start_failure: ErrorClass::Invalid,
         starters: Vec::new(),
         stoppers: Vec::new(),
         removers: Vec::new(),
         waiters: Vec::new(),
         grace_over: None,
         restart_due: None,
+        probe_due: None,
+        probing: None,
         gone: false,
     };
     tokio::spawn(actor.run(recovering));
@@ -143,7 +170,8 @@ impl Actor {
             drop(done);
         }
         while !self.gone {
-            let timer = [self.grace_over, self.restart_due].into_iter().flatten().min();
+            let overdue = self.probing.as_ref().and_then(|probing| probing.limit);
+            let timer = [self.grace_over, self.restart_due, self.probe_due, overdue].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 message = next_message(&mut self.helper) => self.on_message(message).await,
@@ -166,6 +194,11 @@ impl Actor {
             self.restart_due = None;
             self.feed_quietly(Input::RestartDue).await;
         }
+        if self.probe_due.is_some_and(|due| due <= now) {
+            self.probe_due = None;
+            self.feed_quietly(Input::ProbeDue).await;
+        }
+        self.end_late_probe(now).await;
     }
 
     async fn on_ask(&mut self, ask: Ask) {
@@ -176,27 +209,36 @@ impl Actor {
                 self.request(&control::Request::Resize { process, rows, cols }, &[], Pending::Plain(answer)).await;
             }
             Ask::Exec { id, exec, connection, answer } => self.on_exec(id, exec, connection, answer).await,
+            Ask::Connect { network, request, answer } => self.on_connect(network, *request, answer).await,
+            Ask::Disconnect { network, answer } => self.on_disconnect(network, answer).await,
             Ask::Wait { until, outcome, registered } => self.on_wait(until, outcome, registered),
             Ask::Rename { name, answer } => {
                 let mut next = self.container.clone();
                 let old = std::mem::replace(&mut next.name, name);
                 let event = self.event(&next, "rename", vec![("oldName", format!("/{old}"))]);
-                let _ = answer.send(self.commit(next, vec![event]));
+                let renamed = self.commit(next, vec![event]);
+                if renamed.is_ok() {
+                    self.rename_in_networks();
+                }
+                let _ = answer.send(renamed);
             }
-            Ask::Update { resources, planned, answer } => {
-                if self.container.is_alive() {
+            Ask::Update { change, planned, answer } => {
+                if self.container.is_alive() && change.resources != self.container.spec.resources {
                     let request = control::Request::Update { resources: planned };
-                    self.request(&request, &[], Pending::Update(resources, answer)).await;
+                    self.request(&request, &[], Pending::Update(change, answer)).await;
                 } else {
-                    let _ = answer.send(self.updated(*resources));
+                    let _ = answer.send(self.updated(*change));
                 }
             }
         }
     }
 
-    fn updated(&mut self, resources: Resources) -> Result<()> {
+    fn updated(&mut self, change: Changed) -> Result<()> {
         let mut next = self.container.clone();
-        next.spec.resources = resources;
+        next.spec.resources = change.resources;
+        next.spec.restart = change.restart;
+        // a restart that is due is one of the policy before
+        next.restarting &= change.restart != RestartPolicy::No;
         let event = self.event(&next, "update", Vec::new());
         self.commit(next, vec![event])
     }
@@ -238,11 +280,11 @@ impl Actor {
 
     fn answer_failed_start(&self, answer: Answer<()>) {
         let error = self.container.finished.as_ref().map(|finished| finished.error.clone()).unwrap_or_default();
-        reply(answer, Err(EngineError::new(ErrorClass::Invalid, error)));
+        reply(answer, Err(EngineError::new(self.start_failure, error)));
     }
 
     fn on_wait(&mut self, until: WaitFor, outcome: oneshot::Sender<Finished>, registered: Answer<()>) {
-        if until == WaitFor::NotRunning && !self.container.is_alive() {
+        if until == WaitFor::NotRunning && !self.container.is_alive() && !self.container.restarting {
             let _ = outcome.send(self.finished());
         } else {
             self.waiters.push((until, outcome));
@@ -282,10 +324,12 @@ impl Actor {
     /// Stores the record with its events in one transaction, then shows both to everybody.
     fn commit(&mut self, next: Container, events: Vec<Event>) -> Result<()> {
         let changed = next != self.container;
-        // a start that has shown nothing yet needs no record: a daemon that dies here leaves a helper to be found; and one
-        // that dies before a removal finds how the container ended once more
+        // a start that has shown nothing yet, and was given no address, needs no record: a daemon that dies here leaves a
+        // helper to be found; and one that dies before a removal finds how the container ended once more
         let unrecorded = match next.phase {
-            Phase::Starting => events.is_empty(),
+            // how well it is changes with an event; each probe alone is worth no write
+            Phase::Running => events.is_empty() && differs_in_health_only(&next, &self.container),
+            Phase::Starting => events.is_empty() && next.links().next().is_none(),
             Phase::Removing => next.spec.auto_remove && self.container.is_alive(),
             _ => false,
         };
@@ -324,7 +368,13 @@ impl Actor {
             let gone = self.gone;
             let mut rest = Vec::new();
             for (until, outcome) in self.waiters.drain(..) {
-                if until == WaitFor::Removed && !gone {
+                let waits = match until {
+                    WaitFor::Removed => !gone,
+                    // it is about to run again
+                    WaitFor::NotRunning => self.container.restarting,
+                    WaitFor::NextExit => false,
+                };
+                if waits {
                     rest.push((until, outcome));
                 } else {
                     let _ = outcome.send(finished.clone());
@@ -338,6 +388,10 @@ impl Actor {
             }
         }
     }
+}
+
+fn differs_in_health_only(next: &Container, old: &Container) -> bool {
+    next.health != old.health && Container { health: old.health.clone(), ..next.clone() } == *old
 }
 
 /// Answers; a caller that went away does not matter.

@@ -24,7 +24,8 @@ impl Actor {
         let again = match self.container.spec.restart {
             RestartPolicy::Always => true,
             RestartPolicy::UnlessStopped => !self.container.stopped_by_user,
-            RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
+            RestartPolicy::No => false,
+            RestartPolicy::OnFailure { .. } => self.container.restarting,
         };
         if again && self.container.phase == Phase::Exited && self.restart_due.is_none() {
             self.feed_quietly(Input::Start).await;
@@ -55,9 +56,13 @@ impl Actor {
                 // the daemon died between creation and start; nobody was told that it runs
                 self.request(&Request::Quit, &[], Pending::Ignored).await;
                 self.helper = None;
+                if recorded == Phase::Starting {
+                    let error = "the daemon ended while it started the container".to_owned();
+                    self.feed_quietly(Input::LaunchFailed { code: 128, error }).await;
+                }
             }
             control::Phase::Running | control::Phase::Paused => {
-                if !self.container.is_alive() {
+                if !self.container.is_alive() || recorded == Phase::Starting {
                     self.feed_quietly(Input::Launched(observed(state.pid))).await;
                 }
                 if state.phase == control::Phase::Paused && recorded != Phase::Paused {
@@ -65,6 +70,7 @@ impl Actor {
                 } else if state.phase == control::Phase::Running && recorded == Phase::Paused {
                     self.feed_quietly(Input::Thawed).await;
                 }
+                self.resume_probes(&state.execs).await;
             }
             control::Phase::Exited => {
                 if let Some(exit) = state.exit {

@@ -13,19 +13,22 @@ use oci::reference::Reference;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+/// How the image is to be.
+pub(super) struct Form {
+    pub(super) squash: Squash,
+    pub(super) names: Vec<Reference>,
+    /// Its configuration says how its layers are found again by other builds.
+    pub(super) inline: bool,
+}
+
 /// Makes the image; the same one again when nothing has changed.
-pub(super) async fn commit(
-    build: &Arc<Build>,
-    built: &Arc<Built>,
-    squash: Squash,
-    names: Vec<Reference>,
-) -> Result<Image> {
+pub(super) async fn commit(build: &Arc<Build>, built: &Arc<Built>, form: Form) -> Result<Image> {
     let (build, built) = (Arc::clone(build), Arc::clone(built));
-    let done = tokio::task::spawn_blocking(move || image(&build, &built, squash, &names)).await;
+    let done = tokio::task::spawn_blocking(move || image(&build, &built, &form)).await;
     done.map_err(|error| EngineError::internal("making the image was cut short", &error))?
 }
 
-fn image(build: &Build, built: &Built, squash: Squash, names: &[Reference]) -> Result<Image> {
+fn image(build: &Build, built: &Built, form: &Form) -> Result<Image> {
     let Some(mut spec) = build.plan.image().cloned() else {
         return Err(EngineError::invalid("there is no stage to make an image of"));
     };
@@ -44,7 +47,7 @@ fn image(build: &Build, built: &Built, squash: Squash, names: &[Reference]) -> R
     }
     let mut layers = built.layers.clone();
     let mut held = None;
-    if squash == Squash::Yes && built.times.len() > 1 {
+    if form.squash == Squash::Yes && built.times.len() > 1 {
         let (below, above) = layers.split_at(own);
         let merged = merge(build, below, above)?;
         let mut all = below.to_vec();
@@ -59,8 +62,11 @@ fn image(build: &Build, built: &Built, squash: Squash, names: &[Reference]) -> R
         layers = all;
         held = Some(merged);
     }
-    let config = spec.to_json(&ids(&layers), Some(&created));
-    let image = build.inner.images.add_image(&config, &layers, names).map_err(image_error)?;
+    let mut config = spec.to_json(&ids(&layers), Some(&created));
+    if form.inline {
+        config = super::exchange::inline(build, &layers, config)?;
+    }
+    let image = build.inner.images.add_image(&config, &layers, &form.names).map_err(image_error)?;
     drop(held);
     Ok(image)
 }
@@ -77,11 +83,15 @@ fn created(build: &Build, built: &Built, config: &[u8]) -> String {
     let key = CacheKey(Digest::of(
         &[b"insula.build.image.v1\0", built.content.to_string().as_bytes(), b"\0", config].concat(),
     ));
-    let known = if build.reuse == super::Reuse::Yes { build.inner.images.cached(&key) } else { None };
-    if let Some((record, _)) = known {
+    let known = match build.reuse {
+        super::Reuse::Yes => build.inner.images.cached(&key).map(|(record, _)| record),
+        super::Reuse::No => None,
+    };
+    if let Some(record) = known {
+        build.note(build.plan.target, &[key], &record);
         return record.created;
     }
-    let created = now();
+    let created = build.imported.time(&key).unwrap_or_else(now);
     let record = CacheRecord {
         layer: None,
         created: created.clone(),
@@ -89,6 +99,7 @@ fn created(build: &Build, built: &Built, config: &[u8]) -> String {
         text: "the image".to_owned(),
         size: 0,
     };
+    build.note(build.plan.target, &[key], &record);
     if let Err(error) = build.inner.images.remember(&key, record) {
         tracing::warn!(%error, "cannot remember when an image was made");
     }

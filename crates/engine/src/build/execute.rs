@@ -3,6 +3,7 @@
 //! A step is looked up by the key that the plan gives it, and, once the stages that it copies from are there, by the
 //! key of what it would really copy: a stage that was built anew and gave the same files costs those after it nothing.
 
+use super::exchange::{DoneStep, Imported};
 use super::place::Placer;
 use super::remote::Fetched;
 use super::request::{BuildEvent, Entitlement, Reuse};
@@ -54,6 +55,10 @@ pub(super) struct Build {
     pub(super) stages: BTreeMap<usize, OnceCell<std::result::Result<Arc<Built>, Failure>>>,
     pub(super) trees: Mutex<BTreeMap<Origin, SharedFiles>>,
     pub(super) reused: AtomicUsize,
+    /// What other stores have.
+    pub(super) imported: Imported,
+    /// Every step that is there, for other stores.
+    pub(super) done: Mutex<Vec<DoneStep>>,
 }
 
 /// A stage that is there.
@@ -213,20 +218,25 @@ impl Build {
         }
     }
 
-    async fn by_plan(&self, progress: &mut Progress, place: (usize, usize), at: At) -> bool {
+    async fn by_plan(self: &Arc<Self>, progress: &mut Progress, place: (usize, usize), at: At) -> bool {
         match self.keys.steps.get(&place) {
-            Some(key) => self.by_key(progress, key, at).await,
+            Some(key) => self.by_key(progress, key, place, at).await,
             None => false,
         }
     }
 
     /// Takes what the cache has.
-    async fn by_key(&self, progress: &mut Progress, key: &CacheKey, at: At) -> bool {
+    async fn by_key(self: &Arc<Self>, progress: &mut Progress, key: &CacheKey, place: (usize, usize), at: At) -> bool {
         if self.reuse == Reuse::No {
             return false;
         }
-        let Some((record, held)) = self.inner.images.cached(key) else { return false };
+        let known = match self.inner.images.cached(key) {
+            Some(known) => Some(known),
+            None => self.imported.take(self, key).await,
+        };
+        let Some((record, held)) = known else { return false };
         let Some(layer) = record.layer else { return false };
+        self.note_step(place, &record);
         progress.layers.push(layer);
         progress.times.push(record.created);
         progress.content = CacheKey(record.content);
@@ -241,15 +251,14 @@ impl Build {
         let inputs = self.inputs(step).await?;
         let content = recipe.key(&progress.content, &inputs.digests);
         let planned = self.keys.steps.get(&place).copied();
-        if self.by_key(progress, &content, at).await {
+        if self.by_key(progress, &content, place, at).await {
             return self.alias(&content, planned);
         }
         let own = recipe.layer_key(&inputs.digests);
-        let (held, created) =
-            match own.filter(|_| self.reuse == Reuse::Yes).and_then(|key| self.inner.images.cached(&key)) {
-                Some((CacheRecord { layer: Some(_), created, .. }, held)) => (held, created),
-                _ => (self.carry_out(progress, step, inputs, at).await?, self.created()),
-            };
+        let (held, created) = match self.by_own_key(own).await {
+            Some((CacheRecord { layer: Some(_), created, .. }, held)) => (held, created),
+            _ => (self.carry_out(progress, step, inputs, at).await?, self.created()),
+        };
         let Some(layer) = held.layers().first().copied() else {
             return Err(EngineError::new(ErrorClass::Internal, "a step made no layer"));
         };
@@ -263,11 +272,35 @@ impl Build {
         for key in [Some(content), planned, own].into_iter().flatten() {
             self.inner.images.remember(&key, record.clone()).map_err(image_error)?;
         }
+        self.note_step(place, &record);
         progress.layers.push(layer);
         progress.times.push(created);
         progress.content = content;
         progress.holds.push(held);
         Ok(())
+    }
+
+    /// Writes down a step under the keys that it has in any case, however it was found this time: the same build gives the
+    /// same cache.
+    fn note_step(&self, place: (usize, usize), record: &CacheRecord) {
+        let known = [&self.keys.steps, &self.keys.layers].into_iter().filter_map(|keys| keys.get(&place).copied());
+        let keys: Vec<CacheKey> = known.chain([CacheKey(record.content)]).collect();
+        self.note(place.0, &keys, record);
+    }
+
+    /// Writes down what is there now, for caches elsewhere.
+    pub(super) fn note(&self, stage: usize, keys: &[CacheKey], record: &CacheRecord) {
+        let step = DoneStep { stage, keys: keys.iter().map(|key| key.0).collect(), record: record.clone() };
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    }
+
+    /// A layer that is the same whatever is below it.
+    async fn by_own_key(self: &Arc<Self>, own: Option<CacheKey>) -> Option<(CacheRecord, Held)> {
+        let own = own.filter(|_| self.reuse == Reuse::Yes)?;
+        match self.inner.images.cached(&own) {
+            Some(known) => Some(known),
+            None => self.imported.take(self, &own).await,
+        }
     }
 
     /// The next build need not look so far.
@@ -460,10 +493,15 @@ impl Build {
                 }
                 CopySource::Remote(remote) => {
                     // what has a checksum is known without being fetched, until now
-                    let (found, files) = match self.remotes.get(remote) {
-                        Some(fetched) => fetched.resolve(remote, step)?,
-                        None => super::remote::fetch(&self.inner, remote)?.resolve(remote, step)?,
+                    let own;
+                    let fetched = match self.remotes.get(remote) {
+                        Some(fetched) => fetched,
+                        None => {
+                            own = super::remote::fetch(&self.inner, remote)?;
+                            &own
+                        }
                     };
+                    let (found, files) = fetched.resolve(remote, step)?;
                     for resolved in &found {
                         self.put(&mut placer, step, resolved, &*files, owner)?;
                     }

@@ -9,10 +9,11 @@
 //! What a step makes is a layer of the store before it has a record in the cache, and the image comes last, so that a
 //! build that ends early, however it ends, leaves whole layers and nothing else.
 
+mod agent;
 mod cache;
 mod commit;
+mod exchange;
 mod execute;
-mod http;
 mod mounts;
 mod output;
 mod place;
@@ -21,15 +22,18 @@ mod request;
 mod run;
 mod source;
 mod state;
-mod tree;
+pub(crate) mod tree;
 
 pub use cache::{CacheEntry, CacheFilter, PrunedCache};
-pub use request::{Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, Entitlement, Reuse, Squash};
+pub use request::{
+    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource, CacheSteps, CacheTarget,
+    Entitlement, Reuse, Squash,
+};
 pub(crate) use state::Shared;
 
 use crate::engine::{Engine, Inner, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{EventKind, NetworkMode};
+use crate::model::{DEFAULT_NETWORK, EventKind, NetworkMode};
 use execute::Build;
 use image::build::{BaseImage, BuildError, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
 use image::dockerfile::Dockerfile;
@@ -88,6 +92,11 @@ async fn build(
     for warning in &plan.warnings {
         let _ = events.send(BuildEvent::Warning(warning.clone())).await;
     }
+    let targets = std::mem::take(&mut request.cache_to);
+    let imported = match request.reuse {
+        Reuse::Yes => exchange::import(inner, &request.cache_from, &request.proofs, &events).await,
+        Reuse::No => exchange::Imported::default(),
+    };
     let digests = remotes.iter().map(|(remote, fetched)| (remote.clone(), fetched.digest)).collect();
     let build = Arc::new(Build {
         inner: Arc::clone(inner),
@@ -97,8 +106,7 @@ async fn build(
         context: source.files(),
         remotes,
         reuse: request.reuse,
-        // as BuildKit without a network plugin: the programs of steps fetch what they need
-        network: request.network.take().unwrap_or(NetworkMode::Host),
+        network: request.network.take().unwrap_or_else(|| NetworkMode::Networks(DEFAULT_NETWORK.to_owned())),
         resources: std::mem::take(&mut request.resources),
         shm_bytes: request.shm_bytes,
         ulimits: std::mem::take(&mut request.ulimits),
@@ -110,10 +118,17 @@ async fn build(
         stop,
         trees: std::sync::Mutex::default(),
         reused: AtomicUsize::new(0),
+        imported,
+        done: std::sync::Mutex::default(),
         plan,
     });
     let built = build.stage(build.plan.target).await?;
-    let image = commit::commit(&build, &built, request.squash, request.names).await?;
+    let inline = targets.iter().any(|target| target.place == CachePlace::Image);
+    let form = commit::Form { squash: request.squash, names: request.names, inline };
+    let image = commit::commit(&build, &built, form).await?;
+    for target in &targets {
+        exchange::export(&build, target, &request.proofs).await?;
+    }
     cache::bound(inner);
     drop(held);
     Ok(BuildOutcome { image, reused: build.reused.load(Ordering::Relaxed) })
@@ -204,13 +219,7 @@ async fn base(
 
 /// Has a base image fetched.
 async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &BTreeMap<String, Proof>) -> Result<()> {
-    let proof = crate::engine::parse_reference(&wanted.name).ok().and_then(|reference| {
-        let domain = reference.domain().to_owned();
-        // how docker's clients call that one
-        let names = [domain.clone(), format!("https://{domain}"), "https://index.docker.io/v1/".to_owned()];
-        let count = if domain == "docker.io" { 3 } else { 2 };
-        names[..count].iter().find_map(|name| proofs.get(name).cloned())
-    });
+    let proof = crate::engine::parse_reference(&wanted.name).ok().map(|reference| proof_for(&reference, proofs));
     let pull = Pull {
         name: wanted.name.clone(),
         platform: Some(wanted.platform.clone()),
@@ -225,6 +234,18 @@ async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &BTreeMa
         let name = &wanted.name;
         EngineError::new(error.class(), format!("no image {name:?} here, and it cannot be pulled: {error}"))
     })
+}
+
+/// Who asks at an image's registry.
+fn proof_for(reference: &oci::reference::Reference, proofs: &BTreeMap<String, Proof>) -> Proof {
+    // docker's clients send `https://index.docker.io/v1/`
+    let hub = |host: &str| matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+    let fits = |name: &str| {
+        let rest = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
+        let host = rest.split('/').next().unwrap_or_default();
+        host == reference.domain() || (hub(host) && hub(reference.domain()))
+    };
+    proofs.iter().find(|(name, _)| fits(name)).map(|(_, proof)| proof.clone()).unwrap_or_default()
 }
 
 async fn fetch(inner: &Arc<Inner>, plan: &Plan) -> Result<BTreeMap<Remote, remote::Fetched>> {

@@ -3,11 +3,12 @@
 //! Files of the context, of stages and of images are copied into the step's work folder, so that whatever the step does to
 //! them goes with it; caches are folders below the engine's own, which outlive the build.
 
+use super::agent::Agent;
 use super::execute::Build;
 use super::place::Placer;
 use super::tree::{Upper, open};
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Mount as ContainerMount, MountKind, Propagation};
+use crate::model::{Mount as ContainerMount, MountKind, Propagation, ReadOnlyDepth};
 use image::Layers;
 use image::build::copy::{self, Destination, Existing, Selection, Shape};
 use image::build::{Files, Origin, RunMount, RunStep};
@@ -26,6 +27,8 @@ pub(super) struct Mounted {
     pub(super) mounts: Vec<ContainerMount>,
     /// Secrets that are variables.
     pub(super) env: Vec<String>,
+    /// The user's agents, for as long as the step runs.
+    agents: Vec<Agent>,
     /// Locks of cache folders, held until the step has ended.
     _locks: Vec<tokio::sync::OwnedMutexGuard<()>>,
     /// Folders that a step has for itself since another step has the cache.
@@ -52,6 +55,7 @@ fn bind(target: &str, source: &Path, access: Access) -> ContainerMount {
             create_source: false,
             propagation: Propagation::Rprivate,
             non_recursive: true,
+            read_only_depth: ReadOnlyDepth::default(),
         },
     }
 }
@@ -105,16 +109,20 @@ impl Prepare<'_> {
                     out.mounts.push(bind(target, folder, Access::Read));
                 }
             }
-            Mount::Ssh { id, target, presence, .. } => {
+            Mount::Ssh { id, target, presence, owner } => {
                 let Some(socket) = self.build.ssh.get(id) else {
                     return missing(
                         *presence,
                         format!("the SSH agent \"{id}\" was not given; give it with: --ssh {id}"),
                     );
                 };
-                let target = target.clone().unwrap_or_else(|| "/run/buildkit/ssh_agent.0".to_owned());
-                out.env.push(format!("SSH_AUTH_SOCK={target}"));
-                out.mounts.push(bind(&target, socket, Access::Write));
+                let target = target.clone().unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{}", out.agents.len()));
+                if out.agents.is_empty() {
+                    out.env.push(format!("SSH_AUTH_SOCK={target}"));
+                }
+                out.agents.push(Agent::serve(folder, socket.clone()).map_err(cannot)?);
+                owned(folder, *owner)?;
+                out.mounts.push(bind(&target, folder, Access::Write));
             }
         }
         Ok(())

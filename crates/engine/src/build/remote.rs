@@ -1,7 +1,7 @@
 //! What is not in the context: files and repositories of the network, archives, and files that stand in the Dockerfile.
 
 use super::execute::SharedFiles;
-use crate::engine::{Inner, image_error};
+use crate::engine::{Inner, image_error, refused};
 use crate::error::{EngineError, ErrorClass, Result};
 use image::build::copy::{self, Entry, Resolved, Selection, Shape};
 use image::build::{
@@ -15,6 +15,10 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// The longest file that is fetched, in bytes.
+const LONGEST: u64 = 256 << 30;
 
 /// Something of the network that is here now.
 pub(super) struct Fetched {
@@ -59,67 +63,19 @@ pub(super) fn inline(name: &[u8], contents: &[u8], mode: u16, epoch: Option<i64>
     (resolved, Inline(file, contents.to_vec()))
 }
 
-/// What is in an archive: gzip and zstd are read here, xz and bzip2 by the programs of that name, as Docker does.
+/// What is in an archive, plain or compressed.
 pub(super) fn archive(inner: &Inner, contents: impl Read + Send + 'static) -> Result<(Vec<Resolved>, ArchiveContext)> {
     let work = inner.images.work_folder().map_err(image_error)?;
     unpacked(contents, work.path())
 }
 
-fn unpacked(mut contents: impl Read + Send + 'static, work: &Path) -> Result<(Vec<Resolved>, ArchiveContext)> {
+fn unpacked(contents: impl Read + Send + 'static, work: &Path) -> Result<(Vec<Resolved>, ArchiveContext)> {
     let unreadable =
         |error: &dyn std::error::Error| EngineError::because(ErrorClass::Invalid, "cannot unpack the archive", error);
-    let mut head = vec![0; 6];
-    let mut filled = 0;
-    while filled < head.len() {
-        match contents.read(&mut head[filled..]).map_err(|error| unreadable(&error))? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    head.truncate(filled);
-    let program = match head[..] {
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
-        [b'B', b'Z', b'h', ..] => Some("bzip2"),
-        _ => None,
-    };
-    let whole = Cursor::new(head).chain(contents);
-    let context = match program {
-        None => ArchiveContext::read(whole, Limits::default(), work).map_err(|error| unreadable(&error))?,
-        Some(program) => through(program, whole, work)?,
-    };
+    let context = ArchiveContext::read(contents, Limits::default(), work).map_err(|error| unreadable(&error))?;
     let everything = Selection { sources: vec!["/".to_owned()], ..Selection::default() };
     let found = copy::resolve(&context, &everything, "the archive").map_err(|error| unreadable(&error))?;
     Ok((found, context))
-}
-
-fn through(program: &str, mut input: impl Read + Send, work: &Path) -> Result<ArchiveContext> {
-    let mut child = Command::new(program)
-        .args(["-d", "-c", "-q"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(&format!("cannot run {program}, which the archive needs; install it"), &error))?;
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let read = std::thread::scope(|scope| {
-        scope.spawn(move || {
-            if let Some(mut stdin) = stdin {
-                // a program that has had enough says why by its exit code
-                let _ = std::io::copy(&mut input, &mut stdin);
-            }
-        });
-        stdout.map(|stdout| ArchiveContext::read(stdout, Limits::default(), work))
-    });
-    let status = child.wait().map_err(|error| failed(&format!("cannot wait for {program}"), &error))?;
-    if !status.success() {
-        return Err(EngineError::invalid(format!("cannot unpack the archive: {program} failed ({status})")));
-    }
-    match read {
-        Some(read) => {
-            read.map_err(|error| EngineError::because(ErrorClass::Invalid, "cannot unpack the archive", &error))
-        }
-        None => Err(EngineError::invalid(format!("cannot unpack the archive: {program} has no output"))),
-    }
 }
 
 impl Fetched {
@@ -176,7 +132,7 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
     match remote {
         Remote::Http { url, checksum, .. } => {
             let path = folder.path().join("file");
-            let changed = super::http::get(url, &path)?;
+            let changed = get(inner, url, &path)?;
             let mut file = fs::File::open(&path).map_err(|error| failed("cannot read what was fetched", &error))?;
             let mut digester = oci::digest::Digester::new();
             std::io::copy(&mut file, &mut digester).map_err(|error| failed("cannot read what was fetched", &error))?;
@@ -204,6 +160,15 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
             Ok(Fetched { digest: Digest::of(commit.as_bytes()), path, changed: None, folder })
         }
     }
+}
+
+/// Fetches `url` to `path`; the time of its last change in seconds since 1970, if the server says.
+fn get(inner: &Inner, url: &str, path: &Path) -> Result<Option<i64>> {
+    let mut file = fs::File::create(path).map_err(|error| failed("cannot keep what was fetched", &error))?;
+    let fetched = Handle::current().block_on(inner.distribution.download(url, &mut file, LONGEST)).map_err(refused)?;
+    file.set_len(fetched.size).map_err(|error| failed("cannot keep what was fetched", &error))?;
+    let time = fetched.changed.and_then(|text| jiff::fmt::rfc2822::parse(text.trim()).ok());
+    Ok(time.map(|time| time.timestamp().as_second()))
 }
 
 /// Fetches one commit of a repository by the program `git`, and gives its name.

@@ -46,6 +46,49 @@ pub struct BuildRequest {
     pub proofs: BTreeMap<String, Proof>,
     /// Rights that steps may ask for.
     pub allow: BTreeSet<Entitlement>,
+    /// Where steps may have been done before; asked in this order, after this store.
+    pub cache_from: Vec<CacheSource>,
+    /// Where the steps are kept for others.
+    pub cache_to: Vec<CacheTarget>,
+}
+
+/// A place with the cache of other builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheSource {
+    /// An image here, or a cache or an image at a registry.
+    Named(Reference),
+    /// A folder with an OCI layout.
+    Folder(PathBuf),
+}
+
+/// What is kept, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheTarget {
+    /// Where.
+    pub place: CachePlace,
+    /// What.
+    pub steps: CacheSteps,
+}
+
+/// Where the cache of a build is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlace {
+    /// In the image's configuration, whose layers are those of its steps.
+    Image,
+    /// At a registry, as an artifact of its own.
+    Registry(Reference),
+    /// In a folder with an OCI layout; what is written belongs to this user and group.
+    Folder(PathBuf, Option<(u32, u32)>),
+}
+
+/// Which steps are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheSteps {
+    /// Those whose layers the result has.
+    #[default]
+    Result,
+    /// Those of all stages.
+    All,
 }
 
 /// Where a build's files are.

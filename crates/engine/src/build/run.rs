@@ -8,6 +8,7 @@ use crate::config::Paths;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::{Helper, HelperError};
 use crate::model::{Container, ContainerId, ContainerSpec, NetworkMode, Process};
+use crate::network;
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use control::{Create, Event, Message, ProcessId, Reply, Request, Rootfs, Stdio, Streams};
 use image::build::RunStep;
@@ -15,6 +16,7 @@ use image::dockerfile::{NetworkMode as StepNetwork, SecurityMode};
 use image::{LayerId, Layers};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
@@ -38,6 +40,20 @@ pub(super) struct Ended {
 pub(super) struct At {
     pub(super) stage: usize,
     pub(super) step: usize,
+}
+
+/// A step's place in networks; it gives it up however the step ends.
+struct Held {
+    inner: Arc<crate::engine::Inner>,
+    leaving: Option<network::Leaving>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(leaving) = self.leaving.take() {
+            drop(network::leave(&self.inner, leaving));
+        }
+    }
 }
 
 impl Build {
@@ -86,23 +102,29 @@ impl Build {
         id: &ContainerId,
         at: At,
     ) -> Result<Ended> {
-        let container = self.container(step, mounted, id);
+        let mut container = self.container(step, mounted, id);
         let paths = paths(upper.path(), runtime);
         let cannot = |error: std::io::Error| EngineError::internal("cannot make the step's files", &error);
         crate::files::make_below_etc(&container, &paths).map_err(cannot)?;
-        self.add_hosts(&paths).map_err(cannot)?;
+        let mut leaving = None;
+        let netns = match container.spec.network {
+            NetworkMode::Networks(_) => {
+                let (netns, held) = network::join_passing(&self.inner, &mut container, &paths).await?;
+                leaving = Some(Held { inner: Arc::clone(&self.inner), leaving: Some(held) });
+                Some(netns)
+            }
+            NetworkMode::None => self.inner.netns.as_ref().and_then(|pool| pool.take().ok()),
+            _ => None,
+        };
         let around = Surroundings {
             host: &self.inner.host,
             paths: &paths,
             cgroup: self.inner.config.cgroup(id),
             user: user::resolve(&step.user, &[], &user::Accounts::read(&below.fds))?,
             joins: Joins::default(),
+            devices: Vec::new(),
         };
         plan::check(&container.spec, &self.inner.host)?;
-        let netns = match &self.inner.netns {
-            Some(pool) if container.spec.network == NetworkMode::None => pool.take().ok(),
-            _ => None,
-        };
         let create = Create {
             version: control::VERSION,
             id: id.to_string(),
@@ -115,7 +137,7 @@ impl Build {
             seccomp: self.inner.seccomp(&container)?,
             netns: netns.is_some(),
             stdio: Stdio { open_stdin: false, stdin_once: false },
-            log: None,
+            log: control::Log::default(),
             exit_file: None,
             runtime_dir: runtime.to_owned(),
             init: true,
@@ -123,7 +145,9 @@ impl Build {
         let mut fds: Vec<BorrowedFd<'_>> = below.fds.iter().map(|fd| fd.as_fd()).collect();
         fds.push(self.inner.skeleton.as_fd());
         fds.extend(netns.iter().map(AsFd::as_fd));
-        self.follow(create, &fds, at).await
+        let ended = self.follow(create, &fds, at).await;
+        drop(leaving);
+        ended
     }
 
     fn container(&self, step: &RunStep, mounted: &Mounted, id: &ContainerId) -> Container {
@@ -141,6 +165,7 @@ impl Build {
             mounts: mounted.mounts.clone(),
             resources: self.resources.clone(),
             shm_bytes: self.shm_bytes,
+            extra_hosts: self.extra_hosts.clone(),
             ulimits: self.ulimits.clone(),
             ..ContainerSpec::default()
         };
@@ -152,18 +177,6 @@ impl Build {
             stop_signal: 15,
         };
         Container::passing(id.clone(), "build", spec, process, crate::clock::now_ns())
-    }
-
-    fn add_hosts(&self, paths: &Paths) -> std::io::Result<()> {
-        use std::io::Write;
-        if self.extra_hosts.is_empty() {
-            return Ok(());
-        }
-        let mut file = std::fs::File::options().append(true).open(&paths.hosts)?;
-        for (name, address) in self.extra_hosts.iter().filter_map(|line| crate::files::extra_host(line)) {
-            writeln!(file, "{address}\t{name}")?;
-        }
-        Ok(())
     }
 
     /// Creates, starts, passes output on, waits, lets go.
@@ -246,6 +259,7 @@ fn paths(folder: &Path, runtime: &Path) -> Paths {
     Paths {
         dir: folder.to_owned(),
         log: folder.join("log"),
+        local_log: folder.join("local-log"),
         exit: folder.join("exit"),
         hosts: folder.join("hosts"),
         hostname: folder.join("hostname"),

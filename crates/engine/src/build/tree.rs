@@ -85,7 +85,7 @@ fn overlay(layers: &Layers, lower: &OwnedFd, upper: Option<&Path>) -> Result<Own
 }
 
 /// A stage's or an image's files, to be read.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     files: FolderContext,
     root: OwnedFd,
     _layers: Layers,
@@ -93,7 +93,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn open(inner: &Inner, layers: &[LayerId], owner: &str) -> Result<Self> {
+    pub(crate) fn open(inner: &Inner, layers: &[LayerId], owner: &str) -> Result<Self> {
         let layers = inner.images.mount_ids(layers, owner).map_err(crate::engine::image_error)?;
         let empty = inner.images.work_folder().map_err(crate::engine::image_error)?;
         let lower = open(empty.path())?;
@@ -105,7 +105,7 @@ impl Tree {
     }
 
     /// Its root folder.
-    pub(super) fn root(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(crate) fn root(&self) -> std::os::fd::BorrowedFd<'_> {
         self.root.as_fd()
     }
 }

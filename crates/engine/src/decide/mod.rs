@@ -4,7 +4,8 @@
 //! a container (`actor`) feeds it and carries out the effects in the order given, after the new record is stored.
 
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Container, Finished, Phase, RestartPolicy, Runtime};
+use crate::health;
+use crate::model::{Container, Finished, HealthStatus, Phase, Probe, RestartPolicy, Runtime};
 use crate::signal;
 use control::Exit;
 
@@ -39,6 +40,10 @@ pub(crate) enum Input {
     GraceOver,
     /// The pause before a restart is over.
     RestartDue,
+    /// It is time to see whether it is well.
+    ProbeDue,
+    /// How that went.
+    Probed(Probe),
 }
 
 /// What the owner has to do.
@@ -56,6 +61,10 @@ pub(crate) enum Effect {
     ArmGrace(u64),
     /// Feed [`Input::RestartDue`] after so many milliseconds.
     ArmRestart(u64),
+    /// Feed [`Input::ProbeDue`] after so many milliseconds.
+    ArmProbe(u64),
+    /// Run the command that tells whether it is well, and feed [`Input::Probed`].
+    Probe,
     /// Let the helper go and release what the run held.
     Dismiss,
     /// Kill and remove what a lost helper left: processes, cgroup.
@@ -103,7 +112,10 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
         Input::Launched(runtime) => {
             next.phase = Phase::Running;
             next.runtime = Some(runtime.clone());
-            vec![Effect::Emit("start", Vec::new())]
+            health::begin(&mut next);
+            let mut effects = vec![Effect::Emit("start", Vec::new())];
+            effects.extend(arm_probe(&next, runtime.started_ns));
+            effects
         }
         Input::LaunchFailed { code, error } => launch_failed(&mut next, *code, error, now_ns),
         Input::Frozen if next.phase == Phase::Running => {
@@ -112,20 +124,42 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
         }
         Input::Thawed if next.phase == Phase::Paused => {
             next.phase = Phase::Running;
-            vec![Effect::Emit("unpause", Vec::new())]
+            let mut effects = vec![Effect::Emit("unpause", Vec::new())];
+            effects.extend(arm_probe(&next, now_ns));
+            effects
         }
         Input::Frozen | Input::Thawed => Vec::new(),
         Input::Ended(exit) => ended(&mut next, exit, Effect::Dismiss),
         Input::HelperGone => helper_gone(&mut next, now_ns),
         Input::GraceOver if next.is_alive() => vec![Effect::Signal(signal::KILL), Effect::Thaw],
-        Input::RestartDue if next.phase == Phase::Exited && !next.stopped_by_user => {
+        Input::RestartDue if next.phase == Phase::Exited && next.restarting => {
+            next.restarting = false;
             next.restart_count = next.restart_count.saturating_add(1);
             next.phase = Phase::Starting;
             vec![Effect::Launch]
         }
-        Input::GraceOver | Input::RestartDue => Vec::new(),
+        Input::ProbeDue if next.phase == Phase::Running => vec![Effect::Probe],
+        Input::Probed(probe) if next.phase == Phase::Running => probed(&mut next, probe, now_ns),
+        Input::GraceOver | Input::RestartDue | Input::ProbeDue | Input::Probed(_) => Vec::new(),
     };
     Ok(Decision { container: next, effects })
+}
+
+fn arm_probe(container: &Container, now_ns: u64) -> Option<Effect> {
+    health::next_ms(container, now_ns).map(Effect::ArmProbe)
+}
+
+fn probed(next: &mut Container, probe: &Probe, now_ns: u64) -> Vec<Effect> {
+    let changed = health::judge(next, probe);
+    let told = changed.map(|status| {
+        let action = match status {
+            HealthStatus::Starting => "health_status: starting",
+            HealthStatus::Healthy => "health_status: healthy",
+            HealthStatus::Unhealthy => "health_status: unhealthy",
+        };
+        Effect::Emit(action, Vec::new())
+    });
+    told.into_iter().chain(arm_probe(next, now_ns)).collect()
 }
 
 fn refuse(container: &Container, why: &str) -> EngineError {
@@ -136,6 +170,7 @@ fn start(next: &mut Container) -> Result<Vec<Effect>> {
     match next.phase {
         Phase::Created | Phase::Exited => {
             next.phase = Phase::Starting;
+            next.restarting = false;
             next.stopped_by_user = false;
             next.restart_count = 0;
             Ok(vec![Effect::Launch])
@@ -152,7 +187,8 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
     next.stopped_by_user = true;
     if !next.is_alive() {
         return match next.phase {
-            // a pending restart is called off by the flag
+            // a pending restart is called off
+            Phase::Exited if std::mem::take(&mut next.restarting) => Ok(Vec::new()),
             Phase::Created | Phase::Exited => {
                 Err(EngineError::new(ErrorClass::NotModified, format!("Container {} is not running", next.id)))
             }
@@ -173,6 +209,10 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
 
 fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
     if !next.is_alive() {
+        if std::mem::take(&mut next.restarting) {
+            next.stopped_by_user = true;
+            return Ok(Vec::new());
+        }
         return Err(EngineError::conflict(format!(
             "cannot kill container: {}: container {} is not running",
             next.name, next.id
@@ -191,7 +231,12 @@ fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
 
 fn remove(next: &mut Container, force: bool) -> Result<Vec<Effect>> {
     match next.phase {
+        Phase::Exited if next.restarting && !force => Err(EngineError::conflict(format!(
+            "cannot remove container \"/{}\": container is restarting: stop the container before removing or force remove",
+            next.name
+        ))),
         Phase::Created | Phase::Exited => {
+            next.restarting = false;
             next.phase = Phase::Removing;
             Ok(vec![Effect::Delete])
         }
@@ -258,6 +303,7 @@ fn ended(next: &mut Container, exit: &Exit, release: Effect) -> Vec<Effect> {
     }
     let ran_ns = next.runtime.as_ref().map_or(0, |run| exit.at_ns.saturating_sub(run.started_ns));
     next.phase = Phase::Exited;
+    health::end(next);
     next.finished =
         Some(Finished { code: exit.code, oom_killed: exit.oom_killed, at_ns: exit.at_ns, error: String::new() });
     let mut effects = Vec::new();
@@ -274,6 +320,7 @@ fn ended(next: &mut Container, exit: &Exit, release: Effect) -> Vec<Effect> {
         next.phase = Phase::Removing;
         effects.push(Effect::Delete);
     } else if let Some(backoff) = restart_after(next, exit.code, ran_ns) {
+        next.restarting = true;
         effects.push(Effect::ArmRestart(backoff));
     }
     effects

@@ -18,11 +18,15 @@ fn container() -> Container {
         runtime: None,
         finished: None,
         restart_count: 0,
+        restarting: false,
         stopped_by_user: false,
         remove_at_end: false,
+        health: None,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
+        endpoints: std::collections::BTreeMap::new(),
+        published: Vec::new(),
     }
 }
 

@@ -57,6 +57,7 @@ impl Engine {
         for one in &loaded {
             self.tell(&one.image, "load");
         }
+        self.inner.taken.notify_one();
         Ok(loaded)
     }
 

@@ -121,11 +121,7 @@ impl Engine {
 
     /// The container's writable layer; none if it never had one.
     fn upper(&self, container: &Container) -> Result<Option<OwnedFd>> {
-        if container.ids.is_some() {
-            let text = "its files belong to the ids of a user namespace of its own; use tar in the container instead";
-            let text = format!("cannot read the files of container {}: {text}", container.name);
-            return Err(EngineError::new(ErrorClass::Unsupported, text));
-        }
+        // with a user namespace of its own too: the kernel maps the owners at the mount, on disk they are the container's
         let path = self.inner.config.paths(&container.id).dir.join("upper");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
@@ -226,6 +222,14 @@ fn told(config: &mut ImageConfig, container: &Container) {
     if let Some(signal) = &spec.stop_signal {
         config.stop_signal.clone_from(signal);
     }
+    config.healthcheck = spec.health.as_ref().map(|health| image::build::config::Health {
+        test: health.test.clone(),
+        interval: health.interval_ns,
+        timeout: health.timeout_ns,
+        start_period: health.start_period_ns,
+        start_interval: health.start_interval_ns,
+        retries: health.retries.into(),
+    });
 }
 
 fn change(config: &mut ImageConfig, changes: &ConfigChanges) {

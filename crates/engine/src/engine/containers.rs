@@ -2,14 +2,14 @@
 
 use super::Engine;
 use super::inner::lock;
-use crate::actor::{self, Ask, Attachment, Recovering, WaitFor};
+use crate::actor::{self, Ask, Attachment, Changed, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, IdRange, NetworkMode, PidMode, Resources,
-    UserMode,
+    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode,
+    PidMode, Resources, RestartPolicy, UserMode,
 };
-use crate::{names, plan, signal};
+use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -70,15 +70,25 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::Invalid`] for a wrong value, [`ErrorClass::NotFound`] for an unknown image, [`ErrorClass::Conflict`]
     /// for a name that is taken. Nothing is left then.
-    pub async fn create(&self, spec: ContainerSpec) -> Result<Created> {
+    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
         let inner = &self.inner;
         let mut warnings = plan::check(&spec, &inner.host)?;
+        // who shares a network is known in it by one name; a container that is not there is asked for at the start, since
+        // clients take 404 here for an image that is missing
+        if let NetworkMode::Container(who) = &spec.network
+            && let Ok(other) = inner.container(who)
+        {
+            spec.hostname = Some(plan::namespaces::shown_hostname(&other));
+            spec.domainname.clone_from(&other.spec.domainname);
+        }
         warnings.extend(self.unsupported_limits(&spec.resources));
         let image = inner.images.get(&spec.image).map_err(|error| super::images::missing(&spec.image, error))?;
         let process = plan::process::merge(&spec, &image.config)?;
         plan::devices::plan(&spec)?;
+        plan::cdi::resolve(&spec.device_requests, &inner.config.cdi_folders)?;
         plan::resources::plan(&spec.resources, Vec::new())?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let endpoints = inner.networks.endpoints(&spec)?;
         let ids = self.ids(&spec)?;
         let mut container = Container {
             name: String::new(),
@@ -89,18 +99,28 @@ impl Engine {
             runtime: None,
             finished: None,
             restart_count: 0,
+            restarting: false,
             stopped_by_user: false,
             remove_at_end: false,
+            health: None,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids,
+            endpoints,
+            published: Vec::new(),
             spec,
             id: id.clone(),
         };
+        self.inherit_mounts(&mut container)?;
         inherit(&mut container, &image);
+        self.inherit_health(&mut container, &image)?;
         container.name =
             self.reserve_name(container.spec.name.as_deref(), &id).inspect_err(|_| self.release_ids(&container))?;
-        let made = self.make_files(&mut container).and_then(|()| self.record(&container));
+        let made = match self.make_files(&mut container, &image).await {
+            // the record takes the place of the claims
+            Ok(_claims) => self.record(&container),
+            Err(error) => Err(error),
+        };
         if let Err(error) = made {
             self.release_name(&container.name);
             self.release_ids(&container);
@@ -111,6 +131,50 @@ impl Engine {
             return Err(error);
         }
         Ok(Created { id, warnings })
+    }
+
+    /// The mounts of other containers, but those over what the container has of its own.
+    fn inherit_mounts(&self, container: &mut Container) -> Result<()> {
+        for from in container.spec.volumes_from.clone() {
+            // clients take "not found" for a word on the image, and go to fetch it
+            let other = self.container(&from.container).map_err(|error| EngineError::invalid(error.to_string()))?;
+            for mount in &other.spec.mounts {
+                let mut mount = mount.clone();
+                match &mut mount.kind {
+                    MountKind::Volume { name, no_copy, .. } => {
+                        let known = other.volumes.iter().find(|volume| volume.target == mount.target);
+                        let Some(volume) = known else { continue };
+                        (*name, *no_copy) = (Some(volume.name.clone()), true);
+                    }
+                    MountKind::Bind { .. } => {}
+                    _ => continue,
+                }
+                mount.read_only |= from.read_only;
+                if !container.spec.mounts.iter().any(|have| have.target == mount.target) {
+                    container.spec.mounts.push(mount);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Health checks and shells are Docker's words, which the OCI's configuration has no fields for.
+    fn inherit_health(&self, container: &mut Container, image: &image::Image) -> Result<()> {
+        let bytes = self.inner.images.config_bytes(&image.id).map_err(super::images::wrong)?;
+        let unreadable = |error| EngineError::internal("the image's configuration cannot be read", &error);
+        let config = image::build::ImageSpec::from_json(&bytes).map_err(unreadable)?.config;
+        let of_image = config.healthcheck.map(|health| HealthCheck {
+            test: health.test,
+            interval_ns: health.interval,
+            timeout_ns: health.timeout,
+            start_period_ns: health.start_period,
+            start_interval_ns: health.start_interval,
+            retries: u32::try_from(health.retries).unwrap_or(u32::MAX),
+            shell: Vec::new(),
+        });
+        let asked = container.spec.health.take();
+        container.spec.health = health::merge(asked, of_image, &config.shell);
+        Ok(())
     }
 
     fn unsupported_limits(&self, asked: &Resources) -> Vec<String> {
@@ -186,11 +250,18 @@ impl Engine {
         }
     }
 
-    fn make_files(&self, container: &mut Container) -> Result<()> {
-        self.inner.attach_volumes(container)?;
+    async fn make_files(&self, container: &mut Container, image: &image::Image) -> Result<Vec<crate::volume::Claim>> {
+        let mut claims = Vec::new();
+        if container.spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
+            let (mounts, image) = (container.spec.mounts.clone(), image.clone());
+            let attached = self.blocking(move |inner| inner.attach_volumes(&mounts, &image)).await?;
+            container.volumes = attached.volumes;
+            container.anonymous_volumes = attached.anonymous;
+            claims = attached.claims;
+        }
         let paths = self.inner.config.paths(&container.id);
         let made = crate::files::make(container, &paths);
-        made.map_err(|error| {
+        made.map(|()| claims).map_err(|error| {
             EngineError::internal(format!("cannot make the files of a container in {}", paths.dir.display()), &error)
         })
     }
@@ -318,19 +389,41 @@ impl Engine {
         renamed
     }
 
-    /// Changes its limits; fields that are not set stay.
+    /// Changes its limits and its restart policy; what is not set stays.
     ///
     /// # Errors
-    /// [`ErrorClass::Invalid`] for wrong values.
-    pub async fn update(&self, who: &str, change: &Resources) -> Result<Vec<String>> {
+    /// [`ErrorClass::Invalid`] for wrong values, [`ErrorClass::Conflict`] for a policy where it is removed when it ends.
+    pub async fn update(&self, who: &str, change: &Resources, restart: Option<RestartPolicy>) -> Result<Vec<String>> {
         let container = self.container(who)?;
+        if container.spec.auto_remove && restart.is_some_and(|policy| policy != RestartPolicy::No) {
+            return Err(EngineError::conflict(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            ));
+        }
         let merged = merged(&container.spec.resources, change);
         let mut warnings = plan::resources::check(&merged, &self.inner.host)?;
         warnings.extend(self.unsupported_limits(change));
-        let planned = plan::resources::plan(&merged, Vec::new())?;
-        let (resources, planned) = (Box::new(merged), Box::new(planned));
-        self.ask(container.id.as_str(), |answer| Ask::Update { resources, planned, answer }).await?;
+        let planned = Box::new(plan::resources::plan(&merged, Vec::new())?);
+        let change = Box::new(Changed { resources: merged, restart: restart.unwrap_or(container.spec.restart) });
+        self.ask(container.id.as_str(), |answer| Ask::Update { change, planned, answer }).await?;
         Ok(warnings)
+    }
+
+    /// Bytes of the files that each container has written, and of all that it sees.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if the engine closes meanwhile.
+    pub async fn sizes(&self, containers: &[Arc<Container>]) -> Result<Vec<(u64, u64)>> {
+        let containers = containers.to_vec();
+        self.blocking(move |inner| {
+            let one = |container: &Arc<Container>| {
+                let written = crate::files::content_bytes(&inner.config.paths(&container.id).dir.join("upper"));
+                let below = inner.images.get(&container.image_id).map_or(0, |image| image.size_bytes);
+                (written, written + below)
+            };
+            Ok(containers.iter().map(one).collect())
+        })
+        .await
     }
 
     /// Registers a wait; nothing that happens after this returns is missed.
@@ -362,20 +455,23 @@ impl Engine {
         self.ask(who, |answer| Ask::Resize { process: ProcessId::Init, rows, cols, answer }).await
     }
 
-    /// Removes all containers that do not run; their ids and the bytes that came free.
+    /// Removes the containers of a choice that do not run; their ids and the bytes that came free.
     ///
     /// # Errors
     /// The first failure.
-    pub async fn prune_containers(&self) -> Result<(Vec<ContainerId>, u64)> {
+    pub async fn prune_containers(&self, chosen: impl Fn(&Container) -> bool) -> Result<(Vec<ContainerId>, u64)> {
         let mut removed = Vec::new();
         let mut bytes = 0;
         for container in self.containers() {
-            if container.is_alive() {
+            if container.is_alive() || container.restarting || !chosen(&container) {
                 continue;
             }
-            bytes += crate::files::written_bytes(&self.paths(&container));
+            let written = crate::files::content_bytes(&self.paths(&container).dir.join("upper"));
             match self.remove(container.id.as_str(), Remove { force: false, volumes: true }).await {
-                Ok(()) => removed.push(container.id.clone()),
+                Ok(()) => {
+                    bytes += written;
+                    removed.push(container.id.clone());
+                }
                 Err(error) if matches!(error.class(), ErrorClass::Conflict | ErrorClass::NotFound) => {}
                 Err(error) => return Err(error),
             }
@@ -425,7 +521,7 @@ fn inherit(container: &mut Container, image: &image::Image) {
             container.spec.mounts.push(crate::model::Mount {
                 target: target.clone(),
                 read_only: false,
-                kind: crate::model::MountKind::Volume { name: None, no_copy: false },
+                kind: MountKind::volume(None),
             });
         }
     }

@@ -120,7 +120,7 @@ impl Engine {
         self.inner.distribution.with_credentials(proof.credentials())
     }
 
-    pub(super) fn remote(&self, reference: &Reference, proof: Proof) -> Result<Remote> {
+    pub(crate) fn remote(&self, reference: &Reference, proof: Proof) -> Result<Remote> {
         self.client(proof).remote_of(reference).map_err(refused)
     }
 
@@ -180,7 +180,7 @@ impl Engine {
 const MAX_CONFIG: usize = 8 << 20;
 
 /// What a reference asks a registry for: the digest if there is one.
-pub(super) fn target(reference: &Reference) -> Result<Target> {
+pub(crate) fn target(reference: &Reference) -> Result<Target> {
     match reference.digest() {
         Some(digest) => Ok(Target::Digest(digest.into())),
         None => {
@@ -191,7 +191,7 @@ pub(super) fn target(reference: &Reference) -> Result<Target> {
 }
 
 /// A registry's refusal in the engine's classes.
-pub(super) fn refused(error: ClientError) -> EngineError {
+pub(crate) fn refused(error: ClientError) -> EngineError {
     let class = match error.kind() {
         ErrorKind::NotFound => ErrorClass::NotFound,
         ErrorKind::Denied => ErrorClass::Denied,

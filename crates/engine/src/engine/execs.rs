@@ -1,9 +1,9 @@
 //! Further processes in running containers.
 
-use super::Engine;
+use super::{Engine, Inner};
 use crate::actor::Ask;
 use crate::error::{EngineError, Result};
-use crate::model::{Container, Exec, ExecId, ExecSpec, ExecState, Phase};
+use crate::model::{Container, EventKind, Exec, ExecId, ExecSpec, ExecState, Phase};
 use crate::plan::{capabilities, process, user};
 use control::{ExecAttach, ProcessId, Streams};
 use oci_spec::runtime::{Process as OciProcess, ProcessBuilder};
@@ -34,6 +34,7 @@ impl Engine {
         }
         crate::keys::parse(spec.detach_keys.as_deref())?;
         let id = ExecId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        let told = format!("exec_create: {}", spec.args.join(" "));
         let mut execs = self.inner.execs();
         if execs.len() >= KEPT {
             execs.retain(|_, exec| !matches!(exec.state, ExecState::Exited { .. }));
@@ -42,6 +43,12 @@ impl Engine {
             id.clone(),
             Exec { id: id.clone(), container: container.id.clone(), spec, state: ExecState::Created },
         );
+        drop(execs);
+        let mut attributes = container.spec.labels.clone();
+        attributes.insert("image".into(), container.spec.image.clone());
+        attributes.insert("name".into(), container.name.clone());
+        attributes.insert("execID".into(), id.to_string());
+        self.inner.store_event(self.inner.events.event(EventKind::Container, &told, container.id.as_str(), attributes));
         Ok(id)
     }
 
@@ -81,7 +88,7 @@ impl Engine {
         };
         let request = control::Exec {
             id: id.to_owned(),
-            process: self.exec_process(&container, &exec.spec)?,
+            process: self.inner.exec_process(&container, &exec.spec)?,
             seccomp,
             open_stdin: exec.spec.attach_stdin && connection.is_some(),
             attach,
@@ -119,14 +126,20 @@ impl Engine {
             _ => Err(EngineError::conflict(format!("container {} is not running", container.id))),
         }
     }
+}
 
-    fn exec_process(&self, container: &Container, spec: &ExecSpec) -> Result<OciProcess> {
+impl Inner {
+    /// The process of an exec as the helper takes it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorClass::Invalid`] for a user that is not there.
+    pub(crate) fn exec_process(&self, container: &Container, spec: &ExecSpec) -> Result<OciProcess> {
         let asked = spec.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&container.process.user);
         let user = user::resolve(asked, &container.spec.group_add, &running_accounts(container.pid()))?;
         let names = if spec.privileged {
-            self.inner.host.capabilities.clone()
+            self.host.capabilities.clone()
         } else {
-            capabilities::effective(&container.spec, &self.inner.host)?
+            capabilities::effective(&container.spec, &self.host)?
         };
         let cwd =
             spec.working_dir.clone().filter(|cwd| !cwd.is_empty()).unwrap_or_else(|| container.process.cwd.clone());
@@ -143,7 +156,7 @@ impl Engine {
         if let Some((rows, cols)) = spec.console_size {
             process.set_console_size(process::console(rows, cols));
         }
-        process.set_apparmor_profile(crate::plan::security::apparmor(&container.spec, &self.inner.host));
+        process.set_apparmor_profile(crate::plan::security::apparmor(&container.spec, &self.host));
         process.set_selinux_label(crate::plan::security::selinux(&container.spec));
         Ok(process)
     }

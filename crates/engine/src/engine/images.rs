@@ -34,7 +34,7 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::NotFound`].
     pub async fn image(&self, who: &str) -> Result<Image> {
-        self.inner.images.get(who).map_err(wrong)
+        self.inner.images.get(who).map_err(|error| missing(who, error))
     }
 
     /// Makes an image of one layer from an archive. `body` is read on a thread of its own.
@@ -66,8 +66,11 @@ impl Engine {
     pub async fn remove_image(&self, who: &str, force: bool) -> Result<Vec<Removed>> {
         let who = who.to_owned();
         let force = if force { image::Force::Yes } else { image::Force::No };
-        let removed =
-            self.blocking(move |inner| inner.images.remove(&who, &|id| inner.uses(id), force).map_err(wrong)).await?;
+        let removed = self
+            .blocking(move |inner| {
+                inner.images.remove(&who, &|id| inner.uses(id), force).map_err(|error| missing(&who, error))
+            })
+            .await?;
         for one in &removed {
             let (action, id) = match one {
                 Removed::Untagged(reference) => ("untag", reference.to_string()),
@@ -80,12 +83,17 @@ impl Engine {
         Ok(removed)
     }
 
-    /// Removes images that no container has: those without a name, or all.
+    /// Removes images that no container has: those without a name, or all, as far as they are `wanted`, which is asked with
+    /// nothing for an image that is damaged.
     ///
     /// # Errors
     /// [`ErrorClass::Internal`].
-    pub async fn prune_images(&self, scope: image::PruneScope) -> Result<image::Pruned> {
-        self.blocking(move |inner| inner.images.prune(&|id| inner.uses(id), scope).map_err(wrong)).await
+    pub async fn prune_images(
+        &self,
+        scope: image::PruneScope,
+        wanted: impl Fn(Option<&Image>) -> bool + Send + 'static,
+    ) -> Result<image::Pruned> {
+        self.blocking(move |inner| inner.images.prune(&|id| inner.uses(id), scope, &wanted).map_err(wrong)).await
     }
 
     /// What the images take on disk.

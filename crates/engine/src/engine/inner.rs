@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::event_log::EventLog;
 use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice, UserMode};
+use crate::network::Networks;
 use crate::plan::{self, Host, capabilities};
 use crate::zygote::Zygote;
 use ::registry::client::Credentials;
@@ -17,6 +18,7 @@ use store::{Durability, Store, Txn};
 use tokio::sync::mpsc;
 
 pub(crate) struct Inner {
+    pub(crate) id: String,
     pub(crate) config: Config,
     pub(crate) host: Host,
     pub(crate) store: Store,
@@ -29,8 +31,14 @@ pub(crate) struct Inner {
     /// A folder with the mount points that every container needs, put below its image as the lowest layer.
     pub(crate) skeleton: OwnedFd,
     pub(crate) zygote: Zygote,
+    pub(crate) networks: Networks,
     pub(crate) events: EventLog,
     pub(crate) builds: crate::build::Shared,
+    pub(crate) stills: crate::copy::Stills,
+    pub(crate) claims: Arc<crate::volume::Claims>,
+    pub(super) making_volumes: Mutex<()>,
+    /// Told when images have come from elsewhere.
+    pub(super) taken: Arc<tokio::sync::Notify>,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
@@ -60,6 +68,7 @@ pub(super) const EVENTS: &str = "event/";
 pub(super) const VOLUMES: &str = "volume/";
 
 pub(super) struct Parts {
+    pub(super) id: String,
     pub(super) config: Config,
     pub(super) host: Host,
     pub(super) store: Store,
@@ -71,13 +80,15 @@ pub(super) struct Parts {
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { config, host, store, images, cgroups, netns, skeleton } = parts;
+        let Parts { id, config, host, store, images, cgroups, netns, skeleton } = parts;
         let zygote = Zygote::new(&config.shim);
+        let networks = Networks::new(&config);
         let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
         let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         Self {
+            id,
             config,
             host,
             store,
@@ -87,9 +98,14 @@ impl Inner {
             cgroups,
             netns,
             skeleton,
+            networks,
             zygote,
             events: EventLog::new(events),
             builds: crate::build::Shared::default(),
+            stills: crate::copy::Stills::default(),
+            claims: Arc::default(),
+            making_volumes: Mutex::default(),
+            taken: Arc::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
             seccomp: Mutex::default(),
@@ -101,6 +117,12 @@ impl Inner {
     pub(crate) fn container(&self, who: &str) -> Result<Arc<Container>> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.find(who).map(|slot| Arc::clone(&slot.container))
+    }
+
+    /// All containers.
+    pub(crate) fn all_containers(&self) -> Vec<Arc<Container>> {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.by_id.values().map(|slot| Arc::clone(&slot.container)).collect()
     }
 
     pub(super) fn owner(&self, who: &str) -> Result<(ContainerId, mpsc::Sender<Ask>)> {
@@ -152,7 +174,7 @@ impl Inner {
         self.events.publish(event);
     }
 
-    fn with_events(&self, mut txn: Txn, events: &[Event]) -> Result<Txn> {
+    pub(super) fn with_events(&self, mut txn: Txn, events: &[Event]) -> Result<Txn> {
         let mut keys = lock(&self.event_keys);
         for event in events {
             let json =
@@ -172,7 +194,7 @@ impl Inner {
     }
 
     /// What users were told survives a killed daemon at once and a power cut a moment later.
-    pub(super) fn commit(&self, txn: Txn) -> Result<()> {
+    pub(crate) fn commit(&self, txn: Txn) -> Result<()> {
         self.store
             .commit(txn.durability(Durability::Process))
             .map(|_| ())

@@ -10,21 +10,26 @@ mod distribution;
 mod execs;
 mod images;
 mod inner;
+mod networks;
 mod open;
 mod pull;
 mod push;
+mod reduce;
 mod volumes;
 
 pub use archive::Saving;
 pub use commit::{Change, Commit};
 pub use containers::{Attach, Created, Remove, Wait};
 pub use distribution::{Elsewhere, LayerStep, Progress, Proof, SearchResult};
+pub(crate) use distribution::{refused, target as target_of};
 pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
 pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
+pub use networks::Leave;
 pub use pull::Pull;
-pub use volumes::Volume;
+pub(crate) use push::compress;
+pub(crate) use volumes::ImageMounts;
 
 use crate::config::{Config, Paths};
 use crate::error::Result;
@@ -69,6 +74,8 @@ pub struct HostInfo {
     pub security: Vec<&'static str>,
     /// Where state is kept.
     pub root: std::path::PathBuf,
+    /// What this daemon's state is called, once and for all: a UUID.
+    pub id: String,
 }
 
 impl Engine {
@@ -86,7 +93,11 @@ impl Engine {
     /// If the disk fails.
     pub async fn close(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        let flushed = tokio::task::spawn_blocking(move || inner.flush()).await;
+        let flushed = tokio::task::spawn_blocking(move || {
+            crate::network::close(&inner);
+            inner.flush()
+        })
+        .await;
         flushed.unwrap_or(Ok(()))
     }
 
@@ -106,6 +117,13 @@ impl Engine {
     #[must_use]
     pub fn events(&self, since_ns: Option<u64>) -> Events {
         self.inner.events.watch(since_ns)
+    }
+
+    /// Tells watchers that the daemon's settings were read again.
+    pub fn reloaded(&self) {
+        let name = self.info().name;
+        let words = std::collections::BTreeMap::from([("name".to_owned(), name.clone())]);
+        self.inner.store_event(self.inner.events.event(crate::model::EventKind::Daemon, "reload", &name, words));
     }
 
     /// The host in numbers.
@@ -132,6 +150,7 @@ impl Engine {
             memory_bytes: crate::host::memory_bytes(),
             security: crate::host::security(&self.inner.host),
             root: self.inner.config.root.clone(),
+            id: self.inner.id.clone(),
         }
     }
 }

@@ -21,7 +21,12 @@ pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
     let opened = tokio::task::spawn_blocking(move || parts(config)).await;
     let parts = opened.map_err(|error| EngineError::internal("opening was cut short", &error))??;
     let inner = Arc::new(Inner::new(parts));
+    inner.load_networks()?;
     recover(&inner).await;
+    let resuming = Arc::clone(&inner);
+    let resumed = tokio::task::spawn_blocking(move || crate::network::resume(&resuming)).await;
+    resumed.map_err(|error| EngineError::internal("opening was cut short", &error))?;
+    super::reduce::start(&inner);
     Ok(inner)
 }
 
@@ -54,7 +59,27 @@ fn parts(config: Config) -> Result<Parts> {
     };
     let skeleton = crate::files::skeleton(&config.root.join("skeleton"))
         .map_err(|error| broken("the folder of mount points", &error))?;
-    Ok(Parts { host: crate::host::facts(), config, store, images, cgroups, netns, skeleton })
+    let id = identity(&config.root).map_err(|error| broken("the daemon's id", &error))?;
+    Ok(Parts { id, host: crate::host::facts(), config, store, images, cgroups, netns, skeleton })
+}
+
+/// The id in the state's folder, made up when it is used for the first time.
+fn identity(root: &Path) -> std::io::Result<String> {
+    let path = root.join("engine-id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    // RFC 9562, version 4
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let text = hex::encode(bytes);
+    let id = [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-");
+    std::fs::write(&path, &id)?;
+    Ok(id)
 }
 
 async fn recover(inner: &Arc<Inner>) {
@@ -70,12 +95,17 @@ async fn recover(inner: &Arc<Inner>) {
             }
         };
         known.insert(container.id.to_string());
+        inner.networks.book().adopt(&container);
         adopt(inner, container, Recovering::Yes(done.clone()));
     }
     drop(done);
     // the last owner to know its container's state drops the last sender
     let _ = all_done.recv().await;
     orphans(inner, &known).await;
+    let keeper = Arc::clone(inner);
+    if let Err(error) = tokio::task::spawn_blocking(move || keeper.recover_volumes()).await {
+        tracing::error!(%error, "volumes were not looked after");
+    }
 }
 
 fn adopt(inner: &Arc<Inner>, container: Container, recovering: Recovering) {

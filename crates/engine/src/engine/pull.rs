@@ -111,7 +111,35 @@ impl Engine {
         let status = if before == Some(image.id) { "Image is up to date" } else { "Downloaded newer image" };
         tell(Progress::Line(format!("Status: {status} for {name}"))).await;
         self.tell_as(&image, "pull", &name);
+        self.inner.taken.notify_one();
         Ok(())
+    }
+
+    /// Fetches a layer of no image into an intake, which holds it then.
+    ///
+    /// # Errors
+    /// What the registry says; a layer that is another one than `id`.
+    pub(crate) async fn fetch_layer(
+        &self,
+        remote: &Remote,
+        descriptor: &Descriptor,
+        id: LayerId,
+        intake: &Arc<Intake>,
+    ) -> Result<()> {
+        let (progress, mut steps) = mpsc::channel(WAITING);
+        let (_wanted, watched) = watch::channel(());
+        let layers = Layers {
+            engine: self.clone(),
+            remote: remote.clone(),
+            intake: Arc::clone(intake),
+            progress: progress.clone(),
+            teller: Teller::new(progress, LayerStep::Fetching),
+            keep: KeepBlobs::No,
+            wanted: watched,
+        };
+        let fetched = async move { layers.fetch(descriptor, id).await };
+        let unheard = async { while steps.recv().await.is_some() {} };
+        tokio::join!(fetched, unheard).0
     }
 
     async fn fetch(

@@ -8,7 +8,7 @@ use crate::error::{EngineError, Result};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use image::{Image, LayerId, PinnedName, StoredManifest};
+use image::{Image, LayerId, PinnedName, StoredManifest, WholeBlob};
 use oci::digest::Digest;
 use oci::reference::Reference;
 use registry::client::{BlobSource, Pushed, Remote};
@@ -33,6 +33,8 @@ struct Parcel {
     layers: Vec<(Descriptor, PathBuf)>,
     /// Holds the layers that were compressed for this.
     _work: Option<tempfile::TempDir>,
+    /// Holds those that the image came with.
+    _blobs: Vec<WholeBlob>,
     kept: Option<StoredManifest>,
 }
 
@@ -160,14 +162,23 @@ fn as_it_came(store: &image::Store, image: &Image, kept: &StoredManifest, config
     let bytes = std::fs::read(&path).map_err(|error| EngineError::internal("cannot read a manifest", &error))?;
     let broken = |error: registry::manifest::ManifestError| EngineError::internal("a kept manifest is damaged", &error);
     let manifest = Manifest::parse(&bytes, &kept.media_type).map_err(broken)?;
-    let file = |layer: Descriptor| {
-        let (path, _) = layer.digest.sha256().and_then(|digest| store.blob(&digest)).ok_or_else(gone)?;
-        Ok((layer, path))
-    };
-    let layers = manifest.layers.iter().cloned().map(file).collect::<Result<_>>()?;
+    let (mut layers, mut blobs) = (Vec::new(), Vec::new());
+    for layer in &manifest.layers {
+        let blob = store.whole_blob(&layer.digest.sha256().ok_or_else(gone)?).map_err(wrong)?;
+        layers.push((layer.clone(), blob.path.clone()));
+        blobs.push(blob);
+    }
     let descriptor = manifest.config.clone().ok_or_else(gone)?;
     let (media_type, kept) = (manifest.media_type, Some(kept.clone()));
-    Ok(Parcel { manifest: bytes.into(), media_type, config: (descriptor, config), layers, _work: None, kept })
+    Ok(Parcel {
+        manifest: bytes.into(),
+        media_type,
+        config: (descriptor, config),
+        layers,
+        _work: None,
+        _blobs: blobs,
+        kept,
+    })
 }
 
 fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parcel> {
@@ -185,11 +196,11 @@ fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parc
     });
     let manifest = Bytes::from(manifest.to_string());
     let (media_type, config) = (DOCKER_MANIFEST.to_owned(), (descriptor, config));
-    Ok(Parcel { manifest, media_type, config, layers, _work: Some(work), kept: None })
+    Ok(Parcel { manifest, media_type, config, layers, _work: Some(work), _blobs: Vec::new(), kept: None })
 }
 
 /// Compresses a layer; the same layer gives the same bytes.
-fn compress(store: &image::Store, layer: &LayerId, path: &std::path::Path) -> Result<(Digest, u64)> {
+pub(crate) fn compress(store: &image::Store, layer: &LayerId, path: &std::path::Path) -> Result<(Digest, u64)> {
     let (mut archive, _) = store.archive(layer).map_err(wrong)?;
     let mut write = || -> io::Result<(Digest, u64)> {
         let file = io::BufWriter::with_capacity(256 << 10, std::fs::File::create_new(path)?);

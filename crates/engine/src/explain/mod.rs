@@ -8,6 +8,7 @@ mod mounts;
 mod namespaces;
 mod security;
 
+pub(crate) use mounts::unescape;
 pub(crate) use namespaces::namespaces_of;
 
 use crate::engine::Engine;

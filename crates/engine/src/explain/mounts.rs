@@ -73,11 +73,12 @@ fn flag(mount: &Mount) -> String {
         MountKind::Bind { source, .. } => format!("--mount type=bind,source={source},target={}", mount.target),
         MountKind::Volume { name: Some(name), .. } => format!("-v {name}:{}{ro}", mount.target),
         MountKind::Volume { name: None, .. } => format!("-v {} (or the image's VOLUME)", mount.target),
+        MountKind::Image { image, .. } => format!("--mount type=image,source={image},target={}", mount.target),
         MountKind::Tmpfs { .. } => format!("--tmpfs {}", mount.target),
     }
 }
 
 /// mountinfo writes space, tab, line feed and backslash as three octal digits.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }

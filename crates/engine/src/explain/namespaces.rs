@@ -52,7 +52,9 @@ fn because(subject: &Subject<'_>, name: &str) -> String {
             IpcMode::Container(who) => format!("--ipc container:{who}"),
         },
         "net" => match &spec.network {
-            NetworkMode::None => "--network none (default)".into(),
+            NetworkMode::None => "--network none".into(),
+            NetworkMode::Networks(name) if name == crate::model::DEFAULT_NETWORK => "--network bridge (default)".into(),
+            NetworkMode::Networks(name) => format!("--network {name}"),
             NetworkMode::Host => "--network host".into(),
             NetworkMode::Container(who) => format!("--network container:{who}"),
         },

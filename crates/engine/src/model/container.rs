@@ -1,8 +1,9 @@
 //! What a container is: the record that the store keeps.
 
-use super::{ContainerId, ContainerSpec};
+use super::{ContainerId, ContainerSpec, Endpoint, EndpointLink, Health, Published};
 use control::CgroupValue;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A container's record. It is replaced as a whole, in one transaction with the event that tells of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,17 +28,29 @@ pub struct Container {
     pub finished: Option<Finished>,
     /// How often it was started again by its policy.
     pub restart_count: u32,
+    /// It has ended, and its policy is about to start it again.
+    #[serde(default)]
+    pub restarting: bool,
     /// It was stopped by a user, which the restart policy heeds.
     pub stopped_by_user: bool,
     /// A user has asked to remove it while it ran: it goes with its end.
     #[serde(default)]
     pub remove_at_end: bool,
+    /// How well it is, if that is tested.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// Names of the anonymous volumes that go with it.
     pub anonymous_volumes: Vec<String>,
     /// The mounts of volumes: name, folder on the host, target.
     pub volumes: Vec<VolumeMount>,
     /// The host's ids behind the container's, if it has a user namespace of its own.
     pub ids: Option<IdRange>,
+    /// Its places in networks, by the networks' names.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// The ports that the host passes on to it, while it runs.
+    #[serde(default)]
+    pub published: Published,
 }
 
 /// A range of user and group ids of the host that stand behind 0, 1, 2, … in a user namespace.
@@ -150,11 +163,15 @@ impl Container {
             runtime: None,
             finished: None,
             restart_count: 0,
+            restarting: false,
             stopped_by_user: false,
             remove_at_end: false,
+            health: None,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids: None,
+            endpoints: BTreeMap::new(),
+            published: Published::new(),
         }
     }
 
@@ -162,6 +179,11 @@ impl Container {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Running | Phase::Paused)
+    }
+
+    /// Its links in networks, with the networks' names.
+    pub fn links(&self) -> impl Iterator<Item = (&str, &EndpointLink)> {
+        self.endpoints.iter().filter_map(|(name, endpoint)| Some((name.as_str(), endpoint.link.as_ref()?)))
     }
 
     /// Init's process id on the host while it is alive, else 0.

@@ -56,3 +56,15 @@ id! {
     /// An exec's id: 64 hexadecimal digits.
     ExecId
 }
+id! {
+    /// A network's id: 64 hexadecimal digits.
+    NetworkId
+}
+
+impl NetworkId {
+    /// The id of a network that is the same on every host: its name's letters, filled up.
+    #[must_use]
+    pub fn predefined(name: &str) -> Self {
+        Self(format!("{:0<64}", hex::encode(name)))
+    }
+}

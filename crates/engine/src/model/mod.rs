@@ -5,14 +5,22 @@
 mod container;
 mod event;
 mod exec;
+mod health;
 mod ids;
+mod network;
 mod spec;
 
 pub use container::{Container, Finished, IdRange, Phase, Process, Runtime, VolumeMount};
 pub use event::{Event, EventKind};
 pub use exec::{Exec, ExecSpec, ExecState};
-pub use ids::{ContainerId, ExecId};
+pub use health::{Health, HealthCheck, HealthStatus, Probe};
+pub use ids::{ContainerId, ExecId, NetworkId};
+pub use network::{
+    DEFAULT_NETWORK, Driver, Endpoint, EndpointLink, EndpointRequest, LinkOptions, Member, Network, NetworkSpec,
+    PublishRequest, Published, Tunnel,
+};
 pub use spec::{
-    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, IpcMode, LogDriver, Mount, MountKind, NamespaceModes,
-    NetworkMode, PidMode, Propagation, Resources, RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode,
+    BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, DriverRequest, IpcMode, LogDriver, LogKind, Mount, MountKind,
+    NamespaceModes, NetworkMode, PidMode, Propagation, ReadOnlyDepth, Resources, RestartPolicy, SeccompChoice,
+    Security, Ulimit, UserMode, UtsMode, VolumesFrom,
 };

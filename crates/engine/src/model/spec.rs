@@ -1,5 +1,7 @@
 //! What a user asks a container to be.
 
+use super::HealthCheck;
+use super::network::{EndpointRequest, PublishRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +55,12 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Devices of the host.
     pub devices: Vec<DeviceRequest>,
+    /// Devices that drivers or the Container Device Interface give.
+    pub device_requests: Vec<DriverRequest>,
+    /// Containers whose mounts it gets too.
+    pub volumes_from: Vec<VolumesFrom>,
+    /// The runtime that was asked for by name; all names are ours.
+    pub runtime: Option<String>,
     /// Rules for the devices cgroup, `c 42:* rmw`.
     pub device_cgroup_rules: Vec<String>,
     /// Capabilities beyond the default set, `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
@@ -67,6 +75,14 @@ pub struct ContainerSpec {
     pub namespaces: NamespaceModes,
     /// The network.
     pub network: NetworkMode,
+    /// Networks by name or id, and how it wants to be in each; the one of [`Self::network`] may be missing.
+    pub endpoints: BTreeMap<String, EndpointRequest>,
+    /// Ports that are to be reached through the host.
+    pub publish: Vec<PublishRequest>,
+    /// Every exposed port is to be reached through some port of the host.
+    pub publish_all: bool,
+    /// Containers of the default network and the names by which this one knows them, `db:database`.
+    pub links: Vec<String>,
     /// Resource limits of its processes.
     pub ulimits: Vec<Ulimit>,
     /// Kernel parameters of its namespaces.
@@ -83,6 +99,8 @@ pub struct ContainerSpec {
     pub log: LogDriver,
     /// When it is started again.
     pub restart: RestartPolicy,
+    /// How it is seen whether it is well; what is missing is the image's.
+    pub health: Option<HealthCheck>,
     /// Supplementary groups, by name or number.
     pub group_add: Vec<String>,
     /// `name:address` lines for /etc/hosts.
@@ -129,6 +147,9 @@ impl Default for ContainerSpec {
             mounts: Vec::new(),
             resources: Resources::default(),
             devices: Vec::new(),
+            device_requests: Vec::new(),
+            volumes_from: Vec::new(),
+            runtime: None,
             device_cgroup_rules: Vec::new(),
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
@@ -136,6 +157,10 @@ impl Default for ContainerSpec {
             security: Security::default(),
             namespaces: NamespaceModes::default(),
             network: NetworkMode::None,
+            endpoints: BTreeMap::new(),
+            publish: Vec::new(),
+            publish_all: false,
+            links: Vec::new(),
             ulimits: Vec::new(),
             sysctls: BTreeMap::new(),
             init: false,
@@ -144,6 +169,7 @@ impl Default for ContainerSpec {
             shm_bytes: None,
             log: LogDriver::default(),
             restart: RestartPolicy::No,
+            health: None,
             group_add: Vec::new(),
             extra_hosts: Vec::new(),
             dns: Vec::new(),
@@ -182,6 +208,16 @@ pub enum MountKind {
         propagation: Propagation,
         /// Leave mounts below the source out.
         non_recursive: bool,
+        /// What a read-only bind means for mounts below the source.
+        #[serde(default)]
+        read_only_depth: ReadOnlyDepth,
+    },
+    /// The files of an image, read-only.
+    Image {
+        /// Image reference or id.
+        image: String,
+        /// The folder or file of the image that is shown; its root if none.
+        subpath: Option<String>,
     },
     /// A named volume, made on first use; anonymous volumes have a random name and go with the container.
     Volume {
@@ -189,6 +225,15 @@ pub enum MountKind {
         name: Option<String>,
         /// Do not fill an empty volume with what the image has there.
         no_copy: bool,
+        /// The folder or file of the volume that is shown; its root if none. It has to be there at the start.
+        #[serde(default)]
+        subpath: Option<String>,
+        /// Labels for the volume, if it is made for this mount.
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+        /// Options of the local driver for the volume, if it is made for this mount.
+        #[serde(default)]
+        options: BTreeMap<String, String>,
     },
     /// Memory.
     Tmpfs {
@@ -199,6 +244,28 @@ pub enum MountKind {
         /// Further options as mount(8) has them: `noexec`, `uid=1000`.
         options: Vec<String>,
     },
+}
+
+impl MountKind {
+    /// A volume by name, or an anonymous one, with nothing special about it.
+    #[must_use]
+    pub fn volume(name: Option<String>) -> Self {
+        let (labels, options) = (BTreeMap::new(), BTreeMap::new());
+        Self::Volume { name, no_copy: false, subpath: None, labels, options }
+    }
+}
+
+/// What a read-only bind means for the mounts below its source; see mount_setattr(2), `AT_RECURSIVE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadOnlyDepth {
+    /// They cannot be written either.
+    #[default]
+    Recursive,
+    /// They stay as they are.
+    Top,
+    /// They cannot be written either, or the container does not start.
+    Forced,
 }
 
 /// How mounts travel between a bind mount and its source; see mount_namespaces(7).
@@ -279,6 +346,31 @@ pub struct DeviceRequest {
     pub container: String,
     /// Any of `r`, `w`, `m`.
     pub permissions: String,
+}
+
+/// Devices by driver, in place of paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DriverRequest {
+    /// `cdi`, `nvidia`, or nothing for whichever driver has the capabilities.
+    pub driver: String,
+    /// How many; below 0 for all.
+    pub count: i64,
+    /// Which; for `cdi` `vendor/class=name`.
+    pub ids: Vec<String>,
+    /// Lists of which one has to be had in full.
+    pub capabilities: Vec<Vec<String>>,
+    /// For the driver.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Another container's mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesFrom {
+    /// Whose.
+    pub container: String,
+    /// They cannot be written here.
+    pub read_only: bool,
 }
 
 /// Seccomp, no_new_privs, security modules.
@@ -400,6 +492,8 @@ pub enum NetworkMode {
     Host,
     /// Another container's.
     Container(String),
+    /// A network namespace of its own with links into networks: first this one, by name or id.
+    Networks(String),
 }
 
 /// A resource limit of processes; see setrlimit(2).
@@ -414,25 +508,30 @@ pub struct Ulimit {
 }
 
 /// Where output is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "snake_case")]
-pub enum LogDriver {
-    /// JSON lines in a file of the container, rotated by size.
-    JsonFile {
-        /// A file's largest size in bytes.
-        max_bytes: u64,
-        /// How many files are kept.
-        max_files: u32,
-    },
-    /// Nowhere.
-    None,
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogDriver {
+    /// By what.
+    pub driver: LogKind,
+    /// The driver's options, `max-size` and others.
+    pub options: BTreeMap<String, String>,
 }
 
-impl Default for LogDriver {
-    /// Bounded, so that no container can fill a disk with its output: 5 files of 20 MiB.
-    fn default() -> Self {
-        Self::JsonFile { max_bytes: 20 << 20, max_files: 5 }
-    }
+/// What records output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogKind {
+    /// JSON lines in a file of the container, rotated by size.
+    #[default]
+    JsonFile,
+    /// The same, with older files compressed.
+    Local,
+    /// Nothing.
+    None,
+    /// systemd's journal.
+    Journald,
+    /// A syslog server.
+    Syslog,
 }
 
 /// When a container is started again.

@@ -4,6 +4,7 @@
 //! What could not be honoured becomes an error that names the flag, or a warning where Docker only warns.
 
 pub(crate) mod capabilities;
+pub(crate) mod cdi;
 pub(crate) mod devices;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
@@ -44,6 +45,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) user: user::User,
     /// Namespaces of other containers to join.
     pub(crate) joins: namespaces::Joins,
+    /// What devices of the Container Device Interface need.
+    pub(crate) devices: Vec<cdi::Edits>,
 }
 
 /// Checks that need no image and no other container, so that `create` fails early; returns warnings.
@@ -53,6 +56,8 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) fn check(spec: &ContainerSpec, host: &Host) -> Result<Vec<String>> {
     let warnings = resources::check(&spec.resources, host)?;
     capabilities::effective(spec, host)?;
+    crate::logs::check(&spec.log)?;
+    spec.health.as_ref().map_or(Ok(()), crate::health::check)?;
     mounts::check(spec)?;
     namespaces::check(spec)?;
     process::check(spec)?;
@@ -95,5 +100,6 @@ pub(crate) fn oci(container: &Container, around: &Surroundings<'_>) -> Result<Sp
     if !asked.annotations.is_empty() {
         spec.set_annotations(Some(asked.annotations.clone().into_iter().collect::<HashMap<_, _>>()));
     }
+    cdi::apply(&around.devices, &mut spec)?;
     Ok(spec)
 }

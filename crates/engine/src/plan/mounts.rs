@@ -3,7 +3,7 @@
 use super::Surroundings;
 use super::namespaces::mapping;
 use crate::error::{EngineError, Result};
-use crate::model::{Container, ContainerSpec, IpcMode, Mount, MountKind, Propagation};
+use crate::model::{Container, ContainerSpec, IpcMode, Mount, MountKind, Propagation, ReadOnlyDepth};
 use oci_spec::runtime::{Mount as OciMount, MountBuilder};
 use std::path::Path;
 
@@ -31,9 +31,16 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
             return Err(EngineError::invalid(format!("Duplicate mount point: {target}")));
         }
         match &mount.kind {
-            MountKind::Bind { source, create_source, .. } => {
+            MountKind::Bind { source, create_source, propagation, read_only_depth, .. } => {
                 if !source.starts_with('/') {
                     return Err(bad("the bind source must be an absolute path"));
+                }
+                if *read_only_depth == ReadOnlyDepth::Forced
+                    && (!mount.read_only || *propagation != Propagation::Rprivate)
+                {
+                    return Err(bad(
+                        "a read-only bind that is forced for all below it must be read-only, with propagation rprivate",
+                    ));
                 }
                 if !create_source && !Path::new(source).exists() {
                     return Err(EngineError::invalid(format!(
@@ -41,14 +48,37 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
                     )));
                 }
             }
-            MountKind::Volume { name: Some(name), .. } => crate::volume::check_name(name)?,
-            MountKind::Volume { name: None, .. } | MountKind::Tmpfs { .. } => {}
+            MountKind::Volume { name, subpath, options, .. } => {
+                if let Some(name) = name {
+                    crate::volume::check_name(name)?;
+                }
+                crate::volume::LocalOptions::parse(options)?;
+                check_subpath(subpath.as_deref()).map_err(bad)?;
+            }
+            MountKind::Image { image, subpath } => {
+                if image.is_empty() {
+                    return Err(bad("an image must be named"));
+                }
+                check_subpath(subpath.as_deref()).map_err(bad)?;
+            }
+            MountKind::Tmpfs { .. } => {}
         }
     }
     if spec.shm_bytes == Some(0) {
         return Err(EngineError::invalid("SHM size can not be less than 0 or 0"));
     }
     Ok(())
+}
+
+/// A part of a volume or an image is named from its root, and lies in it.
+fn check_subpath(path: Option<&str>) -> std::result::Result<(), &'static str> {
+    use std::path::Component::{CurDir, Normal};
+    match path {
+        Some(path) if !Path::new(path).components().all(|part| matches!(part, Normal(_) | CurDir)) => {
+            Err("the subpath must be a relative path within the volume")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `shared` or `slave` where a bind asks that mounts travel, else the runtime's private default.
@@ -133,16 +163,19 @@ fn kernel(spec: &ContainerSpec) -> Vec<OciMount> {
 
 fn requested(mount: &Mount, container: &Container) -> OciMount {
     let access = if mount.read_only { "ro" } else { "rw" };
+    // with all that is mounted below; mount_setattr(2) can since Linux 5.12
+    let all_below = if mount.read_only { "rro" } else { "rw" };
     match &mount.kind {
-        MountKind::Bind { source, propagation, non_recursive, .. } => {
+        MountKind::Bind { source, propagation, non_recursive, read_only_depth, .. } => {
             let bind = if *non_recursive { "bind" } else { "rbind" };
+            let access = if *read_only_depth == ReadOnlyDepth::Top { access } else { all_below };
             one(&mount.target, "bind", source, &[bind, access, propagation_word(*propagation)])
         }
         MountKind::Volume { .. } => {
             let volume = container.volumes.iter().find(|volume| volume.target == mount.target);
             let source = volume.map(|volume| volume.source.as_str()).unwrap_or_default();
             let Some(ids) = container.ids else {
-                return one(&mount.target, "bind", source, &["rbind", access, "rprivate"]);
+                return one(&mount.target, "bind", source, &["rbind", all_below, "rprivate"]);
             };
             // files keep the owners that the container sees, so that containers with different ranges can share it
             let mut shown = one(&mount.target, "bind", source, &["bind", "idmap", access, "rprivate"]);
@@ -150,6 +183,8 @@ fn requested(mount: &Mount, container: &Container) -> OciMount {
             shown.set_gid_mappings(Some(mapping(ids.first_gid, ids.count)));
             shown
         }
+        // the start knows where its files are
+        MountKind::Image { .. } => one(&mount.target, "bind", "", &["rbind", "rro", "rprivate"]),
         MountKind::Tmpfs { bytes, mode, options } => {
             let mut all = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned(), access.to_owned()];
             all.extend(bytes.map(|bytes| format!("size={bytes}")));

@@ -40,8 +40,38 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
             "invalid hostname {name:?}: letters, digits, dots and hyphens, at most 63"
         )));
     }
+    network(spec)?;
     for (key, value) in &spec.sysctls {
         sysctl(spec, key, value)?;
+    }
+    Ok(())
+}
+
+/// What does not go with a network of somebody else's.
+fn network(spec: &ContainerSpec) -> Result<()> {
+    let conflict = |what: &str| Err(EngineError::invalid(format!("conflicting options: {what}")));
+    let container = matches!(spec.network, NetworkMode::Container(_));
+    if container && spec.hostname.is_some() {
+        return conflict("hostname and the network mode");
+    }
+    if (container || spec.network == NetworkMode::Host) && !spec.links.is_empty() {
+        return conflict(if container {
+            "container type network can't be used with links. This would result in undefined behavior"
+        } else {
+            "host type networking can't be used with links. This would result in undefined behavior"
+        });
+    }
+    if container && (!spec.dns.is_empty() || !spec.dns_search.is_empty() || !spec.dns_options.is_empty()) {
+        return conflict("dns and the network mode");
+    }
+    if container && !spec.extra_hosts.is_empty() {
+        return conflict("custom host-to-IP mapping and the network mode");
+    }
+    if container && (!spec.publish.is_empty() || spec.publish_all) {
+        return conflict("port publishing and the container type network mode");
+    }
+    if container && !spec.exposed_ports.is_empty() {
+        return conflict("port exposing and the container type network mode");
     }
     Ok(())
 }
@@ -95,7 +125,7 @@ pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Vec<Linu
     }
     match container.spec.network {
         // also where one comes from the pool: it is the container's own, whoever made it
-        NetworkMode::None => list.push(new(Type::Network)),
+        NetworkMode::None | NetworkMode::Networks(_) => list.push(new(Type::Network)),
         NetworkMode::Container(_) => list.push(join(Type::Network, around.joins.network, "net")),
         NetworkMode::Host => {}
     }

@@ -38,7 +38,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
             "Invalid value for --oom-score-adj, range for oom score adj is [-1000, 1000]",
         ));
     }
-    if let Some(line) = spec.extra_hosts.iter().find(|line| crate::files::extra_host(line).is_none()) {
+    if let Some(line) = spec.extra_hosts.iter().find(|line| net::extra_host(line, &[]).is_none()) {
         return Err(EngineError::invalid(format!("bad format for add-host: {line:?}; give it as name:address")));
     }
     if spec.command.iter().chain(spec.entrypoint.iter().flatten()).any(|word| word.contains('\0')) {

@@ -4,7 +4,7 @@ use super::{Host, Surroundings, capabilities, check, mounts, namespaces, process
 use crate::config::Config;
 use crate::model::{
     Container, ContainerId, ContainerSpec, IpcMode, Mount, MountKind, NetworkMode, Phase, PidMode, Process,
-    Propagation, Resources, Ulimit, UserMode, UtsMode,
+    Propagation, ReadOnlyDepth, Resources, Ulimit, UserMode, UtsMode,
 };
 use oci_spec::image::{ConfigBuilder, ImageConfiguration};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -73,6 +73,7 @@ fn bind(source: &str, create_source: bool) -> Mount {
         create_source,
         propagation: Propagation::Rprivate,
         non_recursive: false,
+        read_only_depth: ReadOnlyDepth::default(),
     };
     Mount { target: "/mnt".into(), read_only: true, kind }
 }
@@ -122,24 +123,20 @@ fn container(spec: ContainerSpec) -> Container {
         runtime: None,
         finished: None,
         restart_count: 0,
+        restarting: false,
         stopped_by_user: false,
         remove_at_end: false,
+        health: None,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
+        endpoints: std::collections::BTreeMap::new(),
+        published: Vec::new(),
     }
 }
 
 fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
-    let config = Config {
-        root: "/state".into(),
-        run: "/run/x".into(),
-        shim: "/shim".into(),
-        cgroup_parent: "/insula".into(),
-        netns_pool: 0,
-        userns: None,
-        distribution: crate::config::Distribution::default(),
-    };
+    let config = Config::for_tests();
     let container = container(spec);
     let around = Surroundings {
         host: &host(),
@@ -147,6 +144,7 @@ fn planned(spec: ContainerSpec) -> oci_spec::runtime::Spec {
         cgroup: config.cgroup(&container.id),
         user: user::User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
         joins: namespaces::Joins { network: Some(7), ..namespaces::Joins::default() },
+        devices: Vec::new(),
     };
     super::oci(&container, &around).unwrap()
 }

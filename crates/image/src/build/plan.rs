@@ -287,6 +287,8 @@ pub struct Keys {
     pub steps: BTreeMap<(usize, usize), CacheKey>,
     /// What each stage ends with.
     pub stages: BTreeMap<usize, CacheKey>,
+    /// The keys of layers that are the same whatever is below them, by stage and step.
+    pub layers: BTreeMap<(usize, usize), CacheKey>,
 }
 
 impl Plan {
@@ -361,6 +363,10 @@ impl Plan {
                         Input::Remote(remote) => remotes.get(remote).copied(),
                     })
                     .collect();
+                // what stages give counts by its contents there, which are not known yet
+                let staged = recipe.inputs.iter().any(|input| matches!(input, Input::Stage(_)));
+                let own = inputs.as_ref().filter(|_| !staged).and_then(|inputs| recipe.layer_key(inputs));
+                keys.layers.extend(own.map(|own| ((*index, number), own)));
                 parent = parent.zip(inputs).map(|(parent, inputs)| recipe.key(&parent, &inputs));
                 if let Some(key) = parent {
                     keys.steps.insert((*index, number), key);

@@ -19,7 +19,7 @@ use crate::tree::{Stat, Time};
 /// Where a blob of the archive comes from.
 enum Source {
     Bytes(Vec<u8>),
-    File(std::path::PathBuf, u64),
+    Blob(Digest),
     Layer(LayerId),
 }
 
@@ -50,9 +50,10 @@ impl Store {
             let path = format!("blobs/sha256/{}", digest.hex());
             match source {
                 Source::Bytes(bytes) => add(&mut writer, &path, bytes.len() as u64, &bytes[..])?,
-                Source::File(file, size) => {
-                    let opened = File::open(file).map_err(ImageError::file("read", file))?;
-                    add(&mut writer, &path, *size, opened)?;
+                Source::Blob(digest) => {
+                    let blob = self.whole_blob(digest)?;
+                    let opened = File::open(&blob.path).map_err(ImageError::file("read", &blob.path))?;
+                    add(&mut writer, &path, blob.size, opened)?;
                 }
                 Source::Layer(layer) => {
                     let (archive, size) = self.archive(layer)?;
@@ -77,7 +78,7 @@ impl Store {
     #[must_use]
     pub fn whole_manifest<'i>(&self, image: &'i Image) -> Option<&'i StoredManifest> {
         image.manifests.iter().find(|manifest| {
-            let there = |digest: &Digest| self.blob(digest).is_some();
+            let there = |digest: &Digest| self.blob_size(digest).is_some();
             manifest.blobs.len() == image.layers.len() && there(&manifest.digest) && manifest.blobs.iter().all(there)
         })
     }
@@ -87,9 +88,7 @@ impl Store {
         let (media_type, digest, size, layers) = match self.whole_manifest(image) {
             Some(manifest) => {
                 for digest in manifest.blobs.iter().chain([&manifest.digest]) {
-                    let missing = || BundleError::Missing { file: digest.to_string() };
-                    let (path, size) = self.blob(digest).ok_or_else(missing)?;
-                    content.blobs.insert(*digest, Source::File(path, size));
+                    content.blobs.insert(*digest, Source::Blob(*digest));
                 }
                 let size = self.blob(&manifest.digest).map_or(0, |(_, size)| size);
                 (manifest.media_type.clone(), manifest.digest, size, manifest.blobs.clone())

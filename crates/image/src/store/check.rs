@@ -7,7 +7,7 @@ use std::path::Path;
 
 use oci::digest::{Digest, Digester};
 
-use super::{Known, blob_path, import_record, layer_folder, load_config};
+use super::{Known, blob_path, import_record, layer_folder, load_config, reduced};
 use crate::erofs;
 use crate::import::{LayerFormat, LayerRecord};
 use crate::model::{ImageId, LayerId, Problem};
@@ -44,6 +44,10 @@ pub(super) fn check(root: &Path, images: &BTreeMap<ImageId, Known>, layers: &BTr
 
 fn check_blob(root: &Path, digest: &Digest) -> Result<(), String> {
     let path = blob_path(root, digest);
+    if !path.is_file() {
+        let restored = reduced::restore(root, digest, io::sink());
+        return restored.map(drop).map_err(|error| format!("{} cannot be made again ({error})", path.display()));
+    }
     let failed = |error: io::Error| format!("{} cannot be read ({error})", path.display());
     let actual = digest_of(File::open(&path).map_err(failed)?).map_err(failed)?;
     if actual == *digest { Ok(()) } else { Err(format!("{} does not have the digest of its name", path.display())) }

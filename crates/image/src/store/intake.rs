@@ -85,15 +85,7 @@ impl Store {
     /// # Errors
     /// [`ImageError::NoArchive`] for a layer of an older version of this program; [`ImageError::File`].
     pub fn archive(&self, layer: &LayerId) -> Result<(impl Read + Send + 'static, u64), ImageError> {
-        let folder = layer_folder(&self.inner.root, layer);
-        let missing = |reason: String| ImageError::NoArchive { layer: *layer, reason };
-        let record = import_record(&self.inner.root, layer).map_err(missing)?;
-        if record.recipe_size == 0 {
-            return Err(missing("it was made by an older version".to_owned()));
-        }
-        let file = (record.format == import::LayerFormat::Erofs).then(|| Path::new(record.format.file_name()));
-        let replay = Replay::open(&folder, file).map_err(ImageError::file("read", &folder))?;
-        Ok((io::BufReader::with_capacity(256 << 10, replay), record.archive_size))
+        archive(&self.inner.root, layer)
     }
 
     /// Remembers that an image is somewhere under a manifest.
@@ -113,6 +105,19 @@ impl Store {
         }
         saved
     }
+}
+
+/// As [`Store::archive`].
+pub(super) fn archive(root: &Path, layer: &LayerId) -> Result<(impl Read + Send + 'static, u64), ImageError> {
+    let folder = layer_folder(root, layer);
+    let missing = |reason: String| ImageError::NoArchive { layer: *layer, reason };
+    let record = import_record(root, layer).map_err(missing)?;
+    if record.recipe_size == 0 {
+        return Err(missing("it was made by an older version".to_owned()));
+    }
+    let file = (record.format == import::LayerFormat::Erofs).then(|| Path::new(record.format.file_name()));
+    let replay = Replay::open(&folder, file).map_err(ImageError::file("read", &folder))?;
+    Ok((io::BufReader::with_capacity(256 << 10, replay), record.archive_size))
 }
 
 /// Adds a manifest to those that are known, or its names to the same one.
@@ -145,7 +150,7 @@ impl Intake {
     #[must_use]
     pub fn holds_blob(&self, digest: &Digest) -> bool {
         let mut state = self.store.state();
-        let there = blob_path(&self.store.inner.root, digest).is_file();
+        let there = self.store.blob_size(digest).is_some();
         if there {
             self.hold(&mut state.held, None, Some(*digest));
         }
@@ -179,7 +184,9 @@ impl Intake {
         let work = store.work_folder()?;
         let blobs = store.work_folder()?;
         let kept = blobs.path().join("blob");
-        let mut tee = Tee::new(reader, &kept, keep)?;
+        // the archive of a layer that was never compressed comes back from the layer
+        let plain = expected.filter(|expected| keep == Keep::As(expected.0));
+        let mut tee = Tee::new(reader, &kept, if plain.is_some() { Keep::No } else { keep })?;
         let record = import::build_layer(&mut tee, work.path(), store.inner.mounts.format(), rules.0)?;
         let actual = record.diff_id;
         if let Some(expected) = expected.filter(|expected| *expected != actual) {
@@ -190,11 +197,13 @@ impl Intake {
         write_synced(&record_path, &to_json(&record, &record_path)?)?;
         sync_folder(work.path())?;
         let mut state = store.state();
-        self.hold(&mut state.held, Some(record.diff_id), blob.map(|(digest, _)| digest));
+        let held = blob.map(|(digest, _)| digest).or(plain.map(|plain| plain.0));
+        self.hold(&mut state.held, Some(record.diff_id), held);
         store.keep_layer(work, &record)?;
         if let Some((digest, _)) = blob {
             self.place_blob(&kept, &digest)?;
         }
+        let blob = blob.or(plain.map(|plain| (plain.0, record.archive_size)));
         Ok(TakenLayer { layer: record.diff_id, blob })
     }
 

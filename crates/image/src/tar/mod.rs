@@ -17,7 +17,7 @@ mod tests;
 mod writer;
 
 pub use reader::{Contents, Entry, Kind, Reader};
-pub(crate) use writer::Writer;
+pub use writer::Writer;
 
 use crate::path::PathError;
 

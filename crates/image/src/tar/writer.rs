@@ -4,16 +4,18 @@ use std::io::{self, Read, Write};
 
 use super::header::BLOCK;
 use super::reader::Kind;
+use crate::erofs::Segment;
 use crate::tree::{DeviceKind, Stat};
 
 /// Writes entries one behind the other.
 #[derive(Debug)]
-pub(crate) struct Writer<W: Write> {
+pub struct Writer<W: Write> {
     out: W,
 }
 
 impl<W: Write> Writer<W> {
-    pub(crate) fn new(out: W) -> Self {
+    /// Begins an archive.
+    pub fn new(out: W) -> Self {
         Self { out }
     }
 
@@ -21,10 +23,13 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// The output's or the contents' own.
-    pub(crate) fn add(&mut self, path: &[u8], stat: &Stat, kind: &Kind, data: &mut dyn Read) -> io::Result<()> {
+    pub fn add(&mut self, path: &[u8], stat: &Stat, kind: &Kind, data: &mut dyn Read) -> io::Result<()> {
         let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
         if *kind == Kind::Directory {
             name.push(b'/');
+        }
+        if let Kind::File { size, segments: Some(segments) } = kind {
+            return self.sparse(&name, stat, *size, segments, data);
         }
         let (flag, link, size, device) = match kind {
             Kind::File { size, .. } => (b'0', &[][..], *size, None),
@@ -35,14 +40,7 @@ impl<W: Write> Writer<W> {
             Kind::Device { kind: DeviceKind::Block, major, minor } => (b'4', &[][..], 0, Some((*major, *minor))),
             Kind::Fifo => (b'6', &[][..], 0, None),
         };
-        let extended = extended_records(&name, link, stat, size);
-        if !extended.is_empty() {
-            let header =
-                header(b"pax", b'x', &Stat { mode: 0o644, ..Stat::default() }, extended.len() as u64, &[], None);
-            self.out.write_all(&header)?;
-            self.out.write_all(&extended)?;
-            self.pad(extended.len() as u64)?;
-        }
+        self.extended(&extended_records(&name, link, stat, size))?;
         self.out.write_all(&header(&name, flag, stat, size, link, device))?;
         let copied = io::copy(&mut data.take(size), &mut self.out)?;
         if copied != size {
@@ -51,11 +49,56 @@ impl<W: Write> Writer<W> {
         self.pad(size)
     }
 
+    /// A file with holes, in version 1.0 of GNU's form: its map of decimal lines stands in front of its parts.
+    fn sparse(
+        &mut self,
+        name: &[u8],
+        stat: &Stat,
+        size: u64,
+        segments: &[Segment],
+        data: &mut dyn Read,
+    ) -> io::Result<()> {
+        let mut map = format!("{}\n", segments.len());
+        for Segment { offset, length } in segments {
+            map.push_str(&format!("{offset}\n{length}\n"));
+        }
+        map.push_str(&"\0".repeat(map.len().next_multiple_of(BLOCK) - map.len()));
+        let parts: u64 = segments.iter().map(|segment| segment.length).sum();
+        let stored = map.len() as u64 + parts;
+        let base = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        // what a reader sees that knows no sparse files
+        let plain = [b"GNUSparseFile.0/", base].concat();
+        let mut extended = Vec::new();
+        record(&mut extended, b"GNU.sparse.major", b"1");
+        record(&mut extended, b"GNU.sparse.minor", b"0");
+        record(&mut extended, b"GNU.sparse.name", name);
+        record(&mut extended, b"GNU.sparse.realsize", size.to_string().as_bytes());
+        extended.extend(extended_records(&plain, &[], stat, stored));
+        self.extended(&extended)?;
+        self.out.write_all(&header(&plain, b'0', stat, stored, &[], None))?;
+        self.out.write_all(map.as_bytes())?;
+        let copied = io::copy(&mut data.take(parts), &mut self.out)?;
+        if copied != parts {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+        }
+        self.pad(stored)
+    }
+
+    fn extended(&mut self, records: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let header = header(b"pax", b'x', &Stat { mode: 0o644, ..Stat::default() }, records.len() as u64, &[], None);
+        self.out.write_all(&header)?;
+        self.out.write_all(records)?;
+        self.pad(records.len() as u64)
+    }
+
     /// Writes the end mark.
     ///
     /// # Errors
     /// The output's own.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.out.write_all(&[0; 2 * BLOCK])?;
         self.out.flush()?;
         Ok(self.out)

@@ -141,7 +141,7 @@ fn intakes_hold_what_they_took() {
     let taken = first.layer(&bytes[..], LayerRules::default(), None, Keep::Measured).unwrap();
     assert!(second.holds_layer(&taken.layer) && second.holds_blob(&taken.layer.0));
     drop(first);
-    store.prune(&unused, PruneScope::Unused).unwrap();
+    store.prune(&unused, PruneScope::Unused, &|_| true).unwrap();
     assert!(second.holds_layer(&taken.layer) && store.blob(&taken.layer.0).is_some());
     drop(second);
     assert!(store.blob(&taken.layer.0).is_none());
@@ -153,4 +153,80 @@ fn intakes_hold_what_they_took() {
     assert_eq!(other.unwrap_err().kind(), ErrorKind::Invalid);
     assert!(matches!(third.blob(&b"x"[..], &Digest::of(b"y")), Err(ImageError::OtherBlob { .. })));
     assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+}
+
+/// An image of one layer, whose blob is kept.
+fn kept(store: &Store, packed: &[u8], expected: Option<LayerId>) -> (image::Image, Digest) {
+    let (intake, digest) = (store.intake(), Digest::of(packed));
+    let taken = intake.layer(packed, LayerRules::default(), expected, Keep::As(digest)).unwrap();
+    assert_eq!(taken.blob, Some((digest, packed.len() as u64)));
+    let manifest = format!("{{\"manifest of\": \"{digest}\"}}");
+    let of_manifest = Digest::of(manifest.as_bytes());
+    intake.blob(manifest.as_bytes(), &of_manifest).unwrap();
+    let stored = StoredManifest {
+        digest: of_manifest,
+        media_type: "application/x".into(),
+        blobs: vec![digest],
+        names: Vec::new(),
+    };
+    let new = NewImage { config: config(&[taken.layer]), manifest: Some(stored), reference: None };
+    (intake.image(new).unwrap(), digest)
+}
+
+#[test]
+fn compressed_layers_come_back_from_their_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let bytes = archive();
+    let packed = gzip(&bytes);
+    let (image, digest) = kept(&store, &packed, None);
+    assert_eq!(store.reducible(), [(digest, image.layers[0])]);
+    let before = store.disk_usage().unwrap().blob_bytes;
+    let saved = store.reduce(&digest, &image.layers[0]).unwrap();
+    assert_eq!(before - store.disk_usage().unwrap().blob_bytes, saved);
+    assert!(saved > packed.len() as u64 / 2 && store.blob(&digest).is_none() && store.reducible().is_empty());
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    let back = store.whole_blob(&digest).unwrap();
+    assert_eq!((fs::read(&back.path).unwrap(), back.size), (packed.clone(), packed.len() as u64));
+    assert_eq!(store.blob_size(&digest), Some(back.size));
+    let image = store.get(&image.id.to_string()).unwrap();
+    assert!(store.whole_manifest(&image).is_some());
+    let mut saved = Vec::new();
+    store.write_bundle(&[(image.clone(), Vec::new())], &mut saved).unwrap();
+    assert!(saved.windows(packed.len()).any(|window| window == packed));
+    assert_eq!(store.check().unwrap(), []);
+    // it comes once more, and goes once more
+    kept(&store, &packed, None);
+    assert!(store.blob(&digest).is_some());
+    store.reduce(&digest, &image.layers[0]).unwrap();
+    let parts = folder.path().join(format!("blobs/sha256/{}.parts", digest.hex()));
+    let mut damaged = fs::read(&parts).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&parts, damaged).unwrap();
+    let problems = store.check().unwrap();
+    assert!(problems.len() == 1 && problems[0].object == format!("blob {digest}"), "{problems:?}");
+    assert!(store.whole_blob(&digest).is_err());
+    store.remove(&image.id.to_string(), &unused, Force::No).unwrap();
+    assert!(!parts.exists());
+}
+
+#[test]
+fn what_cannot_be_taken_apart_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let bytes = archive();
+    let (image, digest) = kept(&store, &zstd::stream::encode_all(&bytes[..], 3).unwrap(), None);
+    assert_eq!(store.reduce(&digest, &image.layers[0]).unwrap(), 0);
+    assert!(store.blob(&digest).is_some());
+    store.remove(&image.id.to_string(), &unused, Force::No).unwrap();
+    // one that was never compressed is its own archive: it is not kept twice
+    let (image, digest) = kept(&store, &bytes, Some(LayerId(Digest::of(&bytes))));
+    assert_eq!(image.layers[0].0, digest);
+    assert!(store.blob(&digest).is_none() && store.reducible().is_empty());
+    let back = store.whole_blob(&digest).unwrap();
+    assert_eq!((fs::read(&back.path).unwrap(), back.size), (bytes.clone(), bytes.len() as u64));
+    assert!(store.whole_manifest(&image).is_some());
+    assert_eq!(store.check().unwrap(), []);
 }

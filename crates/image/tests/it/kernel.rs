@@ -349,7 +349,7 @@ fn a_full_disk_leaves_nothing() {
         }
         let small = [crate::hostile::entry(b"f", b'0', b"", b"fits"), vec![0; 1024]].concat();
         store.import(&small[..], ImportOptions::default()).unwrap();
-        store.prune(&|_| false, image::PruneScope::Dangling).unwrap();
+        store.prune(&|_| false, image::PruneScope::Dangling, &|_| true).unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use image::{ErrorKind, Force, Image, ImageId, ImportOptions, PruneScope, Removed, Store};
+use image::{ErrorKind, Force, Image, ImageId, ImportOptions, PruneScope, Pruned, Removed, Store};
 
 use crate::hostile::entry;
 
@@ -82,6 +82,8 @@ fn removal() {
     );
     assert_eq!(fs::read_dir(folder.path().join("layers")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(), 0);
+    // what was taken out of sight is gone when the store is given back
+    drop(store);
     assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
 }
 
@@ -92,10 +94,12 @@ fn prune_takes_what_nobody_needs() {
     let kept = import(&store, Some("kept"), b"1");
     let dangling = import(&store, None, b"2");
     let used = import(&store, None, b"3");
-    let pruned = store.prune(&|id| *id == used.id, PruneScope::Dangling).unwrap();
+    let pruned = store.prune(&|id| *id == used.id, PruneScope::Dangling, &|_| true).unwrap();
     assert_eq!(pruned.removed, [Removed::Deleted(dangling.id)]);
     assert!(pruned.reclaimed_bytes > 4096);
-    let pruned = store.prune(&|id| *id == used.id, PruneScope::Unused).unwrap();
+    let none = store.prune(&|id| *id == used.id, PruneScope::Unused, &|_| false).unwrap();
+    assert_eq!(none, Pruned::default());
+    let pruned = store.prune(&|id| *id == used.id, PruneScope::Unused, &|_| true).unwrap();
     assert_eq!(pruned.removed.len(), 2);
     assert!(store.get(&kept.id.to_string()).is_err());
     assert_eq!(store.list().unwrap().len(), 1);

@@ -16,6 +16,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 pub use bridge::BridgeSpec;
+pub(crate) use bridge::set_sysctl;
 pub use endpoint::{Attachment, EndpointSpec, IpvlanMode, MacvlanMode, Route};
 pub use rate::Rate;
 pub use show::{Link, RouteEntry};
@@ -67,6 +68,30 @@ impl Links {
             }
         }
         Ok(())
+    }
+
+    /// Makes a link that leads nowhere and sets it up, for sub-links that are to see each other only; one that is there
+    /// stays.
+    ///
+    /// # Errors
+    /// [`NetError::Name`], [`NetError::Kind`] when the kernel has none, or what it answered.
+    pub fn create_dummy(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        if self.inspect(name)?.is_some() {
+            return self.set_up(name);
+        }
+        let mut batch = Batch::new();
+        let common = |message: &mut crate::netlink::Message<'_>| {
+            message.put_text(rtnl::IFLA_IFNAME, name);
+        };
+        rtnl::create(&mut batch, "dummy", rtnl::IFF_UP, common, |_| {});
+        self.socket.run(&mut batch).map_err(|refusal| {
+            if refusal.errno() == Errno::OPNOTSUPP {
+                NetError::Kind { kind: "dummy".to_owned() }
+            } else {
+                failed(name)(refusal)
+            }
+        })
     }
 
     /// Gives the link called `name` an address more.

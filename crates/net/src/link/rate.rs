@@ -96,6 +96,16 @@ impl Links {
     }
 }
 
+impl Links {
+    /// Takes away what is left of a near end's limits when that end itself has gone with its container.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn clear_limits(&self, near: &str) -> Result<()> {
+        self.delete(&[&mirror_name(near)])
+    }
+}
+
 /// The name of the link through which goes what comes from near end `near`: different for different names.
 fn mirror_name(near: &str) -> String {
     let tail: String = near.chars().rev().take(LINK_NAME_MAX - 2).collect::<Vec<_>>().into_iter().rev().collect();

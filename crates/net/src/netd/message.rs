@@ -107,6 +107,12 @@ pub enum Request {
         /// What it may ask from now on.
         view: View,
     },
+    /// An attached container's resolver is to go when a process does, whose descriptor (pidfd) comes with it: that of a
+    /// process that was not there yet when the container was attached.
+    SetOwner {
+        /// The container.
+        container: String,
+    },
     /// The resolver of a container goes. Its sockets would keep the namespace.
     Detach {
         /// The container.
@@ -125,6 +131,9 @@ pub struct Reply {
     pub error: Option<String>,
     /// What is there, to [`Request::Status`].
     pub status: Option<Status>,
+    /// The port that could not be had, to [`Request::Reserve`].
+    #[serde(default)]
+    pub port: Option<Publication>,
 }
 
 /// What the helper has.
@@ -134,6 +143,9 @@ pub struct Status {
     pub version: String,
     /// The containers with a resolver.
     pub attached: Vec<String>,
+    /// Who keeps ports from other programs.
+    #[serde(default)]
+    pub owners: Vec<String>,
     /// How many ports are published.
     pub published: usize,
     /// How many ports are kept from other programs.

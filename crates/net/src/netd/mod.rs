@@ -53,16 +53,17 @@ impl Netd {
     /// Has the helper do something, and waits until it is done.
     ///
     /// # Errors
-    /// [`NetError::Refused`] with the helper's reason, or [`NetError::Helper`] when it is gone.
+    /// [`NetError::Port`] for a port that can't be had, [`NetError::Refused`] with the helper's reason, or [`NetError::Helper`] when it is gone.
     pub fn call(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Reply> {
         let failed = |source| NetError::Helper { path: self.path.clone(), source };
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         message::send(&stream, request, descriptors).map_err(failed)?;
         let reply = message::receive::<Reply>(&stream).map_err(failed)?;
         let (reply, _) = reply.ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))?;
-        match reply.error {
-            Some(error) => Err(NetError::Refused(error)),
-            None => Ok(reply),
+        match (reply.error, reply.port) {
+            (Some(reason), Some(port)) => Err(NetError::Port { port, reason }),
+            (Some(error), None) => Err(NetError::Refused(error)),
+            (None, port) => Ok(Reply { error: None, status: reply.status, port }),
         }
     }
 

@@ -24,6 +24,9 @@ enum Kept {
     Relayed(u64),
 }
 
+/// A listening port and the number by which it is known.
+pub(super) type Numbered = (u64, Arc<Relay>);
+
 /// The sockets, by owner.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
@@ -36,16 +39,21 @@ impl Ports {
     /// Takes all of `ports` for `owner`, or none.
     ///
     /// # Errors
-    /// In words, which port is taken.
-    pub(super) fn reserve(&mut self, owner: &str, ports: &[Publication]) -> Result<Vec<(u64, Arc<Relay>)>, String> {
+    /// Which port can't be had, and why in words.
+    pub(super) fn reserve(
+        &mut self,
+        owner: &str,
+        ports: &[Publication],
+    ) -> Result<Vec<Numbered>, (Publication, String)> {
         let (mut kept, mut new) = (Vec::new(), Vec::new());
         for port in ports {
-            let Some(socket) = bind(port)? else { continue };
+            let named = |reason: String| (*port, reason);
+            let Some(socket) = bind(port).map_err(named)? else { continue };
             if !is_relayed(port) {
                 kept.push(Kept::Bound { _socket: socket });
                 continue;
             }
-            let failed = |error: std::io::Error| format!("cannot listen at port {}: {error}", port.port);
+            let failed = |error: std::io::Error| named(format!("cannot listen at port {}: {error}", port.port));
             rustix::net::listen(&socket, 128).map_err(|errno| failed(errno.into()))?;
             let listener = TcpListener::from(socket);
             listener.set_nonblocking(true).map_err(failed)?;
@@ -68,6 +76,10 @@ impl Ports {
 
     pub(super) fn relay(&self, number: u64) -> Option<Arc<Relay>> {
         self.relays.get(&number).map(Arc::clone)
+    }
+
+    pub(super) fn owners(&self) -> impl Iterator<Item = &String> {
+        self.kept.keys()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,6 +120,10 @@ fn bind(port: &Publication) -> Result<Option<OwnedFd>, String> {
     };
     if address.is_ipv6() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, true).map_err(failed)?;
+    }
+    if is_relayed(port) {
+        // connections that a helper before us carried are still on their way out; of two that listen the second is refused
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).map_err(failed)?;
     }
     rustix::net::bind(&socket, &SocketAddr::new(address, port.port)).map_err(failed)?;
     Ok(Some(socket))

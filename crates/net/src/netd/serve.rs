@@ -50,7 +50,7 @@ struct Sandbox {
     udp: Arc<UdpSocket>,
     tcp: Arc<TcpListener>,
     /// The process with which it goes; held so that the loop hears of its end.
-    _owner: Option<OwnedFd>,
+    owner: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -309,8 +309,9 @@ impl Shared {
             let mut descriptors = descriptors.into_iter();
             let outcome = self.execute(request, &mut descriptors);
             let reply = match outcome {
-                Ok(status) => Reply { error: None, status },
-                Err(error) => Reply { error: Some(chain(&error)), status: None },
+                Ok(status) => Reply { error: None, status, port: None },
+                Err(NetError::Port { port, reason }) => Reply { error: Some(reason), status: None, port: Some(port) },
+                Err(error) => Reply { error: Some(chain(&error)), status: None, port: None },
             };
             let sent = message::send(stream, &reply, &[]);
             if self.lock().stopping {
@@ -343,7 +344,8 @@ impl Shared {
                 Conntrack::open()?.forget(&ports)?;
             }
             Request::Reserve { owner, ports } => {
-                for (number, relay) in state.ports.reserve(&owner, &ports).map_err(NetError::Refused)? {
+                let refused = |(port, reason)| NetError::Port { port, reason };
+                for (number, relay) in state.ports.reserve(&owner, &ports).map_err(refused)? {
                     let added = add(&self.epoll, relay.listener.as_fd(), token(RELAY, number));
                     added.map_err(|errno| NetError::Refused(format!("cannot listen: {errno}")))?;
                 }
@@ -364,6 +366,16 @@ impl Shared {
                 let sandbox = state.sandboxes.get_mut(&number);
                 let absent = || NetError::Refused(format!("container {container} has no resolver"));
                 sandbox.ok_or_else(absent)?.view = view;
+            }
+            Request::SetOwner { container } => {
+                let number = state.numbers.get(&container).copied().unwrap_or_default();
+                let owner = descriptors.next();
+                // one that has ended in between was attached to nothing any more
+                if let (Some(sandbox), Some(owner)) = (state.sandboxes.get_mut(&number), owner) {
+                    let added = add(&self.epoll, owner.as_fd(), token(OWNER, number));
+                    added.map_err(|errno| NetError::Refused(format!("cannot follow a process: {errno}")))?;
+                    sandbox.owner = Some(owner);
+                }
             }
             Request::Detach { container } => {
                 if let Some(number) = state.numbers.get(&container).copied() {
@@ -422,7 +434,7 @@ impl Shared {
             namespace: Arc::new(namespace),
             udp: Arc::new(udp),
             tcp: Arc::new(tcp),
-            _owner: owner,
+            owner,
         };
         state.sandboxes.insert(number, sandbox);
         state.numbers.insert(container, number);
@@ -461,6 +473,7 @@ impl State {
     fn status(&self) -> Status {
         Status {
             attached: self.numbers.keys().cloned().collect(),
+            owners: self.ports.owners().cloned().collect(),
             published: self.rules.as_ref().map_or(0, |rules| rules.published.len()),
             reserved: self.ports.len(),
             ..self.status.clone()

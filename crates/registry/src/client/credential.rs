@@ -3,6 +3,7 @@
 //! # Source
 //! Docker's documentation of `config.json`, and of the protocol of `docker-credential-*`.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -149,6 +150,28 @@ impl DockerConfig {
         let Some(entry) = entry else { return Ok(None) };
         let entry = serde_json::from_value(entry.clone()).map_err(|error| failure(domain, &self.path, &error))?;
         self.credential(domain, entry)
+    }
+
+    /// The registries that there is a credential for, as [`DockerConfig::get`] takes them. An entry that does not work is
+    /// left out.
+    ///
+    /// # Errors
+    /// When the helper that keeps all of them does not work.
+    pub fn domains(&self) -> Result<BTreeSet<String>, ClientError> {
+        let named = |field: &str| {
+            let object = self.content.get(field).and_then(Value::as_object);
+            object.into_iter().flat_map(Map::keys).map(|key| host_of(key).to_owned()).collect::<Vec<_>>()
+        };
+        let mut domains: BTreeSet<String> = named("auths").into_iter().chain(named("credHelpers")).collect();
+        let store = self.content.get("credsStore").and_then(Value::as_str);
+        if let Some(store) = store.filter(|name| !name.is_empty() && !name.contains('/')) {
+            let helper = format!("docker-credential-{store}");
+            let text = run_helper(&helper, "list", "all registries", "")?;
+            let listed: Map<String, Value> =
+                serde_json::from_str(&text).map_err(|error| failure("all registries", Path::new(&helper), &error))?;
+            domains.extend(listed.keys().map(|key| host_of(key).to_owned()));
+        }
+        Ok(domains)
     }
 
     fn credential(&self, domain: &str, entry: Entry) -> Result<Option<Credential>, ClientError> {
@@ -339,6 +362,16 @@ mod tests {
         assert!(again.erase("localhost:5000").unwrap());
         assert!(!again.erase("localhost:5000").unwrap());
         assert_eq!(DockerConfig::load(&config.path).unwrap().get("localhost:5000").unwrap(), None);
+    }
+
+    #[test]
+    fn all_registries_are_listed() {
+        let (_folder, config) = config(
+            r#"{"auths":{"https://index.docker.io/v1/":{},"https://old.example/v1/":{"auth":"eDp5"}},
+                "credHelpers":{"helped:5000":"x"}}"#,
+        );
+        let listed = config.domains().unwrap();
+        assert_eq!(listed.into_iter().collect::<Vec<_>>(), ["helped:5000", "index.docker.io", "old.example"]);
     }
 
     #[test]

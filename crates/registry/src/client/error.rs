@@ -114,6 +114,13 @@ pub enum ClientError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What came cannot be kept.
+    #[error("cannot keep what was fetched")]
+    Kept {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// What came is no manifest.
     #[error("the manifest of {what} cannot be used")]
     Manifest {
@@ -202,6 +209,7 @@ impl ClientError {
             | Self::Certificate { .. } => ErrorKind::Invalid,
             Self::Status { status, .. } if !status.is_server_error() => ErrorKind::Invalid,
             Self::Connect { .. }
+            | Self::Kept { .. }
             | Self::Https { .. }
             | Self::RateLimited { .. }
             | Self::Status { .. }

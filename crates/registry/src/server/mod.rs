@@ -98,6 +98,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// The authorities of clients' certificates; without, clients need none.
+    pub clients: Option<PathBuf>,
 }
 
 /// A registry to be a cache of.
@@ -260,7 +262,11 @@ async fn collector(storage: Storage, every: Duration, how: Collection) {
     }
 }
 
-fn acceptor(files: &TlsFiles) -> std::result::Result<TlsAcceptor, ServeError> {
+/// Reads a certificate, its key, and the authorities of clients' certificates, if clients must have one.
+///
+/// # Errors
+/// [`ServeError`] if a file cannot be read or used.
+pub fn acceptor(files: &TlsFiles) -> std::result::Result<TlsAcceptor, ServeError> {
     let unusable = |path: &Path, error: &dyn std::fmt::Display| ServeError::File {
         path: path.to_owned(),
         source: io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
@@ -270,8 +276,21 @@ fn acceptor(files: &TlsFiles) -> std::result::Result<TlsAcceptor, ServeError> {
     let chain = chain.map_err(|error| unusable(&files.certificate, &error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&files.key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = match &files.clients {
+        None => rustls::server::WebPkiClientVerifier::no_client_auth(),
+        Some(path) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(path, &error))? {
+                let certificate = certificate.map_err(|error| unusable(path, &error))?;
+                roots.add(certificate).map_err(|error| unusable(path, &error))?;
+            }
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+            verifier.build().map_err(|error| unusable(path, &error))?
+        }
+    };
     let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
+    let config = config.and_then(|config| config.with_client_cert_verifier(clients).with_single_cert(chain, key));
     let mut config = config.map_err(|source| ServeError::Tls { path: files.certificate.clone(), source })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -50,7 +50,7 @@ async fn certificates_are_checked() {
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let files = TlsFiles { certificate: certificate.clone(), key };
+    let files = TlsFiles { certificate: certificate.clone(), key, clients: None };
     let server = start_with(|config| config.tls = Some(files)).await;
     let trusting = |certificates: Option<PathBuf>| {
         let trust = Trust { certificates, insecure: Vec::new() };

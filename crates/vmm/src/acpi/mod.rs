@@ -6,11 +6,15 @@
 //! Source: ACPI 6.5; virtio over MMIO has the hardware id `LNRO0005`, as QEMU gives it.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, ONE, Package, Path};
+use acpi_tables::aml::{
+    AddressSpace as Window, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
+    Notify, ONE, Package, Path,
+};
 use acpi_tables::aml::{ResourceTemplate, ZERO};
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -135,8 +139,28 @@ fn virtio(number: usize, device: &MmioDevice) -> Vec<u8> {
     ))
 }
 
-fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
-    let mut inside = [serial(), clock(), button()].concat();
+/// The PCI host bridge: bus 0, its windows, the ports of its configuration space.
+fn bridge() -> Vec<u8> {
+    let end = (layout::PCI_WINDOWS + layout::PCI_WINDOWS_SIZE - 1) as u32;
+    let windows =
+        Window::<u32>::new_memory(AddressSpaceCacheable::NotCacheable, true, layout::PCI_WINDOWS as u32, end, None);
+    let numbers = Window::<u16>::new_bus_number(0, 0);
+    let ports = IO::new(0xcf8, 0xcf8, 1, 8);
+    bytes(&Device::new(
+        "PCI0".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+            &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+            &Name::new("_SEG".into(), &ZERO),
+            &Name::new("_UID".into(), &ZERO),
+            &Name::new("_CCA".into(), &ONE),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&numbers, &ports, &windows])),
+        ],
+    ))
+}
+
+fn dsdt(devices: &[MmioDevice], pci: Option<Vec<u8>>) -> Vec<u8> {
+    let mut inside = [serial(), clock(), button(), pci.unwrap_or_default()].concat();
     for (number, device) in devices.iter().enumerate() {
         inside.extend(virtio(number, device));
     }
@@ -149,8 +173,15 @@ fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
     table.as_slice().to_vec()
 }
 
+/// Whether a machine has a PCI bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PciBus {
+    Present,
+    Absent,
+}
+
 /// Writes the tables for a machine and gives the root pointer's address.
-pub(crate) fn write_to(memory: &Memory, cpus: u32, devices: &[MmioDevice]) -> Result<u64, AcpiError> {
+pub(crate) fn write_to(memory: &Memory, cpus: u32, devices: &[MmioDevice], pci: PciBus) -> Result<u64, AcpiError> {
     let mut tables: Vec<u8> = vec![0; RSDP_SIZE.next_multiple_of(64) as usize];
     let mut add = |table: Vec<u8>| {
         let at = layout::ACPI + tables.len() as u64;
@@ -158,8 +189,13 @@ pub(crate) fn write_to(memory: &Memory, cpus: u32, devices: &[MmioDevice]) -> Re
         tables.resize(tables.len().next_multiple_of(64), 0);
         at
     };
-    let dsdt = add(dsdt(devices));
-    let entries = [add(fadt(dsdt)), add(madt(cpus))];
+    let dsdt = add(dsdt(devices, (pci == PciBus::Present).then(bridge)));
+    let mut entries = vec![add(fadt(dsdt)), add(madt(cpus))];
+    if pci == PciBus::Present {
+        let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
+        mcfg.add_ecam(layout::PCI_ECAM, 0, 0, 0);
+        entries.push(add(bytes(&mcfg)));
+    }
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     entries.into_iter().for_each(|entry| xsdt.add_entry(entry));
     let xsdt = add(bytes(&xsdt));

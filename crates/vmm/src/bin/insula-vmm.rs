@@ -9,11 +9,13 @@ const USAGE: &str = "\
 insula-vmm: run one virtual machine
 
 Usage: insula-vmm --api-sock PATH [--console-sock PATH] [--console-log PATH] [--lock PATH]
+       insula-vmm --probe
 
   --api-sock PATH       listen there for requests: docs/api/vmm.yaml describes them
   --console-sock PATH   listen there for terminals of the serial console
   --console-log PATH    keep the last of what the console shows
   --lock PATH           a file that is locked, with the process number in it, while the program runs
+  --probe               say, as JSON, what runs guests on this host: tried with a tiny guest
   --version             show the version
 ";
 
@@ -42,6 +44,10 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Option<Options>, S
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["--probe"] {
+        println!("{}", vmm::backend::report());
+        return ExitCode::SUCCESS;
+    }
     let version = words.iter().any(|word| word == "--version");
     match options(words.into_iter()) {
         Ok(Some(options)) => match run(&options) {

@@ -51,6 +51,13 @@ impl Image {
         Ok(image)
     }
 
+    /// A kernel that is in memory already.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let magic = bytes.first_chunk::<4>().copied()?;
+        let content = Content::Bytes(bytes.to_vec());
+        Some(Self { path: PathBuf::new(), size: bytes.len() as u64, content, magic })
+    }
+
     fn unpack(&self) -> std::io::Result<Vec<u8>> {
         let Content::File(file) = &self.content else { return Ok(Vec::new()) };
         let mut bytes = Vec::new();

@@ -156,6 +156,16 @@ pub(crate) fn load(memory: &Memory, payload: &Payload<'_>) -> Result<Entry, Boot
     }
 }
 
+/// For the fuzz target: loads a kernel from bytes; what it says of itself lies in its memory.
+pub(crate) fn load_stranger(bytes: &[u8]) {
+    let Ok(memory) = Memory::new(16 << 20) else { return };
+    let Some(image) = Image::of(bytes) else { return };
+    let loaded = if image.is_elf() { elf::load(&image, &memory) } else { bzimage::load(&image, &memory) };
+    if let Ok(kernel) = loaded {
+        assert!(kernel.end <= memory.ram_size() && kernel.entry < kernel.end);
+    }
+}
+
 /// Puts the initrd at the end of low memory, where no kernel decompresses itself to.
 fn load_initrd(path: &Path, memory: &Memory, kernel: &Loaded) -> Result<Initrd, BootError> {
     let fail = |source| BootError::Read { what: "initrd", path: path.to_owned(), source };
@@ -182,6 +192,8 @@ pub(crate) fn memory_map(memory: &Memory) -> Vec<(u64, u64, u32)> {
         (0, layout::LOW_END, RAM),
         (layout::LOW_END, layout::KERNEL - layout::LOW_END, RESERVED),
         (layout::KERNEL, low_end(memory).saturating_sub(layout::KERNEL), RAM),
+        // Linux takes the configuration space only from a reserved range.
+        (layout::PCI_ECAM, virtio::transport::pci::bus::ECAM_BYTES, RESERVED),
     ];
     let high = memory.regions().iter().map(|region| region.range);
     let high = high.filter(|range| range.gpa >= DEVICE_HOLE && range.kind == hv::memory::RegionKind::Ram);

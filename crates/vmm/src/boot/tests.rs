@@ -86,8 +86,8 @@ fn elf_kernels_are_put_at_their_addresses() {
     assert_eq!((initrd, guest.word(layout::ZERO_PAGE + 0x21c)), (0x1ff_f000, 4));
     assert_eq!(guest.word(initrd.into()), u32::from_le_bytes(*b"init"));
     assert_eq!(guest.word(layout::CMDLINE), u32::from_le_bytes(*b"a=b\0"));
-    // Three parts of memory, the last one up to 32 MiB.
-    assert_eq!(guest.word(layout::ZERO_PAGE + 0x1e8) & 0xff, 3);
+    // Four parts of memory, the third one up to 32 MiB.
+    assert_eq!(guest.word(layout::ZERO_PAGE + 0x1e8) & 0xff, 4);
     assert_eq!(guest.word(layout::ZERO_PAGE + 0x2d0 + 40 + 8), 0x1f0_0000);
 }
 

@@ -8,7 +8,7 @@ mod serial;
 pub(crate) use cmos::Cmos;
 pub(crate) use keyboard::Keyboard;
 pub(crate) use power::{Button, Power, PowerOrder};
-pub(crate) use serial::SerialPort;
+pub(crate) use serial::{SerialPort, SerialSaved};
 
 /// Registers on a bus: ports or memory. Offsets count from the first one.
 pub(crate) trait Registers: Send + Sync {

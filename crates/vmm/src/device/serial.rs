@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_superio::serial::NoEvents;
+use serde::{Deserialize, Serialize};
+use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 
 use super::Registers;
@@ -58,15 +59,24 @@ impl State {
     }
 }
 
+/// The port's registers, as a snapshot keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SerialSaved {
+    registers: [u8; 9],
+    input: Vec<u8>,
+}
+
 /// The serial port.
 pub(crate) struct SerialPort {
     state: Mutex<State>,
+    line: Pulse,
+    output: Output,
 }
 
 impl SerialPort {
     pub(crate) fn new(line: Pulse, output: Output) -> Self {
-        let port = Serial::new(Line(line), Sink(output));
-        Self { state: Mutex::new(State { port, waiting: VecDeque::new() }) }
+        let port = Serial::new(Line(Arc::clone(&line)), Sink(Arc::clone(&output)));
+        Self { state: Mutex::new(State { port, waiting: VecDeque::new() }), line, output }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,6 +89,46 @@ impl SerialPort {
         let room = MOST_WAITING - state.waiting.len().min(MOST_WAITING);
         state.waiting.extend(&bytes[..bytes.len().min(room)]);
         state.feed();
+    }
+
+    pub(crate) fn save(&self) -> SerialSaved {
+        let state = self.state();
+        let port = state.port.state();
+        let registers = [
+            port.baud_divisor_low,
+            port.baud_divisor_high,
+            port.interrupt_enable,
+            port.interrupt_identification,
+            port.line_control,
+            port.line_status,
+            port.modem_control,
+            port.modem_status,
+            port.scratch,
+        ];
+        SerialSaved { registers, input: port.in_buffer.iter().chain(&state.waiting).copied().collect() }
+    }
+
+    /// Takes a saved state over.
+    pub(crate) fn restore(&self, saved: &SerialSaved) -> Result<(), &'static str> {
+        let [low, high, enable, identification, control, status, modem, modem_status, scratch] = saved.registers;
+        let state = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control: control,
+            // Whether there is input, the port finds out itself.
+            line_status: status & !1,
+            modem_control: modem,
+            modem_status,
+            scratch,
+            in_buffer: Vec::new(),
+        };
+        let port = Serial::from_state(&state, Line(Arc::clone(&self.line)), NoEvents, Sink(Arc::clone(&self.output)))
+            .map_err(|_| "the serial port's state is damaged")?;
+        *self.state() = State { port, waiting: saved.input.iter().copied().take(MOST_WAITING).collect() };
+        self.state().feed();
+        Ok(())
     }
 }
 
@@ -143,5 +193,17 @@ mod tests {
             got.push(read(&port, 0));
         }
         assert_eq!(got, input);
+    }
+
+    #[test]
+    fn states_go_round() {
+        let ((port, ..), (other, ..)) = (port(), port());
+        port.write(1, &[1]);
+        port.write(7, &[0x5a]);
+        port.input(b"waiting");
+        let saved = port.save();
+        other.restore(&saved).unwrap();
+        assert_eq!(other.save(), saved);
+        assert_eq!((read(&other, 7), read(&other, 0)), (0x5a, b'w'));
     }
 }

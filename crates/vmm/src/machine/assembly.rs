@@ -1,107 +1,31 @@
-//! From a specification to a machine.
+//! From a specification, or a snapshot, to a machine.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use control::machine::{DiskSpec, MachineSpec, NetSpec};
+use control::machine::MachineSpec;
+use hv::clock::ClockState;
 use hv::cpu_model::CpuModel;
-use hv::{Level, Memory, Vm};
-use virtio::device::block::{Access, Block, Cache, Raw};
-use virtio::device::entropy::Entropy;
-use virtio::device::net::{Net, TapBackend};
-use virtio::device::{Activity, Device, block, net};
-use virtio::limit::Limit;
-use virtio::service::Service;
-use virtio::transport::mmio::Mmio;
+use hv::vm::Logging;
+use hv::{Backend, Memory, Vcpu, Vm, VmError};
 
+use super::devices::{self, Devices, pulse};
 use super::processor::Processor;
-use super::specification::{self, SpecError};
-use super::{ConsoleOutput, Event, Machine, MachineError};
-use crate::acpi::MmioDevice;
+use super::snapshot::{Saved, SnapshotError};
+use super::{ConsoleOutput, Event, MSR_TSC, Machine, MachineError, Stopped, specification};
+use crate::acpi::PciBus;
 use crate::boot::{self, Payload};
 use crate::bus::Buses;
-use crate::device::{Button, Cmos, Keyboard, Power, PowerOrder, Registers, SerialPort};
+use crate::device::{Button, Cmos, Keyboard, Power, PowerOrder, SerialPort};
 use crate::{acpi, backend, layout};
 
-impl Registers for Mmio {
-    fn read(&self, offset: u64, into: &mut [u8]) {
-        Self::read(self, offset, into);
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) {
-        Self::write(self, offset, bytes);
-    }
-}
-
-fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(device: &str) -> impl Fn(E) -> MachineError {
-    let device = device.to_owned();
-    move |source| MachineError::Device { device: device.clone(), source: source.into() }
-}
-
-/// A pulse on an interrupt line.
-fn pulse(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn Fn() + Send + Sync> {
-    let vm = Arc::clone(vm);
-    Arc::new(move || {
-        // The line is one that this program gave out: there is nothing that could refuse.
-        let _refused = vm.set_irq_line(gsi, Level::High).and_then(|()| vm.set_irq_line(gsi, Level::Low));
-    })
-}
-
-fn disk(number: usize, spec: &DiskSpec, cpus: u32) -> Result<Box<dyn Device>, MachineError> {
-    let name = format!("disk{number}");
-    let access = if spec.read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let disk = Raw::open(&spec.path, access, Cache::Host).map_err(failed(&name))?;
-    let settings = block::Settings { id: name.clone(), queues: cpus.min(8) as u16, limit: Limit::default() };
-    Ok(Box::new(Block::new(Box::new(disk), settings).map_err(failed(&name))?))
-}
-
-fn card(number: usize, spec: &NetSpec) -> Result<Box<dyn Device>, MachineError> {
-    let name = format!("net{number}");
-    let backend = TapBackend::open(&spec.tap, 1).map_err(failed(&name))?;
-    let settings = net::Settings {
-        mac: specification::mac(spec.mac.as_deref(), number)?,
-        mtu: None,
-        receive_limit: Limit::default(),
-        transmit_limit: Limit::default(),
-    };
-    Ok(Box::new(Net::new(Box::new(backend), settings).map_err(failed(&name))?))
-}
-
-/// Every virtio device of the specification, in the order in which the guest finds them.
-fn devices(spec: &MachineSpec) -> Result<Vec<Box<dyn Device>>, MachineError> {
-    let mut devices: Vec<Box<dyn Device>> = Vec::new();
-    for (number, spec_) in spec.disks.iter().enumerate() {
-        devices.push(disk(number, spec_, spec.cpus)?);
-    }
-    for (number, spec) in spec.nets.iter().enumerate() {
-        devices.push(card(number, spec)?);
-    }
-    devices.push(Box::new(Entropy::new(Limit::default()).map_err(failed("entropy"))?));
-    let places = (layout::LAST_GSI - layout::VIRTIO_GSI + 1) as usize;
-    if devices.len() > places {
-        return Err(SpecError::Devices(devices.len(), places).into());
-    }
-    Ok(devices)
-}
-
-/// Where virtio device `number` is.
-fn place(number: usize) -> (u64, u32) {
-    (layout::VIRTIO + number as u64 * layout::VIRTIO_PAGE, layout::VIRTIO_GSI + number as u32)
-}
-
-/// Threads for the devices: one each for the busy ones, one for the rest.
-fn serve(devices: &[Arc<Mmio>]) -> Result<Vec<Service>, MachineError> {
-    let slots = devices.iter().map(|device| Arc::clone(device.slot()));
-    let (busy, light): (Vec<_>, Vec<_>) = slots.partition(|slot| slot.activity() == Activity::Busy);
-    let mut services = Vec::new();
-    for slot in busy {
-        let name = format!("{:?}", slot.kind()).to_lowercase();
-        services.push(Service::start(&name, vec![slot]).map_err(MachineError::Thread)?);
-    }
-    if !light.is_empty() {
-        services.push(Service::start("devices", light).map_err(MachineError::Thread)?);
-    }
-    Ok(services)
+/// Everything but the guest: its processors are as after power-on.
+struct Parts {
+    vm: Arc<dyn Vm>,
+    buses: Arc<Buses>,
+    serial: Arc<SerialPort>,
+    devices: Devices,
+    vcpus: Vec<Box<dyn Vcpu>>,
 }
 
 /// The devices of a PC.
@@ -124,28 +48,70 @@ fn legacy(buses: &mut Buses, vm: &Arc<dyn Vm>, output: ConsoleOutput, events: &S
     serial
 }
 
-pub(super) fn assemble(
+fn refused(backend: Backend) -> impl Fn(VmError) -> MachineError {
+    move |source| MachineError::Backend { backend, source }
+}
+
+fn parts(
     spec: &MachineSpec,
+    memory: &Memory,
+    model: &CpuModel,
     output: ConsoleOutput,
     events: &Sender<Event>,
-) -> Result<Machine, MachineError> {
-    specification::check(spec)?;
-    let memory = Memory::new(spec.memory).map_err(MachineError::Memory)?;
+) -> Result<Parts, MachineError> {
     let backend = backend::choose(spec.backend);
-    let refused = |source| MachineError::Backend { backend, source };
-    let vm = backend::create(backend, memory.clone(), &CpuModel::v2(spec.cpus)).map_err(refused)?;
+    let vm = backend::create(backend, memory.clone(), model, spec.cpus).map_err(refused(backend))?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, output, events);
-    let (mut transports, mut told) = (Vec::new(), Vec::new());
-    for (number, device) in devices(spec)?.into_iter().enumerate() {
-        let (gpa, gsi) = place(number);
-        let device = Mmio::new(device, memory.clone(), pulse(&vm, gsi)).map_err(failed("virtio"))?;
-        let device = Arc::new(device);
-        buses.add_memory(gpa, layout::VIRTIO_PAGE, device.clone());
-        told.push(MmioDevice { gpa: gpa as u32, gsi });
-        transports.push(device);
+    let devices = Devices::new(spec, memory, &vm, &mut buses)?;
+    let vcpus =
+        (0..spec.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<_, _>>().map_err(refused(backend))?;
+    if spec.track_dirty {
+        vm.log_dirty(Logging::On).map_err(refused(backend))?;
     }
-    let rsdp = acpi::write_to(&memory, spec.cpus, &told)?;
+    Ok(Parts { vm, buses: Arc::new(buses), serial, devices, vcpus })
+}
+
+impl Parts {
+    /// Starts the threads; everything rests.
+    fn finish(self, spec: &MachineSpec, stopped: Stopped, events: &Sender<Event>) -> Result<Machine, MachineError> {
+        let Self { vm, buses, serial, devices, vcpus } = self;
+        let mut processors = Vec::new();
+        for vcpu in vcpus {
+            let events = events.clone();
+            let tell = move |event| {
+                // As above: nobody listens at the end.
+                let _nobody = events.send(event);
+            };
+            processors.push(Processor::start(vcpu, buses.clone(), tell).map_err(MachineError::Thread)?);
+        }
+        let services = devices.serve()?;
+        services.iter().for_each(virtio::service::Service::rest);
+        let button = Button::new(Arc::clone(&vm));
+        let spec = spec.clone();
+        Ok(Machine {
+            processors,
+            services,
+            devices,
+            serial,
+            button,
+            vm,
+            spec,
+            stopped: Some(stopped),
+            last_snapshot: None,
+        })
+    }
+}
+
+/// A machine whose guest is about to boot.
+pub(super) fn boot(spec: &MachineSpec, output: ConsoleOutput, events: &Sender<Event>) -> Result<Machine, MachineError> {
+    specification::check(spec)?;
+    let persistent = devices::persistent(spec)?;
+    let memory = Memory::with_regions(spec.memory, persistent).map_err(MachineError::Memory)?;
+    let mut parts = parts(spec, &memory, &CpuModel::v2(spec.cpus), output, events)?;
+    let refused = refused(parts.vm.backend());
+    let pci = if parts.devices.pci.is_some() { PciBus::Present } else { PciBus::Absent };
+    let rsdp = acpi::write_to(&memory, spec.cpus, &parts.devices.told, pci)?;
     let payload = Payload {
         kernel: &spec.kernel,
         initrd: spec.initrd.as_deref(),
@@ -154,26 +120,60 @@ pub(super) fn assemble(
         rsdp,
     };
     let entry = boot::load(&memory, &payload)?;
-    let buses = Arc::new(buses);
-    let mut processors = Vec::new();
-    for index in 0..spec.cpus {
-        let mut vcpu = vm.create_vcpu(index).map_err(refused)?;
-        let mut state = vcpu.state().map_err(refused)?;
+    for vcpu in &mut parts.vcpus {
+        let mut state = vcpu.state().map_err(&refused)?;
         boot::prepare_processor(&mut state);
-        if index == 0 {
+        if vcpu.index() == 0 {
             boot::begin(&memory, entry, &mut state)?;
         }
-        vcpu.set_state(&state).map_err(refused)?;
-        let events = events.clone();
-        let tell = move |event| {
-            // As above: nobody listens at the end.
-            let _nobody = events.send(event);
-        };
-        processors.push(Processor::start(vcpu, buses.clone(), tell).map_err(MachineError::Thread)?);
+        vcpu.set_state(&state).map_err(&refused)?;
     }
-    let services = serve(&transports)?;
-    let clock = vm.clock().map_err(refused)?;
-    let stopped = Some((clock, vec![None; processors.len()]));
-    let button = Button::new(Arc::clone(&vm));
-    Ok(Machine { processors, services, devices: transports, serial, button, vm, spec: spec.clone(), stopped })
+    let clock = parts.vm.clock().map_err(&refused)?;
+    let stopped = Stopped { clock, counters: vec![None; parts.vcpus.len()] };
+    parts.finish(spec, stopped, events)
+}
+
+/// Most parts in a million by which a counter may differ from the one that the guest knows.
+const MOST_DRIFT: u64 = 1_000;
+
+fn check_clock(saved: ClockState, here: ClockState) -> Result<(), SnapshotError> {
+    let (then, now) = (u64::from(saved.tsc_khz), u64::from(here.tsc_khz));
+    if then.abs_diff(now) * 1_000_000 / then.max(1) > MOST_DRIFT {
+        return Err(SnapshotError::Counter { saved: saved.tsc_khz, here: here.tsc_khz });
+    }
+    Ok(())
+}
+
+/// A machine as it was when it was saved.
+pub(super) fn restore(saved: Saved, output: ConsoleOutput, events: &Sender<Event>) -> Result<Machine, MachineError> {
+    let Saved { spec, model, vcpus, irqchip, clock, devices, serial, pci_address, memory, .. } = saved;
+    specification::check(&spec)?;
+    let mut parts = parts(&spec, &memory, &model, output, events)?;
+    let backend = parts.vm.backend();
+    let refused = refused(backend);
+    let lost = model.beyond(parts.vm.cpu_model());
+    if !lost.is_empty() {
+        return Err(SnapshotError::Features { backend, lost: lost.join(", ") }.into());
+    }
+    if vcpus.len() != parts.vcpus.len() {
+        return Err(SnapshotError::Damaged("it has another number of processors than its machine").into());
+    }
+    check_clock(clock, parts.vm.clock().map_err(&refused)?)?;
+    // Timers are set by the time there is.
+    parts.vm.set_clock(clock).map_err(&refused)?;
+    parts.vm.set_irqchip(&irqchip).map_err(&refused)?;
+    for (vcpu, state) in parts.vcpus.iter_mut().zip(&vcpus) {
+        vcpu.set_state(state).map_err(&refused)?;
+    }
+    parts.serial.restore(&serial).map_err(SnapshotError::Damaged)?;
+    if let (Some(bus), Some(address)) = (&parts.devices.pci, pci_address) {
+        bus.set_address(address);
+    }
+    match parts.devices.restore(devices) {
+        None => return Err(SnapshotError::Damaged("it has other devices than its machine").into()),
+        Some(restored) => restored.map_err(SnapshotError::Device)?,
+    }
+    let counter = |state: &hv::VcpuState| state.msrs.iter().find(|msr| msr.index == MSR_TSC).map(|msr| msr.value);
+    let stopped = Stopped { clock, counters: vcpus.iter().map(counter).collect() };
+    parts.finish(&spec, stopped, events)
 }

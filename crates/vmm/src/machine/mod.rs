@@ -1,23 +1,27 @@
 //! A machine: memory, processors, devices, from its specification to its end.
 
 mod assembly;
+mod devices;
 mod processor;
+pub(crate) mod snapshot;
 mod specification;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use control::machine::MachineSpec;
+use control::machine::{BackendChoice, MachineSpec};
 use hv::clock::ClockState;
 use hv::state::Msr;
 use hv::{Backend, MemoryError, Vm, VmError};
 use virtio::service::Service;
-use virtio::transport::mmio::Mmio;
 
 use crate::acpi::AcpiError;
 use crate::boot::BootError;
 use crate::device::{Button, SerialPort};
+use devices::Devices;
 use processor::Processor;
+pub use snapshot::{Extent, SnapshotError};
 pub use specification::SpecError;
 pub(crate) use specification::check;
 
@@ -58,6 +62,12 @@ pub enum MachineError {
     /// The firmware tables could not be made.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The machine has no such device.
+    #[error("the machine has no {0}")]
+    NoDevice(&'static str),
     /// A device could not be made.
     #[error("the device {device}")]
     Device {
@@ -76,13 +86,23 @@ pub struct Machine {
     // In the order in which they go: nobody runs when devices and memory do.
     processors: Vec<Processor>,
     services: Vec<Service>,
-    devices: Vec<Arc<Mmio>>,
+    devices: Devices,
     serial: Arc<SerialPort>,
     button: Button,
     vm: Arc<dyn Vm>,
     spec: MachineSpec,
-    /// The guest's time when the machine came to rest, and each processor's counter.
-    stopped: Option<(ClockState, Vec<Option<u64>>)>,
+    stopped: Option<Stopped>,
+    /// Where the newest snapshot is, if it can have children.
+    last_snapshot: Option<PathBuf>,
+}
+
+/// When a machine came to rest.
+#[derive(Debug, Clone)]
+struct Stopped {
+    /// The guest's time.
+    clock: ClockState,
+    /// Each processor's counter.
+    counters: Vec<Option<u64>>,
 }
 
 /// Takes what the guest writes to its serial port.
@@ -94,7 +114,20 @@ impl Machine {
     /// # Errors
     /// [`MachineError`]: what is missing, and where.
     pub fn new(spec: &MachineSpec, output: ConsoleOutput, events: &Sender<Event>) -> Result<Self, MachineError> {
-        assembly::assemble(spec, output, events)
+        assembly::boot(spec, output, events)
+    }
+
+    /// A machine as it was when its snapshot was written to `folder`. It rests. `backend` may be another than then.
+    ///
+    /// # Errors
+    /// The snapshot can't be read, or not be run here: why, is in the error.
+    pub fn restore(
+        folder: &Path,
+        backend: Option<BackendChoice>,
+        output: ConsoleOutput,
+        events: &Sender<Event>,
+    ) -> Result<Self, MachineError> {
+        assembly::restore(snapshot::load(folder, backend)?, output, events)
     }
 
     /// The specification it was made by.
@@ -135,7 +168,7 @@ impl Machine {
     /// # Errors
     /// The hypervisor refuses to set the clock.
     pub fn resume(&mut self) -> Result<(), MachineError> {
-        let Some((clock, counters)) = self.stopped.take() else { return Ok(()) };
+        let Some(Stopped { clock, counters }) = self.stopped.take() else { return Ok(()) };
         self.vm.set_clock(clock).map_err(|source| self.backend_error(source))?;
         if self.vm.backend() == Backend::Kvm {
             for (processor, tsc) in self.processors.iter().zip(counters) {
@@ -163,15 +196,30 @@ impl Machine {
             let state = vcpu.state().map_err(|source| self.backend_error(source))?;
             counters.push(state.msrs.iter().find(|msr| msr.index == MSR_TSC).map(|msr| msr.value));
         }
-        let clock = self.vm.clock().map_err(|source| self.backend_error(source))?;
+        let mut clock = self.vm.clock().map_err(|source| self.backend_error(source))?;
+        // The counter is a processor's own on KVM.
+        clock.tsc = counters.first().copied().flatten().unwrap_or(clock.tsc);
         self.services.iter().for_each(Service::rest);
-        self.stopped = Some((clock, counters));
+        self.stopped = Some(Stopped { clock, counters });
+        Ok(())
+    }
+
+    /// Blows its balloon up to `bytes`, which the guest then lacks.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn set_balloon(&self, bytes: u64) -> Result<(), MachineError> {
+        let pump = self.devices.pump.as_ref().ok_or(MachineError::NoDevice("balloon"))?;
+        pump.set_target(bytes);
         Ok(())
     }
 
     /// What its devices have counted: their names with numbers behind, and their counters.
     pub fn metrics(&self) -> Vec<(String, virtio::device::Metrics)> {
-        let slots = self.devices.iter().map(|device| device.slot());
-        slots.enumerate().map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics())).collect()
+        self.devices
+            .slots()
+            .enumerate()
+            .map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics()))
+            .collect()
     }
 }

@@ -1,20 +1,24 @@
 //! The API: one sorted table of routes. `docs/api/vmm.yaml` describes it.
 
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 
-use control::machine::MachineSpec;
+use control::machine::{BackendChoice, MachineSpec};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Work;
 use super::http::{self, Request, Response};
 use super::state::{Next, State, StateError};
-use crate::machine::MachineError;
+use crate::machine::{Extent, MachineError};
 
 type Handler = fn(&mut State, &Request) -> Result<Response, Response>;
 
 /// Path, method, what answers. Sorted.
 const ROUTES: &[(&str, &str, Handler)] = &[
     ("/", "GET", |state, _| Ok(Response::json(&state.inspect()))),
+    ("/balloon", "PUT", balloon),
     ("/boot", "PUT", |state, _| done(state.boot())),
     ("/kill", "PUT", |state, _| {
         state.kill();
@@ -23,7 +27,9 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("/machine", "PUT", configure),
     ("/metrics", "GET", |state, _| state.metrics().map(|metrics| Response::json(&metrics)).map_err(refused)),
     ("/pause", "PUT", |state, _| done(state.pause())),
+    ("/restore", "PUT", restore),
     ("/resume", "PUT", |state, _| done(state.resume())),
+    ("/snapshot", "PUT", snapshot),
     ("/stop", "PUT", |state, _| done(state.press_power())),
 ];
 
@@ -42,7 +48,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn refused(error: StateError) -> Response {
     let status = match &error {
         StateError::Phase { .. } => 409,
-        StateError::Machine(MachineError::Spec(_) | MachineError::Boot(_) | MachineError::Device { .. }) => 400,
+        StateError::Machine(
+            MachineError::Spec(_)
+            | MachineError::Boot(_)
+            | MachineError::Device { .. }
+            | MachineError::NoDevice(_)
+            | MachineError::Snapshot(_),
+        ) => 400,
         StateError::Machine(_) => 500,
     };
     Response::error(status, &chain(&error))
@@ -56,6 +68,50 @@ fn configure(state: &mut State, request: &Request) -> Result<Response, Response>
     let spec: MachineSpec = serde_json::from_slice(&request.body)
         .map_err(|error| Response::error(400, &format!("the machine's specification: {error}")))?;
     done(state.configure(spec))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Balloon {
+    /// Bytes that the guest is to lack.
+    size: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Snapshot {
+    /// The folder that is made for it.
+    path: PathBuf,
+    #[serde(default)]
+    extent: Extent,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Restore {
+    /// A snapshot's folder.
+    path: PathBuf,
+    /// What is to run it; what ran it then, if nothing is said.
+    backend: Option<BackendChoice>,
+}
+
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
+    serde_json::from_slice(&request.body).map_err(|error| Response::error(400, &format!("the request's body: {error}")))
+}
+
+fn balloon(state: &mut State, request: &Request) -> Result<Response, Response> {
+    let Balloon { size } = body(request)?;
+    done(state.set_balloon(size))
+}
+
+fn snapshot(state: &mut State, request: &Request) -> Result<Response, Response> {
+    let Snapshot { path, extent } = body(request)?;
+    done(state.snapshot(&path, extent))
+}
+
+fn restore(state: &mut State, request: &Request) -> Result<Response, Response> {
+    let Restore { path, backend } = body(request)?;
+    done(state.restore(&path, backend))
 }
 
 /// Answers a request, and says whether the program goes on.

@@ -91,6 +91,11 @@ fn lock(path: &Path) -> Result<File, ProgramError> {
     Ok(file)
 }
 
+/// For the fuzz target: reads a request's bytes.
+pub(crate) fn parse_stranger(bytes: &[u8]) {
+    http::parse_stranger(bytes);
+}
+
 /// Runs until the machine ends or the API says so, and gives the exit code.
 ///
 /// # Errors

@@ -1,14 +1,15 @@
 //! The machine's life: nothing, configured, running, paused, ended.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-use control::machine::{MachineSpec, OnReset};
+use control::machine::{BackendChoice, MachineSpec, OnReset};
 use serde::Serialize;
 
 use super::Work;
 use super::console::Console;
-use crate::machine::{Event, Machine, MachineError};
+use crate::machine::{ConsoleOutput, Event, Extent, Machine, MachineError};
 
 /// What the program does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,11 +119,38 @@ impl State {
     }
 
     fn assemble(&mut self, spec: &MachineSpec) -> Result<(), StateError> {
+        self.begin(|output, events| Machine::new(spec, output, events))?;
+        self.boots += 1;
+        self.resume()
+    }
+
+    pub(super) fn snapshot(&mut self, folder: &Path, extent: Extent) -> Result<(), StateError> {
+        Ok(self.machine("a snapshot")?.snapshot(folder, extent)?)
+    }
+
+    /// Makes the machine of a snapshot; it rests.
+    pub(super) fn restore(&mut self, folder: &Path, backend: Option<BackendChoice>) -> Result<(), StateError> {
+        if self.machine.is_some() {
+            return Err(self.wrong("restoring", "not booted"));
+        }
+        self.begin(|output, events| Machine::restore(folder, backend, output, events))?;
+        self.spec = self.machine.as_ref().map(|machine| machine.spec().clone());
+        Ok(())
+    }
+
+    pub(super) fn set_balloon(&mut self, bytes: u64) -> Result<(), StateError> {
+        Ok(self.machine("the balloon")?.set_balloon(bytes)?)
+    }
+
+    fn begin(
+        &mut self,
+        make: impl FnOnce(ConsoleOutput, &Sender<Event>) -> Result<Machine, MachineError>,
+    ) -> Result<(), StateError> {
         let console = self.console.clone();
         let output = Arc::new(move |bytes: &[u8]| console.write(bytes));
         // A machine of its own channel: what an old one says late is not taken for the new one's.
         let (events, told) = channel();
-        let mut machine = Machine::new(spec, output, &events)?;
+        let machine = make(output, &events)?;
         drop(events);
         let work = self.work.clone();
         std::thread::Builder::new()
@@ -136,9 +164,7 @@ impl State {
             })
             .map_err(MachineError::Thread)?;
         self.console.connect(Some(machine.input_line()));
-        machine.resume()?;
         self.machine = Some(machine);
-        self.boots += 1;
         Ok(())
     }
 

@@ -1,45 +1,16 @@
 //! Images that move: between stores, archives and registries, by our client and the stock ones.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use sha2::Digest as _;
 
-use crate::subject::{IMAGE, Kind, Run, Subject, finish, kind, program};
-
-/// A registry of ours on this machine.
-struct Registry {
-    child: Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(subject: &Subject, extra: &[&str]) -> Self {
-        let log = File::create(subject.island.path("registry.log")).unwrap();
-        let mut command = Command::new(program("insulad"));
-        command.args(["registry", "serve", "--listen", "127.0.0.1:0", "--root"]).arg(subject.island.path("registry"));
-        let mut child = command.args(extra).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut address = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Self { child, address: address.trim().to_owned() }
-    }
-
-    fn name(&self, rest: &str) -> String {
-        format!("{}/{rest}", self.address)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::peers::{Registry, docker, tool};
+use crate::subject::{IMAGE, Kind, Run, Subject, finish, kind};
 
 /// Whether the subject cannot reach a registry on this machine's loopback; prints the reason.
 fn skip_without_loopback() -> bool {
@@ -48,29 +19,6 @@ fn skip_without_loopback() -> bool {
         println!("skipped: dockerd runs in a network of its own here");
     }
     skip
-}
-
-/// The stock client, or ours where it is not installed.
-fn docker(subject: &Subject, words: &[&str]) -> Run {
-    match subject.docker_command(words) {
-        Some(mut command) => finish(&mut command, b""),
-        None => subject.insula(words),
-    }
-}
-
-/// Another program of the field; nothing if it is not installed, with the reason printed.
-fn tool(subject: &Subject, name: &str, words: &[&str]) -> Option<Run> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let Some(found) = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file()) else {
-        println!("skipped: no {name} in PATH");
-        return None;
-    };
-    let mut command = Command::new(found);
-    if name == "podman" {
-        let folder = |name: &str| subject.island.path(name).display().to_string();
-        command.args(["--root", &folder("podman"), "--runroot", &folder("podman-run"), "--storage-driver=vfs"]);
-    }
-    Some(finish(command.args(words).current_dir(subject.island.root()), b""))
 }
 
 /// All files in a folder with their digests.

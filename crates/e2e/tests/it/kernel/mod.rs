@@ -2,6 +2,9 @@
 
 mod bad_input;
 mod build;
+mod build_cache;
+mod build_remote;
+mod clients;
 mod corpus;
 mod crash;
 mod daemon;
@@ -11,4 +14,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod run;
+mod settings;
 mod terminal;
+mod trust;
+mod volumes;

@@ -46,7 +46,9 @@ impl Net {
         let events = std::sync::Arc::clone(&running.events);
         let Some(queue) = running.queue(2 * pair) else { return Ok(()) };
         let state = &mut self.pairs[usize::from(pair)];
-        state.frame.resize(HEADER_BYTES + LARGEST_FRAME, 0);
+        if state.frame.is_empty() {
+            state.frame = vec![0; HEADER_BYTES + LARGEST_FRAME];
+        }
         let mut want = Want::Frames;
         for _ in 0..BATCH {
             if state.length == 0 {

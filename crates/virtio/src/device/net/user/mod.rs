@@ -130,6 +130,37 @@ impl Plan {
     }
 }
 
+/// Takes frames of a guest from noise: two bytes of length, and the frame. None leads out of the network.
+pub(crate) fn noise(bytes: &[u8]) {
+    let plan = Plan { network: Ipv4Addr::new(10, 0, 2, 0), name_server: None, host_access: HostAccess::None };
+    let settings =
+        UserSettings { network: plan.network, name_server: None, host_access: plan.host_access, forwards: vec![] };
+    let (Ok(mut net), Ok(events)) = (UserNet::new(&settings), Events::new()) else { return };
+    if net.set_offloads(OFFLOADS).is_err() || net.start(&events, 0).is_err() {
+        return;
+    }
+    let mut rest = bytes;
+    let mut buffer = vec![0; HEADER_BYTES + super::LARGEST_FRAME];
+    while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+        let (frame, behind) = behind.split_at(behind.len().min(u16::from_le_bytes(*length).into()));
+        rest = behind;
+        let outwards = match frame::parse(frame).map(|parsed| parsed.payload) {
+            Some(Ipv4::Udp(datagram)) => plan.outside(datagram.target),
+            Some(Ipv4::Tcp(segment)) => plan.outside(segment.target),
+            _ => None,
+        };
+        if outwards.is_none() {
+            net.take(frame.to_vec());
+        }
+        if net.poll(&events).is_err() {
+            return;
+        }
+        while let Some(length) = net.receive(0, &mut buffer) {
+            assert!(length > HEADER_BYTES, "a frame without anything");
+        }
+    }
+}
+
 /// The backend.
 pub struct UserNet {
     plan: Plan,

@@ -1,0 +1,144 @@
+//! `insula vm kill`, `pause`, `resume`, `rm`, `stop`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::place::Place;
+use crate::context::Context;
+use crate::failure::{During as _, Failure, Outcome};
+use crate::flags::{Action, Command, Flag, Parsed};
+use crate::output;
+use crate::value::number;
+
+/// How long a guest may take to switch itself off.
+const STOP_SECONDS: u64 = 10;
+/// How long a process may take to end after it was told.
+const END: Duration = Duration::from_secs(10);
+
+const fn command(name: &'static str, about: &'static str, action: Action) -> Command {
+    Command { name, usage: "NAME [NAME...]", about, arguments: (1, Command::MANY), action, ..Command::BLANK }
+}
+
+pub(crate) static KILL: Command = command("kill", "End machines at once", Action::Run(kill));
+pub(crate) static PAUSE: Command = command("pause", "Bring machines to rest", Action::Run(pause));
+pub(crate) static RESUME: Command = command("resume", "Let machines go on", Action::Run(resume));
+pub(crate) static RM: Command = command("rm", "Forget machines that have ended", Action::Run(rm));
+pub(crate) static STOP: Command = Command {
+    usage: "[OPTIONS] NAME [NAME...]",
+    flags: &[&[
+        Flag::value("time", "SECONDS", "How long the guest may take before it is killed (default 10)").short('t')
+    ]],
+    ..command("stop", "Press machines' power buttons", Action::Run(stop))
+};
+
+pub(crate) static BALLOON: Command = Command {
+    name: "balloon",
+    usage: "NAME SIZE",
+    about: "Say how much memory a machine's guest is to lack",
+    arguments: (2, 2),
+    action: Action::Run(balloon),
+    ..Command::BLANK
+};
+
+pub(crate) static SNAPSHOT: Command = Command {
+    name: "snapshot",
+    usage: "[OPTIONS] NAME FOLDER",
+    about: "Write a machine to a new folder; it goes on afterwards if it ran",
+    flags: &[&[Flag::switch("incremental", "Only what was written since the snapshot before")]],
+    arguments: (2, 2),
+    action: Action::Run(snapshot),
+    ..Command::BLANK
+};
+
+fn balloon(context: &Context, given: &Parsed) -> Outcome {
+    let place = Place::find(context, given.first())?;
+    let size = given.arguments.get(1).map_or("", String::as_str);
+    let size = number::bytes(size).map_err(|why| Failure::new(format!("bad size {size:?}: {why}")))?;
+    place.request("PUT", "/balloon", Some(&json!({ "size": size })))?;
+    Ok(0)
+}
+
+fn snapshot(context: &Context, given: &Parsed) -> Outcome {
+    let place = Place::find(context, given.first())?;
+    let folder = given.arguments.get(1).map_or("", String::as_str);
+    let folder = std::path::absolute(folder).during(|| format!("the folder {folder:?}"))?;
+    let extent = if given.on("incremental") { "incremental" } else { "full" };
+    let told: Value = serde_json::from_slice(&place.request("GET", "/", None)?).unwrap_or_default();
+    let ran = told.get("phase").and_then(Value::as_str) == Some("running");
+    if ran {
+        place.request("PUT", "/pause", None)?;
+    }
+    let written = place.request("PUT", "/snapshot", Some(&json!({ "path": folder, "extent": extent })));
+    if ran {
+        place.request("PUT", "/resume", None)?;
+    }
+    written.map(|_| 0)
+}
+
+fn each(context: &Context, given: &Parsed, act: impl Fn(&Place) -> Result<(), Failure>) -> Outcome {
+    let mut code = 0;
+    for name in &given.arguments {
+        match Place::find(context, name).and_then(|place| act(&place)) {
+            Ok(()) => output::line(name),
+            Err(failure) => {
+                output::note(failure.text());
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Waits until the machine's process has ended.
+fn ended(place: &Place, limit: Duration) -> bool {
+    let since = Instant::now();
+    while place.alive() {
+        if since.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+fn kill_one(place: &Place) -> Result<(), Failure> {
+    place.request("PUT", "/kill", None)?;
+    if ended(place, END) {
+        return Ok(());
+    }
+    let pid = place.pid().map_or_else(String::new, |pid| format!(", process {pid},"));
+    Err(Failure::new(format!("the machine {:?}{pid} does not end", place.name)))
+}
+
+fn kill(context: &Context, given: &Parsed) -> Outcome {
+    each(context, given, kill_one)
+}
+
+fn pause(context: &Context, given: &Parsed) -> Outcome {
+    each(context, given, |place| place.request("PUT", "/pause", None).map(drop))
+}
+
+fn resume(context: &Context, given: &Parsed) -> Outcome {
+    each(context, given, |place| place.request("PUT", "/resume", None).map(drop))
+}
+
+fn rm(context: &Context, given: &Parsed) -> Outcome {
+    each(context, given, |place| {
+        if place.alive() {
+            let name = &place.name;
+            let how = format!("end it first with: insula vm stop {name}");
+            return Err(Failure::new(format!("the machine {name:?} is running; {how}")));
+        }
+        place.remove()
+    })
+}
+
+fn stop(context: &Context, given: &Parsed) -> Outcome {
+    let read = |text: &str| text.parse().map_err(|_| "give a number of seconds".to_owned());
+    let seconds = given.read("time", read)?.unwrap_or(STOP_SECONDS);
+    each(context, given, |place| {
+        place.request("PUT", "/stop", None)?;
+        if ended(place, Duration::from_secs(seconds)) { Ok(()) } else { kill_one(place) }
+    })
+}

@@ -1,0 +1,225 @@
+//! `insula vm run`.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::console::{End, Session};
+use super::device;
+use super::place::Place;
+use crate::context::Context;
+use crate::failure::{During as _, Failure, Outcome};
+use crate::flags::{Action, Command, Flag, Parsed};
+use crate::output;
+use crate::value::number;
+
+pub(super) const PROGRAM: &str = "insula-vmm";
+/// How long the program may take to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+const MIB: i64 = 1 << 20;
+
+pub(crate) static COMMAND: Command = Command {
+    name: "run",
+    usage: "[OPTIONS] --kernel FILE",
+    about: "Boot a Linux kernel in a new virtual machine",
+    flags: &[&[
+        Flag::switch("balloon", "A balloon, to take memory back"),
+        Flag::value("backend", "auto|kvm|soft", "What runs the guest's instructions"),
+        Flag::value("boot", "linux|pvh", "How the kernel is entered"),
+        Flag::value("bus", "mmio|pci", "What carries the devices"),
+        Flag::value("cmdline", "TEXT", "The kernel's command line"),
+        Flag::value("cpus", "N", "Processors (default 1)"),
+        Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
+        Flag::list("disk", "FILE[,ro][,qcow2][,backing][,direct]", "A disk, raw or in a qcow2 image"),
+        Flag::value("initrd", "FILE", "The kernel's first file system"),
+        Flag::value("kernel", "FILE", "The kernel: ELF or bzImage, also compressed with zstd"),
+        Flag::value("memory", "SIZE", "Memory (default 256m)").short('m'),
+        Flag::value("name", "NAME", "The machine's name"),
+        Flag::list(
+            "net",
+            "tap=NAME|user[,mac=ADDRESS][,forward=PORT:PORT][,host]",
+            "A network card: on a tap, or without privileges",
+        ),
+        Flag::value("on-reset", "restart|stop", "What a reset by the guest does"),
+        Flag::list("pmem", "FILE[,ro]", "A file that the guest sees as persistent memory"),
+        Flag::list("share", "DIR:TAG[:ro]", "A folder that the guest can mount by the tag, as virtiofs"),
+        Flag::switch("track-dirty", "Note written pages, for incremental snapshots"),
+        Flag::value("vsock", "CID", "Sockets to the guest of this number, by vsock.sock in the machine's folder"),
+        Flag::switch("rm", "Forget the machine when it has ended"),
+    ]],
+    action: Action::Run(run),
+    ..Command::BLANK
+};
+
+fn memory(text: &str) -> Result<i64, String> {
+    let bytes = number::bytes(text)?;
+    if bytes > 0 && bytes % MIB == 0 { Ok(bytes) } else { Err("give whole MiB, as in 256m".to_owned()) }
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "give a number".to_owned())
+}
+
+/// The body of the machine's configuration.
+fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
+    let Some(kernel) = given.read("kernel", device::absolute)? else {
+        return Err(Failure::new("a kernel is needed; give it with --kernel FILE"));
+    };
+    let mut spec = Map::new();
+    spec.insert("kernel".to_owned(), json!(kernel));
+    let mut put = |key: &str, value: Option<Value>| value.map(|value| spec.insert(key.to_owned(), value));
+    put("initrd", given.read("initrd", device::absolute)?.map(|path| json!(path)));
+    put("cpus", given.read("cpus", count)?.map(Value::from));
+    put("memory", given.read("memory", memory)?.map(Value::from));
+    put("disks", given.read_list("disk", device::disk)?.map(Value::from));
+    put("nets", given.read_list("net", device::card)?.map(Value::from));
+    put("pmems", given.read_list("pmem", device::pmem)?.map(Value::from));
+    put("shares", given.read_list("share", device::share)?.map(Value::from));
+    let cid = given.read("vsock", device::cid)?;
+    put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.file("vsock.sock") })));
+    put("balloon", given.on("balloon").then_some(true.into()));
+    put("track_dirty", given.on("track-dirty").then_some(true.into()));
+    for (flag, key) in
+        [("backend", "backend"), ("boot", "boot"), ("bus", "bus"), ("cmdline", "cmdline"), ("on-reset", "on_reset")]
+    {
+        put(key, given.value(flag).map(Value::from));
+    }
+    Ok(spec.into())
+}
+
+/// A name that nobody has: from the process number and the time, so that it needs no randomness.
+fn new_name() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    format!("vm-{:x}-{:x}", now & 0xffff_ffff, std::process::id())
+}
+
+/// The program beside this one, else the first in `PATH`.
+pub(super) fn program() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|path| path.with_file_name(PROGRAM)).filter(|path| path.is_file());
+    beside.unwrap_or_else(|| PathBuf::from(PROGRAM))
+}
+
+fn start(place: &Place) -> Result<Child, Failure> {
+    let path = place.file("vmm.log");
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    let log = log.during(|| format!("opening {}", path.display()))?;
+    let mut command = Program::new(program());
+    for (flag, file) in [
+        ("--api-sock", "api.sock"),
+        ("--console-log", "console.log"),
+        ("--console-sock", "console.sock"),
+        ("--lock", "lock"),
+    ] {
+        command.arg(flag).arg(place.file(file));
+    }
+    let copy = log.try_clone().during(|| "copying a descriptor".to_owned())?;
+    command.current_dir("/").stdin(Stdio::null()).stdout(copy).stderr(log);
+    let mut child = sys::job::spawn_in_new_session(&mut command).map_err(|error| {
+        Failure::new(format!("cannot start {PROGRAM}: {error}; install it beside insula, or put it in PATH"))
+    })?;
+    let since = Instant::now();
+    while !place.file("api.sock").exists() {
+        let ended = child.try_wait().during(|| format!("waiting for {PROGRAM}"))?;
+        if ended.is_some() || since.elapsed() > PATIENCE {
+            // One that hangs is of no use either.
+            let _ended = child.kill();
+            let _ended = child.wait();
+            let said = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(Failure::new(format!("{PROGRAM} did not start; it said: {}", said.trim())));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(child)
+}
+
+/// The machine's process with, unless it is to be in the background, its console, which is joined before the guest says its
+/// first word. The requests are what makes the machine run.
+fn begin(
+    place: &Place,
+    requests: &[(&str, Option<Value>)],
+    given: &Parsed,
+) -> Result<(Child, Option<Session>), Failure> {
+    let mut child = start(place)?;
+    let mut session = None;
+    let mut ask = || {
+        for (path, body) in requests {
+            if session.is_none() && !given.on("detach") {
+                session = Some(Session::open(&place.file("console.sock"))?);
+            }
+            place.request("PUT", path, body.as_ref())?;
+        }
+        Ok(())
+    };
+    let booted: Result<(), Failure> = ask();
+    if let Err(failure) = booted {
+        // Nothing runs that could be of use.
+        let _gone = child.kill();
+        let _gone = child.wait();
+        return Err(failure);
+    }
+    Ok((child, session))
+}
+
+fn run(context: &Context, given: &Parsed) -> Outcome {
+    let name = given.value("name").map_or_else(new_name, str::to_owned);
+    let place = Place::of(context, &name)?;
+    let spec = specification(given, &place)?;
+    place.take(&spec)?;
+    go(&place, &[("/machine", Some(spec)), ("/boot", None)], given)
+}
+
+pub(crate) static RESTORE: Command = Command {
+    name: "restore",
+    usage: "[OPTIONS] FOLDER",
+    about: "Let a machine go on from a snapshot",
+    flags: &[&[
+        Flag::value("backend", "auto|kvm|soft", "What runs the guest's instructions (default: what did)"),
+        Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
+        Flag::value("name", "NAME", "The machine's name"),
+        Flag::switch("rm", "Forget the machine when it has ended"),
+    ]],
+    arguments: (1, 1),
+    action: Action::Run(restore),
+    ..Command::BLANK
+};
+
+fn restore(context: &Context, given: &Parsed) -> Outcome {
+    let name = given.value("name").map_or_else(new_name, str::to_owned);
+    let place = Place::of(context, &name)?;
+    let folder = device::absolute(given.first()).map_err(Failure::new)?;
+    let mut body = json!({ "path": folder });
+    if let Some(backend) = given.value("backend") {
+        body["backend"] = backend.into();
+    }
+    place.take(&json!({ "restored_from": folder }))?;
+    go(&place, &[("/restore", Some(body)), ("/resume", None)], given)
+}
+
+/// Starts the machine's process, and stays with it unless it is to be in the background.
+fn go(place: &Place, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outcome {
+    let name = &place.name;
+    let (mut child, session) = match begin(place, requests, given) {
+        Ok(begun) => begun,
+        Err(failure) => {
+            place.remove()?;
+            return Err(failure);
+        }
+    };
+    let Some(session) = session else {
+        output::line(name);
+        return Ok(0);
+    };
+    if session.join()? == End::Left {
+        output::note(&format!("the machine goes on; come back with: insula vm console {name}"));
+        return Ok(0);
+    }
+    let status = child.wait().during(|| format!("waiting for {PROGRAM}"))?;
+    if given.on("rm") || given.value("name").is_none() {
+        place.remove()?;
+    }
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

@@ -1,0 +1,142 @@
+//! What the daemon's own settings mean for the API: what clients are told, and what containers get that ask for nothing else.
+
+use crate::error::ApiError;
+use docker_wire::models::{HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits};
+use std::collections::BTreeMap;
+
+/// Settings of the daemon that a running one can change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `KEY=VALUE`.
+    pub labels: Vec<String>,
+    /// It writes more than usual.
+    pub debug: bool,
+    /// Registries that may be reached without TLS.
+    pub insecure_registries: Vec<String>,
+    /// Other places with the content of docker.io.
+    pub mirrors: Vec<String>,
+    /// What containers get.
+    pub defaults: Defaults,
+}
+
+/// What a container gets that does not ask for something else; nothing of it concerns containers that are there already.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// Where output is recorded.
+    pub log_driver: Option<String>,
+    /// The log driver's options; they go with this driver only.
+    pub log_options: BTreeMap<String, String>,
+    /// A small init as process 1.
+    pub init: Option<bool>,
+    /// Size of /dev/shm in bytes.
+    pub shm_bytes: Option<i64>,
+    /// Resource limits of its processes.
+    pub ulimits: Vec<LimitDefault>,
+    /// Name servers.
+    pub dns: Vec<String>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// Options of the resolver.
+    pub dns_options: Vec<String>,
+    /// `private` or `shareable`.
+    pub ipc_mode: Option<String>,
+    /// `private` or `host`.
+    pub cgroupns_mode: Option<String>,
+}
+
+/// A resource limit of processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitDefault {
+    /// `nofile`, `nproc`, …
+    pub name: String,
+    /// Soft limit, -1 for none.
+    pub soft: i64,
+    /// Hard limit, -1 for none.
+    pub hard: i64,
+}
+
+impl Defaults {
+    /// Fills in what a request leaves open.
+    ///
+    /// # Errors
+    /// A default that the API has no such value for.
+    pub(crate) fn fill(&self, host: &mut HostConfig) -> Result<(), ApiError> {
+        let driver = self.log_driver.clone().unwrap_or_else(|| "json-file".to_owned());
+        let log = host.log_config.get_or_insert(HostConfigLogConfig { typ: None, config: None });
+        if log.typ.as_deref().unwrap_or_default().is_empty() {
+            log.typ = Some(driver.clone());
+        }
+        if log.typ.as_deref() == Some(driver.as_str()) && !self.log_options.is_empty() {
+            let options = log.config.get_or_insert_default();
+            for (key, value) in &self.log_options {
+                options.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        host.init = host.init.or(self.init);
+        host.shm_size = host.shm_size.filter(|bytes| *bytes != 0).or(self.shm_bytes);
+        if !self.ulimits.is_empty() {
+            let limits = host.ulimits.get_or_insert_default();
+            for limit in &self.ulimits {
+                if !limits.iter().any(|asked| asked.name.as_deref() == Some(&limit.name)) {
+                    let name = Some(limit.name.clone());
+                    limits.push(ResourcesUlimits { name, soft: Some(limit.soft), hard: Some(limit.hard) });
+                }
+            }
+        }
+        let lists = [
+            (&mut host.dns, &self.dns),
+            (&mut host.dns_search, &self.dns_search),
+            (&mut host.dns_options, &self.dns_options),
+        ];
+        for (asked, default) in lists {
+            if asked.as_ref().is_none_or(Vec::is_empty) && !default.is_empty() {
+                *asked = Some(default.clone());
+            }
+        }
+        if host.ipc_mode.as_deref().unwrap_or_default().is_empty() {
+            host.ipc_mode.clone_from(&self.ipc_mode);
+        }
+        if let (None | Some(HostConfigCgroupnsModeEnum::EMPTY), Some(mode)) = (host.cgroupns_mode, &self.cgroupns_mode)
+        {
+            let known = mode.parse().map_err(|_| ApiError::internal(format!("bad default-cgroupns-mode: {mode}")))?;
+            host.cgroupns_mode = Some(known);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_stays() {
+        let defaults = Defaults {
+            log_driver: Some("json-file".into()),
+            log_options: [("max-size".to_owned(), "1m".to_owned())].into(),
+            init: Some(true),
+            shm_bytes: Some(1 << 20),
+            ulimits: vec![LimitDefault { name: "nofile".into(), soft: 1, hard: 2 }],
+            dns: vec!["1.1.1.1".into()],
+            cgroupns_mode: Some("host".into()),
+            ..Defaults::default()
+        };
+        let mut bare = HostConfig::default();
+        defaults.fill(&mut bare).unwrap();
+        let log = bare.log_config.clone().unwrap();
+        assert_eq!((log.typ.as_deref(), log.config.unwrap()["max-size"].as_str()), (Some("json-file"), "1m"));
+        assert_eq!((bare.init, bare.shm_size), (Some(true), Some(1 << 20)));
+        assert_eq!(bare.ulimits.unwrap()[0].hard, Some(2));
+        assert_eq!(bare.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::HOST));
+        let mut asked = HostConfig {
+            log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+            init: Some(false),
+            dns: Some(vec!["9.9.9.9".into()]),
+            shm_size: Some(5),
+            ..HostConfig::default()
+        };
+        defaults.fill(&mut asked).unwrap();
+        assert_eq!(asked.log_config.unwrap().config, None);
+        assert_eq!((asked.init, asked.shm_size, asked.dns.unwrap()[0].as_str()), (Some(false), Some(5), "9.9.9.9"));
+    }
+}

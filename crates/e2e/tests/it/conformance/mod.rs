@@ -1,0 +1,11 @@
+//! What docker's own client and library ask for, of whichever subject is chosen.
+
+mod compose;
+mod copy;
+mod health;
+mod library;
+mod life;
+mod logs;
+mod network;
+mod ours;
+mod pizza;

@@ -1,0 +1,318 @@
+//! A container's networks over its life: joined with its start, left with its end, and in between as users say.
+
+use super::{Actor, Answer, reply};
+use crate::engine::Inner;
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::model::{Container, ContainerId, Driver, Endpoint, EndpointRequest, Event, Network, NetworkMode};
+use crate::network::{self, Granted, Leaving, book::Refusal, names::Linked};
+use net::NetError;
+use net::dns::View;
+use net::firewall::Publication;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// How many ports of the host may turn out to be in use before a start gives up.
+const PORTS_TRIED: usize = 64;
+
+/// What a start needs of the container's networks.
+#[derive(Default)]
+pub(super) struct Ready {
+    /// The namespace, with its links; none where the helper makes it.
+    pub(super) netns: Option<OwnedFd>,
+    /// The links are to be made when there is a namespace.
+    pub(super) later: Option<Later>,
+    /// The containers that it has links to.
+    pub(super) linked: Vec<Linked>,
+}
+
+/// What is left to do with a namespace that belongs to the container's own user namespace, which is not there before it.
+#[derive(Debug)]
+pub(super) struct Later {
+    view: Option<View>,
+}
+
+impl Actor {
+    /// Gets the container addresses and ports, stores that it has them, and makes its links.
+    pub(super) async fn join_networks(&mut self) -> Result<Ready> {
+        let spec = &self.container.spec;
+        match spec.network {
+            NetworkMode::Networks(_) => {}
+            NetworkMode::None if self.container.ids.is_none() => {
+                // an empty pool is no failure: the helper then makes the namespace itself
+                let netns = self.inner.netns.as_ref().and_then(|pool| pool.take().ok());
+                return Ok(Ready { netns, ..Ready::default() });
+            }
+            _ => return Ok(Ready::default()),
+        }
+        if let Some(leaving) = self.leaving.take() {
+            // its own ports and addresses, from the run before
+            let _ = leaving.await;
+        }
+        let granted = self.grant().await?;
+        let mut next = self.container.clone();
+        next.endpoints = granted.endpoints;
+        next.published = granted.published;
+        let events = self.network_events("connect", &next);
+        self.commit(next, events)?;
+        let linked = self.inner.linked(&self.container)?;
+        let paths = self.inner.config.paths(&self.container.id);
+        let view = self.inner.write_names(&self.container, &paths, &linked)?;
+        if self.container.ids.is_some() {
+            return Ok(Ready { netns: None, later: Some(Later { view }), linked });
+        }
+        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        let netns = blocking(move || network::wired(&inner, &container, view)).await?;
+        Ok(Ready { netns: Some(netns), later: None, linked })
+    }
+
+    /// Makes the links of a container whose namespace has come with its user namespace.
+    pub(super) async fn join_late(&self, later: Later, pid: i32) -> Result<()> {
+        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        blocking(move || {
+            let namespace = network::namespace_of(pid)?;
+            network::wire(&inner, &container, namespace.as_fd(), later.view)
+        })
+        .await
+    }
+
+    /// Addresses and ports; those of containers that are just leaving are waited for, ports that programs of the host
+    /// turn out to have are gone round where the user left a choice.
+    async fn grant(&self) -> Result<Granted> {
+        let mut busy: BTreeSet<Publication> = BTreeSet::new();
+        let mut waited = false;
+        for _ in 0..PORTS_TRIED {
+            let granted = match self.inner.networks.grant(&self.container, &busy) {
+                Ok(granted) => granted,
+                Err(Refusal::Taken(_)) if !waited => {
+                    waited = true;
+                    self.inner.networks.settled().await;
+                    continue;
+                }
+                Err(refusal) => return Err(refusal.into()),
+            };
+            if granted.published.is_empty() {
+                return Ok(granted);
+            }
+            let (inner, id, published) =
+                (Arc::clone(&self.inner), self.container.id.clone(), granted.published.clone());
+            let reserved = tokio::task::spawn_blocking(move || network::reserve(&inner, &id, &published)).await;
+            let Err(error) = reserved.map_err(|error| cut_short(&error))? else { return Ok(granted) };
+            self.inner.networks.take_back(&self.container.id, &granted);
+            match error {
+                NetError::Port { port, .. } if self.may_choose(&port) => {
+                    busy.insert(port);
+                }
+                error => return Err(self.not_reserved(&granted, &error)),
+            }
+        }
+        Err(EngineError::new(ErrorClass::Internal, "every port that was tried is in use by a program of the host"))
+    }
+
+    fn may_choose(&self, port: &Publication) -> bool {
+        let spec = &self.container.spec;
+        let asked = spec.publish.iter().filter(|one| one.port == port.to_port && one.protocol == port.protocol);
+        let fixed = asked.filter_map(|one| one.host_ports).any(|(first, last)| first == last && first == port.port);
+        !fixed
+    }
+
+    fn not_reserved(&self, granted: &Granted, error: &NetError) -> EngineError {
+        let NetError::Port { port, reason } = error else {
+            return EngineError::internal("cannot publish ports", error);
+        };
+        let id = granted.endpoints.values().find_map(|endpoint| endpoint.link.as_ref()).map(|link| link.id.as_str());
+        let Publication { protocol, to, to_port, .. } = port;
+        let at = std::net::SocketAddr::new(port.host_address(), port.port);
+        EngineError::new(
+            ErrorClass::Internal,
+            format!(
+                "driver failed programming external connectivity on endpoint {} ({}): failed to bind host port for {at}:{to}:{to_port}/{protocol}: address already in use: {reason}",
+                self.container.name,
+                id.unwrap_or_default()
+            ),
+        )
+    }
+
+    /// Stores that the container has no links any more, and has them taken away behind the answer.
+    pub(super) fn leave_networks(&mut self) {
+        if self.container.links().next().is_none() {
+            return;
+        }
+        let events = self.network_events("disconnect", &self.container);
+        let joined = self.inner.networks.joined(&self.container);
+        let mut next = self.container.clone();
+        let granted = Granted { endpoints: next.endpoints.clone(), published: std::mem::take(&mut next.published) };
+        for endpoint in next.endpoints.values_mut() {
+            endpoint.link = None;
+        }
+        if let Err(error) = self.commit(next, events) {
+            tracing::error!(container = %self.container.id, %error, "cannot store that a container left its networks");
+        }
+        let leaving = Leaving { container: self.container.id.clone(), joined, granted };
+        self.leaving = Some(network::leave(&self.inner, leaving));
+    }
+
+    fn network_events(&self, action: &str, container: &Container) -> Vec<Event> {
+        let joined = self.inner.networks.joined(container);
+        joined.iter().map(|one| self.inner.network_event(action, &one.network, Some(&container.id))).collect()
+    }
+
+    /// Tells the resolver with which process it goes; nobody waits for it.
+    pub(super) fn own_resolver(&self, pid: i32) {
+        if self.container.links().next().is_some() {
+            let (inner, id): (Arc<Inner>, ContainerId) = (Arc::clone(&self.inner), self.container.id.clone());
+            tokio::task::spawn_blocking(move || network::own(&inner, &id, pid));
+        }
+    }
+
+    pub(super) async fn on_connect(&mut self, network: Arc<Network>, request: EndpointRequest, answer: Answer<()>) {
+        reply(answer, self.connect(&network, request).await);
+    }
+
+    async fn connect(&mut self, network: &Arc<Network>, request: EndpointRequest) -> Result<()> {
+        let container = &self.container;
+        let name = &network.spec.name;
+        let denied = |text: String| Err(EngineError::new(ErrorClass::Denied, text));
+        match network.spec.driver {
+            Driver::Host => {
+                return denied(
+                    "container cannot be disconnected from host network or connected to host network".into(),
+                );
+            }
+            Driver::None => {
+                return denied("container cannot be connected to multiple networks with one of the networks in private (none) mode".into());
+            }
+            Driver::Bridge | Driver::Macvlan | Driver::Ipvlan => {}
+        }
+        match &container.spec.network {
+            NetworkMode::Networks(_) => {}
+            NetworkMode::None => {
+                return denied("container cannot be connected to multiple networks with one of the networks in private (none) mode".into());
+            }
+            NetworkMode::Host | NetworkMode::Container(_) => {
+                return denied("container sharing network namespace with another container or host cannot be connected to any other network".into());
+            }
+        }
+        if container.endpoints.contains_key(name) {
+            return denied(format!("endpoint with name {} already exists in network {name}", container.name));
+        }
+        let mut spec = container.spec.clone();
+        spec.endpoints = [(name.clone(), request.clone())].into();
+        // the same checks as for a new container
+        self.inner.networks.endpoints(&spec)?;
+        let mut endpoint = Endpoint { request, link: None };
+        if !container.is_alive() {
+            let mut next = container.clone();
+            next.endpoints.insert(name.clone(), endpoint);
+            return self.commit(next, Vec::new());
+        }
+        let link = match self.inner.networks.grant_one(container, network, &endpoint) {
+            Err(Refusal::Taken(_)) => {
+                self.inner.networks.settled().await;
+                self.inner.networks.grant_one(container, network, &endpoint)?
+            }
+            outcome => outcome?,
+        };
+        endpoint.link = Some(link.clone());
+        let (before, mut next) = (self.container.clone(), self.container.clone());
+        next.endpoints.insert(name.clone(), endpoint);
+        let event = self.inner.network_event("connect", network, Some(&next.id));
+        self.commit(next, vec![event])?;
+        let view = self.renew_names()?;
+        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        let (id, kept) = (link.id.clone(), link.clone());
+        let joined = blocking(move || network::join(&inner, &container, &link, view)).await;
+        if let Err(error) = joined {
+            tracing::debug!(endpoint = id, %error, "cannot connect");
+            let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(kept) })].into();
+            self.inner.networks.take_back(&before.id, &Granted { endpoints, published: Vec::new() });
+            let event = self.inner.network_event("disconnect", network, Some(&before.id));
+            self.commit(before, vec![event])?;
+            self.renew_names()?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn on_disconnect(&mut self, network: Arc<Network>, answer: Answer<()>) {
+        reply(answer, self.disconnect(&network).await);
+    }
+
+    async fn disconnect(&mut self, network: &Arc<Network>) -> Result<()> {
+        let container = &self.container;
+        let name = &network.spec.name;
+        if network.spec.driver == Driver::Host {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                "container cannot be disconnected from host network or connected to host network",
+            ));
+        }
+        if !container.endpoints.contains_key(name) {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!("container {} is not connected to network {name}", container.id),
+            ));
+        }
+        let before = self.inner.networks.joined(container);
+        let mut next = container.clone();
+        let gone = next.endpoints.remove(name);
+        let Some(link) = gone.and_then(|endpoint| endpoint.link) else { return self.commit(next, Vec::new()) };
+        let Some(gone) = before.into_iter().find(|one| one.link.id == link.id) else {
+            return self.commit(next, Vec::new());
+        };
+        // ports that were passed on to an address that goes are passed on no more
+        let lost: Vec<Publication> =
+            next.published.iter().filter(|one| link.addresses().contains(&one.to)).copied().collect();
+        next.published.retain(|one| !lost.contains(one));
+        let event = self.inner.network_event("disconnect", network, Some(&next.id));
+        self.commit(next, vec![event])?;
+        let view = self.renew_names()?;
+        let (inner, container, parted) = (Arc::clone(&self.inner), self.container.clone(), gone.clone());
+        let ports = lost.clone();
+        let outcome = blocking(move || {
+            if !ports.is_empty() {
+                network::mention(&inner, &net::netd::Request::Unpublish(ports));
+                if container.published.is_empty() {
+                    network::unreserve(&inner, &container.id);
+                }
+            }
+            network::part(&inner, &container, &parted, view)
+        })
+        .await;
+        let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })].into();
+        self.inner.networks.take_back(&self.container.id, &Granted { endpoints, published: lost });
+        outcome
+    }
+
+    /// Writes the files of a running container's names anew.
+    fn renew_names(&self) -> Result<Option<View>> {
+        let linked = self.inner.linked(&self.container).unwrap_or_default();
+        self.inner.write_names(&self.container, &self.inner.config.paths(&self.container.id), &linked)
+    }
+
+    /// A running container has another name now.
+    pub(super) fn rename_in_networks(&mut self) {
+        if self.container.links().next().is_none() {
+            return;
+        }
+        let mut next = self.container.clone();
+        for endpoint in next.endpoints.values_mut() {
+            if let Some(link) = &mut endpoint.link {
+                link.names = network::names::in_network(&self.container, &endpoint.request.aliases);
+            }
+        }
+        if let Err(error) = self.commit(next, Vec::new()) {
+            tracing::error!(container = %self.container.id, %error, "cannot store a container's names");
+        }
+        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        tokio::task::spawn_blocking(move || network::rename(&inner, &container));
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| cut_short(&error))?
+}
+
+fn cut_short(error: &tokio::task::JoinError) -> EngineError {
+    EngineError::internal("setting up a container's network was cut short", error)
+}

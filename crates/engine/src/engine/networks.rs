@@ -1,0 +1,434 @@
+//! Networks: made, listed, joined, left, removed.
+
+use super::Engine;
+use super::inner::Inner;
+use crate::actor::Ask;
+use crate::error::{EngineError, ErrorClass, Result};
+use crate::model::{
+    Container, ContainerId, DEFAULT_NETWORK, Driver, EndpointRequest, Event, EventKind, LinkOptions, Member, Network,
+    NetworkId, NetworkMode, NetworkSpec,
+};
+use crate::network;
+use net::ipam::default_pools;
+use net::{Links, Subnet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use store::Txn;
+
+pub(super) const NETWORKS: &str = "network/";
+/// The bytes that this host's own IPv6 addresses are made of.
+const SEED: &str = "address-seed";
+
+/// How a container leaves a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It must be in it.
+    Present,
+    /// It may have gone already.
+    Anyway,
+}
+
+impl Engine {
+    /// All networks, the oldest first.
+    #[must_use]
+    pub fn networks(&self) -> Vec<Arc<Network>> {
+        let mut all: Vec<Arc<Network>> = self.inner.networks.book().networks().cloned().collect();
+        all.sort_by_key(|network| network.created_ns);
+        all
+    }
+
+    /// A network by id, name, or unique beginning of an id.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`], or [`ErrorClass::Invalid`] if the beginning fits more than one.
+    pub fn network(&self, who: &str) -> Result<Arc<Network>> {
+        self.inner.networks.book().find(who)
+    }
+
+    /// The running containers in a network.
+    #[must_use]
+    pub fn members(&self, network: &Network) -> Vec<Member> {
+        self.inner.members(network)
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Conflict`] for a name that is taken, [`ErrorClass::Denied`] for a predefined name or a subnet that
+    /// overlaps, [`ErrorClass::Invalid`] for what makes no sense. Nothing is left then.
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Arc<Network>> {
+        let inner = Arc::clone(&self.inner);
+        let made = tokio::task::spawn_blocking(move || inner.create_network(spec)).await;
+        made.map_err(|error| EngineError::internal("making a network was cut short", &error))?
+    }
+
+    /// Removes a network that nobody is in.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Denied`] for a predefined one or one that is in use, [`ErrorClass::NotFound`].
+    pub async fn remove_network(&self, who: &str) -> Result<()> {
+        self.inner.networks.settled().await;
+        let (inner, network) = (Arc::clone(&self.inner), self.network(who)?);
+        let removed = tokio::task::spawn_blocking(move || inner.remove_network(&network)).await;
+        removed.map_err(|error| EngineError::internal("removing a network was cut short", &error))?
+    }
+
+    /// Puts a container into one more network, at once if it runs.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`], [`ErrorClass::Denied`] for a container that has no network of its own or is in this one
+    /// already, [`ErrorClass::Invalid`] for addresses that the network does not have.
+    pub async fn connect(&self, network: &str, container: &str, request: EndpointRequest) -> Result<()> {
+        let network = self.network(network)?;
+        let request = Box::new(request);
+        self.ask(container, |answer| Ask::Connect { network, request, answer }).await
+    }
+
+    /// Takes a container out of a network, at once if it runs.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`], [`ErrorClass::Denied`] for the host's network or one that the container is not in.
+    pub async fn disconnect(&self, network: &str, container: &str, how: Leave) -> Result<()> {
+        let network = self.network(network)?;
+        match self.ask(container, |answer| Ask::Disconnect { network, answer }).await {
+            Err(error) if how == Leave::Anyway && error.class() == ErrorClass::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+impl Inner {
+    fn members(&self, network: &Network) -> Vec<Member> {
+        let all = self.all_containers();
+        let member = |container: Arc<Container>| {
+            let link = container.links().find(|(_, link)| link.network == network.id).map(|(_, link)| link.clone());
+            let whole = matches!(
+                (&container.spec.network, network.spec.driver),
+                (NetworkMode::Host, Driver::Host) | (NetworkMode::None, Driver::None)
+            );
+            (link.is_some() || whole).then(|| Member {
+                container: container.id.clone(),
+                name: container.name.clone(),
+                link,
+            })
+        };
+        all.into_iter().filter(|container| container.is_alive()).filter_map(member).collect()
+    }
+
+    fn create_network(&self, spec: NetworkSpec) -> Result<Arc<Network>> {
+        if matches!(spec.name.as_str(), DEFAULT_NETWORK | "host" | "none" | "default") {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!("operation is not permitted on predefined {} network", spec.name),
+            ));
+        }
+        if !spec.driver.has_addresses() {
+            let name = if spec.driver == Driver::Host { "host" } else { "null" };
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!("only one instance of \"{name}\" network is allowed"),
+            ));
+        }
+        let spec = self.filled_in(spec)?;
+        check(&spec)?;
+        let links = Links::open().map_err(|error| EngineError::internal("cannot reach the host's links", &error))?;
+        let mut network = self.new_network(spec)?;
+        self.check_links(&links, &mut network)?;
+        let network = {
+            // one at a time: neither name nor subnet can go to two
+            let mut book = self.networks.book();
+            if book.by_name(&network.spec.name).is_some() {
+                return Err(EngineError::conflict(format!("network with name {} already exists", network.spec.name)));
+            }
+            if !network.spec.template {
+                let used = links.used_subnets(&[]).unwrap_or_default();
+                book.settle(&mut network, &self.pools()?, &used)?;
+            }
+            let network = Arc::new(network);
+            book.insert(Arc::clone(&network))?;
+            network
+        };
+        let made = if network.spec.template { Ok(()) } else { network::make(self, &links, &network) };
+        if let Err(error) = made.and_then(|()| self.store_network(&network)) {
+            let _ = network::unmake(self, &network);
+            self.networks.book().remove(&network.id);
+            return Err(error);
+        }
+        if network.spec.driver == Driver::Bridge && !network.spec.template {
+            let rules = network::wiring::rules(&network);
+            let request = net::netd::Request::SetNetworkRules { bridge: network.link_name(), rules };
+            network::mention(self, &request);
+        }
+        Ok(network)
+    }
+
+    /// What a network is to be like that is made from a template: all but its name is the template's.
+    fn filled_in(&self, spec: NetworkSpec) -> Result<NetworkSpec> {
+        let Some(name) = &spec.made_from else { return Ok(spec) };
+        let book = self.networks.book();
+        let template =
+            book.by_name(name).or_else(|| book.by_id(&NetworkId::known(name))).filter(|one| one.spec.template);
+        let Some(template) = template else {
+            return Err(EngineError::not_found(format!(
+                "could not find network configuration: network {name} not found"
+            )));
+        };
+        let from = &template.spec;
+        Ok(NetworkSpec {
+            v4: from.v4,
+            v6: from.v6,
+            internal: from.internal,
+            subnets: from.subnets.clone(),
+            link: from.link.clone(),
+            words: from.words.clone(),
+            address_words: from.address_words.clone(),
+            labels: from.labels.clone(),
+            template: false,
+            ..spec
+        })
+    }
+
+    fn check_links(&self, links: &Links, network: &mut Network) -> Result<()> {
+        let cannot = |error: net::NetError| EngineError::internal("cannot look at the host's links", &error);
+        let link = network.link_name();
+        if network.spec.template {
+            return Ok(());
+        }
+        let named = |other: &&Arc<Network>| other.spec.driver == Driver::Bridge && other.link_name() == link;
+        if let Some(other) = self.networks.book().networks().find(named) {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!(
+                    "cannot create network {} ({link}): conflicts with network {} ({link}): networks have same bridge name",
+                    network.id, other.id
+                ),
+            ));
+        }
+        if network.spec.driver == Driver::Bridge {
+            network.spec.link.found = links.inspect(&link).map_err(cannot)?.is_some();
+            return Ok(());
+        }
+        let Some(parent) = network.spec.link.parent.clone() else { return Ok(()) };
+        let same = |other: &&Arc<Network>| {
+            other.spec.driver.has_addresses() && other.spec.link.parent.as_deref() == Some(parent.as_str())
+        };
+        if let Some(other) = self.networks.book().networks().find(same)
+            && other.spec.driver != network.spec.driver
+        {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!("network {} is already using parent interface {parent}", other.id),
+            ));
+        }
+        let below = parent.rsplit_once('.').filter(|(_, id)| id.parse::<u16>().is_ok()).map(|(below, _)| below);
+        let there = links.inspect(&parent).map_err(cannot)?.is_some()
+            || match below {
+                Some(below) => links.inspect(below).map_err(cannot)?.is_some(),
+                None => false,
+            };
+        if there {
+            Ok(())
+        } else {
+            Err(EngineError::invalid(format!("-o parent interface was not found on the host: {parent}")))
+        }
+    }
+
+    fn new_network(&self, spec: NetworkSpec) -> Result<Network> {
+        let id = NetworkId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+        Ok(Network { id, created_ns: crate::clock::now_ns(), spec })
+    }
+
+    fn pools(&self) -> Result<Vec<net::ipam::Pool>> {
+        if !self.config.network.pools.is_empty() {
+            return Ok(self.config.network.pools.clone());
+        }
+        if let Some(entry) = self.store.get(SEED)
+            && let Ok(seed) = <[u8; 5]>::try_from(entry.value.as_ref())
+        {
+            return Ok(default_pools(seed));
+        }
+        let mut seed = [0; 5];
+        getrandom::fill(&mut seed).map_err(|error| EngineError::internal("cannot make addresses", &error))?;
+        self.commit(Txn::new().put(SEED, seed.to_vec()))?;
+        Ok(default_pools(seed))
+    }
+
+    fn store_network(&self, network: &Network) -> Result<()> {
+        let json = serde_json::to_vec(network)
+            .map_err(|error| EngineError::internal("cannot write the network's record", &error))?;
+        let event = self.network_event("create", network, None);
+        let txn = Txn::new().put(network_key(network), json);
+        self.commit(self.with_events(txn, std::slice::from_ref(&event))?)?;
+        self.events.publish(event);
+        Ok(())
+    }
+
+    fn remove_network(&self, network: &Arc<Network>) -> Result<()> {
+        let name = &network.spec.name;
+        if network.is_predefined() {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!("{name} is a pre-defined network and cannot be removed"),
+            ));
+        }
+        let users: Vec<String> = self
+            .members(network)
+            .iter()
+            .map(|member| {
+                let id = member.link.as_ref().map(|link| link.id.get(..12).unwrap_or(&link.id).to_owned());
+                format!("name:\"{}\" id:\"{}\"", member.name, id.unwrap_or_default())
+            })
+            .collect();
+        if !users.is_empty() {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!(
+                    "error while removing network: network {name} id {} has active endpoints ({})",
+                    network.id,
+                    users.join(", ")
+                ),
+            ));
+        }
+        let dependent = |other: &&Arc<Network>| {
+            other.spec.made_from.as_deref() == Some(name)
+                || other.spec.made_from.as_deref() == Some(network.id.as_str())
+        };
+        if network.spec.template && self.networks.book().networks().any(|other| dependent(&other)) {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                format!("configuration network {name:?} is in use by another network"),
+            ));
+        }
+        let event = self.network_event("destroy", network, None);
+        let txn = self.with_events(Txn::new().delete(network_key(network)), std::slice::from_ref(&event))?;
+        self.commit(txn)?;
+        self.networks.book().remove(&network.id);
+        self.events.publish(event);
+        network::unmake(self, network)
+    }
+
+    /// An event about a network, and a container that is concerned.
+    pub(crate) fn network_event(&self, action: &str, network: &Network, container: Option<&ContainerId>) -> Event {
+        let kind = match network.spec.driver {
+            Driver::Bridge => "bridge",
+            Driver::Macvlan => "macvlan",
+            Driver::Ipvlan => "ipvlan",
+            Driver::Host => "host",
+            Driver::None => "null",
+        };
+        let mut attributes =
+            BTreeMap::from([("name".to_owned(), network.spec.name.clone()), ("type".to_owned(), kind.to_owned())]);
+        attributes.extend(container.map(|id| ("container".to_owned(), id.to_string())));
+        self.events.event(EventKind::Network, action, network.id.as_str(), attributes)
+    }
+
+    /// Reads the networks of the store, and makes those that every host has where they are missing.
+    pub(super) fn load_networks(&self) -> Result<()> {
+        for entry in self.store.range(NETWORKS) {
+            match serde_json::from_slice::<Network>(&entry.value) {
+                Ok(network) => self.networks.book().insert(Arc::new(network))?,
+                Err(error) => {
+                    tracing::error!(key = entry.key, %error, "a network's record cannot be read; it is left alone");
+                }
+            }
+        }
+        let named = |name: &str, driver| NetworkSpec { name: name.to_owned(), driver, ..NetworkSpec::default() };
+        for mut spec in
+            [named(DEFAULT_NETWORK, Driver::Bridge), named("host", Driver::Host), named("none", Driver::None)]
+        {
+            if self.networks.book().by_name(&spec.name).is_some() {
+                continue;
+            }
+            if spec.driver == Driver::Bridge {
+                self.config.network.default_bridge(&mut spec);
+            }
+            let mut network = self.new_network(spec)?;
+            if network.spec.driver == Driver::Bridge {
+                let bridge = network.link_name();
+                let used: Vec<Subnet> =
+                    Links::open().and_then(|links| links.used_subnets(&[&bridge])).unwrap_or_default();
+                self.networks.book().settle(&mut network, &self.pools()?, &used)?;
+            } else {
+                network.id = NetworkId::predefined(&network.spec.name);
+            }
+            let json = serde_json::to_vec(&network)
+                .map_err(|error| EngineError::internal("cannot write the network's record", &error))?;
+            self.commit(Txn::new().put(network_key(&network), json))?;
+            self.networks.book().insert(Arc::new(network))?;
+        }
+        Ok(())
+    }
+}
+
+fn network_key(network: &Network) -> String {
+    format!("{NETWORKS}{}", network.id)
+}
+
+/// Checks what needs no other network.
+fn check(spec: &NetworkSpec) -> Result<()> {
+    let name = &spec.name;
+    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let goes_well = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    if name.trim().is_empty() {
+        return Err(EngineError::invalid(format!("invalid name: {name} is not a valid network name")));
+    }
+    if !starts_well || !goes_well {
+        return Err(EngineError::invalid(format!(
+            "invalid network name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )));
+    }
+    let LinkOptions { bridge, tunnel, .. } = &spec.link;
+    if bridge.as_ref().is_some_and(|bridge| bridge.is_empty() || bridge.len() > net::LINK_NAME_MAX) {
+        return Err(EngineError::invalid(format!("invalid bridge name: 1 to {} bytes", net::LINK_NAME_MAX)));
+    }
+    if tunnel.as_ref().is_some_and(|tunnel| tunnel.id >= 1 << 24) {
+        return Err(EngineError::invalid("a tunnel's number has 24 bits: it is below 16777216"));
+    }
+    if !spec.v4 && !spec.v6 {
+        return Err(EngineError::invalid("IPv4 or IPv6 must be enabled"));
+    }
+    if spec.template && spec.made_from.is_some() {
+        return Err(EngineError::new(ErrorClass::Denied, "a configuration network cannot depend on another one"));
+    }
+    for asked in &spec.subnets {
+        match asked.subnet {
+            Some(subnet) if subnet != subnet.network() => {
+                return Err(EngineError::invalid(format!(
+                    "invalid network config:\ninvalid subnet {subnet}: it should be {}",
+                    subnet.network()
+                )));
+            }
+            Some(_) => {}
+            None if asked.range.is_some() || asked.gateway.is_some() || !asked.auxiliary.is_empty() => {
+                return Err(EngineError::invalid(
+                    "invalid network config: a range, gateway or auxiliary address needs a subnet",
+                ));
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use net::ipam::SubnetRequest;
+
+    #[test]
+    fn names_and_subnets_are_checked() {
+        let named = |name: &str| NetworkSpec { name: name.to_owned(), ..NetworkSpec::default() };
+        for good in ["a", "shop_net", "0.x-y"] {
+            assert!(check(&named(good)).is_ok(), "{good}");
+        }
+        for bad in ["", " ", "-a", "a/b", "ä"] {
+            assert_eq!(check(&named(bad)).unwrap_err().class(), ErrorClass::Invalid, "{bad}");
+        }
+        let subnet = |text: &str| SubnetRequest { subnet: text.parse().ok(), ..SubnetRequest::default() };
+        let with = |asked: SubnetRequest| check(&NetworkSpec { subnets: vec![asked], ..named("a") });
+        assert!(with(subnet("10.1.0.0/16")).is_ok());
+        assert!(with(subnet("10.1.2.0/16")).unwrap_err().to_string().contains("10.1.0.0/16"));
+        assert!(with(SubnetRequest { gateway: Some([10, 0, 0, 1].into()), ..SubnetRequest::default() }).is_err());
+        assert!(check(&NetworkSpec { v4: false, ..named("a") }).is_err());
+    }
+}

@@ -1,0 +1,215 @@
+//! Which ports of the host are passed on to whom.
+
+use super::book::Refusal;
+use crate::error::EngineError;
+use crate::model::{ContainerId, PublishRequest};
+use net::firewall::{Protocol, Publication};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Where ports are taken from that nobody asked for by number: those that the kernel, too, gives to whoever asks for none.
+const FIRST: u16 = 32_768;
+const LAST: u16 = 60_999;
+
+/// The ports that are passed on.
+#[derive(Debug)]
+pub(super) struct Taken {
+    by_port: BTreeMap<(Protocol, u16), Vec<(Publication, ContainerId)>>,
+    /// Where the search for any port goes on.
+    next: u16,
+}
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self { by_port: BTreeMap::new(), next: FIRST }
+    }
+}
+
+impl Taken {
+    /// Finds a port of the host for each request, all or none, and takes them. `to` are the container's addresses: one of
+    /// each version of IP at most.
+    pub(super) fn take(
+        &mut self,
+        container: &ContainerId,
+        wanted: &[PublishRequest],
+        to: &[IpAddr],
+        busy: &BTreeSet<Publication>,
+    ) -> Result<Vec<Publication>, Refusal> {
+        let mut taken = Vec::new();
+        for request in wanted {
+            match self.find(request, to, busy) {
+                Ok(found) => {
+                    self.adopt(container, &found);
+                    taken.extend(found);
+                }
+                Err(refusal) => {
+                    self.release(container, &taken);
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn find(
+        &mut self,
+        request: &PublishRequest,
+        to: &[IpAddr],
+        busy: &BTreeSet<Publication>,
+    ) -> Result<Vec<Publication>, Refusal> {
+        let free = |port: u16| {
+            let found = at(request, port, to);
+            found.iter().all(|one| !busy.contains(one) && !self.is_taken(one)).then_some(found)
+        };
+        let found = match request.host_ports {
+            Some((first, last)) => (first..=last).find_map(free),
+            None => {
+                let start = self.next;
+                (start..=LAST).chain(FIRST..start).find_map(free)
+            }
+        };
+        let Some(found) = found else {
+            let host = request.host.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            let what = match request.host_ports {
+                Some((first, last)) if first == last => format!("{}", std::net::SocketAddr::new(host, first)),
+                Some((first, last)) => format!("{host}:{first}-{last}"),
+                None => format!("{host}:{FIRST}-{LAST}"),
+            };
+            return Err(Refusal::Taken(EngineError::new(
+                crate::error::ErrorClass::Internal,
+                format!("Bind for {what} failed: port is already allocated"),
+            )));
+        };
+        if found.is_empty() {
+            let host = request.host.map_or_else(|| "any address".to_owned(), |host| host.to_string());
+            return Err(Refusal::Wrong(EngineError::invalid(format!(
+                "cannot publish port {}/{} at {host}: the container has no address that it could be passed on to",
+                request.port, request.protocol
+            ))));
+        }
+        if request.host_ports.is_none()
+            && let Some(one) = found.first()
+        {
+            self.next = if one.port == LAST { FIRST } else { one.port + 1 };
+        }
+        Ok(found)
+    }
+
+    fn is_taken(&self, wanted: &Publication) -> bool {
+        let others = self.by_port.get(&(wanted.protocol, wanted.port));
+        others.into_iter().flatten().any(|(other, _)| other.conflicts_with(wanted))
+    }
+
+    pub(super) fn adopt(&mut self, container: &ContainerId, published: &[Publication]) {
+        for one in published {
+            self.by_port.entry((one.protocol, one.port)).or_default().push((*one, container.clone()));
+        }
+    }
+
+    pub(super) fn release(&mut self, container: &ContainerId, published: &[Publication]) {
+        for one in published {
+            let key = (one.protocol, one.port);
+            if let Some(holders) = self.by_port.get_mut(&key) {
+                holders.retain(|(other, holder)| other != one || holder != container);
+                if holders.is_empty() {
+                    self.by_port.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// What has to be passed on for a request at one port of the host. A host's IPv6 addresses answer for a container that
+/// has IPv4 only, too.
+fn at(request: &PublishRequest, port: u16, to: &[IpAddr]) -> Vec<Publication> {
+    let v4 = to.iter().find(|address| address.is_ipv4());
+    let v6 = to.iter().find(|address| address.is_ipv6());
+    let one =
+        |host, to: &IpAddr| Publication { host, protocol: request.protocol, port, to: *to, to_port: request.port };
+    match request.host {
+        None => {
+            let first = v4.map(|to| one(None, to));
+            let any6 = Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+            let second = v6.map(|to| one(None, to)).or_else(|| v4.map(|to| one(any6, to)));
+            first.into_iter().chain(second).collect()
+        }
+        Some(host) if host.is_ipv4() => v4.map(|to| one(Some(host), to)).into_iter().collect(),
+        Some(host) => v6.or(v4).map(|to| one(Some(host), to)).into_iter().collect(),
+    }
+}
+
+/// The requests of a container: those made by hand, and one for each exposed port that has none where all are wanted.
+pub(crate) fn requests(published: &[PublishRequest], all: bool, exposed: &[String]) -> Vec<PublishRequest> {
+    let mut wanted = published.to_vec();
+    if all {
+        for (port, protocol) in exposed.iter().flat_map(|text| exposed_ports(text)) {
+            if !published.iter().any(|one| one.port == port && one.protocol == protocol) {
+                wanted.push(PublishRequest { port, protocol, host: None, host_ports: None });
+            }
+        }
+    }
+    wanted
+}
+
+/// The ports of `80/tcp`, `53/udp` or `8000-8010`; none for what is no port.
+pub(crate) fn exposed_ports(text: &str) -> Vec<(u16, Protocol)> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    match (first.parse::<u16>(), last.parse::<u16>(), protocol.parse::<Protocol>()) {
+        (Ok(first), Ok(last), Ok(protocol)) => (first..=last).map(|port| (port, protocol)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 2));
+
+    fn request(host: Option<&str>, host_ports: Option<(u16, u16)>) -> PublishRequest {
+        PublishRequest { port: 80, protocol: Protocol::Tcp, host: host.map(|host| host.parse().unwrap()), host_ports }
+    }
+
+    #[test]
+    fn a_port_is_taken_once_at_each_address() {
+        let mut taken = Taken::default();
+        let (a, b) = (ContainerId::known("a"), ContainerId::known("b"));
+        let none = BTreeSet::new();
+        let first = taken.take(&a, &[request(None, Some((8080, 8080)))], &[V4], &none).unwrap();
+        let shown: Vec<String> = first.iter().map(|one| one.host_address().to_string()).collect();
+        assert_eq!(shown, ["0.0.0.0", "::"]);
+        let local = request(Some("127.0.0.1"), Some((8080, 8080)));
+        let Err(Refusal::Taken(error)) = taken.take(&b, std::slice::from_ref(&local), &[V4], &none) else { panic!() };
+        assert_eq!(error.to_string(), "Bind for 127.0.0.1:8080 failed: port is already allocated");
+        taken.release(&a, &first);
+        assert_eq!(taken.take(&b, &[local], &[V4], &none).unwrap().len(), 1);
+        let other = request(Some("127.0.0.2"), Some((8080, 8080)));
+        assert!(taken.take(&a, &[other], &[V4], &none).is_ok(), "another address");
+    }
+
+    #[test]
+    fn any_port_is_the_next_free_one() {
+        let mut taken = Taken::default();
+        let (a, none) = (ContainerId::known("a"), BTreeSet::new());
+        let any = [request(None, None), request(None, None)];
+        let ports: Vec<u16> = taken.take(&a, &any, &[V4], &none).unwrap().iter().map(|one| one.port).collect();
+        assert_eq!(ports, [FIRST, FIRST, FIRST + 1, FIRST + 1]);
+        let busy = at(&any[0], FIRST + 2, &[V4]).into_iter().take(1).collect();
+        assert_eq!(taken.take(&a, &any[..1], &[V4], &busy).unwrap()[0].port, FIRST + 3);
+        let range = [request(None, Some((FIRST, FIRST + 2)))];
+        assert_eq!(taken.take(&a, &range, &[V4], &none).unwrap()[0].port, FIRST + 2);
+        assert!(matches!(taken.take(&a, &range, &[V4], &none), Err(Refusal::Taken(_))));
+        let six = request(Some("127.0.0.1"), None);
+        assert!(matches!(taken.take(&a, &[six], &["fd00::2".parse().unwrap()], &none), Err(Refusal::Wrong(_))));
+    }
+
+    #[test]
+    fn exposed_ports_are_published_where_all_are() {
+        let exposed = ["80/tcp".to_owned(), "7000-7001/udp".to_owned(), "x".to_owned()];
+        let wanted = requests(&[request(None, None)], true, &exposed);
+        let shown: Vec<(u16, Protocol)> = wanted.iter().map(|one| (one.port, one.protocol)).collect();
+        assert_eq!(shown, [(80, Protocol::Tcp), (7000, Protocol::Udp), (7001, Protocol::Udp)]);
+        assert_eq!(requests(&[], false, &exposed), []);
+    }
+}

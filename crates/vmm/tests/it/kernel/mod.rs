@@ -1,0 +1,151 @@
+//! The same small guest on every backend.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use control::machine::{BackendChoice, MachineSpec};
+use vmm::{Event, Extent, MachineError, SnapshotError};
+
+use crate::support::{Running, backends, spec};
+
+/// Answers each byte from the serial port with the byte plus how many there were, counted in a register and in memory; `q`
+/// switches the machine off, and `r`, or counts that differ, is a triple fault.
+const ECHO: &[u8] = &[
+    0x31, 0xdb, // xor ebx, ebx
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, // wait for input
+    0x66, 0xba, 0xf8, 0x03, 0xec, // in al, dx
+    0xff, 0xc3, // inc ebx
+    0xff, 0x04, 0x25, 0, 0, 0x20, 0, // inc dword [0x200000]
+    0x39, 0x1c, 0x25, 0, 0, 0x20, 0, 0x75, 0x17, // cmp [0x200000], ebx; jne bad
+    0x3c, b'q', 0x74, 0x09, 0x3c, b'r', 0x74, 0x0f, // cmp al; je
+    0x00, 0xd8, 0xee, 0xeb, 0xd3, // add al, bl; out dx, al; again
+    0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4, 0xeb, 0xfd, // off
+    0x0f, 0x0b, // bad: ud2, without a single gate
+];
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// An ELF kernel with this code at 1 MiB.
+    fn kernel(&self, code: &[u8]) -> PathBuf {
+        let mut file = vec![0; 64 + 56];
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(18, &[62]);
+        put(24, &0x10_0000u64.to_le_bytes());
+        put(32, &[64]);
+        put(54, &[56]);
+        put(56, &[1]);
+        put(64, &[1]);
+        put(72, &[120]);
+        put(80, &0x10_0000u64.to_le_bytes());
+        put(88, &0x10_0000u64.to_le_bytes());
+        put(96, &(code.len() as u64).to_le_bytes());
+        put(104, &(code.len() as u64).to_le_bytes());
+        file.extend(code);
+        let path = self.path("kernel");
+        std::fs::File::create(&path).unwrap().write_all(&file).unwrap();
+        path
+    }
+
+    fn spec(&self, backend: BackendChoice) -> MachineSpec {
+        MachineSpec { track_dirty: true, ..spec(&self.kernel(ECHO), backend) }
+    }
+}
+
+fn ask(guest: &Running, answer: &str) {
+    guest.input("a");
+    guest.expect(answer);
+}
+
+#[test]
+fn guests_speak_and_switch_off() {
+    for backend in backends() {
+        let folder = Folder::new();
+        let guest = Running::boot(&folder.spec(backend));
+        ask(&guest, "b");
+        ask(&guest, "c");
+        guest.input("q");
+        assert_eq!(guest.event(), Event::PowerOff, "{backend:?}");
+    }
+}
+
+#[test]
+fn triple_faults_are_resets() {
+    for backend in backends() {
+        let folder = Folder::new();
+        let guest = Running::boot(&folder.spec(backend));
+        guest.input("r");
+        assert_eq!(guest.event(), Event::Reset, "{backend:?}");
+    }
+}
+
+#[test]
+fn snapshots_go_on_where_they_were_and_elsewhere() {
+    for backend in backends() {
+        let folder = Folder::new();
+        let mut guest = Running::boot(&folder.spec(backend));
+        ask(&guest, "b");
+        let (full, more) = (folder.path("full"), folder.path("more"));
+        let early = guest.machine.snapshot(&full, Extent::Full);
+        assert!(matches!(early, Err(MachineError::Snapshot(SnapshotError::Running))), "{early:?}");
+        guest.machine.pause().unwrap();
+        let orphan = guest.machine.snapshot(&more, Extent::Incremental);
+        assert!(matches!(orphan, Err(MachineError::Snapshot(SnapshotError::NoParent))), "{orphan:?}");
+        guest.machine.snapshot(&full, Extent::Full).unwrap();
+        let again = guest.machine.snapshot(&full, Extent::Full);
+        assert!(matches!(again, Err(MachineError::Snapshot(SnapshotError::Exists(_)))), "{again:?}");
+        guest.machine.resume().unwrap();
+        ask(&guest, "c");
+        guest.machine.pause().unwrap();
+        guest.machine.snapshot(&more, Extent::Incremental).unwrap();
+        drop(guest);
+        for (from, answer) in [(&full, "c"), (&more, "d"), (&full, "c")] {
+            for to in [backend, BackendChoice::Soft] {
+                let guest = Running::restore(from, Some(to)).unwrap();
+                ask(&guest, answer);
+                guest.input("q");
+                assert_eq!(guest.event(), Event::PowerOff, "{backend:?} to {to:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_snapshots_are_refused() {
+    let folder = Folder::new();
+    let mut guest = Running::boot(&folder.spec(BackendChoice::Soft));
+    guest.machine.pause().unwrap();
+    let path = folder.path("snapshot");
+    guest.machine.snapshot(&path, Extent::Full).unwrap();
+    drop(guest);
+    let refused = || match Running::restore(&path, None) {
+        Err(MachineError::Snapshot(error)) => error.to_string(),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was taken"),
+    };
+    let state = std::fs::read(path.join("state")).unwrap();
+    let mut flipped = state.clone();
+    flipped[state.len() / 2] ^= 4;
+    std::fs::write(path.join("state"), &flipped).unwrap();
+    assert!(refused().contains("checksum"));
+    let mut newer = state.clone();
+    newer[8] = 9;
+    std::fs::write(path.join("state"), &newer).unwrap();
+    assert!(refused().contains("version 9"));
+    std::fs::write(path.join("state"), &state[..state.len() - 1]).unwrap();
+    assert!(refused().contains("ends early"));
+    std::fs::write(path.join("state"), &state).unwrap();
+    std::fs::File::options().write(true).open(path.join("memory")).unwrap().set_len(4096).unwrap();
+    assert!(refused().contains("another size"));
+    std::fs::remove_file(path.join("memory")).unwrap();
+    assert!(refused().contains("memory"));
+}
