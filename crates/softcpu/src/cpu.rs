@@ -9,8 +9,8 @@ use crate::host::jit::{Exit, Found, Jit, Key, enter};
 use crate::host::native::Natives;
 use crate::host::ram::PAGE;
 use crate::mmu::fetch::FetchTlb;
-use crate::state::{CR0_EM, CR0_TS, CR4_OSFXSR, CS, CodeSize, CpuState};
-use crate::translate::{Fpu, Place};
+use crate::state::{CR0_EM, CR0_TS, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState};
+use crate::translate::{Fpu, Locks, Place};
 
 /// Why the loop was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,7 @@ impl Cpu {
             return run_block(x, Length::One).map(|_| ()).map_err(|_| Fault::Triple);
         };
         x.leave = false;
-        match enter(x, entry, key.mode) {
+        match enter(x, entry) {
             Exit::Next(_) => Ok(()),
             Exit::Triple => Err(Fault::Triple),
         }
@@ -192,6 +192,7 @@ pub(crate) enum Stepped {
 /// One instruction for translated code. Its block has counted it and the `behind` ones after it.
 pub(crate) fn step_in_block(x: &mut Exec<'_>, behind: u64) -> Stepped {
     let (counted, rip) = (x.s.instructions, x.s.rip);
+    x.view = x.s.view();
     let done = run_block(x, Length::One);
     let completed = x.s.instructions - counted;
     if done.is_ok() && completed == 1 && !x.leave && x.s.rip != rip {
@@ -213,14 +214,18 @@ fn translatable(x: &Exec<'_>) -> bool {
 
 /// Runs translated code, or the interpreter until a block has shown that it is worth translating.
 fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done {
+    // A fault on the way must not leave a link to whatever runs next.
+    let mut pending = link.take();
     let now = x.shared.code.epoch();
     if now != *epoch {
         *epoch = now;
         x.jit.forget_jumps();
-        *link = None;
+        pending = None;
     }
+    // Translated code changes EFLAGS.AC by itself.
+    x.view = x.s.view();
     let lin = x.s.rip;
-    let gpa = x.fetch_address(lin)?;
+    let (gpa, global) = x.fetch_page(lin)?;
     let fpu = if x.s.cr0 & (CR0_EM | CR0_TS) == 0 && x.s.cr4 & CR4_OSFXSR != 0 { Fpu::Ready } else { Fpu::Trapped };
     let mode = x.view as u8 | if fpu == Fpu::Ready { 4 } else { 0 };
     let key = Key { gpa, lin, mode };
@@ -228,7 +233,6 @@ fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done
     let mut found = x.jit.find(&key, generation);
     if found == Found::Unknown {
         let entered = run_block(x, Length::All)?;
-        *link = None;
         if entered >= WORTH && x.shared.code.generation(gpa) == generation {
             found = translate(x, key, fpu, generation, usize::MAX);
         }
@@ -236,15 +240,16 @@ fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done
         return Ok(());
     }
     let Found::Code(entry) = found else {
-        *link = None;
         return run_block(x, Length::All).map(|_| ());
     };
-    if let Some(at) = link.take() {
+    if let Some(at) = pending {
         x.jit.link(at, entry);
     }
-    x.jit.remember_jump(&key, entry);
+    x.jit.remember_jump(&key, entry, global);
     x.leave = false;
-    match enter(x, entry, mode) {
+    let exit = enter(x, entry);
+    x.view = x.s.view();
+    match exit {
         Exit::Next(l) => {
             *link = l;
             Ok(())
@@ -270,6 +275,8 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
         lin: key.lin,
         bytes: &page[..len],
         view: x.view,
+        smap: x.s.cr4 & CR4_SMAP != 0,
+        locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
         fpu,
         at: x.jit.next_address(),
         offset: x.jit.offset_of_next(),

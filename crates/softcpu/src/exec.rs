@@ -58,6 +58,8 @@ pub(crate) enum First {
 pub(crate) struct Shared {
     pub(crate) ram: std::sync::Arc<Ram>,
     pub(crate) code: CodePages,
+    /// How many CPUs there are.
+    pub(crate) cpus: u32,
 }
 
 /// A CPU while it runs.

@@ -35,8 +35,8 @@ pub(crate) struct Own {
     pub(super) link: u64,
     /// The byte that asks for attention.
     pub(super) attention: u64,
-    /// The table of indirect jumps.
-    pub(super) jumps: u64,
+    /// The tables of indirect jumps, one a view.
+    pub(super) jumps: [u64; 3],
     /// MXCSR of Rust code.
     pub(super) host_mxcsr: u64,
 }
@@ -80,7 +80,7 @@ impl CoreBox {
                     adjust: 0,
                     link: u64::MAX,
                     attention: 0,
-                    jumps: 0,
+                    jumps: [0; 3],
                     host_mxcsr: 0x1f80,
                 },
             });

@@ -10,7 +10,7 @@ use std::mem::offset_of;
 use super::code::{CodeBuf, Entry, Mapping};
 use super::core::{Core, Own};
 use super::emit::{Code, R9, R10, R11, RSP_HOST};
-use super::tlb::Tlb;
+use super::tlb::{Global, Tlb};
 use crate::exec::Exec;
 use crate::flags::ARITH;
 use crate::state::CpuState;
@@ -34,7 +34,8 @@ pub(crate) const SPARE: i32 = OWN + offset_of!(Own, spare) as i32;
 pub(crate) const ADJUST: i32 = OWN + offset_of!(Own, adjust) as i32;
 pub(crate) const LINK: i32 = OWN + offset_of!(Own, link) as i32;
 pub(crate) const ATTENTION: i32 = OWN + offset_of!(Own, attention) as i32;
-pub(crate) const JUMP_TABLE: i32 = OWN + offset_of!(Own, jumps) as i32;
+const JUMP_TABLES: i32 = OWN + offset_of!(Own, jumps) as i32;
+const SWAPPED_GS: i32 = STATE + (offset_of!(CpuState, msr) + offset_of!(crate::state::Msrs, kernel_gs_base)) as i32;
 const RESUME: i32 = OWN + offset_of!(Own, resume) as i32;
 const EXEC: i32 = OWN + offset_of!(Own, exec) as i32;
 const HOST_SP: i32 = OWN + offset_of!(Own, host_sp) as i32;
@@ -43,6 +44,16 @@ const HOST_MXCSR: i32 = OWN + offset_of!(Own, host_mxcsr) as i32;
 /// Where a guest register's value is kept in the core.
 pub(crate) const fn gpr(n: u8) -> i32 {
     STATE + offset_of!(CpuState, gpr) as i32 + 8 * n as i32
+}
+
+/// Where a view's table of indirect jumps is named.
+pub(crate) const fn jump_table(view: u8) -> i32 {
+    JUMP_TABLES + 8 * view as i32
+}
+
+/// The other gs base, which swapgs takes.
+pub(crate) const fn swapped_gs() -> i32 {
+    SWAPPED_GS
 }
 
 /// The base address of a segment in the core.
@@ -111,11 +122,13 @@ struct Jump {
 struct Jumps {
     table: Mapping,
     used: Vec<u16>,
+    /// Some of it lies in pages of one address space.
+    local: bool,
 }
 
 impl Jumps {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { table: Mapping::anonymous(JUMPS * size_of::<Jump>())?, used: Vec::new() })
+        Ok(Self { table: Mapping::anonymous(JUMPS * size_of::<Jump>())?, used: Vec::new(), local: false })
     }
 
     fn put(&mut self, slot: u16, j: Jump) {
@@ -131,6 +144,7 @@ impl Jumps {
 
     /// Empties the table. An empty entry of slot 0 would fit address 0: its tag is another.
     fn clear(&mut self) {
+        self.local = false;
         for slot in std::mem::take(&mut self.used) {
             self.put(slot, Jump { lin: u64::from(!slot), code: 0 });
         }
@@ -368,10 +382,17 @@ impl Jit {
         self.jumps.iter_mut().for_each(Jumps::clear);
     }
 
+    /// As [`Self::forget_jumps`], where only what is not global has changed.
+    pub(crate) fn forget_local_jumps(&mut self) {
+        self.jumps.iter_mut().filter(|j| j.local).for_each(Jumps::clear);
+    }
+
     /// Makes indirect jumps to an address find its code.
-    pub(crate) fn remember_jump(&mut self, key: &Key, entry: Entry) {
+    pub(crate) fn remember_jump(&mut self, key: &Key, entry: Entry, global: Global) {
         let code = self.code.address(entry);
-        self.jumps[usize::from(key.mode & 3)].set(key.lin, code);
+        let table = &mut self.jumps[usize::from(key.mode & 3)];
+        table.local |= global == Global::No;
+        table.set(key.lin, code);
     }
 
     /// Points the jump whose distance stands at offset `link` to a block.
@@ -386,9 +407,9 @@ impl Jit {
 }
 
 /// Runs translated code until it leaves. `entry` is of the CPU's own [`Jit`].
-pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry, mode: u8) -> Exit {
+pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry) -> Exit {
     let (enter, target) = (x.jit.thunks.enter, x.jit.code.address(entry));
-    let jumps = x.jit.jumps[usize::from(mode & 3)].table.base() as u64;
+    let jumps = [0, 1, 2].map(|v: usize| x.jit.jumps[v].table.base() as u64);
     let attention = x.board.attention_flag() as u64;
     let core: *mut Core = x.core;
     let exec: *mut Exec<'_> = x;

@@ -4,6 +4,7 @@ use super::{Access, canonical};
 use crate::exec::Exec;
 use crate::fault::{Fault, GP0};
 use crate::host::ram::PAGE;
+use crate::host::tlb::Global;
 use crate::state::View;
 
 const ENTRIES: usize = 128;
@@ -23,6 +24,15 @@ impl FetchTlb {
         self.entries = [[(EMPTY, 0); ENTRIES]; 2];
     }
 
+    /// Forgets all but global pages, whose entries have bit 0 set.
+    fn flush_local(&mut self) {
+        for e in self.entries.iter_mut().flatten() {
+            if e.1 & 1 == 0 {
+                *e = (EMPTY, 0);
+            }
+        }
+    }
+
     pub(crate) fn flush_page(&mut self, lin: u64) {
         for t in &mut self.entries {
             t[(lin >> 12) as usize % ENTRIES] = (EMPTY, 0);
@@ -34,17 +44,25 @@ impl Exec<'_> {
     /// The guest-physical address of code at a linear address.
     #[inline]
     pub(crate) fn fetch_address(&mut self, lin: u64) -> Result<u64, Fault> {
+        Ok(self.fetch_page(lin)?.0)
+    }
+
+    /// As [`Self::fetch_address`], and whether the page is global.
+    #[inline]
+    pub(crate) fn fetch_page(&mut self, lin: u64) -> Result<(u64, Global), Fault> {
         let user = usize::from(self.view == View::User);
         let e = &mut self.fetch.entries[user][(lin >> 12) as usize % ENTRIES];
         if e.0 == lin & !(PAGE - 1) {
-            return Ok(e.1 | (lin & (PAGE - 1)));
+            let global = if e.1 & 1 != 0 { Global::Yes } else { Global::No };
+            return Ok(((e.1 & !1) | (lin & (PAGE - 1)), global));
         }
         if self.s.long_mode() && !canonical(lin) {
             return Err(GP0);
         }
-        let gpa = self.translate(lin, Access::Fetch, self.view)?;
-        self.fetch.entries[user][(lin >> 12) as usize % ENTRIES] = (lin & !(PAGE - 1), gpa & !(PAGE - 1));
-        Ok(gpa)
+        let (gpa, global) = self.translate_page(lin, Access::Fetch, self.view)?;
+        let bit = u64::from(global == Global::Yes);
+        self.fetch.entries[user][(lin >> 12) as usize % ENTRIES] = (lin & !(PAGE - 1), (gpa & !(PAGE - 1)) | bit);
+        Ok((gpa, global))
     }
 
     /// Forgets all translations.
@@ -58,8 +76,8 @@ impl Exec<'_> {
     /// Forgets translations of pages that are not global.
     pub(crate) fn flush_local(&mut self) {
         self.tlb.flush_local();
-        self.fetch.flush();
-        self.jit.forget_jumps();
+        self.fetch.flush_local();
+        self.jit.forget_local_jumps();
         self.leave = true;
     }
 

@@ -43,12 +43,17 @@ impl Exec<'_> {
     /// The guest-physical address of a linear one, with permissions checked and accessed and dirty bits set. What it finds
     /// goes into the TLB.
     pub(crate) fn translate(&mut self, lin: u64, access: Access, view: View) -> Result<u64, Fault> {
+        Ok(self.translate_page(lin, access, view)?.0)
+    }
+
+    /// As [`Self::translate`], and whether the page is in every address space.
+    pub(crate) fn translate_page(&mut self, lin: u64, access: Access, view: View) -> Result<(u64, Global), Fault> {
         if self.s.cr0 & CR0_PG == 0 {
             let gpa = lin & 0xffff_ffff;
             if access != Access::Fetch {
                 self.remember(lin, gpa, view, access, Global::No);
             }
-            return Ok(gpa);
+            return Ok((gpa, Global::No));
         }
         loop {
             let leaf = self.walk(lin, access, view)?;
@@ -62,11 +67,12 @@ impl Exec<'_> {
             }
             let in_page = (1_u64 << leaf.shift) - 1;
             let gpa = (leaf.entry & ADDRESS & !in_page) | (lin & in_page);
+            let global = leaf.entry & GLOBAL != 0 && self.s.cr4 & CR4_PGE != 0;
+            let global = if global { Global::Yes } else { Global::No };
             if access != Access::Fetch {
-                let global = leaf.entry & GLOBAL != 0 && self.s.cr4 & CR4_PGE != 0;
-                self.remember(lin, gpa, view, access, if global { Global::Yes } else { Global::No });
+                self.remember(lin, gpa, view, access, global);
             }
-            return Ok(gpa);
+            return Ok((gpa, global));
         }
     }
 

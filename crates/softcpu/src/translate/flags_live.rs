@@ -18,7 +18,8 @@ pub(super) fn mark(guests: &mut [Guest]) {
     let mut live = ALL;
     for g in guests.iter_mut().rev() {
         let behind = live;
-        let read = g.instr.rflags_read() & ALL;
+        // The interpreter may store or pass on all flags when it leaves the block.
+        let read = if g.ends { ALL } else { g.instr.rflags_read() & ALL };
         let set = if certain(&g.instr) { g.instr.rflags_modified() & ALL } else { 0 };
         live = (live & !set) | read;
         g.live = Live { before: live, behind };

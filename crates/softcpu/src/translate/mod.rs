@@ -37,6 +37,10 @@ pub(crate) struct Place<'a> {
     pub(crate) bytes: &'a [u8],
     /// Permissions of data accesses.
     pub(crate) view: View,
+    /// CR4.SMAP is set, so that EFLAGS.AC changes the view.
+    pub(crate) smap: bool,
+    /// Other CPUs share the memory.
+    pub(crate) locks: Locks,
     /// XMM registers may be used.
     pub(crate) fpu: Fpu,
     /// Host address of the code to be made.
@@ -51,6 +55,15 @@ pub(crate) struct Place<'a> {
 pub(crate) enum Fpu {
     Ready,
     Trapped,
+}
+
+/// Whether locked instructions have to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Locks {
+    /// Several CPUs share the memory.
+    Kept,
+    /// There is one CPU, and devices make no locked accesses that could meet its own.
+    Dropped,
 }
 
 /// A way out of the straight line, emitted behind the block.
@@ -73,6 +86,8 @@ enum Saved {
 struct Guest {
     instr: Instruction,
     rip: u64,
+    /// The interpreter does it, and the block is left.
+    ends: bool,
     /// Flags wanted at its begin and behind it.
     live: Live,
 }
@@ -122,18 +137,24 @@ fn decode(place: &Place<'_>) -> Vec<Guest> {
     let mut at = 0;
     while guests.len() < LONGEST && at < place.bytes.len() {
         let Some(instr) = crate::decode::instruction(&place.bytes[at..], CodeSize::Bits64) else { break };
-        if !crate::decode::known(&instr) || ends_before(&instr) {
+        if !crate::decode::known(&instr) {
             break;
         }
+        let ends = ends_before(&instr) && !inline(&instr, place);
         let rip = place.lin.wrapping_add(at as u64);
         at += instr.len();
-        let last = instr.flow_control() != FlowControl::Next;
-        guests.push(Guest { instr, rip, live: Live::default() });
+        let last = ends || instr.flow_control() != FlowControl::Next;
+        guests.push(Guest { instr, rip, live: Live::default(), ends });
         if last {
             break;
         }
     }
     guests
+}
+
+/// Whether an instruction that ends blocks elsewhere is done in translated code.
+fn inline(i: &Instruction, place: &Place<'_>) -> bool {
+    place.view != View::User && place.smap && matches!(i.mnemonic(), Mnemonic::Stac | Mnemonic::Clac)
 }
 
 /// Whether an instruction is the dispatcher's: it changes modes, or more than its step could tell.
@@ -168,13 +189,17 @@ impl Translator<'_> {
 
     /// One instruction; whether it ends the block.
     fn instruction(&mut self, g: &Guest, behind: usize) -> bool {
+        if g.ends {
+            self.step_and_leave(g);
+            return true;
+        }
         if g.instr.flow_control() != FlowControl::Next {
             self.transfer(g, behind);
             return true;
         }
         let mark = self.code.len();
         let colds = self.cold.len();
-        if self.stack(g, behind).or_else(|| self.plain(g, behind)).is_none() {
+        if self.stack(g, behind).or_else(|| self.system(g)).or_else(|| self.plain(g, behind)).is_none() {
             // Whatever a failed attempt has left is taken back.
             self.code.bytes.truncate(mark);
             self.cold.truncate(colds);

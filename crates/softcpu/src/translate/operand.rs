@@ -2,7 +2,9 @@
 
 use iced_x86::{CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
-use super::{Access, Fpu, Guest, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory, stack_register, writes};
+use super::{
+    Access, Fpu, Guest, Locks, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory, stack_register, writes,
+};
 use crate::host::emit::Reg;
 use crate::host::jit::{gpr, segment_base};
 use crate::host::native::gpr64;
@@ -243,6 +245,9 @@ impl Translator<'_> {
         i.set_memory_index_scale(1);
         i.set_memory_displacement64(0);
         i.set_memory_displ_size(0);
+        if self.place.locks == Locks::Dropped {
+            i.set_has_lock_prefix(false);
+        }
         let kept = self.rename(&mut i, Register::R10)?;
         if let Some(k) = kept {
             self.code.load(R10, RSP_HOST, gpr(k.number() as u8));

@@ -3,8 +3,9 @@
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::{Access, CALL, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory};
-use crate::host::jit::{ATTENTION, JUMP_TABLE, RIP, SPARE, gpr};
+use crate::host::jit::{ATTENTION, RFLAGS, RIP, SPARE, gpr, jump_table, segment_base, swapped_gs};
 use crate::host::ram::PAGE;
+use crate::state::{GS, View};
 
 impl Translator<'_> {
     fn saved(&mut self, g: &Guest) -> Saved {
@@ -39,6 +40,39 @@ impl Translator<'_> {
             }
             _ => None,
         }
+    }
+
+    /// cli, stac, clac and swapgs of the kernel; no answer if it is none of them.
+    pub(super) fn system(&mut self, g: &Guest) -> Option<()> {
+        if self.place.view == View::User {
+            return None;
+        }
+        // or / and byte [rsp + disp], imm
+        let (op, byte, v): (u8, i32, u8) = match g.instr.mnemonic() {
+            Mnemonic::Swapgs => {
+                let base = segment_base(GS);
+                self.code.load(R9, RSP_HOST, base);
+                self.code.load(R10, RSP_HOST, swapped_gs());
+                self.code.store(RSP_HOST, base, R10);
+                self.code.store(RSP_HOST, swapped_gs(), R9);
+                return Some(());
+            }
+            Mnemonic::Cli => (0xa4, 1, 0xfd),
+            Mnemonic::Stac if self.place.smap => (0x8c, 2, 4),
+            Mnemonic::Clac if self.place.smap => (0xa4, 2, 0xfb),
+            _ => return None,
+        };
+        let saved = self.saved(g);
+        self.code.raw(&[0x80, op, 0x24]);
+        self.code.u32((RFLAGS + byte) as u32);
+        self.code.u8(v);
+        self.restore(saved);
+        match g.instr.mnemonic() {
+            Mnemonic::Stac => self.place.view = View::KernelAc,
+            Mnemonic::Clac => self.place.view = View::Kernel,
+            _ => {}
+        }
+        Some(())
     }
 
     fn stack_lookup(&mut self, g: &Guest, access: Access) -> (usize, Saved) {
@@ -117,7 +151,7 @@ impl Translator<'_> {
             }
             FlowControl::Return => self.ret(g, behind),
             FlowControl::IndirectBranch | FlowControl::IndirectCall => self.indirect(g, behind, next),
-            _ => self.leave_at(g.rip),
+            _ => self.step_and_leave(g),
         }
     }
 
@@ -190,7 +224,7 @@ impl Translator<'_> {
         // movzx r9d, r10w; shl r9d, 4
         self.code.raw(&[0x45, 0x0f, 0xb7, 0xca, 0x41, 0xc1, 0xe1, 4]);
         // add r9, [table]
-        self.code.indexed_none(0x03, R9, JUMP_TABLE);
+        self.code.indexed_none(0x03, R9, jump_table(self.place.view as u8));
         // cmp [r9], r10
         self.code.raw(&[0x4d, 0x39, 0x11]);
         let missing = self.code.branch(JNE);
@@ -234,7 +268,8 @@ impl Translator<'_> {
         self.code.here(over);
     }
 
-    fn step_and_leave(&mut self, g: &Guest) {
+    /// The interpreter does the last instruction, and the dispatcher goes on.
+    pub(super) fn step_and_leave(&mut self, g: &Guest) {
         self.set_rip(g.rip);
         self.code.store_imm(RSP_HOST, crate::host::jit::ADJUST, 0);
         let (step, exit) = (self.place.thunks.step, self.place.thunks.exit);

@@ -98,7 +98,7 @@ impl SoftVm {
         let slots = Arc::new(Slots((0..vcpus).map(|_| Slot::default()).collect()));
         let irqchip = Arc::new(Irqchip::new(vcpus, Arc::clone(&clock), Arc::clone(&slots) as Arc<dyn Wake>));
         let ram = Arc::new(Ram::of(&memory));
-        let shared = Shared { code: CodePages::new(ram.end()), ram };
+        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: vcpus };
         let timer = Timer::new(Arc::clone(&irqchip), Arc::clone(&clock), Arc::clone(&slots))
             .map_err(|source| VmError::Host { what: "starting the machine's timer", source })?;
         let machine = Arc::new(Machine {
