@@ -72,7 +72,7 @@ pub(crate) fn spec_with(
         devices: devices(host.devices.take().unwrap_or_default())?,
         device_requests: device_requests(host.device_requests.take().unwrap_or_default()),
         volumes_from: volumes_from(host.volumes_from.take().unwrap_or_default())?,
-        runtime: text(host.runtime.take()),
+        runtime: text(host.runtime.take()).filter(|name| name != RUNTIME),
         device_cgroup_rules: host.device_cgroup_rules.take().unwrap_or_default(),
         cap_add: host.cap_add.take().unwrap_or_default(),
         cap_drop: host.cap_drop.take().unwrap_or_default(),
