@@ -113,6 +113,8 @@ fn the_shop_loses_no_order() {
         finish(&mut command, b"")
     };
     run(&["up", "-d", "--wait", "--quiet-build"]).expect(0);
+    let open = wait_for(SOON, || ask("GET", "/orders", ""));
+    assert!(open.is_some(), "the shop does not open: {}", run(&["logs", "--no-color"]).out);
     assert_eq!(ask("POST", "/orders", "{}").map(|(status, _)| status), Some(400));
     order(5);
     await_count("delivered", 5);
