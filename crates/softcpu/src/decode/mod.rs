@@ -184,7 +184,12 @@ fn operand_size(instr: &Instruction) -> u8 {
     if n == 0 && instr.is_string_instruction() { instr.memory_size().size() as u8 } else { n as u8 }
 }
 
-fn segment(instr: &Instruction, base: u8) -> u8 {
+fn segment(instr: &Instruction, base: u8, size: CodeSize) -> u8 {
+    let prefix = instr.segment_prefix();
+    if size == CodeSize::Bits64 && !matches!(prefix, Register::FS | Register::GS) {
+        // The other prefixes mean nothing here, not even which exception a bad address is.
+        return if matches!(base, 4 | 5) { SS as u8 } else { DS as u8 };
+    }
     match instr.segment_prefix() {
         Register::None if base == 4 || base == 5 => {
             // rsp and rbp stand for the stack, and so does bp in 16-bit addresses.
@@ -322,7 +327,7 @@ pub(crate) fn op(instr: &Instruction, size: CodeSize, natives: &mut Natives) -> 
         base: if has_mem { base } else { NONE },
         index: if has_mem { base_register(instr.memory_index()) } else { NONE },
         scale: instr.memory_index_scale().trailing_zeros() as u8,
-        seg: segment(instr, base),
+        seg: segment(instr, base, size),
         addr: if has_mem || instr.is_string_instruction() { address_size(instr, size) } else { count_size(instr) },
         a: arg(instr, 0),
         b: arg(instr, 1),

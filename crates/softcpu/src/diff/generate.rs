@@ -83,6 +83,11 @@ impl SegmentPrefix for Instruction {
     }
 }
 
+/// Whether it is one of the stores with a mask.
+pub(crate) fn masked_store(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq)
+}
+
 /// Whether an instruction makes more accesses than one, in an order of the processor's choice.
 pub(crate) fn many_accesses(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq)

@@ -116,7 +116,10 @@ fn compare(oracle: &mut Oracle, machine: &mut Machine, case: &Case) -> (Result<(
         let (ours, fault, our_data) = machine.run(case, tier);
         judge_end(case, &native, &trap, &ours, fault, &mut wrong);
         judge_registers(case, &native, &ours, (tier, completed), &mut wrong);
-        judge_memory(&native_data, &our_data, &mut wrong);
+        // Ten bytes go in two pieces on the host, the first of which stays if the second faults.
+        if completed || case.instr.memory_size().size() != 10 {
+            judge_memory(&native_data, &our_data, &mut wrong);
+        }
         if wrong.len() > before {
             wrong.push(format!("on {tier:?}"));
         }
@@ -167,6 +170,8 @@ fn judge_end(
                 && f.address == trap.address
                 && f.address >= 0x7fff_ffff_f000
                 && f.error | 1 == trap.error => {}
+        // A masked store may fault for bytes that its mask leaves out.
+        (false, None) if generate::masked_store(&case.instr) => {}
         // Which byte of a masked store or an image faults is the processor's business.
         (false, Some(f)) if f.vector == trap.vector && generate::many_accesses(&case.instr) => {}
         _ => wrong.push(format!("end: host {trap:x?} rip {host_rip:#x}, ours {fault:x?} rip {:#x}", ours.rip)),
