@@ -65,6 +65,7 @@ impl Cpu {
     }
 
     /// Instructions translated so far.
+    #[cfg(any(test, feature = "diff"))]
     pub(crate) fn translated(&self) -> u64 {
         self.jit.translated
     }
