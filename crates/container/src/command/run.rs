@@ -84,7 +84,7 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
         notify.as_ref(),
     )?;
     if !parsed.on("keep") {
-        made.end(&warn)?;
+        made.clear(&warn)?;
     }
     Ok(code)
 }

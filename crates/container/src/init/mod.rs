@@ -129,7 +129,8 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     names::set(inside.spec)?;
     names::sysctls(inside.spec)?;
     memory::policy(inside.spec)?;
-    let root = root::attach(root.as_fd(), inside.spec, inside.rootfs, (entry, place))?;
+    let copied = root::attach(root.as_fd(), inside.spec, inside.rootfs, (entry, place))?;
+    let root = copied.as_ref().unwrap_or(root);
     let fresh = mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
     protect::place(inside.spec, root.as_fd(), &fresh)?;
@@ -140,7 +141,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     before_entering(inside)?;
     root::enter(root.as_fd(), inside.spec, entry)?;
     // closed with everything else when the program's turn comes; closing them here would be calls for nothing
-    std::mem::forget((root, received));
+    std::mem::forget((copied, received));
     finish(proof, inside)
 }
 

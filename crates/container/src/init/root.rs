@@ -1,5 +1,6 @@
 //! The root file system: made outside as a detached mount, attached and entered inside.
 
+use super::leave_open;
 use crate::error::{Doing, Result, SetupError};
 use control::{FailureKind, Rootfs};
 use oci_spec::runtime::Spec;
@@ -175,13 +176,13 @@ pub(crate) fn place(rootfs: &Rootfs, entry: Entry) -> Option<OwnedFd> {
 
 /// Puts the root file system where [`enter`] then goes: over its own folder, so that hooks that enter the mount namespace find it
 /// there and what they mount below shows in the container, or, where there is no folder, over the current root.
-/// Returns it, as a mount that can be changed.
+/// Returns the copy that stands there in its place, where `given` is no mount that can be changed.
 pub(crate) fn attach(
     given: BorrowedFd<'_>,
     spec: &Spec,
     rootfs: &Rootfs,
     (entry, place): (Entry, Option<OwnedFd>),
-) -> Result<OwnedFd> {
+) -> Result<Option<OwnedFd>> {
     if entry != Entry::Chroot {
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         set_propagation(Path::new("/"), slave).doing(|| "cannot part the mounts from the host's")?;
@@ -194,32 +195,36 @@ pub(crate) fn attach(
     let kind = if slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
     let attrs = MountAttrs { propagation: Some(kind), ..MountAttrs::default() };
     let what = || "cannot attach the root file system";
-    let root = rustix::io::fcntl_dupfd_cloexec(given, 3).doing(what)?;
     let path = || match rootfs {
         Rootfs::Directory { path } => Ok(path),
         Rootfs::Overlay { .. } => {
             Err(SetupError::unsupported("linux.namespaces: layers need a mount namespace of the container's own"))
         }
     };
-    let root = match mount_setattr(root.as_fd(), Depth::Recursive, &attrs) {
-        Ok(()) => root,
+    let copied = match mount_setattr(given, Depth::Recursive, &attrs) {
+        Ok(()) => None,
         // no mount of ours to change, but a folder that could only be opened outside: it is copied here
         Err(error) if matches!(error.errno, Errno::INVAL | Errno::PERM) => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
             let tree = open_tree(CWD, path()?, flags).doing(what)?;
             mount_setattr(tree.as_fd(), Depth::Recursive, &attrs).doing(what)?;
-            tree
+            Some(tree)
         }
         Err(error) => return Err(error).doing(what),
     };
+    let root = copied.as_ref().map_or(given, AsFd::as_fd);
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     match place {
-        Some(place) => move_mount_onto(root.as_fd(), place.as_fd()),
-        None if entry == Entry::Chroot => move_mount(root.as_fd(), Path::new(""), CWD, path()?, empty),
-        None => move_mount(root.as_fd(), Path::new(""), CWD, Path::new("/"), empty),
+        Some(place) => {
+            let placed = move_mount_onto(root, place.as_fd());
+            leave_open(place);
+            placed
+        }
+        None if entry == Entry::Chroot => move_mount(root, Path::new(""), CWD, path()?, empty),
+        None => move_mount(root, Path::new(""), CWD, Path::new("/"), empty),
     }
     .doing(what)?;
-    Ok(root)
+    Ok(copied)
 }
 
 /// Makes the attached root file system the root; the host's files are out of sight afterwards.

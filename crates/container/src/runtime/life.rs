@@ -86,6 +86,11 @@ impl Made<'_> {
     /// Takes the container away, whose first process is a child of this one.
     pub(crate) fn end(&self, warn: &dyn Fn(&str)) -> Result<()> {
         reap(&self.container.pidfd);
+        self.clear(warn)
+    }
+
+    /// Takes it away after its end, which the caller has waited for.
+    pub(crate) fn clear(&self, warn: &dyn Fn(&str)) -> Result<()> {
         let (birth, group) = (Some(&self.birth), &self.container.group);
         destroy(&Remains { folder: &self.folder, record: &self.record, birth, group }, warn)
     }
