@@ -15,6 +15,7 @@ mod measure;
 mod peers;
 mod registry;
 mod runtime;
+mod vm;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -48,6 +49,8 @@ enum What {
     Runtime(Rounds),
     /// Starting, many at once, memory of an idle container, importing an image
     Start(Rounds),
+    /// A Linux guest on the software CPU beside QEMU's translator: the boot, and pieces of work
+    Vm(Rounds),
 }
 
 #[derive(clap::Args)]
@@ -78,6 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Image(rounds) => ("image", rounds),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
+        What::Vm(rounds) => ("vm", rounds),
     };
     ensure!(rustix::process::geteuid().is_root(), "the bench needs root: its peers do");
     if !rounds.inside {
@@ -108,6 +112,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Build(_) => {
             let groups = Groups::create()?;
             let report = build::measure(&bin, &groups, if rounds.quick { 2 } else { 10 });
+            groups.remove();
+            report?
+        }
+        What::Vm(_) => {
+            let groups = Groups::create()?;
+            let report = vm::measure(&bin, &groups, if rounds.quick { 1 } else { 5 });
             groups.remove();
             report?
         }

@@ -1,0 +1,135 @@
+//! `cargo xtask bench vm`: a Linux guest on the software CPU, beside QEMU's translator.
+//!
+//! Both boot the same kernel with the same first file system, do one piece of work (`crates/vmm/examples/guest_work.rs`) and end. The boot alone
+//! is measured too, and taken off. Processor time is that of all processes, as the kernel counts it for a control group.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::measure::{Groups, Spread};
+use crate::shell::{Run, step};
+use crate::workspace;
+
+/// Sorted as in `guest_work`, where `nothing` is the boot alone.
+const WORK: [&str; 15] = [
+    "atomic", "chase", "copy", "double", "fault", "float", "integer", "pipe", "sha256", "sieve", "sort", "spawn",
+    "switch", "syscall", "vector",
+];
+/// Below this, a difference of two boots is noise.
+const LEAST_MS: f64 = 50.0;
+const KERNEL_VARIABLE: &str = "INSULA_GUEST_KERNEL";
+const PREBUILT: &str = "../shared/kernel/vmlinux-microvm-6.1.zst";
+
+/// How the guest's program is built.
+const GUEST: &[&str] = &["--release", "-p", "vmm", "--example", "guest_work"];
+
+struct Fixture {
+    insula: PathBuf,
+    dir: PathBuf,
+}
+
+impl Fixture {
+    fn create(bin: &Path, dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let told = std::env::var_os(KERNEL_VARIABLE).map(PathBuf::from);
+        let kernel = told.unwrap_or_else(|| PREBUILT.into());
+        ensure!(
+            kernel.is_file(),
+            "there is no kernel {}; name an uncompressed one (vmlinux, also with zstd) by {KERNEL_VARIABLE}",
+            kernel.display()
+        );
+        let (plain, initrd) = (dir.join("vmlinux"), dir.join("initrd"));
+        if kernel.extension().is_some_and(|end| end == "zst") {
+            let run = Run::new("zstd").args(["-dqf".as_ref(), kernel.as_os_str(), "-o".as_ref(), plain.as_os_str()]);
+            run.check()?;
+        } else {
+            fs::copy(&kernel, &plain).with_context(|| format!("cannot copy {}", kernel.display()))?;
+        }
+        let built = workspace::build(GUEST)?;
+        let guest =
+            built.iter().find(|path| path.ends_with("guest_work")).context("the guest's program was not built")?;
+        Run::new(guest).args(["archive".as_ref(), initrd.as_os_str()]).check()?;
+        Ok(Self { insula: bin.join("insula"), dir })
+    }
+
+    fn ours(&self, work: &str) -> Run {
+        let run = self.dir.join("run");
+        Run::new(&self.insula)
+            .args(["--run".as_ref(), run.as_os_str()])
+            .args(["vm", "run", "--rm", "--backend", "soft", "-m", "256m", "--on-reset", "stop", "--cmdline"])
+            .arg(command_line(work))
+            .args(["--kernel".as_ref(), self.dir.join("vmlinux").as_os_str()])
+            .args(["--initrd".as_ref(), self.dir.join("initrd").as_os_str()])
+    }
+
+    fn qemu(&self, work: &str) -> Run {
+        let machine = "microvm,x-option-roms=off,rtc=off,isa-serial=on,pit=on,pic=on,acpi=off";
+        Run::new("qemu-system-x86_64")
+            .args(["-accel", "tcg", "-M", machine, "-nodefaults", "-no-user-config", "-m", "256", "-nographic"])
+            .args(["-serial", "stdio", "-no-reboot", "-append"])
+            .arg(command_line(work))
+            .args(["-kernel".as_ref(), self.dir.join("vmlinux").as_os_str()])
+            .args(["-initrd".as_ref(), self.dir.join("initrd").as_os_str()])
+    }
+}
+
+/// The same for both: a reset by triple fault ends either.
+fn command_line(work: &str) -> String {
+    format!("console=ttyS0 quiet reboot=t panic=-1 acpi=off work={work}")
+}
+
+/// Measures everything; `bin` holds our programs.
+pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String> {
+    let dir = std::env::temp_dir().join(format!("insula-bench-vm-{}", std::process::id()));
+    let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone()))
+        .and_then(|fixture| step("boot and work, in turns", || all(&fixture, groups, rounds)));
+    super::clear(&dir);
+    outcome
+}
+
+/// Processor time of one guest on either, in milliseconds.
+fn both(fixture: &Fixture, groups: &Groups, rounds: u32, work: &str) -> Result<[Spread; 2]> {
+    let mut kept = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (peer, kept) in ["insula", "qemu"].into_iter().zip(&mut kept) {
+            let run = if peer == "insula" { fixture.ours(work) } else { fixture.qemu(work) };
+            let sample = groups.measure(peer, || {
+                let shown = run.timeout(Duration::from_secs(600)).capture()?;
+                let done = format!("DONE {work}");
+                ensure!(shown.stdout.contains(&done), "the guest on {peer} did not say {done:?}:\n{}", shown.stdout);
+                Ok(())
+            })?;
+            kept.push(sample.cpu_ms);
+        }
+    }
+    Ok(kept.map(Spread::of))
+}
+
+fn all(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
+    let [ours, theirs] = both(fixture, groups, rounds, "nothing")?;
+    let mut text = format!(
+        "## A minimal Linux to its first process and off, {rounds} rounds\n\n\
+         Goal: at most 0.6x QEMU's CPU.\n\n\
+         | | CPU ms: median (min - max) | QEMU = 1 |\n|---|---|---|\n\
+         | insula, soft | {ours} | {:.2} |\n| QEMU, TCG | {theirs} | 1.00 |\n\n\
+         ## Work in the guest, less the boot\n\n\
+         Goal: the geometric mean at least twice as fast, nothing slower than QEMU.\n\n\
+         | | insula ms | QEMU ms | times as fast |\n|---|---|---|---|\n",
+        ours.median / theirs.median
+    );
+    let mut product = 0.0;
+    for work in WORK {
+        let [here, there] = both(fixture, groups, rounds, work)?;
+        let (here, there) = (here.median - ours.median, there.median - theirs.median);
+        let faster = there.max(LEAST_MS) / here.max(LEAST_MS);
+        product += faster.ln();
+        let _ = writeln!(text, "| {work} | {here:.0} | {there:.0} | {faster:.2} |");
+    }
+    let mean = (product / f64::from(u32::try_from(WORK.len()).unwrap_or(1))).exp();
+    let _ = writeln!(text, "\nGeometric mean: {mean:.2}");
+    Ok(text)
+}
