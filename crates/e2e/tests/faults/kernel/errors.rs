@@ -24,7 +24,8 @@ fn fail_everywhere(name: &'static str) {
         // What could not be taken away, because just that failed, may be in the way of a run with the same id.
         let retry = outcome.at_once.is_none_or(|code| code == 0) || REMOVING.contains(&point.call);
         let code = outcome.attacked > 0 && !(128..255).contains(&outcome.attacked);
-        let said = code && !outcome.said.trim().is_empty();
+        // each process's call fails: where it is a write, that is the message, too
+        let said = code && (point.call == "write" || !outcome.said.trim().is_empty());
         let clear = outcome.attacked == 0 || said && !outcome.said.contains("panicked");
         let clean = outcome.deleted == 0 && outcome.settled == 0 && outcome.again == 0 && outcome.left.is_empty();
         if !(retry && clear && clean) {
