@@ -6,6 +6,7 @@
 pub mod bundle;
 mod cell;
 mod command;
+pub mod corpus;
 pub mod guest;
 mod island;
 mod network;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Cursor, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use image::build::copy::{self, Existing, Resolved, Shape};
@@ -18,29 +18,7 @@ use image::tar;
 use image::tree::Stat;
 use oci::digest::Digest;
 use serde_json::{Map, Value, json};
-
-const CONFIG: [&str; 12] = [
-    "Cmd",
-    "Entrypoint",
-    "Env",
-    "ExposedPorts",
-    "Healthcheck",
-    "Labels",
-    "OnBuild",
-    "Shell",
-    "StopSignal",
-    "User",
-    "Volumes",
-    "WorkingDir",
-];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../corpus/dockerfiles")
-}
-
-fn json_file(path: &Path) -> Value {
-    fs::read(path).map_or_else(|_| json!({}), |bytes| serde_json::from_slice(&bytes).unwrap())
-}
+use testkit::corpus::{CONFIG, config_facts, folders, json_file, lay_out, root, strings};
 
 /// One folder of the corpus, its context made ready elsewhere: version control keeps neither modes nor empty folders.
 pub(super) struct Case {
@@ -53,23 +31,13 @@ pub(super) struct Case {
 
 impl Case {
     pub(super) fn all() -> Vec<Self> {
-        let mut names: Vec<_> = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        names.retain(|path| path.is_dir());
-        names.sort();
-        names.into_iter().map(|folder| Self::open(&folder)).collect()
+        folders().iter().map(|folder| Self::open(folder)).collect()
     }
 
     fn open(folder: &Path) -> Self {
         let options = json_file(&folder.join("options.json"));
         let context = tempfile::Builder::new().prefix("df-context").tempdir().unwrap();
-        copy_tree(&folder.join("context"), context.path());
-        for path in strings(&options["directories"]) {
-            fs::create_dir_all(context.path().join(path)).unwrap();
-        }
-        for (path, mode) in options["modes"].as_object().into_iter().flatten() {
-            let mode = u32::from_str_radix(mode.as_str().unwrap(), 8).unwrap();
-            fs::set_permissions(context.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
-        }
+        lay_out(folder, &options, context.path());
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         let expected = json_file(&folder.join("expected.json"));
         Self { name, folder: folder.to_owned(), options, expected, context }
@@ -111,30 +79,6 @@ fn chain(error: impl std::error::Error) -> String {
         next = source.source();
     }
     text
-}
-
-fn strings(value: &Value) -> Vec<&str> {
-    value.as_array().into_iter().flatten().map(|value| value.as_str().unwrap()).collect()
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    let Ok(entries) = fs::read_dir(from) else { return };
-    for entry in entries {
-        let entry = entry.unwrap();
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        let metadata = entry.metadata().unwrap();
-        if metadata.is_dir() {
-            fs::create_dir(&to).unwrap();
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-            copy_tree(&from, &to);
-        } else if metadata.is_symlink() {
-            symlink(fs::read_link(&from).unwrap(), &to).unwrap();
-        } else {
-            fs::copy(&from, &to).unwrap();
-            let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-            fs::set_permissions(&to, fs::Permissions::from_mode(mode)).unwrap();
-        }
-    }
 }
 
 /// A root file system in memory: what the plan's copies make.
@@ -328,25 +272,6 @@ fn carry_out(plan: &Plan, context: &Path) -> Vec<String> {
         done.insert(*index, rootfs);
     }
     done[&plan.target].facts()
-}
-
-/// The configuration's fields that are compared; what is empty is left out.
-pub(super) fn config_facts(config: &Value) -> Value {
-    let mut out = Map::new();
-    for name in CONFIG {
-        let mut value = config[name].clone();
-        if let Some(labels) = value.as_object_mut() {
-            labels.remove("io.buildah.version");
-        }
-        let empty = value.is_null()
-            || value == ""
-            || value.as_array().is_some_and(Vec::is_empty)
-            || value.as_object().is_some_and(Map::is_empty);
-        if !empty {
-            out.insert(name.to_owned(), value);
-        }
-    }
-    Value::Object(out)
 }
 
 /// What the plan says of RUN steps and the rest, for cases that buildah cannot be asked about.

@@ -419,7 +419,8 @@ mod corpus {
 
     use serde_json::{Value, json};
 
-    use crate::corpus::{Case, config_facts, walk};
+    use crate::corpus::{Case, walk};
+    use testkit::corpus::config_facts;
 
     fn buildah(store: &Path, arguments: &[&str]) -> Result<String, String> {
         let place = |name: &str| store.join(name).display().to_string();

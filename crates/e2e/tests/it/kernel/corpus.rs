@@ -3,41 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use testkit::corpus::{CONFIG, config_facts, folders, json_file, lay_out, root, strings};
+
 use crate::subject::{Run, Subject, finish, skip_unless_insula};
-
-const CONFIG: [&str; 12] = [
-    "Cmd",
-    "Entrypoint",
-    "Env",
-    "ExposedPorts",
-    "Healthcheck",
-    "Labels",
-    "OnBuild",
-    "Shell",
-    "StopSignal",
-    "User",
-    "Volumes",
-    "WorkingDir",
-];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../corpus/dockerfiles")
-}
-
-fn json_file(path: &Path) -> Value {
-    fs::read(path).map_or_else(|_| json!({}), |bytes| serde_json::from_slice(&bytes).unwrap())
-}
-
-fn strings(value: &Value) -> Vec<&str> {
-    value.as_array().into_iter().flatten().map(|value| value.as_str().unwrap()).collect()
-}
 
 /// A case with its context and Dockerfile in a folder of their own.
 struct Case {
@@ -50,10 +25,7 @@ struct Case {
 
 impl Case {
     fn all(work: &Path) -> Vec<Self> {
-        let mut folders: Vec<_> = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        folders.retain(|path| path.is_dir());
-        folders.sort();
-        folders.iter().map(|folder| Self::open(folder, work)).collect()
+        folders().iter().map(|folder| Self::open(folder, work)).collect()
     }
 
     fn open(folder: &Path, work: &Path) -> Self {
@@ -62,18 +34,11 @@ impl Case {
         let own = work.join(&name);
         let context = own.join("context");
         fs::create_dir_all(&context).unwrap();
-        copy_tree(&folder.join("context"), &context);
+        lay_out(folder, &options, &context);
         for file in ["Dockerfile", "Dockerfile.dockerignore"] {
             if folder.join(file).exists() {
                 fs::copy(folder.join(file), own.join(file)).unwrap();
             }
-        }
-        for path in strings(&options["directories"]) {
-            fs::create_dir_all(context.join(path)).unwrap();
-        }
-        for (path, mode) in options["modes"].as_object().into_iter().flatten() {
-            let mode = u32::from_str_radix(mode.as_str().unwrap(), 8).unwrap();
-            fs::set_permissions(context.join(path), fs::Permissions::from_mode(mode)).unwrap();
         }
         let expected = json_file(&folder.join("expected.json"));
         Self { name, options, expected, context, dockerfile: own.join("Dockerfile") }
@@ -88,26 +53,6 @@ impl Case {
             words.extend(["--build-arg".to_owned(), format!("{name}={}", value.as_str().unwrap())]);
         }
         words
-    }
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    let Ok(entries) = fs::read_dir(from) else { return };
-    for entry in entries {
-        let entry = entry.unwrap();
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        let metadata = entry.metadata().unwrap();
-        if metadata.is_dir() {
-            fs::create_dir(&to).unwrap();
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-            copy_tree(&from, &to);
-        } else if metadata.is_symlink() {
-            symlink(fs::read_link(&from).unwrap(), &to).unwrap();
-        } else {
-            fs::copy(&from, &to).unwrap();
-            let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-            fs::set_permissions(&to, fs::Permissions::from_mode(mode)).unwrap();
-        }
     }
 }
 
@@ -141,25 +86,6 @@ fn facts(root: &Path) -> BTreeSet<String> {
         }
     }
     out
-}
-
-/// The configuration's fields that are not empty.
-fn config_facts(config: &Value) -> Value {
-    let mut out = Map::new();
-    for name in CONFIG {
-        let mut value = config[name].clone();
-        if let Some(labels) = value.as_object_mut() {
-            labels.remove("io.buildah.version");
-        }
-        let empty = value.is_null()
-            || value == ""
-            || value.as_array().is_some_and(Vec::is_empty)
-            || value.as_object().is_some_and(Map::is_empty);
-        if !empty {
-            out.insert(name.to_owned(), value);
-        }
-    }
-    Value::Object(out)
 }
 
 /// What the image with this id has, from the store's own files and from its archive.
