@@ -58,7 +58,7 @@ pub enum CgroupError {
     },
     /// A version 2 setting on a host with version 1.
     #[error(
-        "cannot use unified on cgroup v1: this host's controllers are in version 1 hierarchies; leave linux.resources.unified out"
+        "invalid configuration: cannot use unified on cgroup v1: this host's controllers are in version 1 hierarchies; leave linux.resources.unified out"
     )]
     NoUnified,
     /// A limit that is below what is in use, and that was not to be set then.
@@ -98,7 +98,7 @@ pub enum CgroupError {
         reason: &'static str,
     },
     /// A group that was there before, in which nothing can run.
-    #[error("control group {} is frozen; thaw it: echo THAWED > {}/freezer.state", dir.display(), dir.display())]
+    #[error("container's cgroup unexpectedly frozen: {}; thaw it: echo THAWED > {}/freezer.state", dir.display(), dir.display())]
     Frozen {
         /// Its folder.
         dir: PathBuf,

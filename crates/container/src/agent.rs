@@ -84,7 +84,7 @@ pub(crate) fn serve(process: BorrowedFd<'_>, description: &str, number: i32) -> 
     let wrong = || SetupError::invalid("linux.seccomp.listenerPath: the process did not say where its agent is");
     let mut description: Value = serde_json::from_str(description).map_err(|_| wrong())?;
     let path = description.get("path").and_then(Value::as_str).ok_or_else(wrong)?.to_owned();
-    let what = || format!("linux.seccomp.listenerPath: {path}");
+    let what = || format!("linux.seccomp.listenerPath: failed to connect with seccomp agent {path}");
     let taken = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty()).doing(what)?;
     let pid = crate::namespaces::pid_of(process)?;
     let told = description.get_mut("told").ok_or_else(wrong)?;

@@ -53,18 +53,30 @@ pub fn lenient(text: &[u8]) -> Option<(Box<Spec>, Vec<String>)> {
     let mut value: Value = serde_json::from_slice(text).ok()?;
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
-    if let Some(process) = value.get_mut("process").and_then(Value::as_object_mut) {
-        process.entry("user").or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));
-        process.get_mut("capabilities").into_iter().for_each(|sets| known_capabilities(sets, &mut warnings));
-        let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
-        for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-            if flag == "SCHED_FLAG_DL_OVERRUN" {
-                // the name that the structure has for it
-                *flag = "SCHED_FLAG_D_L_OVERRUN".into();
-            }
+    value.get_mut("process").into_iter().for_each(|process| complete_process(process, &mut warnings));
+    Some((serde_json::from_value(value).map(Box::new).ok()?, warnings))
+}
+
+/// As [`lenient`], for the process part of a configuration alone.
+pub(crate) fn lenient_process(text: &[u8]) -> Option<(Process, Vec<String>)> {
+    let mut value: Value = serde_json::from_slice(text).ok()?;
+    let mut warnings = Vec::new();
+    drop_nulls(&mut value);
+    complete_process(&mut value, &mut warnings);
+    Some((serde_json::from_value(value).ok()?, warnings))
+}
+
+fn complete_process(process: &mut Value, warnings: &mut Vec<String>) {
+    let Some(process) = process.as_object_mut() else { return };
+    process.entry("user").or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));
+    process.get_mut("capabilities").into_iter().for_each(|sets| known_capabilities(sets, warnings));
+    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        if flag == "SCHED_FLAG_DL_OVERRUN" {
+            // the name that the structure has for it
+            *flag = "SCHED_FLAG_D_L_OVERRUN".into();
         }
     }
-    Some((serde_json::from_value(value).map(Box::new).ok()?, warnings))
 }
 
 /// `null` stands for what is not there.
@@ -208,7 +220,10 @@ fn mounts(spec: &Spec) -> Result<()> {
             ranges(&format!("{}.{name}", field()), mappings.as_deref().unwrap_or_default())?;
         }
         if mount.uid_mappings().is_some() != mount.gid_mappings().is_some() {
-            return Err(SetupError::invalid(format!("{}: uidMappings and gidMappings go together", field())));
+            return Err(SetupError::invalid(format!(
+                "{}: invalid mount: uidMappings and gidMappings go together",
+                field()
+            )));
         }
     }
     Ok(())
@@ -244,7 +259,9 @@ fn seccomp(linux: &Linux) -> Result<()> {
     }
     let calls = || seccomp.syscalls().iter().flatten().filter(|call| notifies(call.action()));
     if calls().any(|call| call.names().iter().any(|name| name == "write")) {
-        return Err(SetupError::invalid("linux.seccomp.syscalls: SCMP_ACT_NOTIFY cannot be used for write"));
+        return Err(SetupError::invalid(
+            "linux.seccomp.syscalls: SCMP_ACT_NOTIFY cannot be used for the write syscall",
+        ));
     }
     let path = seccomp.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty());
     if calls().next().is_some() && path.is_none() {

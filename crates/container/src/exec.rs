@@ -169,6 +169,9 @@ fn inside(proof: SingleThread, (plan, way): (&Plan<'_>, Way), ends: &Ends, line:
     if way != Way::Rootless {
         join_groups(plan)?;
     }
+    if !schedule::names_processors(plan.process, Moment::Initial) {
+        schedule::all_processors();
+    }
     if way == Way::Straight {
         sys::process::setns(proof, plan.init, plan.namespaces).doing(|| "cannot enter the container's namespaces")?;
     }

@@ -47,6 +47,9 @@ pub(crate) fn prestart(all: &Hooks) -> Option<&Vec<Hook>> {
     all.prestart().as_ref()
 }
 
+/// signal(7): what a seccomp filter kills with.
+const SIGSYS: i32 = 31;
+
 /// How much of a hook's output is kept for the message of its failure.
 const MOST_OUTPUT: usize = 4096;
 
@@ -151,6 +154,7 @@ fn attend(child: &mut Child, hook: &Hook, state: &State<'_>) -> Result<()> {
     }
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
+        (None, Some(SIGSYS)) => "signal: bad system call (its seccomp filter does not allow it)".to_owned(),
         (None, signal) => format!("signal {}", signal.unwrap_or(0)),
     };
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));

@@ -4,14 +4,14 @@
 //! capabilities with nothing in between but what they themselves need, so that a strict profile cannot break the start.
 
 use crate::error::{Doing, Result, SetupError};
-use crate::stdio::Ends;
+use crate::stdio::{Ends, LineEnds};
 use crate::sync::{Line, Word};
 use control::{FailureKind, SeccompProgram};
 use oci_spec::runtime::{Capabilities, Capability, LinuxPersonalityDomain, PosixRlimit, PosixRlimitType, Process};
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
 use rustix::thread as thread_calls;
 use std::ffi::{CStr, CString};
 use std::io::Read as _;
@@ -118,8 +118,8 @@ impl Job<'_> {
                 place(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())?;
                 Ok(None)
             }
-            Ends::Terminal => {
-                let (master, slave) = self.terminal()?;
+            Ends::Terminal(ends) => {
+                let (master, slave) = self.terminal(*ends)?;
                 let _ = rustix::fs::fchown(&slave, owner.0, None);
                 if console == Console::Mount {
                     mount_console(&slave)?;
@@ -132,7 +132,7 @@ impl Job<'_> {
     }
 
     /// A terminal of the container's own devpts, and of nothing that an image may have put in its place.
-    fn terminal(&self) -> Result<(OwnedFd, OwnedFd)> {
+    fn terminal(&self, ends: LineEnds) -> Result<(OwnedFd, OwnedFd)> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let master = rustix::fs::openat2(CWD, "/dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
             .doing(|| "cannot open a terminal at /dev/pts/ptmx")?;
@@ -141,6 +141,12 @@ impl Job<'_> {
         let peer =
             rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).doing(|| "cannot open the terminal")?;
+        if ends == LineEnds::Plain {
+            let mut modes = rustix::termios::tcgetattr(&slave).doing(|| "cannot ask for the terminal's modes")?;
+            modes.output_modes.remove(OutputModes::ONLCR);
+            rustix::termios::tcsetattr(&slave, OptionalActions::Now, &modes)
+                .doing(|| "cannot set the terminal's modes")?;
+        }
         if let Some(size) = self.process.console_size() {
             let cut = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
             let size = Winsize { ws_row: cut(size.height()), ws_col: cut(size.width()), ws_xpixel: 0, ws_ypixel: 0 };
@@ -259,6 +265,13 @@ impl Job<'_> {
         if unprivileged { self.filter() } else { Ok(()) }
     }
 
+    /// Loads the seccomp program now, and not again in the last steps.
+    pub(crate) fn filter_early(&mut self) -> Result<()> {
+        self.filter()?;
+        self.seccomp = None;
+        Ok(())
+    }
+
     fn filter(&self) -> Result<()> {
         let Some(program) = self.seccomp else { return Ok(()) };
         let loaded = sys::seccomp::load(program.flags, &program.instructions);
@@ -299,6 +312,8 @@ impl Job<'_> {
     /// Becomes the program. A failure before the last steps is returned; later this process ends by itself, and says why.
     pub(crate) fn run(&self, proof: SingleThread) -> Result<()> {
         let mut program = Program::of(self.process)?;
+        last_of_each(&mut program.environment);
+        program.environment.retain(|variable| variable.to_bytes() != b"HOME=");
         if !program.environment.iter().any(|variable| variable.to_bytes().starts_with(b"HOME=")) {
             program.environment.extend(home(self.process.user().uid()));
         }
@@ -375,7 +390,7 @@ const EXEC: &str = "exec ";
 /// What one of the last steps failed with: the step's own words, as `last_steps` gave them.
 pub(crate) fn failed_step(errno: Errno, step: &str) -> SetupError {
     match step.strip_prefix(EXEC) {
-        Some(name) => failure(name, Some(errno).filter(|errno| !matches!(*errno, Errno::NOENT | Errno::NOTDIR))),
+        Some(name) => failure(name, Some(errno)),
         None => SetupError::new(FailureKind::Internal, format!("{step}: {errno}")),
     }
 }
@@ -462,6 +477,23 @@ fn attribute(name: &str, value: &str) -> Result<()> {
     let file = file.doing(|| format!("/proc/{path}"))?;
     rustix::io::write(&file, value.as_bytes()).doing(|| format!("/proc/{path}"))?;
     Ok(())
+}
+
+/// Leaves of variables with the same name the last, as a shell would understand them.
+fn last_of_each(environment: &mut Vec<CString>) {
+    let name = |variable: &CString| variable.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::len);
+    let mut at = environment.len();
+    while let Some(earlier) = at.checked_sub(1) {
+        at = earlier;
+        let same = |later: &CString| {
+            let length = environment.get(at).and_then(name).unwrap_or(0);
+            name(later) == Some(length)
+                && environment.get(at).is_some_and(|one| one.to_bytes().get(..length) == later.to_bytes().get(..length))
+        };
+        if environment.iter().skip(at + 1).any(same) {
+            environment.remove(at);
+        }
+    }
 }
 
 /// The home folder of a user in the container's list of users; `/` where it is not there. The list comes from an image: it is
@@ -556,6 +588,8 @@ fn failure(name: &str, denied: Option<Errno>) -> SetupError {
         None => not_found(format!("exec: {name:?}: executable file not found in $PATH")),
         Some(Errno::ACCESS) => refused(format!("exec: {name:?}: permission denied")),
         Some(Errno::ISDIR) => refused(format!("exec: {name:?}: is a directory")),
+        // it is there, and what it names to run it is not
+        Some(Errno::NOENT | Errno::NOTDIR) => not_found(format!("exec {name}: no such file or directory")),
         Some(Errno::NOEXEC) => refused(format!("exec {name}: exec format error")),
         Some(errno) => refused(format!("exec {name}: {errno}")),
     }

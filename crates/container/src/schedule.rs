@@ -70,14 +70,32 @@ pub(crate) enum Moment {
     Final,
 }
 
-/// Sets the processors of a process that is added to a running container.
-pub(crate) fn affinity(process: &Process, moment: Moment) -> Result<()> {
-    let Some(asked) = process.exec_cpu_affinity() else { return Ok(()) };
+/// Lets this process run on all processors that its control group allows, whatever those of its parent were.
+pub(crate) fn all_processors() {
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|processor| all.set(processor));
+    // where that is refused, it stays where it is
+    let _ = rustix::thread::sched_setaffinity(None, &all);
+}
+
+/// The list of processors for that moment, with its name.
+fn asked(process: &Process, moment: Moment) -> Option<(&'static str, &str)> {
+    let asked = process.exec_cpu_affinity().as_ref()?;
     let (name, text) = match moment {
         Moment::Initial => ("initial", asked.initial()),
         Moment::Final => ("final", asked.cpu_affinity_final()),
     };
-    let Some(text) = text.as_deref().filter(|text| !text.is_empty()) else { return Ok(()) };
+    text.as_deref().filter(|text| !text.is_empty()).map(|text| (name, text))
+}
+
+/// Whether the configuration says where an additional process runs at that moment.
+pub(crate) fn names_processors(process: &Process, moment: Moment) -> bool {
+    asked(process, moment).is_some()
+}
+
+/// Sets the processors of a process that is added to a running container.
+pub(crate) fn affinity(process: &Process, moment: Moment) -> Result<()> {
+    let Some((name, text)) = asked(process, moment) else { return Ok(()) };
     let what = || format!("process.execCPUAffinity.{name}: {text:?}");
     let mut set = CpuSet::new();
     let processors = list(text).ok_or_else(|| SetupError::invalid(format!("{} is no list such as 0-3,7", what())))?;

@@ -22,7 +22,7 @@ pub struct Streams {
 #[derive(Debug)]
 pub(crate) enum Ends {
     /// It makes a terminal itself and sends the master.
-    Terminal,
+    Terminal(LineEnds),
     /// What this process itself has.
     Inherit,
     /// Pipes; an input of `/dev/null` where none is kept open.
@@ -33,7 +33,7 @@ impl Ends {
     /// What is open for it.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Terminal | Self::Inherit => Vec::new(),
+            Self::Terminal(_) | Self::Inherit => Vec::new(),
             Self::Pipes { stdin, stdout, stderr } => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         }
     }
@@ -46,6 +46,17 @@ pub enum Stdio {
     Pipes(Input),
     /// Those of this process.
     Inherit,
+    /// Those of this process; between a terminal and ours stands this process, line for line.
+    Relay,
+}
+
+/// How a terminal shows the end of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineEnds {
+    /// With a carriage return before it, for a screen.
+    Screen,
+    /// As it was written: the terminal or the file that it is relayed to knows best.
+    Plain,
 }
 
 /// Whether an input is kept open for clients.
@@ -60,8 +71,9 @@ pub enum Input {
 /// Makes both ends; a terminal is made by the process itself.
 pub(crate) fn ends(asked: Stdio, terminal: bool) -> Result<(Streams, Ends)> {
     match (terminal, asked) {
-        (true, _) => Ok((Streams::default(), Ends::Terminal)),
-        (false, Stdio::Inherit) => Ok((Streams::default(), Ends::Inherit)),
+        (true, Stdio::Relay) => Ok((Streams::default(), Ends::Terminal(LineEnds::Plain))),
+        (true, _) => Ok((Streams::default(), Ends::Terminal(LineEnds::Screen))),
+        (false, Stdio::Inherit | Stdio::Relay) => Ok((Streams::default(), Ends::Inherit)),
         (false, Stdio::Pipes(input)) => pipes(input),
     }
 }

@@ -1,7 +1,7 @@
 //! `create`: makes a container, whose program waits for `start`.
 
 use super::flags::{Command, Flag, Order, Parsed};
-use super::foreground::{self, send_terminal};
+use super::foreground::{self, Stay, send_terminal};
 use super::{Context, Failure, Outcome, notify};
 use crate::create::Pivot;
 use crate::runtime::config;
@@ -13,12 +13,13 @@ use std::path::{Component, Path, PathBuf};
 use sys::process::SingleThread;
 
 /// What `create`, `run` and `restore` have in common.
-pub(super) static BUNDLE: [Flag; 6] = [
+pub(super) static BUNDLE: [Flag; 7] = [
     Flag::value("bundle", "the bundle's folder (default: the working folder)").letter('b'),
     Flag::value("console-socket", "a unix socket that is sent the terminal's master"),
     Flag::switch("no-new-keyring", "keep the caller's session keyring"),
     Flag::switch("no-pivot", "change the root by chroot(2), for a host whose root is a ramdisk"),
     Flag::value("pid-file", "a file for the first process's id"),
+    Flag::value("pidfd-socket", "a unix socket that is sent the first process's pidfd"),
     Flag::value("preserve-fds", "how many descriptors behind the standard streams are kept"),
 ];
 
@@ -40,9 +41,11 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
 fn create(context: &Context, parsed: &Parsed) -> Outcome {
     let mut asked = Asked::of(parsed)?;
     let spec = asked.load(context)?;
-    let socket = foreground::console_socket(parsed, &spec, foreground::Stay::Detached)?;
+    let socket = foreground::console_socket(parsed, &spec, Stay::Detached)?;
+    let watcher = foreground::watcher(parsed)?;
     let made = asked.make(context, &spec, Start::Later)?;
     let finish = || -> Result<(), Failure> {
+        foreground::tell(watcher.as_ref(), &made.container.pidfd)?;
         if let (Some(master), Some(socket)) = (&made.container.streams.terminal, &socket) {
             send_terminal(socket, master)?;
         }
@@ -77,6 +80,7 @@ pub(super) fn undo(context: &Context, made: &Made<'_>) {
 /// What the command line says of a container to be made.
 pub(super) struct Asked<'a> {
     id: &'a str,
+    stay: Stay,
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
     pivot: Pivot,
@@ -94,6 +98,7 @@ impl<'a> Asked<'a> {
         let (preserved, listening) = preserved(parsed)?;
         Ok(Self {
             id: parsed.id(),
+            stay: if parsed.on("detach") { Stay::Detached } else { Stay::Foreground },
             bundle: parsed.value("bundle").filter(|bundle| !bundle.is_empty()).map_or(".", |bundle| bundle).into(),
             pid_file,
             pivot: if parsed.on("no-pivot") { Pivot::Move } else { Pivot::Root },
@@ -156,6 +161,7 @@ impl<'a> Asked<'a> {
             id: self.id,
             bundle: &self.bundle,
             spec,
+            stdio: foreground::stdio(if start == Start::Later { Stay::Detached } else { self.stay }),
             preserved: self.preserved,
             pivot: self.pivot,
             keyring: self.keyring,
@@ -200,7 +206,10 @@ pub(super) fn preserved(parsed: &Parsed) -> Result<(u32, u32), Failure> {
     for fd in 3..3_u32.saturating_add(all) {
         let path = format!("/proc/self/fd/{fd}");
         if rustix::fs::readlink(&path, Vec::new()).is_err() {
-            return Err(Failure::new(format!("--preserve-fds: there is no descriptor {fd}")));
+            let at = fd - 3;
+            return Err(Failure::new(format!(
+                "--preserve-fds: preserved-fd {at} (of {all}), descriptor {fd}, is not open"
+            )));
         }
     }
     Ok((all, listening))

@@ -11,7 +11,7 @@ use oci_spec::runtime::{Capability, Process};
 use std::path::{Path, PathBuf};
 use sys::process::SingleThread;
 
-static FLAGS: [Flag; 17] = [
+static FLAGS: [Flag; 18] = [
     Flag::value("additional-gids", "one more group of the process").letter('g'),
     Flag::value("apparmor", "the AppArmor profile of the process"),
     Flag::value("cap", "one more capability of the process").letter('c'),
@@ -23,6 +23,7 @@ static FLAGS: [Flag; 17] = [
     Flag::switch("ignore-paused", "add it also to a container that is paused"),
     Flag::switch("no-new-privs", "whether the process may gain no privileges"),
     Flag::value("pid-file", "a file for the process's id"),
+    Flag::value("pidfd-socket", "a unix socket that is sent the process's pidfd"),
     Flag::value("preserve-fds", "how many descriptors behind the standard streams are kept"),
     Flag::value("process", "a file with the process part of a configuration").letter('p'),
     Flag::value("process-label", "the SELinux label of the process"),
@@ -55,8 +56,10 @@ fn execute(context: &Context, parsed: &Parsed) -> Outcome {
     let terminal = process.terminal().unwrap_or(false);
     let socket = foreground::connect_console(parsed.value("console-socket"), terminal, stay)?;
     let pid_file = pid_file(parsed)?;
+    let watcher = foreground::watcher(parsed)?;
     let order = join::Order {
         process: &process,
+        stdio: foreground::stdio(stay),
         preserved: preserved(parsed)?.0,
         groups: parsed.values("cgroup").map(sub_group).collect(),
         paused: if parsed.on("ignore-paused") { WhilePaused::Allowed } else { WhilePaused::Refused },
@@ -73,6 +76,7 @@ fn execute(context: &Context, parsed: &Parsed) -> Outcome {
         (Some(master), Some(socket)) => foreground::send_terminal(socket, master),
         _ => Ok(()),
     };
+    let told = told.and_then(|()| foreground::tell(watcher.as_ref(), &running.pidfd));
     let told = told.and_then(|()| pid_file.map_or(Ok(()), |path| write_pid(&path, running.pid)));
     if let Err(failure) = told {
         crate::create::reap(&running.pidfd);
@@ -98,7 +102,11 @@ fn process_of(context: &Context, parsed: &Parsed, known: &Known) -> Result<Proce
     if let Some(file) = parsed.value("process").filter(|file| !file.is_empty()) {
         let bytes = config::read(Path::new(file))?;
         crate::check::objects(&bytes, "process")?;
-        return Ok(config::parse(&bytes, file)?);
+        return config::parse(&bytes, file).or_else(|error| {
+            let (process, warnings) = crate::check::lenient_process(&bytes).ok_or(error)?;
+            warnings.iter().for_each(|text| context.log.warn(text));
+            Ok(process)
+        });
     }
     let Some(arguments) = parsed.arguments.get(1..).filter(|arguments| !arguments.is_empty()) else {
         return Err(Failure::new("process args cannot be empty"));

@@ -3,6 +3,7 @@
 use super::flags::Parsed;
 use super::notify::Notify;
 use super::{Failure, Outcome};
+use crate::stdio::Stdio;
 use oci_spec::runtime::{Process, Spec};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -10,7 +11,7 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use rustix::process::{WaitId, WaitIdOptions, waitid};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +21,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub(super) enum Stay {
     Foreground,
     Detached,
+}
+
+/// Where a program that we stay for or not has its streams.
+pub(super) fn stdio(stay: Stay) -> Stdio {
+    match stay {
+        Stay::Foreground => Stdio::Relay,
+        Stay::Detached => Stdio::Inherit,
+    }
 }
 
 /// The socket for the terminal, connected, where one is given; checks that it and the terminal are wanted together.
@@ -38,24 +47,42 @@ pub(super) fn connect_console(path: Option<&str>, terminal: bool, stay: Stay) ->
         Some(_) if !terminal || stay == Stay::Foreground => {
             Err(Failure::new("cannot use console socket if insula-oci will not detach or allocate tty"))
         }
-        Some(path) => {
-            let failed = |errno: Errno| Failure::new(format!("console socket {path}: {errno}"));
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(failed)?;
-            rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
-            Ok(Some(socket))
-        }
+        Some(path) => connect("console socket", path).map(Some),
     }
+}
+
+fn connect(what: &str, path: &str) -> Result<OwnedFd, Failure> {
+    let failed = |errno: Errno| Failure::new(format!("{what} {path}: {errno}"));
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(failed)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
+    Ok(socket)
+}
+
+/// The socket for the process's pidfd, connected, where one is given.
+pub(super) fn watcher(parsed: &Parsed) -> Result<Option<OwnedFd>, Failure> {
+    let path = parsed.value("pidfd-socket").filter(|path| !path.is_empty());
+    path.map(|path| connect("pidfd socket", path)).transpose()
+}
+
+/// Sends whoever asked for it the process's pidfd.
+pub(super) fn tell(watcher: Option<&OwnedFd>, pidfd: &OwnedFd) -> Result<(), Failure> {
+    watcher.map_or(Ok(()), |socket| send("pidfd socket", socket, (b"pidfd", pidfd)))
 }
 
 /// Sends the master of a terminal, with the name that it was opened by.
 pub(super) fn send_terminal(socket: &OwnedFd, master: &OwnedFd) -> Result<(), Failure> {
+    send("console socket", socket, (b"/dev/ptmx", master))
+}
+
+/// Sends a descriptor with its name.
+fn send(what: &str, socket: &OwnedFd, (name, fd): (&[u8], &OwnedFd)) -> Result<(), Failure> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
+    let fds = [fd.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"/dev/ptmx")], &mut control, SendFlags::NOSIGNAL)
-        .map_err(|errno| Failure::new(format!("console socket: {errno}")))?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL)
+        .map_err(|errno| Failure::new(format!("{what}: {errno}")))?;
     Ok(())
 }
 
@@ -76,6 +103,8 @@ impl Raw {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // the program's terminal leaves the ends of lines to ours
+            raw.output_modes.insert(OutputModes::OPOST);
             // a terminal that stays as it is still shows the output
             let _ = rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw);
         }

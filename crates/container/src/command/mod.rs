@@ -155,7 +155,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         return 0;
     };
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        let failure = Failure::new(format!("no command {name:?}; see: {NAME} --help"));
+        let failure = Failure::new(format!("No help topic for '{name}': there is no such command; see: {NAME} --help"));
         return end(&log, Err(failure), 1);
     };
     run_command(command, &given, (log, arguments), &mut words)
@@ -271,7 +271,7 @@ pub(crate) fn print(text: &str) {
 
 fn help() -> String {
     let mut text = format!(
-        "{NAME} runs containers by the Open Container Initiative's runtime specification\n\nUSAGE:\n   {NAME} [GLOBAL FLAGS] COMMAND [FLAGS] ARGUMENTS\n\nCOMMANDS:\n"
+        "NAME:\n   {NAME} - Open Container Initiative runtime\n\nUSAGE:\n   {NAME} [GLOBAL FLAGS] COMMAND [FLAGS] ARGUMENTS\n\nCOMMANDS:\n"
     );
     for command in COMMANDS {
         text += &format!("   {:<12} {}\n", command.name, command.about);
@@ -282,7 +282,8 @@ fn help() -> String {
 fn help_of(command: &Command) -> String {
     let flags = lines_of(command.flags);
     let flags = if flags.is_empty() { flags } else { format!("\nFLAGS:\n{flags}") };
-    format!("{}\n\nUSAGE:\n   {NAME} {} {}\n{flags}", command.about, command.name, command.usage)
+    let Command { name, about, usage, .. } = command;
+    format!("NAME:\n   {NAME} {name} - {about}\n\nUSAGE:\n   {NAME} {name} {usage}\n{flags}")
 }
 
 fn lines_of(tables: &[&'static [Flag]]) -> String {

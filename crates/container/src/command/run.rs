@@ -40,9 +40,11 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
         // so that a program that looks at once sees it
         process.set_console_size(foreground::own_size());
     }
+    let watcher = foreground::watcher(parsed)?;
     let mut made = asked.make(context, &spec, Start::Here)?;
     let terminal = made.container.streams.terminal.take();
     let started = || -> Result<(), Failure> {
+        foreground::tell(watcher.as_ref(), &made.container.pidfd)?;
         if let (Some(master), Some(socket)) = (&terminal, &socket) {
             foreground::send_terminal(socket, master)?;
         }

@@ -16,6 +16,8 @@ const MOST: usize = 16;
 #[derive(Default)]
 pub(crate) struct Fresh {
     all: Vec<One>,
+    /// Where a file system in memory becomes read-only when all is done.
+    closing: Vec<PathBuf>,
     /// The process stands where it mounted last; `init` puts it right before anything looks up a relative path.
     pub(super) walker: Walker,
 }
@@ -118,6 +120,16 @@ impl Fresh {
             Some(origin) => self.all.push(One { path: destination.to_owned(), origin, folder }),
             None => folder.into_inner().into_iter().for_each(leave_open),
         }
+    }
+
+    /// Notes a file system in memory that is to be read-only in the end.
+    pub(crate) fn close_later(&mut self, destination: &Path) {
+        self.closing.push(destination.to_owned());
+    }
+
+    /// What [`Self::close_later`] noted, once.
+    pub(crate) fn take_closing(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.closing)
     }
 
     /// Forgets what lies below something new.

@@ -16,12 +16,18 @@ pub(crate) fn policy(spec: &Spec) -> Result<()> {
 /// [`control::FailureKind::Invalid`] for nodes that are no list, and for a mode that needs nodes and has none or the reverse.
 pub(crate) fn check(policy: &LinuxMemoryPolicy) -> Result<Vec<usize>> {
     let text = policy.nodes().as_deref().unwrap_or_default();
-    let nodes = list(text)
-        .ok_or_else(|| SetupError::invalid(format!("linux.memoryPolicy.nodes: {text:?} is no list such as 0-3,7")))?;
+    let nodes = list(text).ok_or_else(|| {
+        SetupError::invalid(format!(
+            "linux.memoryPolicy.nodes: invalid memory policy node list {text:?}: it is none such as 0-3,7"
+        ))
+    })?;
     let nodeless = matches!(policy.mode(), MemoryPolicyModeType::MpolDefault | MemoryPolicyModeType::MpolLocal);
     let optional = policy.mode() == MemoryPolicyModeType::MpolPreferred;
     if nodeless && !nodes.is_empty() {
-        return Err(SetupError::invalid(format!("linux.memoryPolicy: {} takes no nodes", policy.mode())));
+        return Err(SetupError::invalid({
+            let (mode, count) = (policy.mode(), nodes.len());
+            format!("linux.memoryPolicy: {mode} mode requires 0 nodes but got {count}")
+        }));
     }
     if !nodeless && !optional && nodes.is_empty() {
         return Err(SetupError::invalid(format!("linux.memoryPolicy: {} needs nodes", policy.mode())));

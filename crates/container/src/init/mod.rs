@@ -109,6 +109,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     for procs in &inside.cgroups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
+    crate::schedule::all_processors();
     let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
         (false, _) => root::Entry::Chroot,
         (true, Pivot::Root) => root::Entry::Pivot,
@@ -131,8 +132,9 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     memory::policy(inside.spec)?;
     let copied = root::attach(root.as_fd(), inside.spec, inside.rootfs, (entry, place))?;
     let root = copied.as_ref().unwrap_or(root);
-    let fresh = mounts::place(inside, root.as_fd())?;
+    let mut fresh = mounts::place(inside, root.as_fd())?;
     devices::make(inside, root.as_fd(), mapped)?;
+    mounts::close(inside, &mut fresh, root.as_fd())?;
     protect::place(inside.spec, root.as_fd(), &fresh)?;
     fresh.leave();
     if let Some(limit) = inside.descriptors {
@@ -189,7 +191,7 @@ fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     process::make_cwd(process);
     let beyond = &inside.beyond;
     let agent = inside.seccomp.and_then(|_| crate::agent::describe(inside.spec, beyond.state.as_ref()));
-    let job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved, agent };
+    let mut job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved, agent };
     if let Some(name) = beyond.keyring {
         process::join_keyring(name, &inside.line);
     }
@@ -208,7 +210,12 @@ fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     await_start(inside)?;
     if let (Some(state), Some(all)) = (&beyond.state, inside.spec.hooks()) {
         let state = State { status: "created", pid: Some(own_pid()), ..state.clone() };
-        hooks::run_all("startContainer", all.start_container().as_ref(), &state)?;
+        let hooks = all.start_container().as_ref().filter(|hooks| !hooks.is_empty());
+        if hooks.is_some() {
+            // they are programs of the image's, too
+            job.filter_early()?;
+        }
+        hooks::run_all("startContainer", hooks, &state)?;
     }
     match inside.first {
         First::Program => job.run(proof),

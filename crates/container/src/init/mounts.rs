@@ -7,6 +7,7 @@
 use super::fresh::Fresh;
 use super::{Inside, copy, groups, leave_open, root};
 use crate::error::{Doing, Result, SetupError};
+use crate::stdio::Ends;
 use crate::sync::Word;
 use cgroup::{Group, Version};
 use control::FailureKind;
@@ -160,8 +161,32 @@ fn one(inside: &Inside<'_>, mount: &Mount, source: &Source, root: BorrowedFd<'_>
             bind(inside, mount, &options, &tree, folder, root)
         }
         Source::Groups(all) => groups::place(mount, &options, all, root, already),
+        Source::Inside if kind_of(mount) == "tmpfs" && options.set.contains(MountAttr::RDONLY) => {
+            // what is mounted or made below needs its place there first
+            let open = Options { set: options.set - MountAttr::RDONLY, ..options };
+            fresh(inside, mount, &open, root, already)?;
+            already.close_later(destination);
+            Ok(())
+        }
         Source::Inside => fresh(inside, mount, &options, root, already),
     }
+}
+
+/// Makes read-only what had to stay open until everything stood.
+pub(crate) fn close(inside: &Inside<'_>, fresh: &mut Fresh, root: BorrowedFd<'_>) -> Result<()> {
+    let console = Path::new("/dev/console");
+    for destination in fresh.take_closing() {
+        if matches!(inside.ends, Ends::Terminal(_)) && console.starts_with(&destination) {
+            // the terminal is mounted there when all else is done
+            leave_open(root::ensure_file(root, console).doing(|| "cannot make /dev/console")?);
+        }
+        let what = || format!("cannot make the mount on {} read-only", destination.display());
+        let mount = root::resolve(root, &destination, OFlags::PATH | OFlags::DIRECTORY).doing(what)?;
+        let attrs = MountAttrs { set: MountAttr::RDONLY, ..MountAttrs::default() };
+        mount_setattr(mount.as_fd(), Depth::One, &attrs).doing(what)?;
+        leave_open(mount);
+    }
+    Ok(())
 }
 
 fn bind(
@@ -199,7 +224,7 @@ fn fresh(
 ) -> Result<()> {
     let kind = kind_of(mount);
     if kind == "none" {
-        return Err(SetupError::invalid("the mount has neither a type nor the option \"bind\""));
+        return Err(SetupError::invalid("invalid mount: it has neither a type nor the option \"bind\""));
     }
     let destination = mount.destination();
     let label = inside.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
@@ -240,11 +265,12 @@ fn fresh(
 
 /// Where a new file system goes.
 fn point(mount: &Mount, root: BorrowedFd<'_>) -> Result<(OwnedFd, Found)> {
-    let (target, found) = target(root, mount.destination(), Shape::Folder)?;
-    if matches!(kind_of(mount), "proc" | "sysfs") && matches!(found, Found::Linked | Found::MadeBelow) {
+    let point = target(root, mount.destination(), Shape::Folder);
+    let detour = !matches!(point, Ok((_, Found::There | Found::Made)));
+    if detour && matches!(kind_of(mount), "proc" | "sysfs") {
         refuse_link(root, mount.destination())?;
     }
-    Ok((target, found))
+    point
 }
 
 /// A new file system, or what the host has there, where the kernel lets this process make none.
@@ -480,9 +506,12 @@ fn refuse_link(root: BorrowedFd<'_>, destination: &Path) -> Result<()> {
     let plain = destination.strip_prefix("/").unwrap_or(destination);
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, plain, flags, Mode::empty(), resolve)
-        .map(|_| ())
-        .map_err(|_| SetupError::invalid("the image has a symbolic link there"))
+    match rustix::fs::openat2(root, plain, flags, Mode::empty(), resolve) {
+        Err(Errno::LOOP) => {
+            Err(SetupError::invalid("must be mounted on ordinary directory: the image has a symbolic link there"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a mount is bound from the host, which tells its default propagation.

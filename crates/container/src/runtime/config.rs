@@ -66,8 +66,20 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> 
     serde_json::from_slice(bytes).map_err(|error| {
         let at = field_at(bytes, error.line(), error.column());
         let at = if at.is_empty() { String::new() } else { format!(": at {at}") };
-        SetupError::invalid(format!("{what} cannot be understood{at}: {error}"))
+        SetupError::invalid(format!("{what} cannot be understood{at}: {}{error}", kind_of_error(&at, &error)))
     })
+}
+
+/// What else is to be said of an error in the words that callers look for.
+fn kind_of_error(at: &str, error: &serde_json::Error) -> &'static str {
+    match at.strip_prefix(": at linux.memoryPolicy") {
+        Some(field) if field.starts_with(".flags") => "invalid memory policy flag: ",
+        Some(field) if field.starts_with(".mode") || error.to_string().contains("`mode`") => {
+            "invalid memory policy mode: "
+        }
+        Some(_) => "invalid memory policy: ",
+        None => "",
+    }
 }
 
 /// The specification's version: the first number must be ours.

@@ -8,14 +8,16 @@ use crate::stdio::Stdio;
 use control::FailureKind;
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use sys::process::{Namespaces, SingleThread};
 
 /// What to run.
 pub(crate) struct Order<'a> {
     pub(crate) process: &'a Process,
+    pub(crate) stdio: Stdio,
     pub(crate) preserved: u32,
     /// Groups below the container's, each for one controller or for all.
     pub(crate) groups: Vec<SubGroup<'a>>,
@@ -63,7 +65,7 @@ pub(crate) fn run(proof: SingleThread, known: Known, order: &Order<'_>) -> Resul
     let plan = Plan {
         process: order.process,
         seccomp: seccomp.as_ref(),
-        stdio: Stdio::Inherit,
+        stdio: order.stdio,
         init: pidfd.as_fd(),
         namespaces,
         groups,
@@ -89,11 +91,22 @@ fn join_files(known: &Known, asked: &[SubGroup<'_>]) -> Result<Vec<OwnedFd>> {
             return Err(SetupError::invalid(format!("--cgroup: unknown controller {name:?}")));
         }
     }
+    if let Some(up) = asked.iter().find(|one| Path::new(one.path).components().any(|part| part == Component::ParentDir))
+    {
+        return Err(SetupError::invalid(format!(
+            "--cgroup: bad sub cgroup path {:?}: it leads out of the container's",
+            up.path
+        )));
+    }
     let mut files = Vec::new();
     for (folder, names) in &by_folder {
         let file = find(asked, names).map_or_else(|| folder.clone(), |path| folder.join(path)).join("cgroup.procs");
         let opened = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        files.push(opened.doing(|| format!("--cgroup: {}", file.display()))?);
+        let opened = opened.map_err(|errno| match errno {
+            Errno::NOENT => "no such file or directory".to_owned(),
+            errno => errno.to_string(),
+        });
+        files.push(opened.doing(|| format!("--cgroup: adding pid to {}", file.display()))?);
     }
     Ok(files)
 }
@@ -103,5 +116,5 @@ fn find(asked: &[SubGroup<'_>], names: &[String]) -> Option<PathBuf> {
         one.controllers.is_none_or(|list| list.split(',').any(|name| names.iter().any(|have| have == name)))
     };
     let path = Path::new(asked.iter().rev().find(serves)?.path);
-    Some(path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect())
+    Some(path.components().filter(|part| matches!(part, Component::Normal(_))).collect())
 }

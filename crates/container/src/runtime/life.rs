@@ -39,6 +39,7 @@ pub(crate) struct Order<'a> {
     /// Absolute.
     pub(crate) bundle: &'a Path,
     pub(crate) spec: &'a Spec,
+    pub(crate) stdio: Stdio,
     pub(crate) preserved: u32,
     pub(crate) pivot: Pivot,
     pub(crate) keyring: Keyring,
@@ -148,6 +149,9 @@ fn open_process(birth: &Birth) -> Option<OwnedFd> {
 pub(crate) fn make<'a>(proof: SingleThread, order: &Order<'a>) -> Result<Made<'a>> {
     let seccomp = order.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = seccomp.map(oci::seccomp::compile).transpose().doing(|| "linux.seccomp")?;
+    if let Some(program) = &seccomp {
+        order.log.debug(&format!("seccomp filter flags: {}", program.flags));
+    }
     for name in seccomp.iter().flat_map(|program| &program.unknown) {
         order.log.debug(&format!("linux.seccomp: {name:?} is no system call here"));
     }
@@ -383,7 +387,7 @@ fn build(
         layers: Vec::new(),
         netns: None,
         seccomp: program.as_ref(),
-        stdio: Stdio::Inherit,
+        stdio: order.stdio,
         first: First::Program,
         terms: Terms {
             pivot: order.pivot,
@@ -517,10 +521,13 @@ pub(crate) enum Whom {
 pub(crate) fn kill(root: &Root, id: &str, signal: i32, whom: Whom) -> Result<()> {
     let known = Known::find(root, id)?;
     if whom == Whom::All || (signal == SIGKILL && !known.record.own_pids) {
-        if whom == Whom::First && known.status == Status::Stopped {
+        let group = known.group()?;
+        // without a process namespace the others outlive the first process, and only their group tells of them
+        let gone =
+            known.status == Status::Stopped && (known.record.own_pids || group.pids().unwrap_or_default().is_empty());
+        if whom == Whom::First && gone {
             return Err(SetupError::new(FailureKind::Conflict, "container not running"));
         }
-        let group = known.group()?;
         let sent = if signal == SIGKILL { group.kill().map(|()| 0) } else { group.signal_all(signal) };
         sent.doing(|| "cannot signal the container's processes")?;
         if !group.dirs().is_empty() {

@@ -139,18 +139,20 @@ fn answer(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Seccomp
     })
 }
 
-/// The flags for loading: what the profile asks for, and a listener when a rule needs one.
+/// The flags for loading: what the profile asks for, and a listener when a rule needs one. A profile that names none, not even an
+/// empty list, does not turn speculation off, as in runc: on kernels before 5.16 that would slow every program down.
 fn flags(seccomp: &LinuxSeccomp) -> u32 {
     const TSYNC: u32 = 1;
+    const SPEC_ALLOW: u32 = 4;
     const NEW_LISTENER: u32 = 8;
     const TSYNC_ESRCH: u32 = 16;
     const WAIT_KILLABLE_RECV: u32 = 32;
-    let mut flags = 0;
+    let mut flags = if seccomp.flags().is_none() { SPEC_ALLOW } else { 0 };
     for flag in seccomp.flags().iter().flatten() {
         flags |= match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => TSYNC,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
         };
     }

@@ -249,3 +249,24 @@ fn an_exec_can_be_put_into_a_group_below() {
         assert!(run.expect(0).text().ends_with("/below"));
     });
 }
+
+#[test]
+fn a_process_from_a_file_needs_no_user() {
+    test(|s| {
+        let container = s.sh("sleep 60").start();
+        let process = s.island.file("process", r#"{"args": ["id", "-u"], "cwd": "/", "env": ["PATH=/bin:/usr/bin"]}"#);
+        let flags = ["--process", process.to_str().unwrap()];
+        assert_eq!(container.exec_with(&flags, &[]).expect(0).text(), "0");
+    });
+}
+
+#[test]
+fn no_group_outside_of_the_containers_can_be_joined() {
+    test(|s| {
+        let container = s.sh("sleep 60").start();
+        for (path, words) in [("..", "sub cgroup path"), ("../..", "sub cgroup path"), ("none", "no such file")] {
+            let run = container.exec_with(&["--cgroup", path], &["true"]).fails();
+            assert!(run.err.to_lowercase().contains(words), "{path}: {}", run.err);
+        }
+    });
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::subject::{Subject, test};
+use crate::subject::{SOON, Subject, test};
 
 #[test]
 fn a_container_goes_through_its_states() {
@@ -205,7 +205,7 @@ fn signals_have_names_and_numbers() {
         for (count, signal) in ["USR1", "SIGUSR1", "10"].into_iter().enumerate() {
             container.kill(signal).expect(0);
             let lines = || std::fs::read_to_string(s.rootfs().join("etc/got")).unwrap_or_default().lines().count();
-            let seen = testkit::wait_for(crate::subject::SOON, || (lines() == count + 1).then_some(()));
+            let seen = testkit::wait_for(SOON, || (lines() == count + 1).then_some(()));
             assert!(seen.is_some(), "{signal} did not arrive");
         }
         for signal in ["NONSENSE", "-1", "4711", "9x"] {
@@ -322,7 +322,7 @@ fn pause_stops_the_processes_and_resume_lets_them_go_on() {
         assert_eq!(size(), before);
         container.call("resume", &[]).expect(0);
         assert_eq!(container.status(), "running");
-        let on = testkit::wait_for(crate::subject::SOON, || (size() > before).then_some(()));
+        let on = testkit::wait_for(SOON, || (size() > before).then_some(()));
         assert!(on.is_some(), "the processes stand still after resume");
     });
 }
@@ -411,6 +411,43 @@ fn many_containers_at_once_do_not_disturb_each_other() {
             let code = crate::subject::end_of(&mut child);
             let (out, err) = (std::fs::read_to_string(out).unwrap(), std::fs::read_to_string(err).unwrap());
             assert_eq!((code, out.trim()), (0, &*number.to_string()), "{err}");
+        }
+    });
+}
+
+#[test]
+fn what_outlives_the_first_process_without_a_process_namespace_can_be_killed() {
+    test(|s| {
+        let script = "sleep 71 & sleep 72 & echo ready > /etc/ready; wait";
+        let container = s.sh(script).no_namespace("pid").start();
+        container.await_file(&s.rootfs().join("etc/ready"));
+        let first = rustix::process::Pid::from_raw(container.pid()).unwrap();
+        rustix::process::kill_process(first, rustix::process::Signal::KILL).unwrap();
+        container.await_status("stopped");
+        s.call(&["kill", &container.id, "KILL"]).expect(0);
+        testkit::wait_for(SOON, || container.limit("pids", "cgroup.procs").trim().is_empty().then_some(())).unwrap();
+        container.call("delete", &[]).expect(0);
+        s.call(&["kill", &container.id, "KILL"]).fails();
+    });
+}
+
+#[test]
+fn a_socket_gets_the_first_processs_pidfd() {
+    test(|s| {
+        for verb in ["run", "exec"] {
+            let (socket, receiver) = super::terminal::await_descriptor(s, verb);
+            let flags = ["--pidfd-socket", &socket];
+            let bundle = s.sh("sleep 60");
+            let container = if verb == "run" { bundle.flags(&flags).start() } else { bundle.start() };
+            if verb == "exec" {
+                container.exec_with(&[&flags[..], &["--detach"]].concat(), &["sleep", "61"]).expect(0);
+            }
+            let pidfd = receiver.recv_timeout(SOON).unwrap().expect("no descriptor came");
+            rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+            if verb == "run" {
+                container.await_status("stopped");
+            }
+            container.call("delete", &["--force"]).expect(0);
         }
     });
 }

@@ -391,3 +391,27 @@ fn nothing_of_the_containers_mounts_reaches_the_machine() {
         container.end();
     });
 }
+
+#[test]
+fn a_read_only_file_system_in_memory_closes_when_all_is_in_it() {
+    test(|s| {
+        let bundle = s.sh(
+            "grep -c ' /dev tmpfs ro,' /proc/mounts; test -c /dev/null && test -d /dev/pts && echo full; touch /dev/x",
+        );
+        let bundle = bundle.no_mount("/dev").mount("tmpfs", "tmpfs", "/dev", &["nosuid", "ro", "mode=755"]);
+        let bundle =
+            bundle.no_mount("/dev/pts").mount("devpts", "devpts", "/dev/pts", &["newinstance", "ptmxmode=0666"]);
+        let run = bundle.run();
+        assert_eq!(run.text(), "1\nfull", "{}", run.err);
+        assert!(run.err.contains("Read-only file system"), "{}", run.err);
+    });
+}
+
+#[test]
+fn proc_goes_on_no_link_of_an_images_even_if_it_leads_nowhere() {
+    test(|s| {
+        std::fs::remove_dir(s.rootfs().join("proc")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", s.rootfs().join("proc")).unwrap();
+        s.sh("true").refused();
+    });
+}

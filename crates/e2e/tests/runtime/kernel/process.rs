@@ -437,3 +437,53 @@ fn the_first_process_is_dumpable_only_as_far_as_its_owner_needs() {
         assert_eq!(bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).out(), "readable");
     });
 }
+
+#[test]
+fn an_empty_home_and_an_earlier_value_are_as_if_they_were_not_there() {
+    test(|s| {
+        assert_eq!(s.sh("echo $HOME").push("/process/env", json!("HOME=")).out(), "/root");
+        let twice = s.sh("").args(&["env"]).set("/process/env", json!(["PATH=/bin:/usr/bin", "A=1", "AB=2", "A=3"]));
+        let seen = twice.out();
+        let mut seen: Vec<&str> = seen.lines().collect();
+        seen.sort_unstable();
+        assert_eq!(seen, ["A=3", "AB=2", "HOME=/root", "PATH=/bin:/usr/bin"]);
+    });
+}
+
+#[test]
+fn a_script_whose_interpreter_is_missing_is_told_apart_from_a_missing_script() {
+    test(|s| {
+        let script = "#!/no/such/interpreter\n";
+        std::fs::write(s.rootfs().join("etc/script"), script).unwrap();
+        let path = s.rootfs().join("etc/script");
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let there = s.sh("").args(&["/etc/script"]).run().fails();
+        assert!(there.err.contains("/etc/script"), "{}", there.err);
+        assert!(there.err.to_lowercase().contains("no such file or directory"), "{}", there.err);
+        assert!(!there.err.contains("stat /etc/script"), "{}", there.err);
+        s.sh("").args(&["/etc/none"]).run().fails();
+    });
+}
+
+#[test]
+fn the_processors_of_whoever_calls_are_not_the_containers() {
+    test(|s| {
+        let whose = "grep Cpus_allowed_list /proc/self/status | cut -f 2";
+        let mut all = rustix::thread::sched_getaffinity(None).unwrap();
+        let everywhere = s.sh(whose).out();
+        let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|processor| all.is_set(*processor)).unwrap();
+        if all.count() < 2 {
+            println!("skipped: there is one processor");
+            return;
+        }
+        let container = s.sh("sleep 60").start();
+        let saved = all;
+        all.clear();
+        all.set(first);
+        rustix::thread::sched_setaffinity(None, &all).unwrap();
+        let seen = (s.sh(whose).run(), container.exec(&["sh", "-c", whose]));
+        rustix::thread::sched_setaffinity(None, &saved).unwrap();
+        assert_eq!(seen.0.expect(0).text(), everywhere);
+        assert_eq!(seen.1.expect(0).text(), everywhere);
+    });
+}

@@ -241,3 +241,20 @@ fn a_listener_that_is_not_there_is_refused() {
         bundle.set("/linux/seccomp/listenerPath", json!("/nonexistent/listener")).refused();
     });
 }
+
+#[test]
+fn the_startcontainer_hook_is_filtered_too() {
+    test(|s| {
+        let profile = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL" }],
+        });
+        let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", "mkdir /tmp/made"] }]);
+        let bundle =
+            s.sh("echo started").set("/linux/seccomp", profile).set("/hooks", json!({ "startContainer": hook }));
+        let run = bundle.run().fails();
+        assert!(!run.out.contains("started"), "{}", run.out);
+        let plain = json!([{ "path": "/bin/true" }]);
+        assert_eq!(bundle.set("/hooks", json!({ "startContainer": plain })).out(), "started");
+    });
+}

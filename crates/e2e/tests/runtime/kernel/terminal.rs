@@ -11,8 +11,8 @@ use testkit::Terminal;
 
 use crate::subject::{SOON, Subject, test};
 
-/// Waits on a socket of a given name for a terminal's master end.
-fn await_terminal(s: &Subject, name: &str) -> (String, mpsc::Receiver<Option<OwnedFd>>) {
+/// Waits on a socket of a given name for a descriptor, such as a terminal's master end.
+pub(super) fn await_descriptor(s: &Subject, name: &str) -> (String, mpsc::Receiver<Option<OwnedFd>>) {
     let path = s.island.path(name);
     let listener = UnixListener::bind(&path).unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -50,7 +50,7 @@ fn read_until(master: OwnedFd, text: &str) -> (String, OwnedFd) {
 #[test]
 fn the_terminal_is_sent_to_the_socket() {
     test(|s| {
-        let (socket, receiver) = await_terminal(s, "console");
+        let (socket, receiver) = await_descriptor(s, "console");
         let bundle = s.sh("tty; test -t 0 && test -t 1 && test -t 2 && echo yes; stat -c %t /dev/console; sleep 60");
         let bundle = bundle.set("/process/terminal", json!(true)).flags(&["--console-socket", &socket]);
         let container = bundle.start();
@@ -64,7 +64,7 @@ fn the_terminal_is_sent_to_the_socket() {
 #[test]
 fn the_terminal_has_the_size_that_was_asked_for() {
     test(|s| {
-        let (socket, receiver) = await_terminal(s, "console");
+        let (socket, receiver) = await_descriptor(s, "console");
         let bundle = s.sh("stty size; sleep 60").set("/process/terminal", json!(true));
         let bundle = bundle.set("/process/consoleSize", json!({ "height": 33, "width": 77 }));
         let container = bundle.flags(&["--console-socket", &socket]).start();
@@ -77,7 +77,7 @@ fn the_terminal_has_the_size_that_was_asked_for() {
 #[test]
 fn keys_reach_the_program_and_control_c_interrupts_it() {
     test(|s| {
-        let (socket, receiver) = await_terminal(s, "console");
+        let (socket, receiver) = await_descriptor(s, "console");
         let bundle = s.sh("read line; echo got $line; trap 'echo int; exit' INT; while :; do sleep 0.05; done");
         let container = bundle.set("/process/terminal", json!(true)).flags(&["--console-socket", &socket]).start();
         let mut file = std::fs::File::from(receiver.recv_timeout(SOON).unwrap().unwrap());
@@ -94,7 +94,7 @@ fn keys_reach_the_program_and_control_c_interrupts_it() {
 #[test]
 fn the_terminal_belongs_to_the_user() {
     test(|s| {
-        let (socket, receiver) = await_terminal(s, "console");
+        let (socket, receiver) = await_descriptor(s, "console");
         let bundle =
             s.sh("stat -Lc %u /proc/self/fd/0; echo x > /dev/tty; sleep 60").set("/process/terminal", json!(true));
         let bundle = bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
@@ -108,7 +108,7 @@ fn the_terminal_belongs_to_the_user() {
 #[test]
 fn a_terminal_works_in_a_user_namespace() {
     test(|s| {
-        let (socket, receiver) = await_terminal(s, "console");
+        let (socket, receiver) = await_descriptor(s, "console");
         let bundle = s
             .sh("test -t 0 && echo yes > /dev/tty; sleep 60")
             .user_namespace(100_000)
@@ -131,7 +131,7 @@ fn a_background_terminal_without_a_socket_is_refused() {
 #[test]
 fn a_socket_without_a_terminal_is_refused() {
     test(|s| {
-        let (socket, _receiver) = await_terminal(s, "console");
+        let (socket, _receiver) = await_descriptor(s, "console");
         let bundle = s.sh("sleep 60").flags(&["--console-socket", &socket]);
         let (_, run) = bundle.try_create();
         run.fails();
@@ -153,7 +153,7 @@ fn a_socket_that_is_not_there_is_refused() {
 fn an_exec_gets_a_terminal_of_its_own() {
     test(|s| {
         let container = s.sh("sleep 60").start();
-        let (socket, receiver) = await_terminal(s, "console");
+        let (socket, receiver) = await_descriptor(s, "console");
         let script = "test -t 0 && echo yes; sleep 60";
         container.exec_with(&["--tty", "--detach", "--console-socket", &socket], &["sh", "-c", script]).expect(0);
         read_until(receiver.recv_timeout(SOON).unwrap().unwrap(), "yes");
