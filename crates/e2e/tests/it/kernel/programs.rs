@@ -63,7 +63,8 @@ impl Toolchain {
             println!("skipped: no gcc on this machine");
             return None;
         };
-        let exact = ["make", "gcc", "cpp", "libc6-dev", "linux-libc-dev", "libcrypt-dev"].map(str::to_owned);
+        let exact = ["make", "gcc", "cpp", "libc6", "libgcc-s1", "libc6-dev", "linux-libc-dev", "libcrypt-dev"]
+            .map(str::to_owned);
         let versioned = [format!("gcc-{version}"), format!("cpp-{version}*"), format!("libgcc-{version}-dev")];
         let mut patterns =
             [exact.to_vec(), versioned.to_vec(), vec!["binutils*".into(), "libbinutils".into()]].concat();
@@ -141,7 +142,7 @@ fn relative(path: &str) -> String {
 /// Files, without what only people read and the largest things that no build here needs.
 fn is_needed(path: &str) -> bool {
     let useless =
-        ["/usr/share/", "san.a", "/lto1", "lto-dump", "/gcov", "gcov-", "-dwp", "gold", "/g++-mapper", ".pyc"];
+        ["/usr/share/", "san.a", "/lto1", "lto-dump", "/gconv/", "gcov", "-dwp", "gold", "/g++-mapper", ".pyc"];
     // The root's own links, such as /lib, are folders in the small tree.
     let is_inside = path.rfind('/').is_some_and(|at| at > 0);
     let is_file = fs::symlink_metadata(path).is_ok_and(|stat| !stat.is_dir());
