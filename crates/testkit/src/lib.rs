@@ -7,6 +7,7 @@ pub mod bundle;
 mod cell;
 mod command;
 pub mod corpus;
+mod dice;
 pub mod guest;
 mod island;
 mod network;
@@ -14,13 +15,16 @@ mod residue;
 pub mod rootfs;
 pub mod stage;
 mod terminal;
+mod tracer;
 
 pub use cell::Cell;
 pub use command::{Run, finish};
+pub use dice::Dice;
 pub use island::Island;
 pub use network::own_network;
 pub use residue::Residue;
 pub use terminal::Terminal;
+pub use tracer::kill_at;
 
 use std::time::{Duration, Instant};
 

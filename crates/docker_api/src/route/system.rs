@@ -299,7 +299,9 @@ pub(crate) async fn disk_usage(call: Call) -> Result {
     }
     if wanted("image") {
         usage["Images"] = json(&super::image::summaries(&call).await?)?;
-        usage["LayersSize"] = call.engine().image_usage().await?.layer_bytes.into();
+        // What compressed layers are kept as takes room, too.
+        let found = call.engine().image_usage().await?;
+        usage["LayersSize"] = (found.layer_bytes + found.blob_bytes).into();
     }
     if wanted("volume") {
         usage["Volumes"] = super::volume::volumes(&call).await?.into();

@@ -200,6 +200,16 @@ impl Subject {
         rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap()
     }
 
+    /// Whether the daemon is no more.
+    pub(crate) fn daemon_ended(&mut self) -> bool {
+        self.daemon.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
+    /// Waits for a daemon that was killed.
+    pub(crate) fn reap_daemon(&mut self) {
+        self.daemon.take().unwrap().wait().unwrap();
+    }
+
     /// Sends the daemon a signal and waits for its end.
     pub(crate) fn end_daemon(&mut self, signal: rustix::process::Signal) {
         rustix::process::kill_process(self.daemon_pid(), signal).unwrap();

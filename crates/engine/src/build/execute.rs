@@ -188,6 +188,7 @@ impl Build {
                     asked_ahead = true;
                     self.ask_ahead(index);
                 }
+                self.others(step).await?;
                 self.step(&mut progress, step, (index, number), at).await.map_err(|error| pointed(step, error))?;
             }
             self.tell(BuildEvent::Done { stage: index, step: at.step, made: progress.content.0.short() }).await;
@@ -347,17 +348,19 @@ impl Build {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner).get(origin).cloned()
     }
 
+    /// Waits for the stages that a step reads. What goes wrong in them has its own place in the Dockerfile.
+    async fn others(self: &Arc<Self>, step: &Step) -> Result<()> {
+        let inputs = step.recipe.iter().flat_map(|recipe| &recipe.inputs);
+        let stages = inputs.filter_map(|input| if let Input::Stage(stage) = input { Some(*stage) } else { None });
+        for stage in stages.collect::<BTreeSet<usize>>() {
+            self.stage(stage).await?;
+        }
+        Ok(())
+    }
+
     async fn inputs(self: &Arc<Self>, step: &Step) -> Result<Inputs> {
         let mut out = Inputs::default();
         let Some(recipe) = &step.recipe else { return Ok(out) };
-        let origins: BTreeSet<usize> = recipe
-            .inputs
-            .iter()
-            .filter_map(|input| if let Input::Stage(stage) = input { Some(*stage) } else { None })
-            .collect();
-        for stage in origins {
-            self.stage(stage).await?;
-        }
         if let Action::Copy(copy) = &step.action {
             out.resolved = self.resolve(copy).await?;
         }

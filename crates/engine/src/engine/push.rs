@@ -75,6 +75,8 @@ impl Engine {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<()> {
         let remote = self.remote(reference, proof)?.writable();
+        // A registry that is not to be reached or refuses says so before layers are compressed for it.
+        remote.blob_size(&image.id.0.into()).await.map_err(refused)?;
         let (store, wanted) = (self.inner.images.clone(), image.clone());
         let parcel = self.blocking(move |_| parcel(&store, &wanted)).await?;
         for (layer, _) in &parcel.layers {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::address::{self, Origin};
 use super::credential::Credential;
 use super::token::{Answer, Challenge};
-use super::{Client, ClientError};
+use super::{Client, ClientError, Known};
 use crate::body::Body;
 use crate::escape::percent_encode;
 
@@ -97,7 +97,9 @@ impl Client {
             let wait = wanted.unwrap_or(pause);
             let can_again = match &outcome {
                 Ok(_) => true,
-                Err(error) => matches!(error, ClientError::Connect { .. } | ClientError::Broken { .. }),
+                // One that was never reached is told at once: a wrong name or port does not mend itself.
+                Err(ClientError::Connect { .. }) => self.has_answered(&Origin::of(&ask.uri)?),
+                Err(error) => matches!(error, ClientError::Broken { .. }),
             };
             if tries > self.inner.config.retries || !can_again || wait > self.inner.config.longest_pause {
                 return self.good(ask, outcome?).await;
@@ -140,6 +142,9 @@ impl Client {
             // What we are is told to the registry only, not to where it sends us.
             let same = Origin::of(&uri)? == first;
             let response = self.send(ask, &uri, proof.as_deref().filter(|_| same), body).await?;
+            if same {
+                self.note_answer(&first);
+            }
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && same && !proven && !is_stream {
                 proven = true;
@@ -267,6 +272,19 @@ impl Client {
             let (registry, from) = (domain.to_owned(), "a helper".to_owned());
             Err(ClientError::Credentials { registry, from, reason: error.to_string() })
         })
+    }
+
+    fn has_answered(&self, origin: &Origin) -> bool {
+        let known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(origin).is_some_and(|known| known.answered)
+    }
+
+    fn note_answer(&self, origin: &Origin) {
+        let mut known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get_mut(origin) {
+            Some(known) => known.answered = true,
+            None => drop(known.insert(origin.clone(), Known { answered: true, ..Known::default() })),
+        }
     }
 
     /// The proof that the registry wanted last time.

@@ -152,6 +152,8 @@ struct Known {
     origin: Option<Origin>,
     /// What it asked for last.
     challenge: Option<Challenge>,
+    /// Whether it was ever reached.
+    answered: bool,
 }
 
 impl std::fmt::Debug for Client {

@@ -8,9 +8,8 @@ use registry::client::{BlobSource, ClientConfig, ClientError, Credentials, Progr
 use registry::digest::{Algorithm, ContentDigest};
 use registry::manifest::{Descriptor, OCI_INDEX, OCI_MANIFEST};
 use registry::name::Target;
-use registry::storage::Collection;
 
-use crate::tools::{client, describe, manifest, noise, pull, push, settings, start, start_with, tag};
+use crate::tools::{client, describe, manifest, noise, pull, push, settings, start, tag};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_pushed_is_pulled() {
@@ -158,26 +157,4 @@ async fn referrers_are_found_and_filtered() {
     let found = remote.referrers(&subject, Some("x/sbom")).await.unwrap();
     assert_eq!(found[0].artifact_type.as_deref(), Some("x/sbom"));
     assert_eq!(found.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn garbage_is_collected_while_images_are_pushed() {
-    let server = start_with(|config| config.grace = std::time::Duration::from_secs(5)).await;
-    let (storage, stop) = (server.storage.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
-    let told = Arc::clone(&stop);
-    let collector = std::thread::spawn(move || {
-        while !told.load(std::sync::atomic::Ordering::Relaxed) {
-            storage.collect(Collection::default()).unwrap();
-        }
-    });
-    for round in 0..20 {
-        let remote = client().remote(&server.domain(), &format!("r{}", round % 3)).unwrap();
-        let layers = [noise(round % 5, 50_000), noise(round, 2_000_000)];
-        let digest = push(&remote, "t", &layers).await;
-        let image = remote.image(&Target::Digest(digest), &"linux/amd64".parse().unwrap()).await.unwrap();
-        assert_eq!(pull(&remote, &image.image.manifest.layers[1]).await, layers[1]);
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    collector.join().unwrap();
-    assert_eq!(server.storage.check().unwrap(), []);
 }

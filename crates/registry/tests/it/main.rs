@@ -5,6 +5,7 @@
 mod cache;
 mod crash;
 mod images;
+mod load;
 mod proof;
 mod resume;
 mod signature;

@@ -1,6 +1,7 @@
 //! Servers for tests, images to push, and a way that breaks.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -104,6 +105,16 @@ pub(crate) async fn push(remote: &Remote, name: &str, layers: &[Bytes]) -> Conte
     }
     let text = manifest(&config_is, &descriptors, "");
     remote.push_manifest(&tag(name), OCI_MANIFEST, text).await.unwrap()
+}
+
+/// All files below a folder.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
 }
 
 /// All bytes of a blob.

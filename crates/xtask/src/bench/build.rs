@@ -45,7 +45,7 @@ struct Fixture {
 
 impl Fixture {
     fn create(bin: &Path, groups: &Groups) -> Result<Self> {
-        let insula = Island::create(bin.to_owned(), "bench-build")?;
+        let insula = Island::create(bin.to_owned(), "build")?;
         let dir = insula.work();
         groups.enter("insula")?;
         insula.start_daemon(&groups.work("insula"))?;

@@ -1,7 +1,9 @@
 //! A call fails: the command copes, or fails with a message and leaves nothing that a retry trips over.
 
 use super::open;
-use super::point::{Dice, REMOVING};
+use testkit::Dice;
+
+use super::point::REMOVING;
 
 /// How many points of a command a usual run tries.
 const USUAL: usize = 30;

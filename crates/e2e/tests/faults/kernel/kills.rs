@@ -1,7 +1,7 @@
 //! The runtime, or its child, is killed at a call: a forced removal takes away all that there is, and the id is free again.
 
 use super::open;
-use super::point::Dice;
+use testkit::Dice;
 
 /// How many points of a command a usual run tries.
 const USUAL: usize = 30;

@@ -91,48 +91,6 @@ pub(super) fn points(trace: &str) -> Vec<Point> {
     longest.into_iter().flat_map(|(call, count)| (1..=count).map(move |nth| Point { call, nth })).collect()
 }
 
-/// Numbers without a pattern, the same for the same seed.
-#[derive(Debug)]
-pub(super) struct Dice {
-    pub(super) seed: u64,
-    state: u64,
-}
-
-impl Dice {
-    /// From `INSULA_E2E_SEED`, or the clock.
-    pub(super) fn new() -> Self {
-        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-        let chosen = std::env::var("INSULA_E2E_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = chosen.unwrap_or_else(|| u64::try_from(clock & 0xffff_ffff).unwrap());
-        Self { seed, state: seed }
-    }
-
-    /// A number below `limit`.
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        // A 64-bit mixer with a step; any will do here.
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(limit.max(1)).unwrap()).unwrap()
-    }
-
-    /// At most so many of `all` as `INSULA_E2E_FAULTS` says, `usual` without it, in an order of its own.
-    pub(super) fn choose<T>(&mut self, mut all: Vec<T>, usual: usize) -> Vec<T> {
-        let count = match std::env::var("INSULA_E2E_FAULTS").as_deref() {
-            Ok("all") => all.len(),
-            Ok(text) => text.parse().unwrap_or_else(|_| panic!("INSULA_E2E_FAULTS={text}: a number, or all")),
-            Err(_) => usual,
-        };
-        for at in 0..all.len() {
-            let other = at + self.below(all.len() - at);
-            all.swap(at, other);
-        }
-        all.truncate(count);
-        all
-    }
-}
-
 #[test]
 fn calls_are_sorted_and_counted_by_process() {
     assert!(CALLS.is_sorted());
@@ -140,11 +98,4 @@ fn calls_are_sorted_and_counted_by_process() {
         "7 mkdirat(3, \"a\") = 0\n7 mkdirat(3, \"b\") = 0\n9 mkdirat(4, \"c\") = 0\n9 read(4) = 1\n9 write(1) = 1\n";
     let expected = [("mkdirat", 1), ("mkdirat", 2), ("write", 1)].map(|(call, nth)| Point { call, nth });
     assert_eq!(points(trace), expected);
-}
-
-#[test]
-fn a_seed_gives_the_same_choice() {
-    let choice = |seed| Dice { seed, state: seed }.choose((0..100).collect::<Vec<_>>(), 100);
-    assert_eq!(choice(5), choice(5));
-    assert_ne!(choice(5), choice(6));
 }

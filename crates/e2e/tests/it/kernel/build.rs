@@ -202,6 +202,9 @@ fn failures_have_a_place_and_leave_nothing() {
     let text = fs::read_to_string(&dockerfile).unwrap();
     fails(&text, &["Dockerfile:2:1", "non-zero code: 7", "> before", "> why", "2 | RUN echo before"]);
     fails("FROM test:1\nRUN [\"/nope\"]\n", &["Dockerfile:2:1", "/nope"]);
+    // what went wrong in another stage has its place there, and only there
+    let other = "FROM test:1 AS a\nRUN exit 7\nFROM test:1\nCOPY --from=a /x /y\n";
+    fails(other, &["insula: Dockerfile:2:1: The command", "2 | RUN exit 7"]);
     fails("FROM test:1\nCOPY --from=0 /x /y\n", &["Dockerfile:2"]);
     fails("FROM test:1 AS a\nFROM test:1\nCOPY --from=a /nothing /y\n", &["Dockerfile:3:1", "/nothing"]);
     fails("FROM test:1\nRUN --mount=type=secret,id=q,required=true true\n", &["secret \"q\"", "--secret id=q"]);

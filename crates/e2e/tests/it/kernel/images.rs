@@ -1,8 +1,7 @@
 //! Images that move: between stores, archives and registries, by our client and the stock ones.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -284,45 +283,74 @@ fn a_registry_with_a_password() {
     subject.finish();
 }
 
-/// A process is killed at moments that differ from run to run; whatever it left has to hold together.
+/// What the store's content takes, and what `system df` says of it.
+fn room(subject: &Subject) -> (u64, String) {
+    let blobs = fs::read_dir(subject.island.path("state/images/blobs/sha256")).unwrap();
+    let bytes = blobs.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    (
+        bytes,
+        subject
+            .insula(&["system", "df", "--format", "{{.Type}} {{.Size}}"])
+            .expect(0)
+            .out
+            .lines()
+            .next()
+            .unwrap()
+            .to_owned(),
+    )
+}
+
 #[test]
-fn a_killed_pull_leaves_nothing_half_done() {
+fn reduced_layers_go_out_as_they_came() {
     if crate::subject::skip_unless_insula() {
         return;
     }
-    let Some(mut subject) = Subject::start() else { return };
+    let Some(mut subject) = Subject::bare_with(|_| vec!["--reduce-after=1".to_owned()]) else { return };
     let registry = Registry::start(&subject, &[]);
-    let name = registry.name("web:1");
-    three_layers(&subject, &name);
-    subject.insula(&["push", &name]).expect(0);
-    subject.insula(&["rmi", &name, "half:1", IMAGE]).expect(0);
-    let layers: PathBuf = subject.island.path("state/images/layers");
-    assert_eq!(fs::read_dir(&layers).unwrap().count(), 0);
-    let mut acknowledged = 0;
-    for wait in [0_u64, 5, 10, 20, 30, 45, 60, 90, 130, 200, 300, 500] {
-        let mut pull = subject.command(&["pull", "-q", &name]);
-        let mut pull = pull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(wait));
-        let done = pull.try_wait().unwrap().is_some_and(|status| status.success());
-        subject.end_daemon(Signal::KILL);
-        let _ = pull.wait();
-        subject.start_daemon();
-        let images = subject.insula(&["images", "-q"]).expect(0);
-        let check = subject.insula(&["system", "check"]).expect(0);
-        assert_eq!(check.text(), "all images are as they should be");
-        assert!(!done || !images.text().is_empty(), "an image that was acknowledged is gone ({wait} ms)");
-        assert_eq!(fs::read_dir(subject.island.path("state/images/tmp")).unwrap().count(), 0);
-        if images.text().is_empty() {
-            assert_eq!(fs::read_dir(&layers).unwrap().count(), 0, "layers without an image ({wait} ms)");
-            assert_eq!(fs::read_dir(subject.island.path("state/images/blobs/sha256")).unwrap().count(), 0);
-        } else {
-            acknowledged += 1;
-            subject.insula(&["run", "--rm", "--network", "none", &name, "test", "-f", "/one"]).expect(0);
-            subject.insula(&["rmi", &name]).expect(0);
-        }
-    }
-    println!("{acknowledged} of 12 pulls were whole");
-    subject.insula(&["pull", "-q", &name]).expect(0);
+    let first = registry.name("first:1");
+    let context = subject.island.dir("context");
+    fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY numbers /\nCOPY squares /\nCMD [\"/none\"]\n").unwrap();
+    let lines = |of: &dyn Fn(u64) -> u64| (0..60_000).map(|number| format!("{}\n", of(number))).collect::<String>();
+    fs::write(context.join("numbers"), lines(&|number| number)).unwrap();
+    fs::write(context.join("squares"), lines(&|number| number * number)).unwrap();
+    subject.insula(&["build", "-q", "-t", &first, context.to_str().unwrap()]).expect(0);
+    subject.insula(&["push", "-q", &first]).expect(0);
+    let tls = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+    let copy = |subject: &Subject, from: &str, to: &str| tool(subject, "skopeo", &["copy", tls[0], tls[1], from, to]);
+    // Another program's compression is what comes in.
+    let (from, out) = (registry.name("in:1"), registry.name("out:1"));
+    let plain =
+        tool(&subject, "skopeo", &["copy", tls[0], "--dest-decompress", &format!("docker://{first}"), "dir:plain"]);
+    let Some(plain) = plain else { return };
+    plain.expect(0);
+    let there = format!("docker://{from}");
+    copy(&subject, "dir:plain", &there).unwrap().expect(0);
+    copy(&subject, &there, "dir:before").unwrap().expect(0);
+    let before = content(&subject.island.path("before"));
+    subject.insula(&["rmi", "-f", &first]).expect(0);
+    subject.insula(&["pull", "-q", &from]).expect(0);
+    let whole = room(&subject);
+    let parts = |subject: &Subject| {
+        let blobs = fs::read_dir(subject.island.path("state/images/blobs/sha256")).unwrap();
+        blobs.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "parts")).count()
+    };
+    let reduced = testkit::wait_for(Duration::from_secs(60), || (parts(&subject) == 2).then_some(()));
+    assert!(reduced.is_some(), "{} of 2 layers are reduced", parts(&subject));
+    let less = room(&subject);
+    println!("{whole:?}, then {less:?}");
+    assert!(less.0 * 4 < whole.0 && less.1 != whole.1, "{whole:?}, then {less:?}");
+    // Also by a daemon that did not see it happen.
+    subject.end_daemon(Signal::KILL);
+    subject.start_daemon();
+    assert_eq!(subject.insula(&["system", "check"]).expect(0).text(), "all images are as they should be");
+    subject.insula(&["tag", &from, &out]).expect(0);
+    subject.insula(&["push", "-q", &out]).expect(0);
+    copy(&subject, &format!("docker://{out}"), "dir:after").unwrap().expect(0);
+    assert_eq!(content(&subject.island.path("after")), before);
+    let saved = subject.island.path("saved.tar").display().to_string();
+    subject.insula(&["save", "-o", &saved, &out]).expect(0);
+    copy(&subject, &format!("oci-archive:{saved}"), "dir:saved").unwrap().expect(0);
+    assert_eq!(content(&subject.island.path("saved")), before);
     drop(registry);
     subject.finish();
 }

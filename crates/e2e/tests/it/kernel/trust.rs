@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 use sha2::Digest as _;
 
 use crate::peers::{Registry, tool};
-use crate::subject::{IMAGE, Subject, finish, skip_unless_insula};
+use crate::subject::{IMAGE, Subject, skip_unless_insula};
 
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
@@ -176,53 +175,5 @@ fn authorities_proxies_and_mirrors() {
     assert!(asked["hub.test"] > 0 && asked["mirror.test"] > 0, "{asked:?}");
     assert!(!asked.keys().any(|host| host.contains("docker.io")), "{asked:?}");
     drop(registry);
-    subject.finish();
-}
-
-/// Moments differ from run to run; whatever is left has to hold together.
-#[test]
-fn killed_loads_and_prunes_leave_nothing_half_done() {
-    if skip_unless_insula() {
-        return;
-    }
-    let Some(mut subject) = Subject::start() else { return };
-    let file = subject.island.path("saved.tar").display().to_string();
-    subject.insula(&["tag", IMAGE, "two:2"]).expect(0);
-    subject.insula(&["save", "-o", &file, IMAGE, "two:2"]).expect(0);
-    subject.insula(&["rmi", IMAGE, "two:2"]).expect(0);
-    let (mut whole, mut gone) = (0, 0);
-    for wait in [0_u64, 15, 40, 70, 110, 170, 300] {
-        for words in [&["load", "-i", &file][..], &["image", "prune", "-af"]] {
-            let mut command: Command = subject.command(words);
-            let mut child =
-                command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(wait));
-            let done = child.try_wait().unwrap().is_some_and(|status| status.success());
-            subject.end_daemon(Signal::KILL);
-            let _ = child.wait();
-            subject.start_daemon();
-            let images = subject.insula(&["images", "-q"]).expect(0);
-            let check = subject.insula(&["system", "check"]).expect(0);
-            assert_eq!(check.text(), "all images are as they should be", "{words:?} after {wait} ms");
-            let layers = fs::read_dir(subject.island.path("state/images/layers")).unwrap().count();
-            let load = words[0] == "load";
-            match images.text().is_empty() {
-                true => {
-                    assert!(!(load && done), "what was loaded is gone ({wait} ms)");
-                    assert_eq!(layers, 0, "a layer without an image ({wait} ms)");
-                    gone += usize::from(!load);
-                }
-                false => {
-                    assert!(load || !done, "what was pruned is there ({wait} ms)");
-                    subject
-                        .insula(&["run", "--rm", "--network", "none", images.text().lines().next().unwrap(), "true"])
-                        .expect(0);
-                    whole += usize::from(load);
-                }
-            }
-        }
-    }
-    println!("{whole} loads and {gone} prunes of 7 were whole");
-    finish(&mut subject.command(&["image", "prune", "-af"]), b"").expect(0);
     subject.finish();
 }
