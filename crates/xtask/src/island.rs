@@ -39,6 +39,21 @@ impl Island {
         self.dir.join("root")
     }
 
+    /// Where the daemon listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
+    /// The daemon and its helper for networks.
+    pub(crate) fn daemons(&self) -> Vec<i32> {
+        let is_daemon = |pid: &i32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            ["insulad", "insula-netd"].contains(&name.trim_end())
+        };
+        let named = processes_naming(&self.dir).into_iter().map(|pid| pid.as_raw_nonzero().get());
+        named.filter(is_daemon).collect()
+    }
+
     /// `insula` with these arguments, talking to this island's daemon.
     pub(crate) fn insula(&self, arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Run {
         Run::new(self.bin.join("insula"))

@@ -153,7 +153,7 @@ impl Choice {
             let range = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
             let asked = spec.publish.iter().filter(|one| one.protocol.to_string() == protocol).map(|one| one.port);
             let running = container.published.iter().filter(|one| one.protocol.to_string() == protocol);
-            let mut all = asked.chain(running.flat_map(|one| [one.to_port, one.port]));
+            let mut all = asked.chain(running.flat_map(|one| [one.to_port, one.port]).filter(|port| *port > 0));
             range.is_some_and(|(first, last)| all.any(|port| (first..=last).contains(&port)))
         };
         let volume = |wanted: &str| {

@@ -10,7 +10,7 @@ use engine::model::{
     Container, DEFAULT_NETWORK, Driver, Endpoint, EndpointRequest, LinkOptions, Member, Network, NetworkId,
     NetworkMode, NetworkSpec, PublishRequest, Tunnel,
 };
-use engine::net::firewall::{Protocol, Publication};
+use engine::net::firewall::{Gateway, Protocol, Publication};
 use engine::net::ipam::SubnetRequest;
 use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet};
 use serde_json::{Map, Value, json};
@@ -114,6 +114,15 @@ fn subnets(list: Vec<IpamConfig>) -> Result<Vec<SubnetRequest>, ApiError> {
     list.into_iter().map(one).collect()
 }
 
+fn gateway(key: &str, value: &str) -> Result<Gateway, ApiError> {
+    match value {
+        "" | "nat" => Ok(Gateway::Nat),
+        "nat-unprotected" => Ok(Gateway::NatUnprotected),
+        "routed" => Ok(Gateway::Routed),
+        _ => Err(bad_option(key, value, "it is nat, nat-unprotected, routed or isolated")),
+    }
+}
+
 fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: bool) -> Result<LinkOptions, ApiError> {
     let mut options = LinkOptions { rate: rate(words)?, ..LinkOptions::default() };
     for (key, value) in words {
@@ -126,13 +135,10 @@ fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: boo
             "bridge.enable_ip_masquerade" => options.masquerade = switch(key, value)?,
             "bridge.enable_icc" => options.separate = !switch(key, value)?,
             "bridge.inhibit_ipv4" => options.isolated = switch(key, value)?,
-            "bridge.gateway_mode_ipv4" | "bridge.gateway_mode_ipv6" => match value.as_str() {
-                "nat" => {}
-                "nat-unprotected" => options.open = true,
-                "routed" => (options.masquerade, options.open) = (false, true),
-                "isolated" => options.isolated = true,
-                _ => return Err(bad_option(key, value, "it is nat, nat-unprotected, routed or isolated")),
-            },
+            "bridge.gateway_mode_ipv4" if value == "isolated" => options.isolated = true,
+            "bridge.gateway_mode_ipv6" if value == "isolated" => options.isolated = true,
+            "bridge.gateway_mode_ipv4" => options.v4 = gateway(key, value)?,
+            "bridge.gateway_mode_ipv6" => options.v6 = gateway(key, value)?,
             "bridge.host_binding_ipv4" | "host_ipv4" => {
                 let address: IpAddr = value.parse().map_err(|_| bad_option(key, value, "it is an address"))?;
                 options.publish_at = Some(address).filter(|address| !address.is_unspecified());
@@ -376,6 +382,10 @@ pub(crate) fn ports(container: &Container) -> PortMap {
     }
     let mut map: PortMap = container.spec.exposed_ports.iter().map(|port| (with_protocol(port), None)).collect();
     for one in &container.published {
+        if one.is_direct() {
+            map.entry(format!("{}/{}", one.to_port, one.protocol)).or_default();
+            continue;
+        }
         let binding =
             PortBinding { host_ip: Some(one.host_address().to_string()), host_port: Some(one.port.to_string()) };
         map.entry(format!("{}/{}", one.to_port, one.protocol)).or_default().get_or_insert_default().push(binding);
@@ -400,12 +410,13 @@ pub(crate) fn port_list(container: &Container) -> Vec<PortSummary> {
         })
     };
     let published = container.published.iter().map(|one: &Publication| PortSummary {
-        ip: Some(one.host_address().to_string()),
+        ip: Some(one.host_address().to_string()).filter(|_| !one.is_direct()),
         private_port: one.to_port,
-        public_port: Some(one.port),
+        public_port: Some(one.port).filter(|_| !one.is_direct()),
         typ: kind(one.protocol),
     });
     let mut list: Vec<PortSummary> = published.collect();
+    list.dedup();
     for text in &container.spec.exposed_ports {
         let Ok((number, protocol)) = port(text) else { continue };
         if !container.published.iter().any(|one| one.to_port == number && one.protocol == protocol) {

@@ -1,7 +1,7 @@
 //! Networks, and containers' ends of them.
 
 use super::NetworkId;
-use net::firewall::{Protocol, Publication};
+use net::firewall::{Gateway, Protocol, Publication};
 use net::ipam::{Lease, SubnetRequest};
 use net::{IpvlanMode, Mac, MacvlanMode, Rate};
 use serde::{Deserialize, Serialize};
@@ -63,8 +63,10 @@ pub struct LinkOptions {
     pub masquerade: bool,
     /// Containers see each other only at published ports.
     pub separate: bool,
-    /// From outside, containers can be reached at every port.
-    pub open: bool,
+    /// How containers are reached over IPv4.
+    pub v4: Gateway,
+    /// How containers are reached over IPv6.
+    pub v6: Gateway,
     /// The host has no address in the network, which is then no way out.
     pub isolated: bool,
     /// Where ports are published that name no address.
@@ -91,7 +93,8 @@ impl Default for LinkOptions {
             mtu: None,
             masquerade: true,
             separate: false,
-            open: false,
+            v4: Gateway::Nat,
+            v6: Gateway::Nat,
             isolated: false,
             publish_at: None,
             prefix: "eth".to_owned(),

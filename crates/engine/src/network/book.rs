@@ -4,6 +4,7 @@
 //! stored in one transaction with the event that tells of it; after a daemon's end the book is written anew from records.
 
 use super::ports;
+use super::wiring::Targets;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Container, ContainerId, Driver, Network, NetworkId, PublishRequest};
 use net::Subnet;
@@ -158,7 +159,7 @@ impl Book {
         &mut self,
         container: &ContainerId,
         wanted: &[PublishRequest],
-        to: &[IpAddr],
+        to: &Targets,
         busy: &BTreeSet<Publication>,
     ) -> std::result::Result<Vec<Publication>, Refusal> {
         self.ports.take(container, wanted, to, busy)

@@ -177,7 +177,7 @@ impl Networks {
         }
         let to = wiring::targets(&joined);
         // without a way out there is none in either: as with Docker's daemon, nothing is published then
-        if to.is_empty() {
+        if to.passed.is_empty() && to.direct.is_empty() {
             return Ok(());
         }
         granted.published = book.publish(&container.id, &wanted, &to, busy).map_err(|refusal| {

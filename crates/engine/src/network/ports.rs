@@ -1,6 +1,7 @@
 //! Which ports of the host are passed on to whom.
 
 use super::book::Refusal;
+use super::wiring::Targets;
 use crate::error::EngineError;
 use crate::model::{ContainerId, PublishRequest};
 use net::firewall::{Protocol, Publication};
@@ -26,13 +27,13 @@ impl Default for Taken {
 }
 
 impl Taken {
-    /// Finds a port of the host for each request, all or none, and takes them. `to` are the container's addresses: one of
-    /// each version of IP at most.
+    /// Finds a port of the host for each request, all or none, and takes them; where a container is reached at its own
+    /// address there is none to find.
     pub(super) fn take(
         &mut self,
         container: &ContainerId,
         wanted: &[PublishRequest],
-        to: &[IpAddr],
+        to: &Targets,
         busy: &BTreeSet<Publication>,
     ) -> Result<Vec<Publication>, Refusal> {
         let mut taken = Vec::new();
@@ -54,7 +55,7 @@ impl Taken {
     fn find(
         &mut self,
         request: &PublishRequest,
-        to: &[IpAddr],
+        to: &Targets,
         busy: &BTreeSet<Publication>,
     ) -> Result<Vec<Publication>, Refusal> {
         let free = |port: u16| {
@@ -68,7 +69,7 @@ impl Taken {
                 (start..=LAST).chain(FIRST..start).find_map(free)
             }
         };
-        let Some(found) = found else {
+        let Some(mut found) = found else {
             let host = request.host.unwrap_or(IpAddr::from([0, 0, 0, 0]));
             let what = match request.host_ports {
                 Some((first, last)) if first == last => format!("{}", std::net::SocketAddr::new(host, first)),
@@ -80,6 +81,8 @@ impl Taken {
                 format!("Bind for {what} failed: port is already allocated"),
             )));
         };
+        let ours = found.first().map(|one| one.port);
+        found.extend(direct(request, &to.direct));
         if found.is_empty() {
             let host = request.host.map_or_else(|| "any address".to_owned(), |host| host.to_string());
             return Err(Refusal::Wrong(EngineError::invalid(format!(
@@ -88,9 +91,9 @@ impl Taken {
             ))));
         }
         if request.host_ports.is_none()
-            && let Some(one) = found.first()
+            && let Some(port) = ours
         {
-            self.next = if one.port == LAST { FIRST } else { one.port + 1 };
+            self.next = if port == LAST { FIRST } else { port + 1 };
         }
         Ok(found)
     }
@@ -121,21 +124,31 @@ impl Taken {
 
 /// What has to be passed on for a request at one port of the host. A host's IPv6 addresses answer for a container that
 /// has IPv4 only, too.
-fn at(request: &PublishRequest, port: u16, to: &[IpAddr]) -> Vec<Publication> {
-    let v4 = to.iter().find(|address| address.is_ipv4());
-    let v6 = to.iter().find(|address| address.is_ipv6());
+fn at(request: &PublishRequest, port: u16, to: &Targets) -> Vec<Publication> {
+    let v4 = to.passed.iter().find(|address| address.is_ipv4());
+    let v6 = to.passed.iter().find(|address| address.is_ipv6());
+    let has_v6 = v6.is_some() || to.direct.iter().any(IpAddr::is_ipv6);
     let one =
         |host, to: &IpAddr| Publication { host, protocol: request.protocol, port, to: *to, to_port: request.port };
     match request.host {
         None => {
             let first = v4.map(|to| one(None, to));
             let any6 = Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-            let second = v6.map(|to| one(None, to)).or_else(|| v4.map(|to| one(any6, to)));
+            let second = v6.map(|to| one(None, to)).or_else(|| v4.filter(|_| !has_v6).map(|to| one(any6, to)));
             first.into_iter().chain(second).collect()
         }
         Some(host) if host.is_ipv4() => v4.map(|to| one(Some(host), to)).into_iter().collect(),
-        Some(host) => v6.or(v4).map(|to| one(Some(host), to)).into_iter().collect(),
+        Some(host) => v6.or(v4.filter(|_| !has_v6)).map(|to| one(Some(host), to)).into_iter().collect(),
     }
+}
+
+/// What is opened for a request at a container's own addresses. The port of the host does not matter, as with Docker's
+/// daemon; an address of the host says which version of IP is meant.
+fn direct(request: &PublishRequest, addresses: &[IpAddr]) -> Vec<Publication> {
+    let meant = |address: &&IpAddr| request.host.is_none_or(|host| host.is_ipv6() == address.is_ipv6());
+    let one =
+        |to: &IpAddr| Publication { host: None, protocol: request.protocol, port: 0, to: *to, to_port: request.port };
+    addresses.iter().filter(meant).map(one).collect()
 }
 
 /// The requests of a container: those made by hand, and one for each exposed port that has none where all are wanted.
@@ -167,6 +180,10 @@ mod tests {
 
     const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 2));
 
+    fn to(passed: &[IpAddr]) -> Targets {
+        Targets { passed: passed.to_vec(), direct: Vec::new() }
+    }
+
     fn request(host: Option<&str>, host_ports: Option<(u16, u16)>) -> PublishRequest {
         PublishRequest { port: 80, protocol: Protocol::Tcp, host: host.map(|host| host.parse().unwrap()), host_ports }
     }
@@ -176,16 +193,18 @@ mod tests {
         let mut taken = Taken::default();
         let (a, b) = (ContainerId::known("a"), ContainerId::known("b"));
         let none = BTreeSet::new();
-        let first = taken.take(&a, &[request(None, Some((8080, 8080)))], &[V4], &none).unwrap();
+        let first = taken.take(&a, &[request(None, Some((8080, 8080)))], &to(&[V4]), &none).unwrap();
         let shown: Vec<String> = first.iter().map(|one| one.host_address().to_string()).collect();
         assert_eq!(shown, ["0.0.0.0", "::"]);
         let local = request(Some("127.0.0.1"), Some((8080, 8080)));
-        let Err(Refusal::Taken(error)) = taken.take(&b, std::slice::from_ref(&local), &[V4], &none) else { panic!() };
+        let Err(Refusal::Taken(error)) = taken.take(&b, std::slice::from_ref(&local), &to(&[V4]), &none) else {
+            panic!()
+        };
         assert_eq!(error.to_string(), "Bind for 127.0.0.1:8080 failed: port is already allocated");
         taken.release(&a, &first);
-        assert_eq!(taken.take(&b, &[local], &[V4], &none).unwrap().len(), 1);
+        assert_eq!(taken.take(&b, &[local], &to(&[V4]), &none).unwrap().len(), 1);
         let other = request(Some("127.0.0.2"), Some((8080, 8080)));
-        assert!(taken.take(&a, &[other], &[V4], &none).is_ok(), "another address");
+        assert!(taken.take(&a, &[other], &to(&[V4]), &none).is_ok(), "another address");
     }
 
     #[test]
@@ -193,15 +212,32 @@ mod tests {
         let mut taken = Taken::default();
         let (a, none) = (ContainerId::known("a"), BTreeSet::new());
         let any = [request(None, None), request(None, None)];
-        let ports: Vec<u16> = taken.take(&a, &any, &[V4], &none).unwrap().iter().map(|one| one.port).collect();
+        let ports: Vec<u16> = taken.take(&a, &any, &to(&[V4]), &none).unwrap().iter().map(|one| one.port).collect();
         assert_eq!(ports, [FIRST, FIRST, FIRST + 1, FIRST + 1]);
-        let busy = at(&any[0], FIRST + 2, &[V4]).into_iter().take(1).collect();
-        assert_eq!(taken.take(&a, &any[..1], &[V4], &busy).unwrap()[0].port, FIRST + 3);
+        let busy = at(&any[0], FIRST + 2, &to(&[V4])).into_iter().take(1).collect();
+        assert_eq!(taken.take(&a, &any[..1], &to(&[V4]), &busy).unwrap()[0].port, FIRST + 3);
         let range = [request(None, Some((FIRST, FIRST + 2)))];
-        assert_eq!(taken.take(&a, &range, &[V4], &none).unwrap()[0].port, FIRST + 2);
-        assert!(matches!(taken.take(&a, &range, &[V4], &none), Err(Refusal::Taken(_))));
+        assert_eq!(taken.take(&a, &range, &to(&[V4]), &none).unwrap()[0].port, FIRST + 2);
+        assert!(matches!(taken.take(&a, &range, &to(&[V4]), &none), Err(Refusal::Taken(_))));
         let six = request(Some("127.0.0.1"), None);
-        assert!(matches!(taken.take(&a, &[six], &["fd00::2".parse().unwrap()], &none), Err(Refusal::Wrong(_))));
+        assert!(matches!(taken.take(&a, &[six], &to(&["fd00::2".parse().unwrap()]), &none), Err(Refusal::Wrong(_))));
+    }
+
+    #[test]
+    fn a_routed_container_is_opened_and_takes_no_port() {
+        let mut taken = Taken::default();
+        let (a, b, none) = (ContainerId::known("a"), ContainerId::known("b"), BTreeSet::new());
+        let six: IpAddr = "fd00::2".parse().unwrap();
+        let mixed = Targets { passed: vec![V4], direct: vec![six] };
+        let wanted = [request(None, Some((8080, 8080)))];
+        let found = taken.take(&a, &wanted, &mixed, &none).unwrap();
+        let shown: Vec<(u16, IpAddr)> = found.iter().map(|one| (one.port, one.to)).collect();
+        assert_eq!(shown, [(8080, V4), (0, six)]);
+        let routed = Targets { passed: Vec::new(), direct: vec![V4, six] };
+        let found = taken.take(&b, &wanted, &routed, &none).unwrap();
+        assert_eq!(found.iter().map(|one| one.port).collect::<Vec<_>>(), [0, 0], "the same port of the host");
+        let four = taken.take(&b, &[request(Some("127.0.0.1"), None)], &routed, &none).unwrap();
+        assert_eq!(four.iter().map(|one| one.to).collect::<Vec<_>>(), [V4]);
     }
 
     #[test]

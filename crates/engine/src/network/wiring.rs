@@ -1,7 +1,7 @@
 //! What links, routes and rules a network and its containers are to have: pure translation to what `net` understands.
 
 use crate::model::{Container, Driver, Endpoint, EndpointLink, Network};
-use net::firewall::NetworkRules;
+use net::firewall::{Gateway, NetworkRules};
 use net::{Attachment, BridgeSpec, EndpointSpec, IpvlanMode, Mac, Rate, Route, Subnet, VxlanPeers, VxlanSpec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -72,7 +72,8 @@ pub(crate) fn rules(network: &Network) -> NetworkRules {
         masquerade: options.masquerade,
         internal: network.spec.internal || options.isolated,
         separate: options.separate,
-        open: options.open,
+        v4: options.v4,
+        v6: options.v6,
     }
 }
 
@@ -150,14 +151,25 @@ pub(crate) fn ways_out(joined: &[Joined]) -> Vec<WayOut> {
     joined.iter().map(|one| WayOut { v4: is(&v4, one), v6: is(&v6, one) }).collect()
 }
 
-/// The addresses that published ports are passed on to: those of the ways out through bridges.
-pub(crate) fn targets(joined: &[Joined]) -> Vec<IpAddr> {
+/// Where a container's published ports are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Targets {
+    /// The addresses that ports of the host are passed on to, one of each version of IP at most.
+    pub(crate) passed: Vec<IpAddr>,
+    /// The addresses at which the ports are opened themselves.
+    pub(crate) direct: Vec<IpAddr>,
+}
+
+/// Where published ports are: at the ways out through bridges.
+pub(crate) fn targets(joined: &[Joined]) -> Targets {
     let ways = ways_out(joined);
-    let mut targets = Vec::new();
+    let mut targets = Targets::default();
     for (one, out) in joined.iter().zip(ways).filter(|(one, _)| one.network.spec.driver == Driver::Bridge) {
-        let of = |wanted: bool, v6: bool| one.link.lease(v6).filter(|_| wanted).map(|lease| lease.address.address());
-        targets.extend(of(out.v4, false));
-        targets.extend(of(out.v6, true));
+        let options = &one.network.spec.link;
+        for (wanted, v6, gateway) in [(out.v4, false, options.v4), (out.v6, true, options.v6)] {
+            let list = if gateway == Gateway::Routed { &mut targets.direct } else { &mut targets.passed };
+            list.extend(one.link.lease(v6).filter(|_| wanted).map(|lease| lease.address.address()));
+        }
     }
     targets
 }
@@ -214,7 +226,10 @@ mod tests {
         let six = joined("c", 5, |spec, _| spec.v6 = true);
         assert_eq!(ways(&[b.clone(), six.clone()]), [(true, false), (false, true)]);
         let wanted: Vec<IpAddr> = ["10.1.0.2", "fd00:5::2"].map(|text| text.parse().unwrap()).into();
-        assert_eq!(targets(&[b, six]), wanted);
+        assert_eq!(targets(&[b.clone(), six]), Targets { passed: wanted.clone(), direct: Vec::new() });
+        let routed = joined("c", 5, |spec, _| (spec.v6, spec.link.v6) = (true, Gateway::Routed));
+        let (four, six) = (wanted[..1].to_vec(), wanted[1..].to_vec());
+        assert_eq!(targets(&[b, routed]), Targets { passed: four, direct: six });
     }
 
     #[test]

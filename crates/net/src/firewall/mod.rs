@@ -28,7 +28,7 @@ use std::os::fd::BorrowedFd;
 
 pub(crate) use resolver::redirect_resolver;
 use rules::{Elements, elements, port_elements};
-pub use rules::{NetworkRules, Protocol, Publication, Rules};
+pub use rules::{Gateway, NetworkRules, Protocol, Publication, Rules};
 use rustix::io::Errno;
 pub use table::TABLE;
 use table::{RULES, SETS};

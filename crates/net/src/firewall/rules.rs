@@ -58,19 +58,42 @@ impl FromStr for Protocol {
     }
 }
 
+/// What stands between a network and the rest of the world, for one version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gateway {
+    /// Containers are reached at published ports of the host, and nowhere else.
+    #[default]
+    Nat,
+    /// As [`Self::Nat`]; whoever has a route to the network also reaches every port of a container.
+    NatUnprotected,
+    /// Containers are reached at their own addresses: at published ports, and by ping. No address is changed on the way.
+    Routed,
+}
+
 /// A network as the packet filter sees it; by its bridge in [`Rules`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NetworkRules {
     /// Its subnets.
     pub subnets: Vec<Subnet>,
-    /// Whether what leaves gets the host's address.
+    /// Whether what leaves gets the host's address, where nothing is routed.
     pub masquerade: bool,
     /// No way in or out but to the host.
     pub internal: bool,
     /// Containers see each other only at published ports.
     pub separate: bool,
-    /// From outside the containers can be reached at every port, not at the published ones only.
-    pub open: bool,
+    /// How the containers are reached over IPv4.
+    #[serde(default)]
+    pub v4: Gateway,
+    /// How the containers are reached over IPv6.
+    #[serde(default)]
+    pub v6: Gateway,
+}
+
+impl NetworkRules {
+    fn gateway(&self, v6: bool) -> Gateway {
+        if v6 { self.v6 } else { self.v4 }
+    }
 }
 
 /// A published port.
@@ -80,7 +103,7 @@ pub struct Publication {
     pub host: Option<IpAddr>,
     /// The protocol.
     pub protocol: Protocol,
-    /// The host's port.
+    /// The host's port; 0 where there is none: the port is opened at the container's own address ([`Gateway::Routed`]).
     pub port: u16,
     /// The container's address.
     pub to: IpAddr,
@@ -118,15 +141,23 @@ pub(super) fn elements(rules: &Rules) -> Elements {
         if network.separate {
             add("separate", plain(twice));
         }
-        if !network.open {
-            add("closed", plain(name));
+        for (v6, closed, pinged) in [(false, "closed4", "routed4"), (true, "closed6", "routed6")] {
+            match network.gateway(v6) {
+                Gateway::Nat => add(closed, plain(name.clone())),
+                Gateway::NatUnprotected => {}
+                Gateway::Routed => {
+                    add(closed, plain(name.clone()));
+                    add(pinged, plain(name.clone()));
+                }
+            }
         }
         for subnet in &network.subnets {
             let (first, last) = (octets(subnet.network().address()), octets(subnet.last()));
             let twice = |part: &[u8]| [part, part].concat();
             let hairpin = Element { key: twice(&first), end: twice(&last), data: Vec::new() };
             add(if subnet.is_v6() { "hairpin6" } else { "hairpin4" }, hairpin);
-            if network.masquerade && !network.internal {
+            let routed = network.gateway(subnet.is_v6()) == Gateway::Routed;
+            if network.masquerade && !network.internal && !routed {
                 let (low, high) = (vec![0; first.len()], vec![255; first.len()]);
                 let out = Element { key: [first, low].concat(), end: [last, high].concat(), data: Vec::new() };
                 add(if subnet.is_v6() { "masq6" } else { "masq4" }, out);
@@ -155,10 +186,16 @@ fn publications<'a>(
         let v6 = publication.to.is_ipv6();
         let port = |number: u16| [number.to_be_bytes().to_vec(), vec![0, 0]].concat();
         let service = [vec![publication.protocol.number(), 0, 0, 0], port(publication.port)].concat();
-        let target = [octets(publication.to), port(publication.to_port)].concat();
+        if publication.is_direct() {
+            let own = [vec![publication.protocol.number(), 0, 0, 0], port(publication.to_port)].concat();
+            let key = [octets(publication.to), own].concat();
+            maps.entry(if v6 { "direct6" } else { "direct4" }).or_default().insert(key, Vec::new());
+            continue;
+        }
         if !publication.is_redirected() {
             continue;
         }
+        let target = [octets(publication.to), port(publication.to_port)].concat();
         let Some(host) = publication.host.filter(|host| !host.is_unspecified()) else {
             maps.entry(if v6 { "any6" } else { "any4" }).or_default().entry(service).or_insert(target);
             continue;
@@ -201,6 +238,7 @@ impl Publication {
         let any = |host: Option<IpAddr>| host.filter(|host| !host.is_unspecified());
         self.protocol == other.protocol
             && self.port == other.port
+            && !self.is_direct()
             && self.host_address().is_ipv6() == other.host_address().is_ipv6()
             && match (any(self.host), any(other.host)) {
                 (Some(one), Some(two)) => one == two,
@@ -211,7 +249,13 @@ impl Publication {
     /// Whether a rule can do it: no packet changes its version of IP on the way. The helper carries the others.
     #[must_use]
     pub fn is_redirected(&self) -> bool {
-        self.host_address().is_ipv6() == self.to.is_ipv6()
+        !self.is_direct() && self.host_address().is_ipv6() == self.to.is_ipv6()
+    }
+
+    /// Whether the port is opened at the container's own address, with none of the host's.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.port == 0
     }
 
     /// The host's address, with the unspecified one in place of none.

@@ -8,7 +8,8 @@
 //!                         within a network without contact between containers: drop, unless to a published port
 //!                         within a network: accept
 //!                         from or to an internal network: drop
-//!                         to a published port: accept
+//!                         to a published port, of the host or of a routed container: accept
+//!                         ping to a routed network: accept
 //!                         between two networks: drop
 //!                         from outside to a closed network: drop
 //! postrouting             back into the network it came from, to a published port: masquerade
@@ -23,7 +24,6 @@ pub const TABLE: &str = "insula";
 
 const BRIDGES: &str = "bridges";
 const INTERNAL: &str = "internal";
-const CLOSED: &str = "closed";
 const SAME: &str = "same";
 const SEPARATE: &str = "separate";
 
@@ -37,13 +37,18 @@ pub(super) const SETS: &[Set] = &[
     Set { name: "at4",      key: &[V4, Protocol, Port], data: &[V4, Port], ranges: false },
     Set { name: "at6",      key: &[V6, Protocol, Port], data: &[V6, Port], ranges: false },
     Set { name: BRIDGES,    key: &[Name],               data: &[],         ranges: false },
-    Set { name: CLOSED,     key: &[Name],               data: &[],         ranges: false },
+    Set { name: "closed4",  key: &[Name],               data: &[],         ranges: false },
+    Set { name: "closed6",  key: &[Name],               data: &[],         ranges: false },
+    Set { name: "direct4",  key: &[V4, Protocol, Port], data: &[],         ranges: false },
+    Set { name: "direct6",  key: &[V6, Protocol, Port], data: &[],         ranges: false },
     Set { name: "hairpin4", key: &[V4, V4],             data: &[],         ranges: true },
     Set { name: "hairpin6", key: &[V6, V6],             data: &[],         ranges: true },
     Set { name: INTERNAL,   key: &[Name],               data: &[],         ranges: false },
     Set { name: "loop4",    key: &[V4, Protocol, Port], data: &[],         ranges: false },
     Set { name: "masq4",    key: &[V4, V4],             data: &[],         ranges: true },
     Set { name: "masq6",    key: &[V6, V6],             data: &[],         ranges: true },
+    Set { name: "routed4",  key: &[Name],               data: &[],         ranges: false },
+    Set { name: "routed6",  key: &[Name],               data: &[],         ranges: false },
     Set { name: SAME,       key: &[Name, Name],         data: &[],         ranges: false },
     Set { name: SEPARATE,   key: &[Name, Name],         data: &[],         ranges: false },
 ];
@@ -58,7 +63,7 @@ const CHAINS: &[Chain] = &[
 ];
 
 /// `struct nft_rule`s of all chains; for whoever counts them.
-pub(super) const RULES: usize = 2 + 2 * 4 + 8 + 5;
+pub(super) const RULES: usize = 2 + 2 * 4 + 7 + 2 * 3 + 5;
 
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const STATUS_DNAT: u32 = 0x20;
@@ -71,10 +76,12 @@ struct Version {
     source: u32,
     destination: u32,
     length: u32,
+    /// The protocol of pings.
+    ping: u8,
 }
 
-const IPV4: Version = Version { family: 2, source: 12, destination: 16, length: 4 };
-const IPV6: Version = Version { family: 10, source: 8, destination: 24, length: 16 };
+const IPV4: Version = Version { family: 2, source: 12, destination: 16, length: 4, ping: 1 };
+const IPV6: Version = Version { family: 10, source: 8, destination: 24, length: 16, ping: 58 };
 
 impl Version {
     fn only(&self) -> [Expression; 2] {
@@ -217,10 +224,28 @@ fn forward(transaction: &mut Transaction<'_>) {
     add("out of an internal network", &[&in_set(Meta::InName, INTERNAL, Fit::Is), &refuse]);
     add("into an internal network", &[&in_set(Meta::OutName, INTERNAL, Fit::Is), &refuse]);
     add("to a published port", &[&in_set(Meta::OutName, BRIDGES, Fit::Is), &redirected(Fit::Is), &accept]);
+    for version in [&IPV4, &IPV6] {
+        let direct = version.set("direct4", "direct6");
+        let first = if version.length == 4 { R0 } else { WIDE0 };
+        let protocol = version.after();
+        let service = [
+            version.destination(first),
+            Expression::Meta(Meta::Protocol, protocol),
+            Expression::Payload(Base::Transport, 2, 2, protocol + 1),
+            Expression::Lookup(direct, first, Fit::Is),
+        ];
+        add("to a published port at its own address", &[&version.only(), &service, &accept]);
+        let ping = [Expression::Meta(Meta::Protocol, R0), Expression::Compare(R0, Fit::Is, vec![version.ping])];
+        let routed = in_set(Meta::OutName, version.set("routed4", "routed6"), Fit::Is);
+        add("ping to a routed network", &[&version.only(), &ping, &routed, &accept]);
+    }
     // A closed network takes nothing from outside; an open one takes what comes from outside, but not from a network.
     let networks = [in_set(Meta::InName, BRIDGES, Fit::Is), in_set(Meta::OutName, BRIDGES, Fit::Is)].concat();
     add("between networks", &[&networks, &refuse]);
-    add("to a port that is not published", &[&in_set(Meta::OutName, CLOSED, Fit::Is), &refuse]);
+    for version in [&IPV4, &IPV6] {
+        let closed = in_set(Meta::OutName, version.set("closed4", "closed6"), Fit::Is);
+        add("to a port that is not published", &[&version.only(), &closed, &refuse]);
+    }
 }
 
 fn postrouting(transaction: &mut Transaction<'_>, version: &Version) {

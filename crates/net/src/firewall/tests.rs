@@ -21,11 +21,16 @@ fn every_element_has_a_set_and_the_length_of_its_key() {
         ..NetworkRules::default()
     };
     rules.networks.insert("br0".to_owned(), network.clone());
-    rules.networks.insert("br1".to_owned(), NetworkRules { internal: true, open: true, ..network });
+    rules.networks.insert(
+        "br1".to_owned(),
+        NetworkRules { internal: true, v4: Gateway::NatUnprotected, v6: Gateway::Routed, ..network },
+    );
     for host in [None, Some("127.0.0.1"), Some("10.9.9.9"), Some("0.0.0.0"), Some("::1")] {
         rules.published.insert(publication(host, 80, "10.0.0.2"));
         rules.published.insert(publication(host, 81, "fd00::2"));
     }
+    rules.published.insert(publication(None, 0, "10.0.0.2"));
+    rules.published.insert(publication(None, 0, "fd00::2"));
     let all = elements(&rules);
     let length = |fields: &[wire::Field]| {
         let lengths = fields.iter().map(|field| match field {
@@ -43,7 +48,9 @@ fn every_element_has_a_set_and_the_length_of_its_key() {
         }
     }
     let count = |set: &str| all.get(set).map_or(0, BTreeSet::len);
-    assert_eq!((count("bridges"), count("internal"), count("closed"), count("masq4")), (2, 1, 1, 1));
+    assert_eq!((count("bridges"), count("internal"), count("closed4"), count("masq4")), (2, 1, 1, 1));
+    assert_eq!((count("closed6"), count("routed4"), count("routed6")), (2, 0, 1));
+    assert_eq!((count("direct4"), count("direct6")), (1, 1));
     assert_eq!((count("any4"), count("at4"), count("loop4"), count("any6"), count("at6")), (1, 2, 1, 1, 1));
     assert!(SETS.is_sorted_by_key(|set| set.name));
 }

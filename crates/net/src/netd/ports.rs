@@ -46,7 +46,7 @@ impl Ports {
         ports: &[Publication],
     ) -> Result<Vec<Numbered>, (Publication, String)> {
         let (mut kept, mut new) = (Vec::new(), Vec::new());
-        for port in ports {
+        for port in ports.iter().filter(|port| !port.is_direct()) {
             let named = |reason: String| (*port, reason);
             let Some(socket) = bind(port).map_err(named)? else { continue };
             if !is_relayed(port) {

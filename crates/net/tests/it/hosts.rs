@@ -85,9 +85,12 @@ impl Host {
         self.ask_tcp_within(to, SHORT)
     }
 
-    /// The same with as much patience as the expected outcome deserves.
+    /// The same with as much patience as the expected outcome deserves: a busy machine may be late to find a neighbour.
     pub(crate) fn ask_tcp_expecting(&self, to: &str, expected: Option<&str>) -> Option<String> {
-        self.ask_tcp_within(to, if expected.is_some() { PATIENCE } else { SHORT })
+        match expected {
+            Some(_) => testkit::wait_for(PATIENCE, || self.ask_tcp_within(to, PATIENCE)),
+            None => self.ask_tcp_within(to, SHORT),
+        }
     }
 
     fn ask_tcp_within(&self, to: &str, patience: Duration) -> Option<String> {

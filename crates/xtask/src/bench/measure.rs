@@ -34,6 +34,17 @@ pub(crate) struct Sample {
     pub(crate) cpu_ms: f64,
 }
 
+/// One measured action whose client is counted apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Apart {
+    pub(crate) wall_ms: f64,
+    pub(crate) client_ms: f64,
+    pub(crate) server_ms: f64,
+}
+
+/// The group of clients.
+const CLIENTS: &str = "clients";
+
 impl Groups {
     pub(crate) fn create() -> Result<Self> {
         let top = Path::new("/sys/fs/cgroup");
@@ -72,6 +83,25 @@ impl Groups {
         let wall = begin.elapsed();
         let cpu = self.settled(peer)?.saturating_sub(before);
         Ok(Sample { wall_ms: wall.as_secs_f64() * 1e3, cpu_ms: cpu.as_secs_f64() * 1e3 })
+    }
+
+    /// Runs `action`, which starts clients only, in a group for them; the peer's own is read once it has come to rest.
+    pub(crate) fn measure_apart(&self, peer: &str, action: impl FnOnce() -> Result<()>) -> Result<Apart> {
+        self.enter(CLIENTS)?;
+        let (server, client) = (self.settled(peer)?, self.usage(CLIENTS)?);
+        let begin = Instant::now();
+        action()?;
+        let wall = begin.elapsed();
+        let client = self.usage(CLIENTS)?.saturating_sub(client);
+        let server = self.settled(peer)?.saturating_sub(server);
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        Ok(Apart { wall_ms: ms(wall), client_ms: ms(client), server_ms: ms(server) })
+    }
+
+    /// The peer's processor time until now.
+    pub(crate) fn used(&self, peer: &str) -> Result<Duration> {
+        self.enter(CLIENTS)?;
+        self.usage(peer)
     }
 
     /// The peer's processor time after a quiet moment: an engine may still tidy up after its client has gone.

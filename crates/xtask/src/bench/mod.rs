@@ -10,8 +10,11 @@
 //! a root file system, limits or seccomp.
 
 mod build;
+mod engine;
+mod ground;
 mod image;
 mod measure;
+mod network;
 mod peers;
 mod registry;
 mod runtime;
@@ -41,8 +44,15 @@ pub(crate) struct Arguments {
 enum What {
     /// Building a Dockerfile of twelve steps beside buildah: cold, cached, removal
     Build(Rounds),
+    /// A peer of the network's bench: many short connections
+    #[command(hide = true)]
+    Connections(network::Peer),
+    /// The engine through the stock client: run, exec, many at once, lists, logs, at rest
+    Engine(Rounds),
     /// An image: pull, load, removal, size on disk
     Image(Rounds),
+    /// Networks: bytes and connections through published ports and over a bridge, 500 ports
+    Network(Rounds),
     /// The registry's server beside docker-registry: many small blobs, a large one, memory
     Registry(registry::Arguments),
     /// The OCI runtime alone: run, create, exec, many at once, system calls, memory
@@ -76,9 +86,12 @@ const IDLE: usize = 5;
 /// Runs `cargo xtask bench`.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (name, rounds) = match &arguments.what {
+        What::Connections(peer) => return network::connections(peer),
         What::Registry(arguments) => return registry::run(arguments),
         What::Build(rounds) => ("build", rounds),
+        What::Engine(rounds) => ("engine", rounds),
         What::Image(rounds) => ("image", rounds),
+        What::Network(rounds) => ("network", rounds),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
         What::Vm(rounds) => ("vm", rounds),
@@ -121,9 +134,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             groups.remove();
             report?
         }
+        What::Engine(_) => {
+            let groups = Groups::create()?;
+            let report = engine::measure(&bin, &groups, &engine_effort(rounds.quick));
+            groups.remove();
+            report?
+        }
+        What::Network(_) => {
+            let groups = Groups::create()?;
+            let effort = if rounds.quick { (2, 1) } else { (7, 3) };
+            let effort = network::Effort { rounds: effort.0, seconds: effort.1 };
+            let report = network::measure(&bin, &groups, &effort);
+            groups.remove();
+            report?
+        }
         What::Image(_) => images(&bin, if rounds.quick { 1 } else { 5 })?,
         // has returned above
-        What::Registry(_) => return Ok(()),
+        What::Connections(_) | What::Registry(_) => return Ok(()),
         What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,
         What::Start(_) => measure_all(&bin, &Effort { starts: 30, bursts: 3, imports: 3 })?,
     };
@@ -135,11 +162,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+fn engine_effort(quick: bool) -> engine::Effort {
+    if quick {
+        engine::Effort { starts: 5, bursts: 1, listed: 50, lists: 3, lines: 100_000, idle: 10, rest_seconds: 5 }
+    } else {
+        engine::Effort { starts: 30, bursts: 3, listed: 500, lists: 15, lines: 1_000_000, idle: 100, rest_seconds: 30 }
+    }
+}
+
 /// How the floor is built.
 const FLOOR: &[&str] = &["--profile", "shim", "-p", "container", "--example", "start_floor", "--example", "repeat"];
 
 fn enter_private_namespace(name: &str, rounds: &Rounds) -> Result<()> {
+    // podman keeps the addresses of its containers below /var/lib/cni
     let script = "set -e; mount -t tmpfs -o mode=755 tmpfs /run; \
+                  mkdir -p /var/lib/cni; mount -t tmpfs tmpfs /var/lib/cni; \
                   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
     let own = std::env::current_exe().context("cannot find this program")?;
     let inside = Run::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script, "bench"]);

@@ -16,7 +16,7 @@ use crate::shell::Run;
 const IMAGE: &str = "bench:latest";
 
 /// podman raises its containers' limits, and fails where it may not raise them; these low ones suit every machine.
-const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+pub(super) const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
 /// Everything that is set up once: folders, images, the two daemons. Dropping it takes all of it away.
 pub(crate) struct Fixture {
@@ -29,8 +29,19 @@ pub(crate) struct Fixture {
 }
 
 /// A daemon of docker's on a private socket; ended when dropped.
-struct Dockerd {
+pub(super) struct Dockerd {
     process: Child,
+}
+
+/// What network dockerd has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum DockerNetwork {
+    /// One of its own with nothing in it.
+    None,
+    /// That in which it is started, with a process for each published port.
+    WithProxy,
+    /// That in which it is started.
+    WithoutProxy,
 }
 
 /// Which program a peer is.
@@ -59,7 +70,7 @@ impl Fixture {
         let insula = Island::create(bin.to_owned(), "bench")?;
         let dir = insula.work();
         groups.enter("docker")?;
-        let docker = Dockerd::start(&dir, &groups.work("docker"))?;
+        let docker = Dockerd::start(&dir, &groups.work("docker"), DockerNetwork::None)?;
         groups.enter("insula")?;
         insula.start_daemon(&groups.work("insula"))?;
         let [crun_group, runc_group, podman_group] = ["crun", "runc", "podman"].map(|peer| groups.work(peer));
@@ -269,13 +280,18 @@ fn docker(dir: &Path) -> Run {
 }
 
 impl Dockerd {
-    fn start(dir: &Path, cgroup_parent: &str) -> Result<Self> {
+    pub(super) fn start(dir: &Path, cgroup_parent: &str, network: DockerNetwork) -> Result<Self> {
         let config = dir.join("dockerd.json");
         fs::write(&config, "{}").with_context(|| format!("cannot write {}", config.display()))?;
         let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
         let log = dir.join("dockerd.log");
+        let words: &[&str] = match network {
+            DockerNetwork::None => &["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false"],
+            DockerNetwork::WithProxy => &["dockerd", "--userland-proxy=true"],
+            DockerNetwork::WithoutProxy => &["dockerd", "--userland-proxy=false"],
+        };
         let process = Run::new("setsid")
-            .args(["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false"])
+            .args(words)
             .args(["--exec-opt=native.cgroupdriver=cgroupfs", "--storage-driver=overlay2"])
             .args([
                 option("config-file", "dockerd.json"),
@@ -330,7 +346,7 @@ pub(super) fn small_tree(rootfs: &Path) -> Result<()> {
     Ok(())
 }
 
-fn copy_into(rootfs: &Path, file: &Path) -> Result<()> {
+pub(super) fn copy_into(rootfs: &Path, file: &Path) -> Result<()> {
     let target = rootfs.join(file.strip_prefix("/").unwrap_or(file));
     let folder = target.parent().context("a file without a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use net::conntrack::Conntrack;
-use net::firewall::{Firewall, NetworkRules, Protocol, Publication, Rules, Watch};
+use net::firewall::{Firewall, Gateway, NetworkRules, Protocol, Publication, Rules, Watch};
 use net::forwarding::{self, Before, Version};
 use testkit::is_root_or_skip;
 
@@ -137,7 +137,7 @@ fn an_open_network_is_reached_and_a_separate_one_is_not_from_within() {
     world.b.serve_tcp("[::]:80", "b");
     world.outside.links().add_route("net-wire", subnet("10.71.0.0/24"), Some("192.0.2.1".parse().unwrap())).unwrap();
     let network = world.rules.networks.get_mut("net-br1").unwrap();
-    (network.open, network.masquerade) = (true, false);
+    (network.v4, network.masquerade) = (Gateway::NatUnprotected, false);
     world.firewall.apply(&world.rules).unwrap();
     assert_eq!(world.outside.ask_tcp("10.71.0.3:80").as_deref(), Some("b ::ffff:192.0.2.9"));
     world.rules.networks.get_mut("net-br1").unwrap().separate = true;
@@ -145,6 +145,48 @@ fn an_open_network_is_reached_and_a_separate_one_is_not_from_within() {
     assert!(world.firewall.is_intact().unwrap());
     world.publish(&[publication(None, Protocol::Tcp, 8080, "10.71.0.3", 80)]);
     assert!(world.a.ask_tcp("192.0.2.1:8080").is_some(), "published ports are for all");
+}
+
+#[test]
+fn a_routed_network_is_reached_at_published_ports_only() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let mut world = World::new();
+    for port in ["80", "81"] {
+        world.b.serve_tcp(&format!("[::]:{port}"), "b");
+    }
+    world.outside.serve_tcp("[::]:80", "outside");
+    let network = world.rules.networks.get_mut("net-br1").unwrap();
+    (network.v4, network.v6) = (Gateway::Routed, Gateway::Routed);
+    for to in ["10.71.0.3", "fd71::3"] {
+        world.publish(&[publication(None, Protocol::Tcp, 0, to, 80)]);
+    }
+    assert!(world.firewall.is_intact().unwrap());
+    let links = world.outside.links();
+    links.add_route("net-wire", subnet("10.71.0.0/24"), Some("192.0.2.1".parse().unwrap())).unwrap();
+    links.add_route("net-wire", subnet("fd71::/64"), Some("2001:db8::1".parse().unwrap())).unwrap();
+    #[rustfmt::skip]
+    let matrix = [
+        (&world.outside, "10.71.0.3:80", Some("b ::ffff:192.0.2.9")),
+        (&world.outside, "[fd71::3]:80", Some("b 2001:db8::9")),
+        (&world.outside, "10.71.0.3:81", None),
+        (&world.outside, "[fd71::3]:81", None),
+        (&world.outside, "10.71.0.2:80", None),
+        (&world.c, "10.71.0.3:80", Some("b ::ffff:10.72.0.2")),
+        (&world.c, "10.71.0.3:81", None),
+        (&world.d, "10.71.0.3:80", None),
+        (&world.host, "10.71.0.3:81", Some("b ::ffff:10.71.0.1")),
+        (&world.b, "192.0.2.9:80", Some("outside ::ffff:10.71.0.3")),
+        (&world.b, "[2001:db8::9]:80", Some("outside fd71::3")),
+    ];
+    for (from, to, expected) in matrix {
+        assert_eq!(from.ask_tcp_expecting(to, expected).as_deref(), expected, "to {to}");
+    }
+    let ping = |to: &str| world.outside.run("ping", &["-c", "1", "-W", "1", to]).is_some();
+    if world.outside.run("ping", &["-V"]).is_some() {
+        assert!(ping("10.71.0.3") && ping("fd71::3") && !ping("10.73.0.2"));
+    }
 }
 
 #[test]
