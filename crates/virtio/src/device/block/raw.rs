@@ -128,6 +128,22 @@ impl Disk for Raw {
         whole(slices, offset, |slices, offset| vectored::read_at(&self.file, slices, offset))
     }
 
+    fn read_at_once(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
+        if self.cache != Cache::Host {
+            return Err(Errno::AGAIN);
+        }
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        match vectored::read_cached_at(&self.file, slices, offset) {
+            Ok(done) if done == wanted => Ok(()),
+            // The rest is not there, or the file system can't say; what was read is read again.
+            _ => Err(Errno::AGAIN),
+        }
+    }
+
+    fn write_at_once(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
+        if self.cache == Cache::Host { self.write(slices, offset) } else { Err(Errno::AGAIN) }
+    }
+
     fn write(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
         if !self.fits(slices) {
             let mut bounce = Bounce::new(slices);
