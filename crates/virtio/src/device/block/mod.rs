@@ -16,6 +16,7 @@ mod disk;
 mod qcow2;
 mod raw;
 mod request;
+mod slices;
 #[cfg(test)]
 mod tests;
 
