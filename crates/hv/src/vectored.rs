@@ -65,6 +65,18 @@ pub fn read_at(fd: impl AsFd, slices: &[GuestSlice<'_>], offset: u64) -> Result<
     outcome(done).inspect(|done| written(slices, *done))
 }
 
+/// As [`read_at`], but only what the host has in its cache: it never waits for a disk.
+///
+/// # Errors
+/// Those of preadv2(2) with `RWF_NOWAIT`: `EAGAIN` when nothing is there, `EOPNOTSUPP` when the file system can't tell.
+pub fn read_cached_at(fd: impl AsFd, slices: &[GuestSlice<'_>], offset: u64) -> Result<usize, Errno> {
+    let (vector, offset) = (vector(slices), place(offset)?);
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: as in `read_at`.
+    let done = unsafe { libc::preadv2(fd, vector.as_ptr(), count(&vector), offset, libc::RWF_NOWAIT) };
+    outcome(done).inspect(|done| written(slices, *done))
+}
+
 /// Writes from guest memory at `offset` of a file; gives the count of bytes, which may be fewer than there are.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 //!   vCPU thread                                   device's thread
 //!   transport::{mmio, pci}  registers    Service  waits on Slot's one descriptor
 //!        |        \__ interrupt status (atomics)     |
+//!        |        \__ serve_at_once: what needs no wait is done here, without the other thread
 //!        v                                           v
 //!   slot::Slot   status, features, queues, one lock: device::Device::serve(running, wake)
 //!                                                    |

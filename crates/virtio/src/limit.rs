@@ -131,8 +131,14 @@ impl Limiter {
         self.take_at(bytes, 1, Instant::now)
     }
 
+    /// Whether there is a limit at all.
+    #[must_use]
+    pub fn limits(&self) -> bool {
+        self.bytes.rate.per_second > 0 || self.operations.rate.per_second > 0
+    }
+
     fn take_at(&mut self, bytes: u64, operations: u64, now: impl Fn() -> Instant) -> Result<bool, DeviceError> {
-        if self.bytes.rate.per_second == 0 && self.operations.rate.per_second == 0 {
+        if !self.limits() {
             return Ok(true);
         }
         let now = now();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::events::{Events, Interest, Kick};
-use crate::slot::Slot;
+use crate::slot::{Attendance, Slot};
 
 /// The token of the service's own kick.
 const ORDER: u64 = u64::MAX;
@@ -54,6 +54,7 @@ impl Service {
         });
         let (mine, served) = (Arc::clone(&shared), slots.clone());
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || mine.run(&events, &served))?;
+        slots.iter().for_each(|slot| slot.set_attendance(Attendance::Attended));
         Ok(Self { shared, slots, thread: Some(thread) })
     }
 
@@ -65,18 +66,25 @@ impl Service {
             resting = self.shared.changed.wait(resting).unwrap_or_else(PoisonError::into_inner);
         }
         drop(resting);
-        self.slots.iter().for_each(|slot| slot.settle());
+        for slot in &self.slots {
+            slot.set_attendance(Attendance::Alone);
+            slot.settle();
+        }
     }
 
     /// Serves again after a rest.
     pub fn resume(&self) {
-        self.slots.iter().for_each(|slot| slot.wake());
+        for slot in &self.slots {
+            slot.set_attendance(Attendance::Attended);
+            slot.wake();
+        }
         self.shared.order(Order::Run);
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
+        self.slots.iter().for_each(|slot| slot.set_attendance(Attendance::Alone));
         self.shared.order(Order::Stop);
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so.

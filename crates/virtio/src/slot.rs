@@ -10,13 +10,14 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Memory;
-use crate::device::{Activity, Device, DeviceError, Kind, Metrics, RestoreError, Running, Wake};
+use crate::device::{Activity, Device, DeviceError, Kind, Metrics, RestoreError, Running, Served, Wake};
 use crate::events::{Events, Interest, Kick};
 use crate::interrupt::{Interrupt, Signal};
 use crate::queue::{Queue, QueueState};
@@ -65,6 +66,13 @@ struct State {
     running: Option<Running>,
 }
 
+/// Whether somebody waits on a slot's descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attendance {
+    Attended,
+    Alone,
+}
+
 /// One device with its queues.
 pub struct Slot {
     kind: Kind,
@@ -75,6 +83,8 @@ pub struct Slot {
     interrupt: Arc<Interrupt>,
     events: Arc<Events>,
     kicks: Vec<Kick>,
+    /// Whether somebody serves the device, so that a notification may be served where it comes in.
+    attended: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -106,6 +116,7 @@ impl Slot {
             interrupt: Arc::new(Interrupt::new(signal)),
             events: Arc::new(events),
             kicks,
+            attended: AtomicBool::new(false),
             state: Mutex::new(State {
                 device,
                 status: 0,
@@ -154,10 +165,40 @@ impl Slot {
     }
 
     /// The driver notified a queue; one that is not there is left.
+    ///
+    /// What the device can do at once is done here, on the vCPU's own thread: waking another one, and being interrupted by it, costs more than
+    /// most requests. What has to wait is left to whoever serves the device.
     pub fn kick(&self, queue: u32) {
-        if let Some(kick) = usize::try_from(queue).ok().and_then(|queue| self.kicks.get(queue)) {
+        let Some(kick) = usize::try_from(queue).ok().and_then(|queue| self.kicks.get(queue)) else { return };
+        if !self.serve_at_once(queue) {
             kick.kick();
         }
+    }
+
+    /// Whether nothing is left to do after this notification.
+    fn serve_at_once(&self, queue: u32) -> bool {
+        if !self.attended.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // It is being served: that goes faster on.
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let State { device, running: Some(running), .. } = &mut *state else { return false };
+        match device.serve_at_once(running, u16::try_from(queue).unwrap_or(u16::MAX)) {
+            Ok(served) => served == Served::All,
+            Err(error) => {
+                self.fail(&mut state, &error);
+                true
+            }
+        }
+    }
+
+    /// Whether somebody waits on the slot's descriptor from now on. Nobody does at first, and not while the machine rests.
+    pub(crate) fn set_attendance(&self, attendance: Attendance) {
+        self.attended.store(attendance == Attendance::Attended, Ordering::Release);
     }
 
     /// The status register.

@@ -60,6 +60,15 @@ pub enum Wake {
     Source(u64, Interest),
 }
 
+/// What became of a notification that was served where it came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// The queue is empty, and the driver asked to notify again.
+    All,
+    /// Something is left for [`Device::serve`].
+    Part,
+}
+
 /// What a device counts, by name; every number only grows while the device lives, unless its name says otherwise.
 pub type Metrics = BTreeMap<&'static str, u64>;
 
@@ -197,6 +206,14 @@ pub trait Device: Send {
     /// # Errors
     /// The driver broke the protocol, or the host refused what the device can't do without: the device needs a reset.
     fn serve(&mut self, running: &mut Running, wake: Wake) -> Result<(), DeviceError>;
+
+    /// The driver notified a queue, and this is its vCPU's thread: does what can be done without waiting for anything of the host.
+    ///
+    /// # Errors
+    /// As [`Device::serve`].
+    fn serve_at_once(&mut self, _running: &mut Running, _queue: u16) -> Result<Served, DeviceError> {
+        Ok(Served::Part)
+    }
 
     /// Forgets the driver: everything as before the first activation. Descriptors that stay open leave the events here.
     fn reset(&mut self, running: &Running);

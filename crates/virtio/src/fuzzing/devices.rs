@@ -244,20 +244,39 @@ pub fn fs(bytes: &[u8]) {
     }
 }
 
-/// An image of a disk, as somebody else may have made it: what opens can be read.
+/// An image of a disk, as somebody else may have made it: what opens can be read and written.
 pub fn qcow2(bytes: &[u8]) {
-    let Some(file) = nowhere() else { return };
+    let (Some(file), Ok(memory)) = (nowhere(), crate::Memory::new(128 << 10)) else { return };
     if rustix::io::pwrite(&file, bytes, 0).is_err() {
         return;
     }
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let opened = Qcow2::open(Path::new(&path), Access::ReadOnly, Cache::Host, Backing::Refused);
-    if let (Ok(mut disk), Ok(memory)) = (opened, crate::Memory::new(4096)) {
-        let Ok(slice) = vm_memory::GuestMemoryBackend::get_slice(memory.ram(), vm_memory::GuestAddress(0), 512) else {
-            return;
-        };
-        for offset in [0, disk.bytes() / 1024 * 512, disk.bytes() - 512] {
-            let _error = disk.read(std::slice::from_ref(&slice), offset);
+    let slice = |length| vm_memory::GuestMemoryBackend::get_slice(memory.ram(), vm_memory::GuestAddress(0), length);
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        let opened = Qcow2::open(Path::new(&path), access, Cache::Host, Backing::Refused);
+        let (Ok(mut disk), Ok(sector), Ok(many)) = (opened, slice(512), slice(96 << 10)) else { continue };
+        let end = disk.bytes();
+        let places = [0, end / 1024 * 512, end - 512];
+        // An error is an answer, everywhere.
+        for offset in places {
+            let _error = disk.read(std::slice::from_ref(&sector), offset);
+            let _error = disk.read_at_once(std::slice::from_ref(&sector), offset);
+        }
+        if access == Access::ReadWrite {
+            let room = (end & !511).min(many.len() as u64);
+            for offset in places {
+                let _error = disk.write(std::slice::from_ref(&sector), offset);
+            }
+            if let Ok(part) = many.subslice(0, usize::try_from(room).unwrap_or(0)) {
+                let _error = disk.write(std::slice::from_ref(&part), end - room);
+                let _error = disk.write_at_once(std::slice::from_ref(&part), end - room);
+            }
+            let _error = disk.write_zeroes(0, room, Zeroes::Keep);
+            let _error = disk.flush();
+            let _error = disk.write_zeroes(end - room, room, Zeroes::Free);
+            let _error = disk.discard(0, room);
+            let _error = disk.flush();
+            let _error = disk.read(std::slice::from_ref(&sector), 0);
         }
     }
 }

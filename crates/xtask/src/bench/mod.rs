@@ -19,6 +19,7 @@ mod peers;
 mod registry;
 mod runtime;
 mod vm;
+mod vm_devices;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -61,6 +62,8 @@ enum What {
     Start(Rounds),
     /// A Linux guest on the software CPU beside QEMU's translator: the boot, and pieces of work
     Vm(Rounds),
+    /// Disks and networks of a Linux guest on the software CPU, beside QEMU's
+    VmDevices(Rounds),
 }
 
 #[derive(clap::Args)]
@@ -95,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
         What::Vm(rounds) => ("vm", rounds),
+        What::VmDevices(rounds) => ("vm-devices", rounds),
     };
     ensure!(rustix::process::geteuid().is_root(), "the bench needs root: its peers do");
     if !rounds.inside {
@@ -145,6 +149,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let effort = if rounds.quick { (2, 1) } else { (7, 3) };
             let effort = network::Effort { rounds: effort.0, seconds: effort.1 };
             let report = network::measure(&bin, &groups, &effort);
+        What::VmDevices(_) => {
+            let groups = Groups::create()?;
+            let report = vm_devices::measure(&bin, &groups, if rounds.quick { 1 } else { 5 });
             groups.remove();
             report?
         }
@@ -179,7 +186,10 @@ fn enter_private_namespace(name: &str, rounds: &Rounds) -> Result<()> {
                   mkdir -p /var/lib/cni; mount -t tmpfs tmpfs /var/lib/cni; \
                   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
     let own = std::env::current_exe().context("cannot find this program")?;
-    let inside = Run::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script, "bench"]);
+    let inside = Run::new("unshare").args(["--mount", "--propagation", "private"]);
+    // The devices' bench makes links, and they go with it.
+    let inside = inside.args((name == "vm-devices").then_some("--net"));
+    let inside = inside.args(["sh", "-c", script, "bench"]);
     let inside = inside.args([own.as_os_str()]).args(["bench", name, "--inside"]);
     inside.args(rounds.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check()
 }

@@ -24,16 +24,17 @@ const LEAST_MS: f64 = 50.0;
 const KERNEL_VARIABLE: &str = "INSULA_GUEST_KERNEL";
 const PREBUILT: &str = "../shared/kernel/vmlinux-microvm-6.1.zst";
 
-/// How the guest's program is built.
-const GUEST: &[&str] = &["--release", "-p", "vmm", "--example", "guest_work"];
-
-struct Fixture {
+/// What both boot: a kernel, and a first file system with the guest's program.
+pub(super) struct Fixture {
     insula: PathBuf,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
+    /// The guest's program, on the host.
+    pub(super) program: PathBuf,
 }
 
 impl Fixture {
-    fn create(bin: &Path, dir: PathBuf) -> Result<Self> {
+    /// `example` of the crate `vmm` is the guest's program.
+    pub(super) fn create(bin: &Path, dir: PathBuf, example: &str) -> Result<Self> {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let told = std::env::var_os(KERNEL_VARIABLE).map(PathBuf::from);
         let kernel = told.unwrap_or_else(|| PREBUILT.into());
@@ -49,14 +50,14 @@ impl Fixture {
         } else {
             fs::copy(&kernel, &plain).with_context(|| format!("cannot copy {}", kernel.display()))?;
         }
-        let built = workspace::build(GUEST)?;
-        let guest =
-            built.iter().find(|path| path.ends_with("guest_work")).context("the guest's program was not built")?;
-        Run::new(guest).args(["archive".as_ref(), initrd.as_os_str()]).check()?;
-        Ok(Self { insula: bin.join("insula"), dir })
+        let built = workspace::build(&["--release", "-p", "vmm", "--example", example])?;
+        let program = built.into_iter().find(|path| path.ends_with(example));
+        let program = program.context("the guest's program was not built")?;
+        Run::new(&program).args(["archive".as_ref(), initrd.as_os_str()]).check()?;
+        Ok(Self { insula: bin.join("insula"), dir, program })
     }
 
-    fn ours(&self, work: &str) -> Run {
+    pub(super) fn ours(&self, work: &str) -> Run {
         let run = self.dir.join("run");
         Run::new(&self.insula)
             .args(["--run".as_ref(), run.as_os_str()])
@@ -66,7 +67,7 @@ impl Fixture {
             .args(["--initrd".as_ref(), self.dir.join("initrd").as_os_str()])
     }
 
-    fn qemu(&self, work: &str) -> Run {
+    pub(super) fn qemu(&self, work: &str) -> Run {
         let machine = "microvm,x-option-roms=off,rtc=off,isa-serial=on,pit=on,pic=on,acpi=off";
         Run::new("qemu-system-x86_64")
             .args(["-accel", "tcg", "-M", machine, "-nodefaults", "-no-user-config", "-m", "256", "-nographic"])
@@ -85,7 +86,7 @@ fn command_line(work: &str) -> String {
 /// Measures everything; `bin` holds our programs.
 pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String> {
     let dir = std::env::temp_dir().join(format!("insula-bench-vm-{}", std::process::id()));
-    let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone()))
+    let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone(), "guest_work"))
         .and_then(|fixture| step("boot and work, in turns", || all(&fixture, groups, rounds)));
     super::clear(&dir);
     outcome

@@ -53,11 +53,27 @@ pub trait Disk: Send {
     /// The host can't read it.
     fn read(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno>;
 
+    /// Fills guest memory from what the host has in memory already, without waiting for the disk.
+    ///
+    /// # Errors
+    /// `EAGAIN` if it has not; otherwise as [`Disk::read`].
+    fn read_at_once(&mut self, _slices: &[GuestSlice<'_>], _offset: u64) -> Result<(), Errno> {
+        Err(Errno::AGAIN)
+    }
+
     /// Writes guest memory to the disk.
     ///
     /// # Errors
     /// The host can't write it.
     fn write(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno>;
+
+    /// Writes guest memory to the disk if that goes to the host's memory only, so that it seldom waits.
+    ///
+    /// # Errors
+    /// `EAGAIN` if it does not; otherwise as [`Disk::write`].
+    fn write_at_once(&mut self, _slices: &[GuestSlice<'_>], _offset: u64) -> Result<(), Errno> {
+        Err(Errno::AGAIN)
+    }
 
     /// Makes what was written last.
     ///

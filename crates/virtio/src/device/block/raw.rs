@@ -4,12 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use hv::vectored::{self, GuestSlice};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 use rustix::io::Errno;
 
 use super::disk::{Access, Cache, Disk, DiskError, SECTOR, Zeroes};
+use super::slices;
 
 /// What is written at once where the host has no call for zeroes.
 const ZEROES: usize = 64 << 10;
@@ -19,7 +21,7 @@ const DIRECT_ALIGNMENT: u64 = 4096;
 /// The disk.
 #[derive(Debug)]
 pub struct Raw {
-    file: File,
+    file: Arc<File>,
     bytes: u64,
     access: Access,
     cache: Cache,
@@ -33,7 +35,12 @@ impl Raw {
     pub fn open(path: &Path, access: Access, cache: Cache) -> Result<Self, DiskError> {
         let mut file = open_locked(path, access, cache)?;
         let bytes = size_of(path, &mut file)?;
-        Ok(Self { file, bytes, access, cache })
+        Ok(Self { file: Arc::new(file), bytes, access, cache })
+    }
+
+    /// The bytes of an open file that is something else as well; its size is for the caller to mind.
+    pub(super) fn over(file: Arc<File>, access: Access, cache: Cache) -> Self {
+        Self { file, bytes: 0, access, cache }
     }
 
     /// Whether the guest's buffers can go to an `O_DIRECT` file as they are.
@@ -121,18 +128,34 @@ impl Disk for Raw {
     fn read(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
         if !self.fits(slices) {
             let mut bounce = Bounce::new(slices);
-            rustix_exact(bounce.bytes(), offset, |bytes, offset| rustix::io::pread(&self.file, bytes, offset))?;
-            bounce.copy_to(slices);
+            exact(bounce.bytes(), offset, |bytes, offset| rustix::io::pread(&self.file, bytes, offset))?;
+            slices::fill(slices, bounce.bytes());
             return Ok(());
         }
         whole(slices, offset, |slices, offset| vectored::read_at(&self.file, slices, offset))
     }
 
+    fn read_at_once(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
+        if self.cache != Cache::Host {
+            return Err(Errno::AGAIN);
+        }
+        let wanted = slices::length(slices);
+        match vectored::read_cached_at(&self.file, slices, offset) {
+            Ok(done) if done == wanted => Ok(()),
+            // The rest is not there, or the file system can't say; what was read is read again.
+            _ => Err(Errno::AGAIN),
+        }
+    }
+
+    fn write_at_once(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
+        if self.cache == Cache::Host { self.write(slices, offset) } else { Err(Errno::AGAIN) }
+    }
+
     fn write(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
         if !self.fits(slices) {
             let mut bounce = Bounce::new(slices);
-            bounce.copy_from(slices);
-            return rustix_exact(bounce.bytes(), offset, |bytes, offset| rustix::io::pwrite(&self.file, bytes, offset));
+            slices::copy(slices, bounce.bytes());
+            return exact(bounce.bytes(), offset, |bytes, offset| rustix::io::pwrite(&self.file, bytes, offset));
         }
         whole(slices, offset, |slices, offset| vectored::write_at(&self.file, slices, offset))
     }
@@ -167,7 +190,7 @@ impl Raw {
         while length > 0 {
             let piece = length.min(ZEROES as u64);
             let bytes = &mut bounce.bytes()[..usize::try_from(piece).unwrap_or(0)];
-            rustix_exact(bytes, offset, |bytes, offset| rustix::io::pwrite(&self.file, bytes, offset))?;
+            exact(bytes, offset, |bytes, offset| rustix::io::pwrite(&self.file, bytes, offset))?;
             (offset, length) = (offset + piece, length - piece);
         }
         Ok(())
@@ -175,7 +198,7 @@ impl Raw {
 }
 
 /// Goes on with a call until all of `bytes` are done.
-fn rustix_exact(
+pub(super) fn exact(
     mut bytes: &mut [u8],
     mut offset: u64,
     mut call: impl FnMut(&mut [u8], u64) -> Result<usize, Errno>,
@@ -195,7 +218,7 @@ fn rustix_exact(
 }
 
 /// Bytes at an address that `O_DIRECT` takes.
-struct Bounce {
+pub(super) struct Bounce {
     room: Vec<u8>,
     start: usize,
     length: usize,
@@ -203,35 +226,17 @@ struct Bounce {
 
 impl Bounce {
     fn new(slices: &[GuestSlice<'_>]) -> Self {
-        Self::of(slices.iter().map(|slice| slice.len()).sum())
+        Self::of(slices::length(slices))
     }
 
-    fn of(length: usize) -> Self {
+    pub(super) fn of(length: usize) -> Self {
         let alignment = usize::try_from(DIRECT_ALIGNMENT).unwrap_or(usize::MAX);
         let room = vec![0; length + alignment];
         let address = room.as_ptr() as usize;
         Self { start: address.next_multiple_of(alignment) - address, room, length }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.room[self.start..self.start + self.length]
-    }
-
-    fn copy_to(&mut self, slices: &[GuestSlice<'_>]) {
-        let mut bytes = &*self.bytes();
-        for slice in slices {
-            let (here, rest) = bytes.split_at(slice.len());
-            slice.copy_from(here);
-            bytes = rest;
-        }
-    }
-
-    fn copy_from(&mut self, slices: &[GuestSlice<'_>]) {
-        let mut bytes = self.bytes();
-        for slice in slices {
-            let (here, rest) = bytes.split_at_mut(slice.len());
-            slice.copy_to(here);
-            bytes = rest;
-        }
     }
 }

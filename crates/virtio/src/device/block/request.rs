@@ -37,7 +37,7 @@ const OPERATIONS: &[(u32, Operation)] = &[
 ];
 
 /// One request; what follows the header, and the room before the status.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Request<'c> {
     operation: Operation,
     sector: u64,
@@ -107,6 +107,35 @@ impl Block {
         request.status.written()
     }
 
+    /// Does and answers a request if that needs no wait; none if it does, and then the request is as it was.
+    pub(super) fn perform_at_once(&mut self, request: &Request<'_>) -> Option<u32> {
+        let mut request = request.clone();
+        match request.operation {
+            Operation::Read => {
+                let length = request.room_bytes();
+                let offset = range(self.disk.as_ref(), request.sector, length as u64)?;
+                self.disk.read_at_once(&request.room.slices(length), offset).ok()?;
+                self.counters.reads += 1;
+                self.counters.read_bytes += length as u64;
+                request.status.write(&[OK]);
+                Some(request.status.written())
+            }
+            Operation::Write if self.caches() && self.disk.access() == Access::ReadWrite => {
+                let length = request.data.remaining();
+                let offset = range(self.disk.as_ref(), request.sector, length as u64)?;
+                self.unflushed = true;
+                self.disk.write_at_once(&request.data.slices(length), offset).ok()?;
+                self.counters.writes += 1;
+                self.counters.written_bytes += length as u64;
+                request.status.write(&[OK]);
+                Some(request.status.written())
+            }
+            Operation::Flush if !self.unflushed => Some(self.perform(request)),
+            Operation::Id | Operation::Unknown => Some(self.perform(request)),
+            _ => None,
+        }
+    }
+
     fn failed(doing: &'static str) -> impl Fn(rustix::io::Errno) -> u8 {
         move |errno| {
             tracing::warn!(%errno, doing, "the disk fails");
@@ -127,6 +156,7 @@ impl Block {
         let length = request.data.remaining();
         let offset = range(self.disk.as_ref(), request.sector, length as u64).ok_or(ERROR)?;
         self.writable()?;
+        self.unflushed = true;
         self.disk.write(&request.data.slices(length), offset).map_err(Self::failed("write"))?;
         self.counters.writes += 1;
         self.counters.written_bytes += length as u64;
@@ -135,10 +165,11 @@ impl Block {
 
     fn flush(&mut self) -> Result<(), u8> {
         self.counters.flushes += 1;
-        match self.disk.access() {
-            Access::ReadOnly => Ok(()),
-            Access::ReadWrite => self.disk.flush().map_err(Self::failed("flush")),
+        if self.unflushed {
+            self.disk.flush().map_err(Self::failed("flush"))?;
+            self.unflushed = false;
         }
+        Ok(())
     }
 
     fn id(&mut self, request: &mut Request<'_>) -> Result<(), u8> {
@@ -176,6 +207,7 @@ impl Block {
             let below = if flags & FLAG_UNMAP == 0 { Zeroes::Keep } else { Zeroes::Free };
             ranges.push((offset, length, below));
         }
+        self.unflushed = true;
         for (offset, length, below) in ranges.into_iter().filter(|range| range.1 > 0) {
             let outcome = match request.operation {
                 Operation::Discard => self.disk.discard(offset, length),
@@ -193,9 +225,14 @@ impl Block {
 
     /// Without a write-back cache a write has to last at once.
     fn through(&mut self) -> Result<(), u8> {
-        if self.write_back && self.config.write_back() {
+        if self.caches() {
             return Ok(());
         }
         self.disk.flush().map_err(Self::failed("flush"))
+    }
+
+    /// Whether writes may stay in the host's cache until a flush.
+    fn caches(&self) -> bool {
+        self.write_back && self.config.write_back()
     }
 }

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::*;
 use crate::limit::Rate;
+use crate::slot::Attendance;
 use crate::testing::{Driver, Part};
 
 fn settings() -> Settings {
@@ -218,4 +219,34 @@ fn direct_access_takes_any_buffer() {
     let status = driver.request(0, &[Part::Out(&head), Part::Out(&data[..100]), Part::Out(&data[100..]), Part::In(1)]);
     assert_eq!(status.0[0], [0]);
     assert_eq!(get(&mut driver, 0, 8, 4096), (data, 0));
+}
+
+/// With somebody who serves the rest, a notification does at once what needs no disk; without, nothing is touched.
+#[test]
+fn a_notification_does_what_needs_no_wait() {
+    let mut file = disk(1 << 20);
+    file.write_all(&[5; 4096]).unwrap();
+    let mut driver = Driver::start(open(file.path(), Access::ReadWrite));
+    let head = header(0, 0);
+    let request = [Part::Out(&head), Part::In(4096), Part::In(1)];
+    driver.send(0, &request);
+    assert!(driver.rings[0].take().is_none(), "nobody serves the device");
+    driver.used(0);
+    driver.slot.set_attendance(Attendance::Attended);
+    let (_, places) = driver.send(0, &request);
+    // What the host has not in its cache is left to the service; the file was written just now.
+    assert_eq!(driver.rings[0].take().map(|used| used.1), Some(4097));
+    assert_eq!((driver.read(places[1], 4096), driver.read(places[2], 1)), (vec![5; 4096], vec![0]));
+    let (write, flush) = (header(1, 8), header(4, 0));
+    driver.send(0, &[Part::Out(&write), Part::Out(&[6; 512]), Part::In(1)]);
+    assert!(driver.rings[0].take().is_some(), "a write to the host's memory");
+    driver.send(0, &[Part::Out(&flush), Part::In(1)]);
+    assert!(driver.rings[0].take().is_none(), "a flush waits for the disk");
+    driver.used(0);
+    driver.send(0, &[Part::Out(&flush), Part::In(1)]);
+    assert!(driver.rings[0].take().is_some(), "there is nothing to flush any more");
+    assert_eq!(get(&mut driver, 0, 8, 512), (vec![6; 512], 0));
+    driver.slot.set_attendance(Attendance::Alone);
+    driver.send(0, &request);
+    assert!(driver.rings[0].take().is_none(), "the machine rests");
 }

@@ -21,7 +21,7 @@ pub mod user;
 
 use std::fmt;
 
-use super::{Activity, Device, DeviceError, Kind, Metrics, Running, Wake, read_space};
+use super::{Activity, Device, DeviceError, Kind, Metrics, Running, Served, Wake, read_space};
 use crate::limit::{Limit, Limiter};
 pub use backend::{Backend, Frame, PLAIN_HEADER, Want};
 use receive::Receive;
@@ -33,6 +33,8 @@ const CONTROL_SIZE: u16 = 64;
 pub const HEADER_BYTES: usize = 12;
 /// The largest frame: 64 KiB of IP in one segment behind an Ethernet header with a VLAN tag.
 pub const LARGEST_FRAME: usize = 65_535 + 18;
+/// Frames up to this length are sent by the vCPU itself. A stream's longer ones are better sent many at a time, by another thread.
+const SHORT: usize = 2048;
 /// The most pairs of queues.
 pub const MOST_PAIRS: u16 = 16;
 
@@ -119,14 +121,21 @@ impl Net {
         if running.has(FEATURE_PAIRS) { 2 * self.pair_count() } else { 2 }
     }
 
-    fn transmit(&mut self, running: &mut Running, pair: u16) -> Result<(), DeviceError> {
+    /// Sends what waits, up to the first frame that is longer than `longest`, and says whether that was all.
+    fn transmit(&mut self, running: &mut Running, pair: u16, longest: usize) -> Result<Served, DeviceError> {
+        let mut served = Served::All;
         let memory = running.memory.clone();
-        let Some(queue) = running.queue(2 * pair + 1) else { return Ok(()) };
+        let Some(queue) = running.queue(2 * pair + 1) else { return Ok(served) };
         while let Some(chain) = queue.pop()? {
             let mut reader = chain.reader(&memory);
             let length = reader.remaining();
             if !(HEADER_BYTES..=HEADER_BYTES + LARGEST_FRAME).contains(&length) {
                 return Err(DeviceError::Protocol("a frame without a header, or one that is too long"));
+            }
+            if length > longest {
+                queue.unpop();
+                served = Served::Part;
+                break;
             }
             if !self.transmit_limiter.take(length as u64)? {
                 queue.unpop();
@@ -143,7 +152,10 @@ impl Net {
         queue.signal()?;
         self.backend.transmitted(&running.events, BACKEND)?;
         // What the backend answers itself is there already.
-        if self.backend.answers() { self.receive(running, pair) } else { Ok(()) }
+        if self.backend.answers() {
+            self.receive(running, pair)?;
+        }
+        Ok(served)
     }
 }
 
@@ -191,7 +203,7 @@ impl Device for Net {
             }
             Wake::Source(TRANSMIT_TIMER, _) => {
                 self.transmit_limiter.elapsed();
-                (0..self.active).try_for_each(|pair| self.transmit(running, pair))
+                (0..self.active).try_for_each(|pair| self.transmit(running, pair, usize::MAX).map(drop))
             }
             Wake::Source(token, _) => {
                 let pair = self.backend.ready(&running.events, BACKEND, token)?;
@@ -200,8 +212,17 @@ impl Device for Net {
             Wake::Queue(queue) if queue == self.control_queue(running) => self.control(running, queue),
             Wake::Queue(queue) if queue.is_multiple_of(2) => self.receive(running, queue / 2),
             Wake::Queue(_) if self.transmit_limiter.blocked() => Ok(()),
-            Wake::Queue(queue) => self.transmit(running, queue / 2),
+            Wake::Queue(queue) => self.transmit(running, queue / 2, usize::MAX).map(drop),
         }
+    }
+
+    fn serve_at_once(&mut self, running: &mut Running, queue: u16) -> Result<Served, DeviceError> {
+        // No backend waits: what has no room is lost, as on a wire, or watched for.
+        let transmits = queue != self.control_queue(running) && !queue.is_multiple_of(2);
+        if transmits && !self.transmit_limiter.blocked() {
+            return self.transmit(running, queue / 2, SHORT);
+        }
+        self.serve(running, Wake::Queue(queue)).map(|()| Served::All)
     }
 
     fn reset(&mut self, running: &Running) {

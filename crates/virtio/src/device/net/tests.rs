@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::events::{Events, Interest, Kick};
 use crate::limit::Rate;
+use crate::slot::Attendance;
 use crate::testing::{Driver, Part};
 
 /// A wire whose other end is the test.
@@ -250,4 +251,20 @@ mod kernel {
         });
         tested.unwrap();
     }
+}
+
+/// Short frames go out with their notification; a long one, and what is behind it, is left to the service.
+#[test]
+fn a_notification_sends_short_frames_at_once() {
+    let mut card = card(settings(), 1, 0);
+    card.driver.slot.set_attendance(Attendance::Attended);
+    card.driver.send(1, &[Part::Out(&PLAIN_HEADER), Part::Out(&frame(60))]);
+    assert!(card.driver.rings[1].take().is_some());
+    card.driver.send(1, &[Part::Out(&PLAIN_HEADER), Part::Out(&frame(9000))]);
+    card.driver.send(1, &[Part::Out(&PLAIN_HEADER), Part::Out(&frame(70))]);
+    assert!(card.driver.rings[1].take().is_none());
+    card.driver.used(1);
+    card.driver.used(1);
+    let lengths: Vec<usize> = card.wire.lock().unwrap().from_guest.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [72, 9012, 82], "the order is the driver's");
 }
