@@ -177,7 +177,7 @@ pub(crate) fn mov_to_segment(x: &mut Exec<'_>, op: &Op) -> Done {
     let v = x.arg::<2>(op, op.b)? as u16;
     x.load_segment(i, v)?;
     if i == SS {
-        x.s.shadow = true;
+        x.hold_back();
     }
     x.leave = true;
     Ok(())

@@ -314,6 +314,8 @@ pub(crate) fn syscall(x: &mut Exec<'_>, _: &Op) -> Done {
     x.s.rflags = (x.s.rflags & !x.s.msr.sfmask & !flags::RF) | flags::ONE;
     x.s.seg[SS] = flat((star & 0xfffc) + 8, 3, 0, ATTR_DB);
     x.s.rip = target;
+    // A single step counts at the end: not if the mask has taken it away.
+    x.delivered = x.s.rflags & flags::TF == 0;
     x.enter_code(flat(star & 0xfffc, 0xb, 0, ATTR_L), 0);
     Ok(())
 }
@@ -392,7 +394,7 @@ pub(crate) fn int3(x: &mut Exec<'_>, _: &Op) -> Done {
 }
 
 pub(crate) fn int1(x: &mut Exec<'_>, _: &Op) -> Done {
-    x.software_interrupt(vector::DB)
+    x.debug_interrupt()
 }
 
 pub(crate) fn into(x: &mut Exec<'_>, _: &Op) -> Done {

@@ -68,6 +68,7 @@ pub(crate) fn sti(x: &mut Exec<'_>, _: &Op) -> Done {
     if x.s.rflags & flags::IF == 0 {
         x.s.rflags |= flags::IF;
         x.s.shadow = true;
+        x.s.shadow_debug = false;
     }
     x.leave = true;
     Ok(())
