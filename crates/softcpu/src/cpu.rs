@@ -211,7 +211,12 @@ pub(crate) fn step_in_block(x: &mut Exec<'_>, behind: u64) -> Stepped {
 /// Whether translated code can run now.
 fn translatable(x: &Exec<'_>) -> bool {
     let masked = x.s.fx.0[24] & 0x80 != 0 && x.s.fx.0[25] & 0x1f == 0x1f;
-    x.s.code64() && !x.s.shadow && !x.s.checks_alignment() && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 && masked
+    x.s.code64()
+        && !x.s.shadow
+        && !x.s.checks_alignment()
+        && x.s.rflags & (flags::TF | flags::RF) == 0
+        && x.s.dr[7] & 0xff == 0
+        && masked
 }
 
 /// Runs translated code, or the interpreter until a block has shown that it is worth translating.

@@ -366,7 +366,8 @@ pub(crate) fn op(instr: &Instruction, size: CodeSize, natives: &mut Natives) -> 
 pub(crate) fn known(instr: &Instruction) -> bool {
     !instr.is_invalid()
         && instr.code() != iced_x86::Code::DeclareByte
-        && instr.cpuid_features().iter().all(|f| KNOWN.contains(f)) || demoted(instr)
+        && instr.cpuid_features().iter().all(|f| KNOWN.contains(f))
+        || demoted(instr)
 }
 
 /// Later instructions that older CPUs run as something else: tzcnt is bsf with a prefix, lzcnt bsr.

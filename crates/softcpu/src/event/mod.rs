@@ -3,6 +3,8 @@
 //! Nothing of the guest's changes before the last access of a delivery has gone well, so that a fault on the way is a
 //! fault of its own. Source: Intel SDM volume 3A, chapter 6.
 
+pub(crate) mod gate;
+
 use crate::exec::Exec;
 use crate::fault::{Done, Fault, gp, vector};
 use crate::flags;

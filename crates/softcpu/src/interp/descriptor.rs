@@ -104,6 +104,9 @@ impl Exec<'_> {
             s.base = u64::from(selector) << 4;
             if v86 {
                 (s.limit, s.attr) = (0xffff, 0xf3);
+            } else if !s.usable() {
+                // A null selector of protected mode leaves nothing that keeps real mode from the segment.
+                (s.limit, s.attr) = (0xffff, 0x93);
             }
             return Ok(());
         }

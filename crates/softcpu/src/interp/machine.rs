@@ -126,8 +126,12 @@ pub(crate) fn flush_caches(x: &mut Exec<'_>, _: &Op) -> Done {
     x.kernel_only()
 }
 
-/// pause: a good moment to look for interrupts.
+/// pause: a good moment to look for interrupts, and, where several processors share the host's, to let the one run that is
+/// waited for.
 pub(crate) fn pause(x: &mut Exec<'_>, _: &Op) -> Done {
+    if x.shared.cpus > 1 {
+        std::thread::yield_now();
+    }
     x.leave = true;
     Ok(())
 }

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hv::cpu_model::CpuModel;
-use hv::kvm::KvmVm;
 use hv::state::{MpState, Segment, Table};
 use hv::{Bus, Exit, Kicker, Memory, Vcpu, Vm};
 use softcpu::{SoftVm, Tier};
@@ -18,19 +17,12 @@ const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 /// Where the loader's answers stand: all zero.
 const ANSWERS: u64 = 0x500;
 /// Long enough for a guest beside many other programs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(100);
 /// No status yet.
 const RUNNING: u32 = u32::MAX;
 
-/// What runs a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Runner {
-    Soft(Tier),
-    Kvm,
-}
-
 /// The software CPU's tiers.
-pub(crate) const TIERS: [Runner; 2] = [Runner::Soft(Tier::Interpret), Runner::Soft(Tier::Translate)];
+pub(crate) const TIERS: [Tier; 2] = [Tier::Interpret, Tier::Translate];
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -39,8 +31,6 @@ pub(crate) struct Ended {
     pub(crate) status: Result<u32, Exit>,
     /// What it said.
     pub(crate) said: String,
-    /// Instructions, where they are counted.
-    pub(crate) instructions: Option<u64>,
 }
 
 #[derive(Default)]
@@ -133,14 +123,11 @@ fn begin(vcpu: &mut dyn Vcpu, entry: u64) {
 }
 
 /// Runs a guest on `cpus` processors until it ends.
-pub(crate) fn run(image: &Path, cpus: u32, runner: Runner) -> Ended {
+pub(crate) fn run(image: &Path, cpus: u32, tier: Tier) -> Ended {
     let memory = Memory::new(MEMORY).unwrap();
     let entry = load(&memory, &std::fs::read(image).unwrap());
     let model = CpuModel::v2(cpus);
-    let vm: Arc<dyn Vm> = match runner {
-        Runner::Soft(tier) => Arc::new(SoftVm::with_tier(memory, model, cpus, tier).unwrap()),
-        Runner::Kvm => Arc::new(KvmVm::new(memory, &model).unwrap()),
-    };
+    let vm = SoftVm::with_tier(memory, model, cpus, tier).unwrap();
     let mut vcpus: Vec<_> = (0..cpus).map(|i| vm.create_vcpu(i).unwrap()).collect();
     begin(&mut *vcpus[0], entry);
     let board = Board { status: AtomicU32::new(RUNNING), ..Board::default() };
@@ -169,10 +156,11 @@ pub(crate) fn run(image: &Path, cpus: u32, runner: Runner) -> Ended {
     let status = match crashed.into_inner().unwrap() {
         Some(exit) => Err(exit),
         None if board.status.load(Ordering::SeqCst) == RUNNING => {
-            let places: Vec<_> = vcpus.iter_mut().map(|vcpu| format!("{:#x}", vcpu.state().unwrap().regs.rip)).collect();
+            let places: Vec<_> =
+                vcpus.iter_mut().map(|vcpu| format!("{:#x}", vcpu.state().unwrap().regs.rip)).collect();
             Err(Exit::Failed(format!("it never ended, but is at {places:?}")))
         }
         None => Ok(board.status.load(Ordering::SeqCst)),
     };
-    Ended { status, said: board.said.into_inner().unwrap(), instructions: vcpus[0].instructions() }
+    Ended { status, said: board.said.into_inner().unwrap() }
 }

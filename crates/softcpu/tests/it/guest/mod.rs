@@ -1,4 +1,4 @@
-//! The small guests of `tests/guests`, on each tier, and on KVM where it runs a guest's kernel natively.
+//! The small guests of `tests/guests`, on each tier.
 
 use crate::machine::{TIERS, build, run};
 
@@ -20,10 +20,10 @@ const SUITE: &[&str] = &[
 fn processors_do_what_the_manual_says() {
     let folder = tempfile::tempdir().unwrap();
     let Some(image) = build(folder.path(), SUITE) else { return };
-    for runner in TIERS {
+    for tier in TIERS {
         for cpus in [1, 4] {
-            let ended = run(&image, cpus, runner);
-            assert_eq!(ended.status, Ok(0), "{runner:?} with {cpus} processors: {}", ended.said);
+            let ended = run(&image, cpus, tier);
+            assert_eq!(ended.status, Ok(0), "{tier:?} with {cpus} processors: {}", ended.said);
         }
     }
 }
