@@ -109,7 +109,7 @@ pub struct Events {
     pub exception: Option<Exception>,
     /// An interrupt that was taken from the local APIC and is being delivered.
     pub interrupt: Option<Injected>,
-    /// Interrupts are held off for one instruction: bit 0 after STI, bit 1 after MOV SS.
+    /// Interrupts are held off for one instruction: bit 0 after MOV SS, bit 1 after STI.
     pub shadow: u8,
     /// An NMI is waiting.
     pub nmi_pending: bool,

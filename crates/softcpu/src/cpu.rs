@@ -111,6 +111,7 @@ impl Cpu {
             board,
             view,
             leave: false,
+            delivered: false,
         }
     }
 
@@ -135,7 +136,7 @@ impl Cpu {
                 return Left::Halted;
             }
             let interrupt = x.s.rflags & flags::IF != 0 && x.board.vector_waits();
-            if (interrupt || x.board.attention()) && !x.s.shadow {
+            if (interrupt || x.board.attention()) && !x.s.shadow || x.s.nmi_due() {
                 return Left::Attention;
             }
             if x.s.instructions >= end {
@@ -210,7 +211,12 @@ pub(crate) fn step_in_block(x: &mut Exec<'_>, behind: u64) -> Stepped {
 /// Whether translated code can run now.
 fn translatable(x: &Exec<'_>) -> bool {
     let masked = x.s.fx.0[24] & 0x80 != 0 && x.s.fx.0[25] & 0x1f == 0x1f;
-    x.s.code64() && !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 && masked
+    x.s.code64()
+        && !x.s.shadow
+        && !x.s.checks_alignment()
+        && x.s.rflags & (flags::TF | flags::RF) == 0
+        && x.s.dr[7] & 0xff == 0
+        && masked
 }
 
 /// Runs translated code, or the interpreter until a block has shown that it is worth translating.
@@ -298,30 +304,40 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
     }
 }
 
+/// DR6: a debug register was about to be touched.
+const GENERAL_DETECT: u64 = 1 << 13;
+/// DR6: a single step.
+const SINGLE_STEP: u64 = 1 << 14;
+
 /// Runs one block, or one instruction where something has to happen between two.
 fn step(x: &mut Exec<'_>) -> Done {
     if !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 {
         return run_block(x, Length::All).map(|_| ());
     }
     let trap = x.s.rflags & flags::TF != 0;
-    if x.s.dr[7] & 0xff != 0 && x.s.rflags & flags::RF == 0 {
+    let resume = x.s.rflags & flags::RF;
+    if x.s.dr[7] & 0xff != 0 && resume == 0 && !x.s.debug_waits() {
         fetch_breakpoints(x)?;
     }
     x.s.shadow = false;
+    x.delivered = false;
     let before = x.s.instructions;
-    let resume = x.s.rflags & flags::RF;
-    run_block(x, Length::One)?;
+    // The flag is over with the instruction, which may set it again.
+    x.s.rflags &= !flags::RF;
+    let done = run_block(x, Length::One);
     if x.s.instructions == before {
-        return Ok(());
+        x.s.rflags |= resume;
     }
-    if resume != 0 && x.s.rflags & flags::RF != 0 && !x.leave {
-        x.s.rflags &= !flags::RF;
+    // Breakpoints on data are traps, reported with the step; everything else is a fault, which has none.
+    let fault = done.is_err_and(|f| f != Fault::plain(vector::DB)) || x.s.debug_hits & GENERAL_DETECT != 0;
+    if fault {
+        return done.map(|_| ());
     }
-    if trap && !x.s.shadow {
-        x.s.dr[6] |= 1 << 14;
+    if trap && !x.s.debug_waits() && !x.delivered {
+        x.s.debug_hits |= SINGLE_STEP;
         return Err(Fault::plain(vector::DB));
     }
-    Ok(())
+    done.map(|_| ())
 }
 
 /// Breakpoints on the instruction about to run. Source: Intel SDM volume 3B, section 18.3.1.1.
@@ -383,7 +399,11 @@ fn run_block(x: &mut Exec<'_>, length: Length) -> Result<u32, Fault> {
         if let Err(f) = (op.run)(x, op) {
             x.s.rip = start;
             x.s.instructions += done;
-            return if f == Fault::Again { Ok(entered) } else { Err(f) };
+            return match f {
+                Fault::Again if x.s.debug_hits != 0 => Err(Fault::plain(vector::DB)),
+                Fault::Again => Ok(entered),
+                _ => Err(f),
+            };
         }
         done += 1;
         if x.leave {
@@ -391,7 +411,7 @@ fn run_block(x: &mut Exec<'_>, length: Length) -> Result<u32, Fault> {
         }
     }
     x.s.instructions += done;
-    if x.s.debug_hits != 0 {
+    if x.s.debug_hits != 0 && !x.s.debug_waits() {
         return Err(Fault::plain(vector::DB));
     }
     Ok(entered)

@@ -78,6 +78,9 @@ pub(crate) struct Exec<'a> {
     pub(crate) view: View,
     /// Leave the block after this instruction: the mode, the page tables or the code itself has changed.
     pub(crate) leave: bool,
+    /// The instruction that runs has become the delivery of an event, or a change of level with flags of its own: its single
+    /// step is over.
+    pub(crate) delivered: bool,
 }
 
 impl Exec<'_> {

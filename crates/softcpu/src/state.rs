@@ -192,8 +192,12 @@ pub(crate) struct CpuState {
     pub cpl: u8,
     /// `sti` or `mov ss` just ran: no interrupt before the next instruction is over.
     pub shadow: bool,
+    /// It was a load of ss: debug exceptions wait for the next instruction too.
+    pub shadow_debug: bool,
     /// An NMI is being handled: no other before IRET.
     pub nmi_blocked: bool,
+    /// NMIs that wait: for IRET, or for the end of a shadow.
+    pub nmi_pending: u8,
     /// `hlt` ran and nothing has woken the CPU.
     pub halted: bool,
     /// Address of a page fault on its way to CR2.
@@ -271,7 +275,9 @@ impl Default for CpuState {
             msr: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: 1, ..Msrs::default() },
             cpl: 0,
             shadow: false,
+            shadow_debug: false,
             nmi_blocked: false,
+            nmi_pending: 0,
             halted: false,
             fault_address: 0,
             debug_hits: 0,
@@ -332,6 +338,21 @@ impl CpuState {
 
     pub(crate) fn iopl(&self) -> u8 {
         ((self.rflags & flags::IOPL) >> 12) as u8
+    }
+
+    /// Whether debug exceptions wait for the end of the next instruction.
+    pub(crate) fn debug_waits(&self) -> bool {
+        self.shadow && self.shadow_debug
+    }
+
+    /// Whether an NMI can be taken now.
+    pub(crate) fn nmi_due(&self) -> bool {
+        self.nmi_pending > 0 && !self.nmi_blocked && !self.shadow
+    }
+
+    /// Whether data at odd addresses fault: at level 3, if both the system and the program ask for it.
+    pub(crate) fn checks_alignment(&self) -> bool {
+        self.cpl == 3 && self.rflags & flags::AC != 0 && self.cr0 & CR0_AM != 0
     }
 
     /// Registers after a start-up IPI: real mode at `page` << 12. Source: SDM volume 3A, section 9.4.

@@ -125,17 +125,31 @@ const KNOWN: &[CpuidFeature] = &[
     CpuidFeature::VMX,
 ];
 
-/// Decodes the instruction at the start of `bytes`; nothing if they end before it does.
+/// Bytes of an instruction at most.
+const LONGEST: usize = 15;
+
+/// Decodes the instruction at the start of `bytes`; nothing if they end before it does. One that is too long has
+/// the code [`iced_x86::Code::DeclareByte`].
 pub(crate) fn instruction(bytes: &[u8], size: CodeSize) -> Option<Instruction> {
     let bits = match size {
         CodeSize::Bits16 => 16,
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
     };
-    let mut d = Decoder::with_ip(bits, bytes, 0, DecoderOptions::NONE);
-    let i = d.decode();
-    if i.is_invalid() && bytes.len() < 15 && d.last_error() == iced_x86::DecoderError::NoMoreBytes {
+    let decode = |bytes| {
+        let mut d = Decoder::with_ip(bits, bytes, 0, DecoderOptions::NONE);
+        let i = d.decode();
+        let unfinished = i.is_invalid() && d.last_error() == iced_x86::DecoderError::NoMoreBytes;
+        (i, unfinished)
+    };
+    let (mut i, unfinished) = decode(bytes);
+    if unfinished && bytes.len() < LONGEST {
         return None;
+    }
+    // Where there are enough bytes the decoder does not tell too many of them from wrong ones.
+    if i.is_invalid() && bytes.len() >= LONGEST && decode(&bytes[..LONGEST - 1]).1 {
+        i.set_code(iced_x86::Code::DeclareByte);
+        i.set_len(LONGEST);
     }
     Some(i)
 }
@@ -339,15 +353,21 @@ pub(crate) fn op(instr: &Instruction, size: CodeSize, natives: &mut Natives) -> 
         prefix: prefix(instr),
         native: fpu::Native::NONE,
     };
-    if known(instr) {
+    if instr.code() == iced_x86::Code::DeclareByte {
+        op.run = crate::interp::too_long;
+    } else if known(instr) {
         op.run = table::handler(instr, &mut op, size, natives);
     }
-    (op, flow(instr))
+    let ends = instr.code() == iced_x86::Code::DeclareByte;
+    (op, if ends { Flow::Ends } else { flow(instr) })
 }
 
 /// Whether the CPU model has an instruction.
 pub(crate) fn known(instr: &Instruction) -> bool {
-    !instr.is_invalid() && instr.cpuid_features().iter().all(|f| KNOWN.contains(f)) || demoted(instr)
+    !instr.is_invalid()
+        && instr.code() != iced_x86::Code::DeclareByte
+        && instr.cpuid_features().iter().all(|f| KNOWN.contains(f))
+        || demoted(instr)
 }
 
 /// Later instructions that older CPUs run as something else: tzcnt is bsf with a prefix, lzcnt bsr.

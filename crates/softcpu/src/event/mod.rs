@@ -3,6 +3,8 @@
 //! Nothing of the guest's changes before the last access of a delivery has gone well, so that a fault on the way is a
 //! fault of its own. Source: Intel SDM volume 3A, chapter 6.
 
+pub(crate) mod gate;
+
 use crate::exec::Exec;
 use crate::fault::{Done, Fault, gp, vector};
 use crate::flags;
@@ -62,9 +64,7 @@ impl Exec<'_> {
                 self.s.cr2 = self.s.fault_address;
             }
             if v == vector::DB {
-                self.s.dr[6] |= self.s.debug_hits;
-                self.s.debug_hits = 0;
-                self.s.dr[7] &= !(1 << 13);
+                self.note_debug();
             }
             let Err(next) = self.deliver(Event { vector: v, error, origin: Origin::Exception }) else { return Ok(()) };
             let Fault::Exception { vector: n, .. } = next else { return Err(next) };
@@ -75,6 +75,20 @@ impl Exec<'_> {
                 (contributory(v) && contributory(n)) || (v == vector::PF && (contributory(n) || n == vector::PF));
             now = if double { Fault::coded(vector::DF, 0) } else { next };
         }
+    }
+
+    /// Puts what was met into DR6: of the four breakpoints only those of now, while other bits stay.
+    /// Source: Intel SDM volume 3B, section 18.2.3.
+    fn note_debug(&mut self) {
+        self.s.dr[6] = (self.s.dr[6] & !0xf) | self.s.debug_hits;
+        self.s.debug_hits = 0;
+        self.s.dr[7] &= !(1 << 13);
+    }
+
+    /// After a load of ss: interrupts and debug exceptions wait for the end of the next instruction.
+    pub(crate) fn hold_back(&mut self) {
+        self.s.shadow = true;
+        self.s.shadow_debug = true;
     }
 
     /// Delivers an interrupt from outside.
@@ -96,7 +110,20 @@ impl Exec<'_> {
         self.deliver(Event { vector: v, error: None, origin: Origin::Software })
     }
 
+    /// `int1`: a debug exception that any level may ask for. Breakpoints that a load of ss held back come with it.
+    pub(crate) fn debug_interrupt(&mut self) -> Done {
+        self.note_debug();
+        self.deliver(Event { vector: vector::DB, error: None, origin: Origin::Exception })
+    }
+
     fn deliver(&mut self, e: Event) -> Done {
+        self.deliver_now(e)?;
+        self.delivered = true;
+        self.s.halted = false;
+        Ok(())
+    }
+
+    fn deliver_now(&mut self, e: Event) -> Done {
         if !self.s.protected() {
             return self.deliver_real(e);
         }

@@ -104,6 +104,9 @@ impl Exec<'_> {
             s.base = u64::from(selector) << 4;
             if v86 {
                 (s.limit, s.attr) = (0xffff, 0xf3);
+            } else if !s.usable() {
+                // A null selector of protected mode leaves nothing that keeps real mode from the segment.
+                (s.limit, s.attr) = (0xffff, 0x93);
             }
             return Ok(());
         }
@@ -177,7 +180,7 @@ pub(crate) fn mov_to_segment(x: &mut Exec<'_>, op: &Op) -> Done {
     let v = x.arg::<2>(op, op.b)? as u16;
     x.load_segment(i, v)?;
     if i == SS {
-        x.s.shadow = true;
+        x.hold_back();
     }
     x.leave = true;
     Ok(())

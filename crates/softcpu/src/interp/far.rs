@@ -3,6 +3,7 @@
 use super::descriptor::Descriptor;
 use super::stack::load_flags;
 use crate::decode::{IMM, Op};
+use crate::event::gate::Way;
 use crate::exec::Exec;
 use crate::fault::{Done, Fault, GP0, UD, gp, vector};
 use crate::flags;
@@ -19,6 +20,13 @@ fn flat(selector: u64, kind: u32, dpl: u32, extra: u32) -> Segment {
         attr: kind | ATTR_S | (dpl << 5) | ATTR_P | ATTR_G | extra,
         selector: selector as u16,
     }
+}
+
+/// Where a far jump or call leads.
+enum Target {
+    Code(Segment),
+    /// A descriptor that is no segment's.
+    Gate(Descriptor),
 }
 
 impl Exec<'_> {
@@ -41,32 +49,34 @@ impl Exec<'_> {
     }
 
     /// The code segment of a far jump or call that stays at its level.
-    fn same_level_code(&mut self, selector: u16) -> Result<Segment, Fault> {
+    fn same_level_code(&mut self, selector: u16) -> Result<Target, Fault> {
         if selector & !3 == 0 {
             return Err(GP0);
         }
         let mut d = self.descriptor(selector)?;
+        if d.system() {
+            return Ok(Target::Gate(d));
+        }
         let cpl = self.s.cpl;
         let rpl = (selector & 3) as u8;
         let level = if d.conforming() { d.dpl() <= cpl } else { d.dpl() == cpl && rpl <= cpl };
-        // Gates and tasks: 64-bit kernels have none, and nobody else is served here.
         if !d.code() || !level {
             return Err(gp(selector));
         }
         self.check_code(&d)?;
         self.touch(&mut d)?;
-        Ok(d.segment(cpl))
+        Ok(Target::Code(d.segment(cpl)))
     }
 
     fn real_code(&self, selector: u16) -> Segment {
         Segment { selector, base: u64::from(selector) << 4, ..self.s.seg[CS] }
     }
 
-    fn far_code(&mut self, selector: u16) -> Result<Segment, Fault> {
+    fn far_code(&mut self, selector: u16) -> Result<Target, Fault> {
         if self.s.protected() && !self.s.v8086() {
             self.same_level_code(selector)
         } else {
-            Ok(self.real_code(selector))
+            Ok(Target::Code(self.real_code(selector)))
         }
     }
 }
@@ -95,7 +105,10 @@ fn check_offset(x: &Exec<'_>, cs: &Segment, rip: u64) -> Done {
 
 pub(crate) fn jmp(x: &mut Exec<'_>, op: &Op) -> Done {
     let (rip, selector) = far_target(x, op)?;
-    let cs = x.far_code(selector)?;
+    let cs = match x.far_code(selector)? {
+        Target::Code(cs) => cs,
+        Target::Gate(d) => return x.through_gate(&d, Way::Jump),
+    };
     check_offset(x, &cs, rip)?;
     let cpl = x.s.cpl;
     x.enter_code(cs, cpl);
@@ -105,7 +118,10 @@ pub(crate) fn jmp(x: &mut Exec<'_>, op: &Op) -> Done {
 
 pub(crate) fn call(x: &mut Exec<'_>, op: &Op) -> Done {
     let (rip, selector) = far_target(x, op)?;
-    let cs = x.far_code(selector)?;
+    let cs = match x.far_code(selector)? {
+        Target::Code(cs) => cs,
+        Target::Gate(d) => return x.through_gate(&d, Way::Call),
+    };
     check_offset(x, &cs, rip)?;
     let n = op.size2;
     let low = x.s.gpr[RSP].wrapping_sub(2 * u64::from(n)) & x.s.stack_mask();
@@ -314,6 +330,8 @@ pub(crate) fn syscall(x: &mut Exec<'_>, _: &Op) -> Done {
     x.s.rflags = (x.s.rflags & !x.s.msr.sfmask & !flags::RF) | flags::ONE;
     x.s.seg[SS] = flat((star & 0xfffc) + 8, 3, 0, ATTR_DB);
     x.s.rip = target;
+    // A single step counts at the end: not if the mask has taken it away.
+    x.delivered = x.s.rflags & flags::TF == 0;
     x.enter_code(flat(star & 0xfffc, 0xb, 0, ATTR_L), 0);
     Ok(())
 }
@@ -392,7 +410,7 @@ pub(crate) fn int3(x: &mut Exec<'_>, _: &Op) -> Done {
 }
 
 pub(crate) fn int1(x: &mut Exec<'_>, _: &Op) -> Done {
-    x.software_interrupt(vector::DB)
+    x.debug_interrupt()
 }
 
 pub(crate) fn into(x: &mut Exec<'_>, _: &Op) -> Done {

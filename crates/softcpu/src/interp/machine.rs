@@ -68,6 +68,7 @@ pub(crate) fn sti(x: &mut Exec<'_>, _: &Op) -> Done {
     if x.s.rflags & flags::IF == 0 {
         x.s.rflags |= flags::IF;
         x.s.shadow = true;
+        x.s.shadow_debug = false;
     }
     x.leave = true;
     Ok(())
@@ -125,8 +126,12 @@ pub(crate) fn flush_caches(x: &mut Exec<'_>, _: &Op) -> Done {
     x.kernel_only()
 }
 
-/// pause: a good moment to look for interrupts.
+/// pause: a good moment to look for interrupts, and, where several processors share the host's, to let the one run that is
+/// waited for.
 pub(crate) fn pause(x: &mut Exec<'_>, _: &Op) -> Done {
+    if x.shared.cpus > 1 {
+        std::thread::yield_now();
+    }
     x.leave = true;
     Ok(())
 }

@@ -20,11 +20,16 @@ pub(crate) mod string;
 
 use crate::decode::Op;
 use crate::exec::Exec;
-use crate::fault::{Done, UD};
+use crate::fault::{Done, GP0, UD};
 
 /// An unknown instruction.
 pub(crate) fn invalid(_: &mut Exec<'_>, _: &Op) -> Done {
     Err(UD)
+}
+
+/// An instruction of more than 15 bytes.
+pub(crate) fn too_long(_: &mut Exec<'_>, _: &Op) -> Done {
+    Err(GP0)
 }
 
 /// An instruction that changes nothing here.

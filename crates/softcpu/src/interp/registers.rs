@@ -175,7 +175,7 @@ pub(crate) fn mov_to_debug(x: &mut Exec<'_>, op: &Op) -> Done {
     match n {
         6 | 7 if v >> 32 != 0 => return Err(GP0),
         6 => x.s.dr[6] = (v & 0xe00f) | 0xffff_0ff0,
-        7 => x.s.dr[7] = (v & 0xffff_2bff) | 0x400,
+        7 => x.s.dr[7] = (v & 0xffff_23ff) | 0x400,
         _ => {
             if x.s.long_mode() && !canonical(v) {
                 return Err(GP0);

@@ -68,6 +68,9 @@ pub(crate) fn pop(x: &mut Exec<'_>, op: &Op) -> Done {
     if op.a >= SEG && op.a < SEG + 6 {
         x.load_segment(usize::from(op.a - SEG), v as u16)?;
         x.drop_stack(u64::from(op.size));
+        if op.a == SEG + SS as u8 {
+            x.hold_back();
+        }
         return Ok(());
     }
     let old = x.s.gpr[RSP];

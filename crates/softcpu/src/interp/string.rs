@@ -56,7 +56,9 @@ fn repeat<'a>(
             // A 32-bit count that is already zero still clears the upper half.
             return Ok(());
         }
-        let n = chunk(x, op, left);
+        // A single step is one element.
+        let single = x.s.rflags & flags::TF != 0;
+        let n = if single { 0 } else { chunk(x, op, left) };
         if n > 0 {
             advance(x, op, RCX, n.wrapping_neg());
             if n == left {
@@ -80,7 +82,7 @@ fn repeat<'a>(
             return Ok(());
         }
         budget -= 1;
-        if x.leave || (budget == 0 && x.board.attention()) {
+        if x.leave || single || (budget == 0 && x.board.attention()) {
             return Err(Fault::Again);
         }
         if budget == 0 {
@@ -95,7 +97,7 @@ fn none(_: &mut Exec<'_>, _: &Op, _: u64) -> u64 {
 
 /// Whether a chunk may be done at once: upwards, in plain 64-bit or 32-bit addressing that doesn't wrap on the way.
 fn plain<const B: usize>(x: &Exec<'_>, op: &Op) -> bool {
-    x.s.code64() && op.addr == 8 && x.s.rflags & DF == 0 && B <= 8
+    x.s.code64() && op.addr == 8 && x.s.rflags & DF == 0 && !x.s.checks_alignment()
 }
 
 pub(crate) fn movs<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {

@@ -239,6 +239,11 @@ impl Irqchip {
         self.with(vcpu, Lapic::lint1);
     }
 
+    /// Whether an NMI waits for the processor.
+    pub fn waiting_nmi(&self, vcpu: u32) -> bool {
+        lock(&self.slot(vcpu).lapic).signals().nmi > 0
+    }
+
     /// The local APIC part of the INIT IPI.
     pub fn init(&self, vcpu: u32) {
         let scale = self.clock.scale();
@@ -400,6 +405,11 @@ impl Irqchip {
             }
             _ => None,
         }
+    }
+
+    /// Whether the local APIC is on.
+    pub fn enabled(&self, vcpu: u32) -> bool {
+        lock(&self.slot(vcpu).lapic).is_on()
     }
 
     /// The task priority, CR8.

@@ -73,7 +73,7 @@ fn ipis_find_their_processors() {
     chip.mmio_write(0, 0xfee0_0300, &0x4500u32.to_le_bytes());
     chip.mmio_write(0, 0xfee0_0300, &0x4699u32.to_le_bytes());
     assert!(chip.has_signals(3));
-    assert_eq!(chip.take_signals(3), Signals { nmi: false, init: true, startup: Some(0x99) });
+    assert_eq!(chip.take_signals(3), Signals { nmi: 0, init: true, startup: Some(0x99) });
     assert_eq!(*woken.0.lock().unwrap(), [3, 3]);
 }
 

@@ -47,10 +47,20 @@ impl Exec<'_> {
         }
     }
 
+    /// Faults if `B` bytes at an odd address are not allowed.
+    #[inline(always)]
+    fn check_alignment<const B: usize>(&self, lin: u64) -> Result<(), Fault> {
+        if lin & (B as u64 - 1) != 0 && self.s.checks_alignment() {
+            return Err(Fault::coded(crate::fault::vector::AC, 0));
+        }
+        Ok(())
+    }
+
     /// Reads `B` bytes of data.
     #[inline(always)]
     pub(crate) fn read<const B: usize>(&mut self, seg: usize, off: u64) -> Result<u64, Fault> {
         let lin = self.linear(seg, off, B as u64, Access::Read)?;
+        self.check_alignment::<B>(lin)?;
         match self.tlb.load::<B>(self.view, lin) {
             Some(v) => Ok(v),
             None => self.read_slow::<B>(self.view, lin, seg),
@@ -61,6 +71,7 @@ impl Exec<'_> {
     #[inline(always)]
     pub(crate) fn write<const B: usize>(&mut self, seg: usize, off: u64, v: u64) -> Result<(), Fault> {
         let lin = self.linear(seg, off, B as u64, Access::Write)?;
+        self.check_alignment::<B>(lin)?;
         if self.tlb.store::<B>(self.view, lin, v) {
             return Ok(());
         }
@@ -79,6 +90,7 @@ impl Exec<'_> {
         mut f: impl FnMut(u64) -> u64,
     ) -> Result<u64, Fault> {
         let lin = self.linear(seg, off, B as u64, Access::Write)?;
+        self.check_alignment::<B>(lin)?;
         if let Some(old) = self.tlb.load_for_write::<B>(self.view, lin) {
             if lock == Lock::No {
                 let new = f(old);

@@ -12,6 +12,9 @@ use crate::exec::{Board, First};
 /// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: u32 = 0x10a;
 
+/// CPUID leaf 1, EDX: there is a local APIC and it is on.
+const APIC: u32 = 1 << 9;
+
 pub(super) struct VcpuBoard<'a> {
     pub(super) machine: &'a Machine,
     pub(super) bus: &'a dyn hv::Bus,
@@ -29,7 +32,13 @@ impl VcpuBoard<'_> {
 
     /// After anything that may have set a timer.
     fn timer_changed(&self) {
-        self.machine.timer.arm(self.machine.irqchip.due(self.index));
+        let due = self.machine.irqchip.due(self.index);
+        if due <= self.machine.clock.tsc() {
+            // It comes with the next instruction, not when the timer's thread gets round to it.
+            self.slot().wake();
+        } else {
+            self.machine.timer.arm(due);
+        }
     }
 
     /// Rings a doorbell; false if none is there.
@@ -90,7 +99,11 @@ impl Board for VcpuBoard<'_> {
     }
 
     fn cpuid(&self, leaf: u32, sub: u32) -> [u32; 4] {
-        self.machine.model.cpuid(self.index, leaf, sub)
+        let mut registers = self.machine.model.cpuid(self.index, leaf, sub);
+        if leaf == 1 && !self.machine.irqchip.enabled(self.index) {
+            registers[3] &= !APIC;
+        }
+        registers
     }
 
     fn rdmsr(&self, index: u32) -> Option<u64> {

@@ -10,6 +10,9 @@ use crate::interp::msr;
 use crate::irqchip::{MSR_APIC_BASE, MSR_TSC_DEADLINE};
 use crate::state::{CpuState, Segment, Table};
 
+/// Bits of [`Events::shadow`]: a load of ss, `sti`.
+const SHADOW_SS: u8 = 1;
+const SHADOW_STI: u8 = 2;
 const TSC: u32 = 0x10;
 const TSC_ADJUST: u32 = 0x3b;
 /// Where the XSAVE header says which parts hold anything.
@@ -104,6 +107,8 @@ pub(super) fn save(machine: &Machine, index: u32, state: &CpuState, mode: MpStat
     xsave[XSTATE_BV] = 3;
     let seg = |i: usize| segment(&state.seg[i]);
     let chip = &machine.irqchip;
+    let shadow = if state.debug_waits() { SHADOW_SS } else { u8::from(state.shadow) * SHADOW_STI };
+    let nmi_pending = state.nmi_pending > 0 || chip.waiting_nmi(index);
     let apic_base = chip.read_msr(index, MSR_APIC_BASE).and_then(Result::ok).unwrap_or(0);
     VcpuState {
         regs: registers(state),
@@ -130,7 +135,7 @@ pub(super) fn save(machine: &Machine, index: u32, state: &CpuState, mode: MpStat
         xcr0: state.xcr0,
         msrs: MSRS.iter().map(|&n| Msr { index: n, value: read_msr(machine, index, &mut s, n) }).collect(),
         lapic: chip.save_lapic(index),
-        events: Events { shadow: u8::from(state.shadow), nmi_masked: state.nmi_blocked, ..Events::default() },
+        events: Events { shadow, nmi_masked: state.nmi_blocked, nmi_pending, ..Events::default() },
         debug: DebugRegs {
             dr: [state.dr[0], state.dr[1], state.dr[2], state.dr[3]],
             dr6: state.dr[6],
@@ -178,6 +183,7 @@ pub(super) fn load(machine: &Machine, index: u32, s: &mut CpuState, from: &VcpuS
     let d = &from.debug;
     s.dr = [d.dr[0], d.dr[1], d.dr[2], d.dr[3], 0, 0, d.dr6, d.dr7];
     s.shadow = from.events.shadow != 0;
+    s.shadow_debug = from.events.shadow & SHADOW_SS != 0;
     s.nmi_blocked = from.events.nmi_masked;
     let deadline = from.msrs.iter().find(|m| m.index == MSR_TSC_DEADLINE).map_or(0, |m| m.value);
     machine
@@ -189,7 +195,7 @@ pub(super) fn load(machine: &Machine, index: u32, s: &mut CpuState, from: &VcpuS
     }
     machine.irqchip.set_cr8(index, sr.cr8 as u8);
     if from.events.nmi_pending {
-        machine.irqchip.nmi(index);
+        s.nmi_pending = 1;
     }
     machine.timer.arm(machine.irqchip.due(index));
     s.halted = from.mp_state == MpState::Halted;

@@ -76,15 +76,17 @@ impl SoftVcpu {
                 self.cpu.state_mut().start_up(page);
                 self.mode = MpState::Runnable;
             }
-            if signals.nmi && self.mode != MpState::Uninitialized {
-                if self.cpu.state().nmi_blocked {
-                    // It stays with the controller until IRET: asked for again at the next look.
-                    irqchip.nmi(self.index);
-                } else {
-                    self.wake_up();
-                    self.cpu.with(&machine.shared, &board, |x| x.interrupt(vector::NMI)).ok()?;
-                }
+            if self.mode != MpState::Uninitialized {
+                let s = self.cpu.state_mut();
+                // While one is being handled a single other waits.
+                let most = if s.nmi_blocked { 1 } else { 2 };
+                s.nmi_pending = (s.nmi_pending + signals.nmi).min(most);
             }
+        }
+        if self.cpu.state().nmi_due() {
+            self.wake_up();
+            self.cpu.state_mut().nmi_pending -= 1;
+            self.cpu.with(&machine.shared, &board, |x| x.interrupt(vector::NMI)).ok()?;
         }
         let runs = matches!(self.mode, MpState::Runnable | MpState::Halted);
         let open = self.cpu.state().rflags & flags::IF != 0 && !self.cpu.state().shadow;

@@ -82,8 +82,8 @@ pub(super) enum Effect {
 /// What waits for the processor beside vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Signals {
-    /// A non-maskable interrupt.
-    pub nmi: bool,
+    /// Non-maskable interrupts: one more may wait while one is on its way.
+    pub nmi: u8,
     /// The INIT IPI.
     pub init: bool,
     /// The start-up IPI with its vector; it comes after INIT if there are both.
@@ -93,7 +93,7 @@ pub struct Signals {
 impl Signals {
     /// Whether there is one.
     pub fn any(self) -> bool {
-        self.nmi || self.init || self.startup.is_some()
+        self.nmi > 0 || self.init || self.startup.is_some()
     }
 }
 
@@ -167,7 +167,8 @@ impl Lapic {
         self.refresh_ldr();
     }
 
-    fn on(&self) -> bool {
+    /// Whether it is on.
+    pub(super) fn is_on(&self) -> bool {
         self.base & BASE_ON != 0
     }
 
@@ -177,7 +178,7 @@ impl Lapic {
 
     /// Address of the register page, while there is one.
     pub(super) fn page(&self) -> Option<u64> {
-        (self.on() && !self.x2()).then_some(self.base & !0xfff)
+        (self.is_on() && !self.x2()).then_some(self.base & !0xfff)
     }
 
     /// IA32_APIC_BASE.
@@ -234,13 +235,13 @@ impl Lapic {
     /// The vector that the processor would get now.
     pub(super) fn deliverable(&self) -> Option<u8> {
         let vector = highest(&self.irr)?;
-        (self.on() && self.svr & SVR_ON != 0 && vector & 0xf0 > self.ppr() & 0xf0).then_some(vector)
+        (self.is_on() && self.svr & SVR_ON != 0 && vector & 0xf0 > self.ppr() & 0xf0).then_some(vector)
     }
 
     /// Whether it passes on what the PIC has: off, or LINT0 is unmasked and set to.
     pub(super) fn accepts_extint(&self) -> bool {
         let lint0 = self.lvt[(reg::LVT_LINT0 - reg::LVT_TIMER) as usize];
-        !self.on() || lint0 & MASKED == 0 && lint0 >> 8 & 7 == 7
+        !self.is_on() || lint0 & MASKED == 0 && lint0 >> 8 & 7 == 7
     }
 
     /// The processor takes the vector: it is in service from now on.
@@ -275,12 +276,12 @@ impl Lapic {
 
     /// Whether it takes fixed interrupts.
     pub(super) fn enabled(&self) -> bool {
-        self.on() && self.svr & SVR_ON != 0
+        self.is_on() && self.svr & SVR_ON != 0
     }
 
     /// Whether a message from `sender` is for this one.
     pub(super) fn matches(&self, destination: Destination, sender: Option<u32>) -> bool {
-        if !self.on() {
+        if !self.is_on() {
             return false;
         }
         match destination {
@@ -318,7 +319,7 @@ impl Lapic {
                     Trigger::Edge => clear(&mut self.tmr, vector),
                 }
             }
-            Delivery::Nmi => self.signals.nmi = true,
+            Delivery::Nmi => self.signals.nmi = (self.signals.nmi + 1).min(2),
             Delivery::Init => self.signals = Signals { init: true, ..Signals::default() },
             Delivery::Startup => self.signals.startup = Some(vector),
             Delivery::Smi | Delivery::ExtInt => {}
