@@ -1,15 +1,16 @@
 //! One processor: its state, its caches, and the loop that runs blocks.
 
+use crate::decode::Op;
 use crate::decode::cache::{BlockCache, Length, NextPage, Source};
 use crate::exec::{Board, Exec, First, Shared};
 use crate::fault::{Done, Fault, GP0, vector};
 use crate::flags;
 use crate::host::core::{Core, CoreBox};
-use crate::host::jit::{Exit, Found, Jit, Key, enter};
+use crate::host::jit::{Behind, Exit, Found, Jit, Key, Link, Site, enter};
 use crate::host::native::Natives;
 use crate::host::ram::PAGE;
 use crate::mmu::fetch::FetchTlb;
-use crate::state::{CR0_EM, CR0_TS, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState};
+use crate::state::{CR0_EM, CR0_TS, CR4_FSGSBASE, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState};
 use crate::translate::{Fpu, Locks, Place};
 
 /// Why the loop was left.
@@ -43,8 +44,6 @@ pub(crate) struct Cpu {
     blocks: BlockCache,
     jit: Jit,
     tier: Tier,
-    /// The state of the map of code when jumps were last remembered.
-    epoch: u64,
 }
 
 impl Cpu {
@@ -60,7 +59,6 @@ impl Cpu {
             blocks: BlockCache::new(),
             jit: Jit::new()?,
             tier,
-            epoch: 0,
         })
     }
 
@@ -83,6 +81,7 @@ impl Cpu {
         self.core.tlb.flush();
         self.fetch.flush();
         self.jit.forget_jumps();
+        self.jit.stale = true;
     }
 
     /// Every page becomes read-only in the TLB: the next write to each is seen.
@@ -122,15 +121,14 @@ impl Cpu {
 
     /// Runs until something else has to be done, or about `limit` instructions.
     pub(crate) fn run(&mut self, shared: &Shared, board: &dyn Board, limit: u64) -> Left {
-        let (tier, mut epoch) = (self.tier, self.epoch);
-        let left = Self::run_loop(&mut self.split(shared, board), tier, &mut epoch, limit);
-        self.epoch = epoch;
-        left
+        let tier = self.tier;
+        Self::run_loop(&mut self.split(shared, board), tier, limit)
     }
 
-    fn run_loop(x: &mut Exec<'_>, tier: Tier, epoch: &mut u64, limit: u64) -> Left {
+    fn run_loop(x: &mut Exec<'_>, tier: Tier, limit: u64) -> Left {
         let mut link = None;
         let end = x.s.instructions.saturating_add(limit);
+        x.jit.end = end;
         loop {
             if x.s.halted {
                 return Left::Halted;
@@ -143,7 +141,7 @@ impl Cpu {
                 return Left::Enough;
             }
             let done = if tier == Tier::Translate && translatable(x) {
-                translated(x, epoch, &mut link)
+                translated(x, &mut link)
             } else {
                 link = None;
                 step(x)
@@ -191,21 +189,63 @@ pub(crate) enum Stepped {
     Triple,
 }
 
-/// One instruction for translated code. Its block has counted it and the `behind` ones after it.
-pub(crate) fn step_in_block(x: &mut Exec<'_>, behind: u64) -> Stepped {
-    let (counted, rip) = (x.s.instructions, x.s.rip);
+/// One instruction for translated code, by its number. Its block has counted it and those behind it.
+pub(crate) fn step_in_block(x: &mut Exec<'_>, number: usize) -> Stepped {
+    let (site, op) = x.jit.site(number);
+    let counted = x.s.instructions;
     x.view = x.s.view();
-    let done = run_block(x, Length::One);
-    let completed = x.s.instructions - counted;
-    if done.is_ok() && completed == 1 && !x.leave && x.s.rip != rip {
-        x.s.instructions = counted;
-        return Stepped::GoOn;
-    }
-    x.s.instructions = counted - behind - (1 - completed);
+    x.leave = false;
+    x.s.rip = site.rip;
+    let (done, completed) = match op.map_or_else(|| decode_site(x, number, &site), Ok) {
+        Ok(op) => {
+            x.s.rip = site.rip.wrapping_add(u64::from(op.len));
+            match (op.run)(x, &op) {
+                Ok(()) if !x.leave && site.then == Behind::Block => return Stepped::GoOn,
+                Ok(()) => (Ok(()), 1),
+                Err(f) => {
+                    x.s.rip = site.rip;
+                    (if f == Fault::Again { Ok(()) } else { Err(f) }, 0)
+                }
+            }
+        }
+        // The code has changed meanwhile.
+        Err(Fault::Again) => (Ok(()), 0),
+        Err(f) => (Err(f), 0),
+    };
+    x.s.instructions = counted - u64::from(site.behind) - (1 - completed);
     match done {
         Err(f) if x.raise(f).is_err() => Stepped::Triple,
         _ => Stepped::Leave,
     }
+}
+
+/// Decodes an instruction of a block, all of which is in one page.
+fn decode_site(x: &mut Exec<'_>, number: usize, site: &Site) -> Result<Op, Fault> {
+    let gpa = x.fetch_address(site.rip)?;
+    let mut bytes = [0xff; 15];
+    let len = bytes.len().min((PAGE - (gpa & (PAGE - 1))) as usize);
+    x.shared.ram.read(gpa, &mut bytes[..len]);
+    let Some(instr) = crate::decode::instruction(&bytes[..len], CodeSize::Bits64) else { return Err(Fault::Again) };
+    if x.natives.nearly_full() {
+        // Ops hold stubs: both are dropped before translated code is entered again.
+        x.jit.stale = true;
+        x.leave = true;
+    }
+    let (op, _) = crate::decode::op(&instr, CodeSize::Bits64, x.natives);
+    x.jit.decoded_site(number, op);
+    Ok(op)
+}
+
+/// The translated code at the instruction pointer, if it is known and nothing else has to be done before.
+pub(crate) fn next_code(x: &mut Exec<'_>) -> Option<u64> {
+    let interrupt = x.s.rflags & flags::IF != 0 && x.board.vector_waits();
+    let other = interrupt || x.s.halted || x.board.attention() || x.s.instructions >= x.jit.end;
+    let outdated = x.jit.stale || x.jit.epoch != x.shared.code.epoch() || x.jit.terms != Terms::of(x.s);
+    if other || outdated || !translatable(x) {
+        return None;
+    }
+    x.view = x.s.view();
+    x.jit.jump(x.view, x.s.rip)
 }
 
 /// Whether translated code can run now.
@@ -217,23 +257,61 @@ fn translatable(x: &Exec<'_>) -> bool {
         && x.s.rflags & (flags::TF | flags::RF) == 0
         && x.s.dr[7] & 0xff == 0
         && masked
+    let level = x.s.cpl == 0 || x.s.cpl == 3;
+    level && x.s.code64() && !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 && masked
+}
+
+/// What translations take for granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Is part of their keys.
+    fpu: Fpu,
+    /// Stands in the code itself.
+    pub(crate) built_in: BuiltIn,
+}
+
+/// Registers whose values stand in translated code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BuiltIn {
+    /// Selectors of system calls.
+    pub(crate) star: u64,
+    /// Where system calls go.
+    pub(crate) lstar: u64,
+    /// Flags that they clear.
+    pub(crate) sfmask: u64,
+    /// System calls are allowed.
+    pub(crate) efer: u64,
+    /// CR4.SMAP and FSGSBASE.
+    pub(crate) cr4: u64,
+}
+
+impl Terms {
+    pub(crate) fn of(s: &CpuState) -> Self {
+        let fpu = if s.cr0 & (CR0_EM | CR0_TS) == 0 && s.cr4 & CR4_OSFXSR != 0 { Fpu::Ready } else { Fpu::Trapped };
+        let m = &s.msr;
+        let cr4 = s.cr4 & (CR4_SMAP | CR4_FSGSBASE);
+        Self { fpu, built_in: BuiltIn { star: m.star, lstar: m.lstar, sfmask: m.sfmask, efer: s.efer, cr4 } }
+    }
 }
 
 /// Runs translated code, or the interpreter until a block has shown that it is worth translating.
-fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done {
+fn translated(x: &mut Exec<'_>, link: &mut Option<Link>) -> Done {
     // A fault on the way must not leave a link to whatever runs next.
     let mut pending = link.take();
-    let now = x.shared.code.epoch();
-    if now != *epoch {
-        *epoch = now;
+    let (now, terms) = (x.shared.code.epoch(), Terms::of(x.s));
+    if x.jit.stale || terms.built_in != x.jit.terms.built_in {
+        forget_translations(x);
+        pending = None;
+    } else if now != x.jit.epoch || terms != x.jit.terms {
         x.jit.forget_jumps();
         pending = None;
     }
+    (x.jit.epoch, x.jit.terms) = (now, terms);
     // Translated code changes EFLAGS.AC by itself.
     x.view = x.s.view();
     let lin = x.s.rip;
     let (gpa, global) = x.fetch_page(lin)?;
-    let fpu = if x.s.cr0 & (CR0_EM | CR0_TS) == 0 && x.s.cr4 & CR4_OSFXSR != 0 { Fpu::Ready } else { Fpu::Trapped };
+    let fpu = terms.fpu;
     let mode = x.view as u8 | if fpu == Fpu::Ready { 4 } else { 0 };
     let key = Key { gpa, lin, mode };
     let generation = x.shared.code.generation(gpa);
@@ -250,7 +328,7 @@ fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done
         return run_block(x, Length::All).map(|_| ());
     };
     if let Some(at) = pending {
-        x.jit.link(at, entry);
+        x.jit.link(at, entry, global);
     }
     x.jit.remember_jump(&key, entry, global);
     x.leave = false;
@@ -263,6 +341,15 @@ fn translated(x: &mut Exec<'_>, epoch: &mut u64, link: &mut Option<u32>) -> Done
         }
         Exit::Triple => Err(Fault::Triple),
     }
+}
+
+/// Forgets every translation, and decoded instructions where they have taken up their room.
+fn forget_translations(x: &mut Exec<'_>) {
+    if x.natives.nearly_full() {
+        x.blocks.clear();
+        x.natives.clear();
+    }
+    x.jit.clear();
 }
 
 /// How often the interpreter runs a block before it is translated.
@@ -282,14 +369,14 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
         lin: key.lin,
         bytes: &page[..len],
         view: x.view,
-        smap: x.s.cr4 & CR4_SMAP != 0,
+        built_in: Terms::of(x.s).built_in,
         locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
         fpu,
         at: x.jit.next_address(),
         offset: x.jit.offset_of_next(),
         thunks: x.jit.thunks(),
     };
-    match crate::translate::block(place) {
+    match crate::translate::block(place, x.jit) {
         Some((code, guests, bytes)) => {
             x.jit.translated += guests as u64;
             let first = x.shared.code.mark(key.gpa, bytes as u64);
@@ -373,6 +460,11 @@ fn run_block(x: &mut Exec<'_>, length: Length) -> Result<u32, Fault> {
     } else {
         Err(Fault::Triple)
     };
+    if x.natives.nearly_full() {
+        x.blocks.clear();
+        x.natives.clear();
+        x.jit.stale = true;
+    }
     let shared = x.shared;
     let mut source =
         Source { ram: &shared.ram, code: &shared.code, natives: x.natives, board: x.board, became_code: Vec::new() };

@@ -53,6 +53,11 @@ impl BlockCache {
         Self { slots }
     }
 
+    /// Forgets all blocks.
+    pub(crate) fn clear(&mut self) {
+        self.slots.iter_mut().for_each(|b| b.key = EMPTY);
+    }
+
     /// The block at `gpa`, decoded if it is not there or its page has changed since.
     ///
     /// # Errors
@@ -73,10 +78,6 @@ impl BlockCache {
             fresh = next_page? == page && source.code.generation(page) == generation;
         }
         if !fresh {
-            if source.natives.nearly_full() {
-                self.slots.iter_mut().for_each(|b| b.key = EMPTY);
-                source.natives.clear();
-            }
             self.slots[slot] = source.decode(gpa, (size, length), k, next_page)?;
         }
         Ok(&mut self.slots[slot])

@@ -117,11 +117,14 @@ impl CodeBuf {
         self.run.base as u64 + self.used as u64
     }
 
-    /// Writes four bytes over code at offset `at`, as one store: how jumps are linked.
-    pub(super) fn patch(&mut self, at: usize, v: i32) {
+    /// Writes four bytes over code at offset `at`, as one store: how jumps are linked. Returns what stood there.
+    pub(super) fn patch(&mut self, at: usize, v: i32) -> i32 {
         assert!(at + 4 <= self.used, "a patch lies outside the code");
         let p = self.write.base.wrapping_add(at);
+        // SAFETY: the range is inside the mapping.
+        let old = unsafe { super::access::load::<4>(p) } as u32 as i32;
         // SAFETY: the range is inside the mapping; the store is one instruction, so the reader sees old or new.
         unsafe { super::access::store::<4>(p, u64::from(v as u32)) };
+        old
     }
 }

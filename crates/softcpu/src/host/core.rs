@@ -29,10 +29,14 @@ pub(crate) struct Own {
     pub(super) rax: u64,
     /// A value on its way.
     pub(super) spare: u64,
-    /// Instructions of the block behind the one that steps.
-    pub(super) adjust: u64,
+    /// The number of the instruction that the interpreter does.
+    pub(super) site: u64,
     /// Offset of the jump that could be linked, or nothing ([`u64::MAX`]).
     pub(super) link: u64,
+    /// If it leads to another page: offset of the code that uses the table of jumps instead.
+    pub(super) far: u64,
+    /// Not zero: an interrupt waits until the CPU takes interrupts.
+    pub(super) pending: u64,
     /// The byte that asks for attention.
     pub(super) attention: u64,
     /// The tables of indirect jumps, one a view.
@@ -77,8 +81,10 @@ impl CoreBox {
                     resume: 0,
                     rax: 0,
                     spare: 0,
-                    adjust: 0,
+                    site: 0,
                     link: u64::MAX,
+                    far: u64::MAX,
+                    pending: 0,
                     attention: 0,
                     jumps: [0; 3],
                     host_mxcsr: 0x1f80,

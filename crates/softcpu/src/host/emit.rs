@@ -158,6 +158,12 @@ impl Code {
         self.u32(v as u32);
     }
 
+    /// As [`Self::store_imm`], with a value that is not known yet; returns where it stands.
+    pub(crate) fn store_imm_later(&mut self, base: Reg, disp: i32) -> usize {
+        self.store_imm(base, disp, 0);
+        self.len() - 4
+    }
+
     /// `lea dst, [base+disp]`, 64 bits.
     pub(crate) fn lea(&mut self, dst: Reg, base: Reg, disp: i32) {
         self.rex(1, dst, 0, base);

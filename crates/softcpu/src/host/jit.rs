@@ -7,18 +7,19 @@
 use std::collections::HashMap;
 use std::mem::offset_of;
 
-use super::code::{CodeBuf, Entry, Mapping};
+use super::code::{CodeBuf, Entry};
 use super::core::{Core, Own};
 use super::emit::{Code, R9, R10, R11, RSP_HOST};
+use super::jumps::Jumps;
 use super::tlb::{Global, Tlb};
+use crate::cpu::Terms;
+use crate::decode::Op;
 use crate::exec::Exec;
 use crate::flags::ARITH;
 use crate::state::CpuState;
 
 /// Bytes for translated code.
 const CODE_LEN: usize = 48 << 20;
-/// Entries of a table of indirect jumps: one for each value of the low 16 bits of an address.
-const JUMPS: usize = 1 << 16;
 /// No jump to link.
 const NO_LINK: u64 = u64::MAX;
 
@@ -27,12 +28,15 @@ pub(crate) const RIP: i32 = STATE + offset_of!(CpuState, rip) as i32;
 pub(crate) const RFLAGS: i32 = STATE + offset_of!(CpuState, rflags) as i32;
 pub(crate) const COUNT: i32 = STATE + offset_of!(CpuState, instructions) as i32;
 pub(crate) const TLB: i32 = offset_of!(Core, tlb) as i32 + Tlb::VIEWS;
+pub(crate) const CPL: i32 = STATE + offset_of!(CpuState, cpl) as i32;
 const FX: i32 = STATE + offset_of!(CpuState, fx) as i32;
 const OWN: i32 = offset_of!(Core, own) as i32;
 pub(crate) const SAVED_RAX: i32 = OWN + offset_of!(Own, rax) as i32;
 pub(crate) const SPARE: i32 = OWN + offset_of!(Own, spare) as i32;
-pub(crate) const ADJUST: i32 = OWN + offset_of!(Own, adjust) as i32;
+const SITE: i32 = OWN + offset_of!(Own, site) as i32;
 pub(crate) const LINK: i32 = OWN + offset_of!(Own, link) as i32;
+pub(crate) const FAR: i32 = OWN + offset_of!(Own, far) as i32;
+pub(crate) const PENDING: i32 = OWN + offset_of!(Own, pending) as i32;
 pub(crate) const ATTENTION: i32 = OWN + offset_of!(Own, attention) as i32;
 const JUMP_TABLES: i32 = OWN + offset_of!(Own, jumps) as i32;
 const SWAPPED_GS: i32 = STATE + (offset_of!(CpuState, msr) + offset_of!(crate::state::Msrs, kernel_gs_base)) as i32;
@@ -59,6 +63,16 @@ pub(crate) const fn swapped_gs() -> i32 {
 /// The base address of a segment in the core.
 pub(crate) fn segment_base(seg: usize) -> i32 {
     STATE + (offset_of!(CpuState, seg) + seg * size_of::<crate::state::Segment>()) as i32
+}
+
+/// Limit and rights of a segment in the core.
+pub(crate) fn segment_rights(seg: usize) -> i32 {
+    segment_base(seg) + offset_of!(crate::state::Segment, limit) as i32
+}
+
+/// The selector of a segment in the core.
+pub(crate) fn segment_selector(seg: usize) -> i32 {
+    segment_base(seg) + offset_of!(crate::state::Segment, selector) as i32
 }
 
 /// Guest registers that stand in the host's of the same number.
@@ -91,11 +105,52 @@ pub(crate) enum Found {
     Unknown,
 }
 
+/// A jump that can be pointed to the block where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Offset of its distance in the code.
+    at: u32,
+    /// Of a jump to another page: offset of the code that looks in the table of jumps.
+    far: Option<u32>,
+}
+
+/// A linked jump to another page.
+struct FarLink {
+    at: u32,
+    /// The distance that it had before.
+    unlinked: i32,
+}
+
+/// An instruction of translated code that the interpreter may have to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    /// Its address.
+    pub(crate) rip: u64,
+    /// Instructions of its block behind it.
+    pub(crate) behind: u32,
+    /// Who goes on.
+    pub(crate) then: Behind,
+    /// Its number among the decoded ones, once it has been needed.
+    op: u32,
+}
+
+/// What goes on behind an instruction that the interpreter has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// The translated block, if nothing has changed.
+    Block,
+    /// Whatever stands at the instruction pointer then.
+    Dispatcher,
+}
+
+/// No op yet.
+const NO_OP: u32 = u32::MAX;
+
 /// How translated code was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// The state is whole; go on at its instruction pointer. A jump may be linked to what is found there.
-    Next(Option<u32>),
+    Next(Option<Link>),
     /// Three faults in a row.
     Triple,
 }
@@ -110,47 +165,6 @@ pub(crate) struct Thunks {
     pub(crate) exit: u64,
 }
 
-/// One entry of a table of indirect jumps. `repr(C)`: translated code reads it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Jump {
-    lin: u64,
-    code: u64,
-}
-
-/// A table of indirect jumps for one mode.
-struct Jumps {
-    table: Mapping,
-    used: Vec<u16>,
-    /// Some of it lies in pages of one address space.
-    local: bool,
-}
-
-impl Jumps {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { table: Mapping::anonymous(JUMPS * size_of::<Jump>())?, used: Vec::new(), local: false })
-    }
-
-    fn put(&mut self, slot: u16, j: Jump) {
-        let at = self.table.base().cast::<Jump>().wrapping_add(usize::from(slot));
-        // SAFETY: the table has an entry for every value of `slot`; translated code reads it on this thread only.
-        unsafe { at.write(j) };
-    }
-
-    fn set(&mut self, lin: u64, code: u64) {
-        self.put(lin as u16, Jump { lin, code });
-        self.used.push(lin as u16);
-    }
-
-    /// Empties the table. An empty entry of slot 0 would fit address 0: its tag is another.
-    fn clear(&mut self) {
-        self.local = false;
-        for slot in std::mem::take(&mut self.used) {
-            self.put(slot, Jump { lin: u64::from(!slot), code: 0 });
-        }
-    }
-}
-
 /// All translated code of a CPU.
 pub(crate) struct Jit {
     code: CodeBuf,
@@ -159,6 +173,17 @@ pub(crate) struct Jit {
     start: usize,
     known: HashMap<Key, Known, Mixing>,
     jumps: Vec<Jumps>,
+    far: Vec<FarLink>,
+    sites: Vec<Site>,
+    ops: Vec<Op>,
+    /// Something has changed that is built into translations: they are to be forgotten before any is entered.
+    pub(crate) stale: bool,
+    /// What translations and jumps take for granted.
+    pub(crate) terms: Terms,
+    /// The state of the map of code when jumps were last remembered.
+    pub(crate) epoch: u64,
+    /// Translated code is left for good at this number of instructions.
+    pub(crate) end: u64,
     /// Instructions translated.
     pub(crate) translated: u64,
 }
@@ -258,16 +283,29 @@ fn own_of(core: *mut Core) -> *mut Own {
     core.wrapping_byte_add(OWN as usize).cast()
 }
 
-/// Does one instruction in the interpreter. 0: go on in translated code. 1: leave it. 2: the CPU shut down.
-extern "sysv64" fn step(exec: *mut Exec<'_>, core: *const Core) -> u32 {
+/// Go on in translated code behind the instruction.
+const GO_ON: u64 = 0;
+/// Leave translated code.
+const LEAVE: u64 = 1;
+/// The CPU shut down.
+const SHUT_DOWN: u64 = 2;
+
+/// Does one instruction in the interpreter. Any other answer than the three above is the code to go on with.
+extern "sysv64" fn step(exec: *mut Exec<'_>, core: *const Core) -> u64 {
     // SAFETY: `enter` stored the pointer made from its exclusive borrow, which lasts until it returns.
     let x = unsafe { &mut *exec };
     // SAFETY: the field belongs to translated code alone, which waits for us.
-    let own = unsafe { &*own_of(core.cast_mut()) };
-    match crate::cpu::step_in_block(x, own.adjust) {
-        crate::cpu::Stepped::GoOn => 0,
-        crate::cpu::Stepped::Leave => 1,
-        crate::cpu::Stepped::Triple => 2,
+    let own = unsafe { &mut *own_of(core.cast_mut()) };
+    match crate::cpu::step_in_block(x, own.site as usize) {
+        crate::cpu::Stepped::GoOn => GO_ON,
+        crate::cpu::Stepped::Leave => match crate::cpu::next_code(x) {
+            Some(code) => {
+                own.pending = u64::from(x.board.vector_waits());
+                code
+            }
+            None => LEAVE,
+        },
+        crate::cpu::Stepped::Triple => SHUT_DOWN,
     }
 }
 
@@ -283,13 +321,15 @@ impl Jit {
             start: 0,
             known: HashMap::default(),
             jumps: vec![Jumps::new()?, Jumps::new()?, Jumps::new()?],
+            far: Vec::new(),
+            sites: Vec::new(),
+            ops: Vec::new(),
+            stale: false,
+            terms: Terms::of(&CpuState::default()),
+            epoch: 0,
+            end: u64::MAX,
             translated: 0,
         };
-        for j in &mut jit.jumps {
-            // The first entry must not fit address zero.
-            j.used.push(0);
-            j.clear();
-        }
         let failed = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let mut c = Code::default();
         for r in SAVED {
@@ -312,8 +352,9 @@ impl Jit {
         let exit = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
         let mut c = Code::default();
-        c.pop(R9);
-        c.store(RSP_HOST, RESUME, R9);
+        c.pop(R10);
+        c.store(RSP_HOST, RESUME, R10);
+        c.store(RSP_HOST, SITE, R9);
         store_guest(&mut c);
         c.mov(3, RSP_HOST);
         c.load(7, 3, EXEC);
@@ -323,14 +364,18 @@ impl Jit {
         // call rax
         c.raw(&[0xff, 0xd0]);
         c.mov(RSP_HOST, 3);
-        // test eax, eax; jnz over the way back
-        c.raw(&[0x85, 0xc0, 0x0f, 0x85]);
-        let fix = c.len();
-        c.u32(0);
+        // cmp rax, 2; ja to code elsewhere; test eax, eax; jnz out
+        c.raw(&[0x48, 0x83, 0xf8, SHUT_DOWN as u8]);
+        let elsewhere = c.branch(&[0x0f, 0x87]);
+        c.raw(&[0x85, 0xc0]);
+        let out = c.branch(&[0x0f, 0x85]);
         load_guest(&mut c);
         c.jump_mem(RSP_HOST, RESUME);
-        let here = c.len();
-        c.bytes[fix..fix + 4].copy_from_slice(&((here - fix - 4) as u32).to_le_bytes());
+        c.here(elsewhere);
+        c.store(RSP_HOST, RESUME, 0);
+        load_guest(&mut c);
+        c.jump_mem(RSP_HOST, RESUME);
+        c.here(out);
         leave(&mut c);
         let step = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
@@ -373,31 +418,83 @@ impl Jit {
     /// Forgets every translation.
     pub(crate) fn clear(&mut self) {
         self.known.clear();
+        // What jumped there is gone with it.
+        self.far.clear();
         self.forget_jumps();
+        self.sites.clear();
+        self.ops.clear();
         self.code.truncate(self.start);
+        self.stale = false;
     }
 
     /// Forgets which addresses have code: page tables or code have changed.
     pub(crate) fn forget_jumps(&mut self) {
         self.jumps.iter_mut().for_each(Jumps::clear);
+        self.unlink();
     }
 
     /// As [`Self::forget_jumps`], where only what is not global has changed.
     pub(crate) fn forget_local_jumps(&mut self) {
-        self.jumps.iter_mut().filter(|j| j.local).for_each(Jumps::clear);
+        self.jumps.iter_mut().for_each(Jumps::clear_local);
+    }
+
+    /// As [`Self::forget_jumps`], where one page has changed.
+    pub(crate) fn forget_page_jumps(&mut self, lin: u64) {
+        let mut found = false;
+        for j in &mut self.jumps {
+            found |= j.clear_page(lin);
+        }
+        if found {
+            self.unlink();
+        }
+    }
+
+    /// Takes back the links that led to other pages.
+    fn unlink(&mut self) {
+        for l in std::mem::take(&mut self.far) {
+            self.code.patch(l.at as usize, l.unlinked);
+        }
     }
 
     /// Makes indirect jumps to an address find its code.
     pub(crate) fn remember_jump(&mut self, key: &Key, entry: Entry, global: Global) {
         let code = self.code.address(entry);
-        let table = &mut self.jumps[usize::from(key.mode & 3)];
-        table.local |= global == Global::No;
-        table.set(key.lin, code);
+        self.jumps[usize::from(key.mode & 3)].set(key.lin, code, global == Global::No);
     }
 
-    /// Points the jump whose distance stands at offset `link` to a block.
-    pub(crate) fn link(&mut self, link: u32, to: Entry) {
-        self.code.patch(link as usize, to.0 as i32 - (link as i32 + 4));
+    /// The code for an address that indirect jumps would find.
+    pub(crate) fn jump(&self, view: crate::state::View, lin: u64) -> Option<u64> {
+        self.jumps[view as usize].find(lin)
+    }
+
+    /// Points a jump to the block where it leads, or, if that is in another page that is not `global`, to the table of jumps.
+    pub(crate) fn link(&mut self, link: Link, to: Entry, global: Global) {
+        let distance = |target: u32| target as i32 - (link.at as i32 + 4);
+        let Some(table) = link.far else {
+            self.code.patch(link.at as usize, distance(to.0));
+            return;
+        };
+        let target = if global == Global::Yes { to.0 } else { table };
+        let unlinked = self.code.patch(link.at as usize, distance(target));
+        self.far.push(FarLink { at: link.at, unlinked });
+    }
+
+    /// Notes an instruction that the interpreter may have to do; returns its number.
+    pub(crate) fn add_site(&mut self, rip: u64, behind: u32, then: Behind) -> u32 {
+        self.sites.push(Site { rip, behind, then, op: NO_OP });
+        (self.sites.len() - 1) as u32
+    }
+
+    /// What is known of such an instruction, and itself if it has been decoded.
+    pub(crate) fn site(&self, n: usize) -> (Site, Option<Op>) {
+        let site = self.sites[n];
+        (site, self.ops.get(site.op as usize).copied())
+    }
+
+    /// Keeps the decoded instruction.
+    pub(crate) fn decoded_site(&mut self, n: usize, op: Op) {
+        self.sites[n].op = self.ops.len() as u32;
+        self.ops.push(op);
     }
 
     /// Offset in the code of a place in the block that will be kept next.
@@ -409,8 +506,9 @@ impl Jit {
 /// Runs translated code until it leaves. `entry` is of the CPU's own [`Jit`].
 pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry) -> Exit {
     let (enter, target) = (x.jit.thunks.enter, x.jit.code.address(entry));
-    let jumps = [0, 1, 2].map(|v: usize| x.jit.jumps[v].table.base() as u64);
+    let jumps = [0, 1, 2].map(|v: usize| x.jit.jumps[v].address());
     let attention = x.board.attention_flag() as u64;
+    let pending = u64::from(x.board.vector_waits());
     let core: *mut Core = x.core;
     let exec: *mut Exec<'_> = x;
     // SAFETY: `x` was made from this core by `Cpu::split`, and nobody else uses the fields of translated code.
@@ -418,11 +516,17 @@ pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry) -> Exit {
     own.exec = exec as u64;
     own.jumps = jumps;
     own.attention = attention;
+    own.pending = pending;
     own.link = NO_LINK;
+    own.far = NO_LINK;
     // SAFETY: the address is that of the enter thunk, which has this signature.
     let f: extern "sysv64" fn(*mut Core, u64) -> u32 = unsafe { std::mem::transmute(enter as *const ()) };
     let why = f(core, target);
     // SAFETY: as above.
-    let link = unsafe { &*own_of(core) }.link;
-    if why == 2 { Exit::Triple } else { Exit::Next((why == 0 && link != NO_LINK).then_some(link as u32)) }
+    let own = unsafe { &*own_of(core) };
+    if u64::from(why) == SHUT_DOWN {
+        return Exit::Triple;
+    }
+    let far = (own.far != NO_LINK).then_some(own.far as u32);
+    Exit::Next((u64::from(why) != LEAVE && own.link != NO_LINK).then_some(Link { at: own.link as u32, far }))
 }

@@ -27,6 +27,29 @@ enum Target {
     Code(Segment),
     /// A descriptor that is no segment's.
     Gate(Descriptor),
+/// What kind of code a system call returns to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// 64-bit.
+    Long,
+    /// 32-bit.
+    Compatible,
+}
+
+/// Code and stack segment behind `syscall`.
+pub(crate) fn call_segments(star: u64) -> (Segment, Segment) {
+    let selector = (star >> 32) & 0xfffc;
+    (flat(selector, 0xb, 0, ATTR_L), flat(selector + 8, 3, 0, ATTR_DB))
+}
+
+/// Code and stack segment behind `sysret`.
+pub(crate) fn return_segments(star: u64, to: Call) -> (Segment, Segment) {
+    let star = star >> 48;
+    let cs = match to {
+        Call::Long => flat((star + 16) | 3, 0xb, 3, ATTR_L),
+        Call::Compatible => flat(star | 3, 0xb, 3, ATTR_DB),
+    };
+    (cs, flat((star + 8) | 3, 3, 3, ATTR_DB))
 }
 
 impl Exec<'_> {
@@ -320,7 +343,6 @@ pub(crate) fn syscall(x: &mut Exec<'_>, _: &Op) -> Done {
     if x.s.efer & EFER_SCE == 0 || !x.s.protected() {
         return Err(UD);
     }
-    let star = x.s.msr.star >> 32;
     if !x.s.long_mode() {
         return Err(UD);
     }
@@ -328,11 +350,13 @@ pub(crate) fn syscall(x: &mut Exec<'_>, _: &Op) -> Done {
     x.s.gpr[RCX] = x.s.rip;
     x.s.gpr[R11] = x.s.rflags & !flags::RF;
     x.s.rflags = (x.s.rflags & !x.s.msr.sfmask & !flags::RF) | flags::ONE;
-    x.s.seg[SS] = flat((star & 0xfffc) + 8, 3, 0, ATTR_DB);
+    let (cs, ss) = call_segments(x.s.msr.star);
+    x.s.seg[SS] = ss;
     x.s.rip = target;
     // A single step counts at the end: not if the mask has taken it away.
     x.delivered = x.s.rflags & flags::TF == 0;
     x.enter_code(flat(star & 0xfffc, 0xb, 0, ATTR_L), 0);
+    x.enter_code(cs, 0);
     Ok(())
 }
 
@@ -341,19 +365,15 @@ pub(crate) fn sysret(x: &mut Exec<'_>, op: &Op) -> Done {
         return Err(UD);
     }
     x.kernel_only()?;
-    let star = x.s.msr.star >> 48;
     let rcx = x.s.gpr[RCX];
-    if op.size2 == 8 {
-        if !canonical(rcx) {
-            return Err(GP0);
-        }
-        x.s.rip = rcx;
-        x.enter_code(flat((star + 16) | 3, 0xb, 3, ATTR_L), 3);
-    } else {
-        x.s.rip = rcx & 0xffff_ffff;
-        x.enter_code(flat(star | 3, 0xb, 3, ATTR_DB), 3);
+    if op.size2 == 8 && !canonical(rcx) {
+        return Err(GP0);
     }
-    x.s.seg[SS] = flat((star + 8) | 3, 3, 3, ATTR_DB);
+    let to = if op.size2 == 8 { Call::Long } else { Call::Compatible };
+    x.s.rip = if to == Call::Long { rcx } else { rcx & 0xffff_ffff };
+    let (cs, ss) = return_segments(x.s.msr.star, to);
+    x.enter_code(cs, 3);
+    x.s.seg[SS] = ss;
     let may = flags::POPF | flags::VIF | flags::VIP;
     x.s.rflags = (x.s.gpr[R11] & may) | flags::ONE;
     x.mode_changed();

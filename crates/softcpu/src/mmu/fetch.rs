@@ -85,7 +85,7 @@ impl Exec<'_> {
     pub(crate) fn flush_page(&mut self, lin: u64) {
         self.tlb.flush_page(lin);
         self.fetch.flush_page(lin);
-        self.jit.forget_jumps();
+        self.jit.forget_page_jumps(lin);
         self.leave = true;
     }
 }

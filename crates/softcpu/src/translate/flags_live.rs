@@ -19,7 +19,9 @@ pub(super) fn mark(guests: &mut [Guest]) {
     for g in guests.iter_mut().rev() {
         let behind = live;
         // The interpreter may store or pass on all flags when it leaves the block.
-        let read = if g.ends { ALL } else { g.instr.rflags_read() & ALL };
+        // System calls keep them for the way back, whose own checks may leave it to the interpreter.
+        let system = matches!(g.instr.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysretq);
+        let read = if g.ends || system { ALL } else { g.instr.rflags_read() & ALL };
         let set = if certain(&g.instr) { g.instr.rflags_modified() & ALL } else { 0 };
         live = (live & !set) | read;
         g.live = Live { before: live, behind };

@@ -7,15 +7,17 @@
 
 mod flags_live;
 mod operand;
+mod system;
 mod transfer;
 
 use iced_x86::{Encoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
+use crate::cpu::BuiltIn;
 use crate::host::emit::{Code, R9, R10, R11, RSP_HOST};
-use crate::host::jit::{ADJUST, COUNT, RIP, SAVED_RAX, TLB, Thunks};
+use crate::host::jit::{Behind, COUNT, FAR, Jit, LINK, RIP, SAVED_RAX, TLB, Thunks};
 use crate::host::ram::PAGE;
 use crate::host::tlb::Tlb;
-use crate::state::{CodeSize, View};
+use crate::state::{CR4_SMAP, CodeSize, EFER_SCE, View};
 use flags_live::Live;
 
 /// Instructions of a block at most.
@@ -37,8 +39,8 @@ pub(crate) struct Place<'a> {
     pub(crate) bytes: &'a [u8],
     /// Permissions of data accesses.
     pub(crate) view: View,
-    /// CR4.SMAP is set, so that EFLAGS.AC changes the view.
-    pub(crate) smap: bool,
+    /// Values that may stand in the code.
+    pub(crate) built_in: BuiltIn,
     /// Other CPUs share the memory.
     pub(crate) locks: Locks,
     /// XMM registers may be used.
@@ -48,6 +50,13 @@ pub(crate) struct Place<'a> {
     /// The same as an offset, for links.
     pub(crate) offset: usize,
     pub(crate) thunks: Thunks,
+}
+
+impl Place<'_> {
+    /// Whether EFLAGS.AC changes the view.
+    fn smap(&self) -> bool {
+        self.built_in.cr4 & CR4_SMAP != 0
+    }
 }
 
 /// Whether FP and SIMD instructions run without a check.
@@ -73,6 +82,9 @@ enum Cold {
     Step { from: Vec<usize>, rip: u64, behind: usize, saved: Saved, resume: usize },
     /// The block is left for an address in its page: the jump is linked then. Inside a page no page table can come between.
     Exit { from: usize, rip: u64 },
+    /// The block is left for an address in another page: the jump is linked if that is in every address space, else it goes by the
+    /// table of jumps.
+    FarExit { from: usize, rip: u64 },
 }
 
 /// Whether flags stand in ax and guest rax in the core.
@@ -95,15 +107,16 @@ struct Guest {
 /// A translation under way.
 pub(crate) struct Translator<'a> {
     place: Place<'a>,
+    /// Where instructions for the interpreter are noted.
+    jit: &'a mut Jit,
     code: Code,
     encoder: Encoder,
     uses: InstructionInfoFactory,
     cold: Vec<Cold>,
-    total: usize,
 }
 
 /// The code of a block, how many instructions it holds and how many bytes they take; nothing if its first instruction is the interpreter's.
-pub(crate) fn block(place: Place<'_>) -> Option<(Code, usize, usize)> {
+pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<(Code, usize, usize)> {
     let mut guests = decode(&place);
     if guests.is_empty() {
         return None;
@@ -111,11 +124,11 @@ pub(crate) fn block(place: Place<'_>) -> Option<(Code, usize, usize)> {
     flags_live::mark(&mut guests);
     let mut t = Translator {
         place,
+        jit,
         code: Code::default(),
         encoder: Encoder::new(64),
         uses: InstructionInfoFactory::new(),
         cold: Vec::new(),
-        total: guests.len(),
     };
     t.count(guests.len(), guests[0].live);
     let mut ended = false;
@@ -154,7 +167,14 @@ fn decode(place: &Place<'_>) -> Vec<Guest> {
 
 /// Whether an instruction that ends blocks elsewhere is done in translated code.
 fn inline(i: &Instruction, place: &Place<'_>) -> bool {
-    place.view != View::User && place.smap && matches!(i.mnemonic(), Mnemonic::Stac | Mnemonic::Clac)
+    let kernel = place.view != View::User;
+    match i.mnemonic() {
+        Mnemonic::Stac | Mnemonic::Clac => kernel && place.smap(),
+        Mnemonic::Sti => kernel,
+        Mnemonic::Syscall => system::call_view(&place.built_in).is_some(),
+        Mnemonic::Sysretq => kernel && place.built_in.efer & EFER_SCE != 0,
+        _ => false,
+    }
 }
 
 /// Whether an instruction is the dispatcher's: it changes modes, or more than its step could tell.
@@ -199,19 +219,28 @@ impl Translator<'_> {
         }
         let mark = self.code.len();
         let colds = self.cold.len();
-        if self.stack(g, behind).or_else(|| self.system(g)).or_else(|| self.plain(g, behind)).is_none() {
+        let ways = [Self::stack, Self::system, Self::divide, Self::plain];
+        for way in ways {
+            if way(self, g, behind).is_some() {
+                return false;
+            }
             // Whatever a failed attempt has left is taken back.
             self.code.bytes.truncate(mark);
             self.cold.truncate(colds);
-            self.step(g, behind);
         }
+        self.step(g, behind);
         false
     }
 
     /// Leaves an instruction to the interpreter.
     fn step(&mut self, g: &Guest, behind: usize) {
-        self.set_rip(g.rip);
-        self.code.store_imm(RSP_HOST, ADJUST, behind as i32);
+        self.call_step(g.rip, behind, Behind::Block);
+    }
+
+    /// Calls the interpreter for one instruction. Flags are the guest's.
+    fn call_step(&mut self, rip: u64, behind: usize, then: Behind) {
+        let site = self.jit.add_site(rip, behind as u32, then);
+        self.code.mov_imm(R9, u64::from(site));
         let target = self.place.thunks.step;
         self.code.branch_to(CALL, self.place.at, target);
     }
@@ -311,10 +340,7 @@ impl Translator<'_> {
                     if saved == Saved::Yes {
                         self.restore_flags();
                     }
-                    self.set_rip(rip);
-                    self.code.store_imm(RSP_HOST, ADJUST, behind as i32);
-                    let step = self.place.thunks.step;
-                    self.code.branch_to(CALL, self.place.at, step);
+                    self.call_step(rip, behind, Behind::Block);
                     let back = self.place.at + resume as u64;
                     self.code.branch_to(JMP, self.place.at, back);
                 }
@@ -322,13 +348,25 @@ impl Translator<'_> {
                     self.code.here(from);
                     self.set_rip(rip);
                     let at = self.place.offset + from;
-                    self.code.store_imm(RSP_HOST, crate::host::jit::LINK, at as i32);
+                    self.code.store_imm(RSP_HOST, LINK, at as i32);
                     let exit = self.place.thunks.exit;
                     self.code.branch_to(JMP, self.place.at, exit);
                 }
+                Cold::FarExit { from, rip } => {
+                    self.code.here(from);
+                    self.set_rip(rip);
+                    let at = self.place.offset + from;
+                    self.code.store_imm(RSP_HOST, LINK, at as i32);
+                    let far = self.code.store_imm_later(RSP_HOST, FAR);
+                    let exit = self.place.thunks.exit;
+                    self.code.branch_to(JMP, self.place.at, exit);
+                    let table = self.place.offset + self.code.len();
+                    self.code.bytes[far..far + 4].copy_from_slice(&(table as u32).to_le_bytes());
+                    self.code.mov_imm(R10, rip);
+                    self.jump_r10();
+                }
             }
         }
-        debug_assert!(self.total > 0);
     }
 }
 

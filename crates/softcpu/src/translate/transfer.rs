@@ -2,13 +2,13 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::{Access, CALL, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory};
-use crate::host::jit::{ATTENTION, RFLAGS, RIP, SPARE, gpr, jump_table, segment_base, swapped_gs};
+use super::{Access, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory, system};
+use crate::host::jit::{ATTENTION, Behind, RFLAGS, RIP, SPARE, gpr, jump_table, segment_base, swapped_gs};
 use crate::host::ram::PAGE;
 use crate::state::{GS, View};
 
 impl Translator<'_> {
-    fn saved(&mut self, g: &Guest) -> Saved {
+    pub(super) fn saved(&mut self, g: &Guest) -> Saved {
         if g.live.before == 0 {
             return Saved::No;
         }
@@ -16,7 +16,7 @@ impl Translator<'_> {
         Saved::Yes
     }
 
-    fn restore(&mut self, saved: Saved) {
+    pub(super) fn restore(&mut self, saved: Saved) {
         if saved == Saved::Yes {
             self.restore_flags();
         }
@@ -28,6 +28,7 @@ impl Translator<'_> {
         let wide = i.stack_pointer_increment().unsigned_abs() == 8;
         match i.mnemonic() {
             Mnemonic::Push if wide => self.push(g, behind),
+            Mnemonic::Pushfq => self.push_flags(g, behind),
             Mnemonic::Pop if wide => self.pop(g, behind),
             Mnemonic::Leave if i.code() == iced_x86::Code::Leaveq => {
                 self.code.mov(R9, 5);
@@ -35,15 +36,15 @@ impl Translator<'_> {
                 self.restore(saved);
                 self.code.lea(R11, 5, 8);
                 self.code.load(5, R9, 0);
-                self.slow_step(g, behind, slow, saved);
+                self.slow_step(g, behind, vec![slow], saved);
                 Some(())
             }
             _ => None,
         }
     }
 
-    /// cli, stac, clac and swapgs of the kernel; no answer if it is none of them.
-    pub(super) fn system(&mut self, g: &Guest) -> Option<()> {
+    /// sti, cli, stac, clac and swapgs of the kernel; no answer if it is none of them.
+    pub(super) fn system(&mut self, g: &Guest, behind: usize) -> Option<()> {
         if self.place.view == View::User {
             return None;
         }
@@ -57,9 +58,10 @@ impl Translator<'_> {
                 self.code.store(RSP_HOST, swapped_gs(), R9);
                 return Some(());
             }
+            Mnemonic::Sti => return self.set_interrupt_flag(g, behind),
             Mnemonic::Cli => (0xa4, 1, 0xfd),
-            Mnemonic::Stac if self.place.smap => (0x8c, 2, 4),
-            Mnemonic::Clac if self.place.smap => (0xa4, 2, 0xfb),
+            Mnemonic::Stac if self.place.smap() => (0x8c, 2, 4),
+            Mnemonic::Clac if self.place.smap() => (0xa4, 2, 0xfb),
             _ => return None,
         };
         let saved = self.saved(g);
@@ -80,16 +82,17 @@ impl Translator<'_> {
         (self.lookup(access, 8, false), saved)
     }
 
-    fn slow_step(&mut self, g: &Guest, behind: usize, slow: usize, saved: Saved) {
+    pub(super) fn slow_step(&mut self, g: &Guest, behind: usize, from: Vec<usize>, saved: Saved) {
         let resume = self.code.len();
-        self.cold.push(Cold::Step { from: vec![slow], rip: g.rip, behind, saved, resume });
+        self.cold.push(Cold::Step { from, rip: g.rip, behind, saved, resume });
     }
 
     fn push(&mut self, g: &Guest, behind: usize) -> Option<()> {
         let i = &g.instr;
         let value = match i.op0_kind() {
             OpKind::Register if i.op0_register().is_gpr64() => None,
-            k if k != OpKind::Register && k != OpKind::Memory => Some(i32::try_from(i.immediate(0) as i64).ok()?),
+            OpKind::Memory => return self.push_memory(g, behind),
+            k if k != OpKind::Register => Some(i32::try_from(i.immediate(0) as i64).ok()?),
             _ => return None,
         };
         self.code.lea(R9, R11, -8);
@@ -109,7 +112,7 @@ impl Translator<'_> {
             }
         }
         self.code.lea(R11, R11, -8);
-        self.slow_step(g, behind, slow, saved);
+        self.slow_step(g, behind, vec![slow], saved);
         Some(())
     }
 
@@ -128,7 +131,7 @@ impl Translator<'_> {
         } else {
             self.code.load(r.number() as u8, R9, 0);
         }
-        self.slow_step(g, behind, slow, saved);
+        self.slow_step(g, behind, vec![slow], saved);
         Some(())
     }
 
@@ -136,6 +139,14 @@ impl Translator<'_> {
     pub(super) fn transfer(&mut self, g: &Guest, behind: usize) {
         let next = g.rip.wrapping_add(g.instr.len() as u64);
         let target = g.rip.wrapping_add(g.instr.near_branch_target());
+        match g.instr.mnemonic() {
+            Mnemonic::Syscall => match system::call_view(&self.place.built_in) {
+                Some(view) => return self.system_call(view, next),
+                None => return self.step_and_leave(g),
+            },
+            Mnemonic::Sysretq => return self.system_return(g),
+            _ => {}
+        }
         match g.instr.flow_control() {
             FlowControl::UnconditionalBranch => self.jump_or_poll(g, target),
             FlowControl::ConditionalBranch => {
@@ -184,6 +195,9 @@ impl Translator<'_> {
         if (target ^ self.place.lin) & !(PAGE - 1) == 0 {
             let from = self.code.branch(JMP);
             self.cold.push(Cold::Exit { from, rip: target });
+        } else if self.place.view != View::User {
+            let from = self.code.branch(JMP);
+            self.cold.push(Cold::FarExit { from, rip: target });
         } else {
             self.code.mov_imm(R10, target);
             self.jump_r10();
@@ -192,7 +206,7 @@ impl Translator<'_> {
 
     /// As [`Self::jump_to`], but a jump back looks first whether something else wants the CPU.
     fn jump_or_poll(&mut self, g: &Guest, target: u64) {
-        if target <= g.rip && (target ^ self.place.lin) & !(PAGE - 1) == 0 {
+        if target <= g.rip && (self.place.view != View::User || (target ^ self.place.lin) & !(PAGE - 1) == 0) {
             self.save_flags();
             self.poll(target);
             self.restore_flags();
@@ -215,7 +229,7 @@ impl Translator<'_> {
     }
 
     /// Continues at the address in r10 by the table of jumps. Flags are kept.
-    fn jump_r10(&mut self) {
+    pub(super) fn jump_r10(&mut self) {
         self.save_flags();
         self.code.load(R9, RSP_HOST, ATTENTION);
         // cmp byte [r9], 0
@@ -270,11 +284,7 @@ impl Translator<'_> {
 
     /// The interpreter does the last instruction, and the dispatcher goes on.
     pub(super) fn step_and_leave(&mut self, g: &Guest) {
-        self.set_rip(g.rip);
-        self.code.store_imm(RSP_HOST, crate::host::jit::ADJUST, 0);
-        let (step, exit) = (self.place.thunks.step, self.place.thunks.exit);
-        self.code.branch_to(CALL, self.place.at, step);
-        self.code.branch_to(JMP, self.place.at, exit);
+        self.call_step(g.rip, 0, Behind::Dispatcher);
     }
 
     fn ret(&mut self, g: &Guest, behind: usize) {

@@ -1,0 +1,240 @@
+//! Instructions by which programs and kernels meet: system calls and the way back, interrupt flag, flags on the stack, division.
+
+use iced_x86::{Mnemonic, OpKind};
+
+use super::{Access, Guest, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory, is_memory};
+use crate::cpu::BuiltIn;
+use crate::flags;
+use crate::host::jit::{CPL, PENDING, RFLAGS, SPARE, gpr, segment_base, segment_rights, segment_selector};
+use crate::interp::far::{Call, call_segments, return_segments};
+use crate::state::{CR4_SMAP, CS, EFER_SCE, SS, Segment, View};
+
+/// `jae rel32`.
+const JAE: &[u8] = &[0x0f, 0x83];
+/// `jbe rel32`.
+const JBE: &[u8] = &[0x0f, 0x86];
+/// `je rel32`.
+const JE: &[u8] = &[0x0f, 0x84];
+
+/// The view of a kernel behind `syscall`; no answer if its start is not as plain as operating systems have it.
+pub(super) fn call_view(b: &BuiltIn) -> Option<View> {
+    let cleared = flags::ARITH | flags::IF | flags::TF | flags::AC;
+    let plain = b.efer & EFER_SCE != 0 && b.sfmask & cleared == cleared && crate::mmu::canonical(b.lstar);
+    let view = if b.cr4 & CR4_SMAP != 0 { View::Kernel } else { View::KernelAc };
+    plain.then_some(view)
+}
+
+impl Translator<'_> {
+    /// `op byte [rsp + disp], imm` of the 80 group.
+    fn byte_group(&mut self, op: u8, disp: i32, v: u8) {
+        self.code.raw(&[0x80, 0x84 | (op << 3), 0x24]);
+        self.code.u32(disp as u32);
+        self.code.u8(v);
+    }
+
+    /// A branch that is taken if an interrupt waits for the CPU to take interrupts. Flags are lost.
+    fn branch_if_pending(&mut self) -> usize {
+        self.byte_group(7, PENDING, 0);
+        self.code.branch(JNE)
+    }
+
+    /// sti: nothing is between it and the next instruction but a look at what waits.
+    pub(super) fn set_interrupt_flag(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        // The next instruction must follow without a way out, as no interrupt comes before it.
+        if g.instr.mnemonic() != Mnemonic::Sti || self.place.view == View::User || behind == 0 {
+            return None;
+        }
+        let saved = self.saved(g);
+        // test byte [rflags + 1], 2
+        self.code.raw(&[0xf6, 0x84, 0x24]);
+        self.code.u32((RFLAGS + 1) as u32);
+        self.code.u8(2);
+        let already = self.code.branch(JNE);
+        let slow = self.branch_if_pending();
+        self.byte_group(1, RFLAGS + 1, 2);
+        self.code.here(already);
+        self.restore(saved);
+        self.slow_step(g, behind, vec![slow], saved);
+        Some(())
+    }
+
+    /// pushfq.
+    pub(super) fn push_flags(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        if g.instr.mnemonic() != Mnemonic::Pushfq {
+            return None;
+        }
+        self.code.pushfq();
+        self.code.pop(R10);
+        self.code.store(RSP_HOST, SPARE, R10);
+        self.code.lea(R9, R11, -8);
+        self.save_flags();
+        let slow = self.lookup(Access::Write, 8, false);
+        self.code.load(R10, RSP_HOST, SPARE);
+        self.and_r10(flags::ARITH as u32);
+        self.code.store(RSP_HOST, SPARE, R10);
+        self.code.load(R10, RSP_HOST, RFLAGS);
+        self.and_r10(!(flags::ARITH | flags::VM | flags::RF) as u32);
+        // or r10, [spare]
+        self.code.indexed_none(0x0b, R10, SPARE);
+        self.code.store(R9, 0, R10);
+        self.restore_flags();
+        self.code.lea(R11, R11, -8);
+        self.slow_step(g, behind, vec![slow], Saved::Yes);
+        Some(())
+    }
+
+    /// `and r10, v`, of which the upper half is zero.
+    fn and_r10(&mut self, v: u32) {
+        self.code.raw(&[0x41, 0x81, 0xe2]);
+        self.code.u32(v);
+    }
+
+    fn set_segment(&mut self, n: usize, s: &Segment) {
+        debug_assert_eq!(s.base, 0, "a flat segment");
+        self.code.store_imm(RSP_HOST, segment_base(n), 0);
+        self.code.mov_imm(R10, u64::from(s.limit) | (u64::from(s.attr) << 32));
+        self.code.store(RSP_HOST, segment_rights(n), R10);
+        // The selector and the room behind it.
+        self.code.store_imm(RSP_HOST, segment_selector(n), i32::from(s.selector));
+    }
+
+    fn set_level(&mut self, cpl: u8) {
+        // mov byte [cpl], imm
+        self.code.raw(&[0xc6, 0x84, 0x24]);
+        self.code.u32(CPL as u32);
+        self.code.u8(cpl);
+    }
+
+    /// syscall out of 64-bit code: see [`call_view`] for what is known of the kernel.
+    pub(super) fn system_call(&mut self, view: View, next: u64) {
+        let b = self.place.built_in;
+        self.code.pushfq();
+        self.code.pop(R9);
+        // and r9d, the six
+        self.code.raw(&[0x41, 0x81, 0xe1]);
+        self.code.u32(flags::ARITH as u32);
+        self.code.load(R10, RSP_HOST, RFLAGS);
+        self.and_r10(!(flags::ARITH | flags::RF) as u32);
+        // or r10, r9
+        self.code.raw(&[0x4d, 0x09, 0xca]);
+        self.code.store(RSP_HOST, gpr(11), R10);
+        self.and_r10(!b.sfmask as u32);
+        // or r10d, 2
+        self.code.raw(&[0x41, 0x83, 0xca, flags::ONE as u8]);
+        self.code.store(RSP_HOST, RFLAGS, R10);
+        self.code.mov_imm(1, next);
+        let (cs, ss) = call_segments(b.star);
+        self.set_segment(CS, &cs);
+        self.set_segment(SS, &ss);
+        self.set_level(0);
+        // mov r9d, 1; test r9d, r9d: none of the six.
+        self.code.mov_imm(R9, 1);
+        self.code.raw(&[0x45, 0x85, 0xc9]);
+        self.place.view = view;
+        self.jump_to(b.lstar);
+    }
+
+    /// sysret to 64-bit code. What is unusual is left to the interpreter.
+    pub(super) fn system_return(&mut self, g: &Guest) {
+        self.save_flags();
+        self.code.mov(R10, 1);
+        // shl r10, 16; sar r10, 16; cmp r10, rcx
+        self.code.raw(&[0x49, 0xc1, 0xe2, 16, 0x49, 0xc1, 0xfa, 16, 0x49, 0x39, 0xca]);
+        let mut slow = vec![self.code.branch(JNE)];
+        self.code.load(R10, RSP_HOST, gpr(11));
+        self.test_r10(flags::TF as u32);
+        slow.push(self.code.branch(JNE));
+        self.test_r10(flags::IF as u32);
+        let off = self.code.branch(JE);
+        slow.push(self.branch_if_pending());
+        self.code.here(off);
+        self.and_r10((flags::POPF | flags::VIF | flags::VIP) as u32);
+        // or r10d, 2
+        self.code.raw(&[0x41, 0x83, 0xca, flags::ONE as u8]);
+        self.code.store(RSP_HOST, RFLAGS, R10);
+        // Flags to ax as save_flags has them: mov eax, r10d; mov ah, al; shr r10d, 11; and r10d, 1; mov al, r10b
+        self.code.raw(&[0x44, 0x89, 0xd0, 0x88, 0xc4, 0x41, 0xc1, 0xea, 11, 0x41, 0x83, 0xe2, 1, 0x44, 0x88, 0xd0]);
+        let (cs, ss) = return_segments(self.place.built_in.star, Call::Long);
+        self.set_segment(CS, &cs);
+        self.set_segment(SS, &ss);
+        self.set_level(3);
+        let before = std::mem::replace(&mut self.place.view, View::User);
+        self.code.mov(R10, 1);
+        self.restore_flags();
+        self.jump_r10();
+        self.place.view = before;
+        slow.into_iter().for_each(|at| self.code.here(at));
+        self.restore_flags();
+        self.step_and_leave(g);
+    }
+
+    fn test_r10(&mut self, bits: u32) {
+        self.code.raw(&[0x41, 0xf7, 0xc2]);
+        self.code.u32(bits);
+    }
+
+    /// div and idiv of 32 and 64 bits where the quotient certainly fits: else there may be a fault to deliver.
+    pub(super) fn divide(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        let i = &g.instr;
+        let signed = match i.mnemonic() {
+            Mnemonic::Div => false,
+            Mnemonic::Idiv => true,
+            _ => return None,
+        };
+        let size = if is_memory(i, 0) { i.memory_size().size() } else { i.op0_register().size() };
+        if g.live.before != 0 || !matches!(size, 4 | 8) {
+            return None;
+        }
+        // REX.W and nothing, by the size.
+        let w = if size == 8 { 8 } else { 0 };
+        let mut slow = Vec::new();
+        if i.op0_kind() == OpKind::Memory {
+            self.address(i, g.rip)?;
+            slow.push(self.lookup(Access::Read, size, false));
+            // mov r10, [r9]
+            self.code.raw(&[0x45 | w, 0x8b, 0x11]);
+        } else {
+            let r = i.op0_register();
+            let n = r.full_register().number() as u8;
+            match n {
+                4 => self.code.mov(R10, R11),
+                _ if in_memory(r) => self.code.load(R10, RSP_HOST, gpr(n)),
+                _ => self.code.mov(R10, n),
+            }
+        }
+        if signed {
+            // mov r9, rax; sar r9, all; cmp r9, rdx
+            self.code.raw(&[0x41 | w, 0x89, 0xc1, 0x41 | w, 0xc1, 0xf9, 8 * size as u8 - 1, 0x41 | w, 0x39, 0xd1]);
+            slow.push(self.code.branch(JNE));
+            // lea r9, [r10 + 1]; cmp r9, 1: zero and minus one
+            self.code.raw(&[0x45 | w, 0x8d, 0x4a, 1, 0x41 | w, 0x83, 0xf9, 1]);
+            slow.push(self.code.branch(JBE));
+            // idiv r10
+            self.code.raw(&[0x41 | w, 0xf7, 0xfa]);
+        } else {
+            // cmp rdx, r10; div r10
+            self.code.raw(&[0x44 | w, 0x39, 0xd2]);
+            slow.push(self.code.branch(JAE));
+            self.code.raw(&[0x41 | w, 0xf7, 0xf2]);
+        }
+        self.slow_step(g, behind, slow, Saved::No);
+        Some(())
+    }
+
+    /// push of a memory operand.
+    pub(super) fn push_memory(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        self.address(&g.instr, g.rip)?;
+        let saved = self.saved(g);
+        let read = self.lookup(Access::Read, 8, false);
+        self.code.load(R10, R9, 0);
+        self.code.store(RSP_HOST, SPARE, R10);
+        self.code.lea(R9, R11, -8);
+        let write = self.lookup(Access::Write, 8, false);
+        self.restore(saved);
+        self.code.load(R10, RSP_HOST, SPARE);
+        self.code.store(R9, 0, R10);
+        self.code.lea(R11, R11, -8);
+        self.slow_step(g, behind, vec![read, write], saved);
+        Some(())
+    }
+}
