@@ -220,6 +220,9 @@ pub struct MachineSpec {
     /// Whether the pages that it writes are noted, for snapshots of only those.
     #[serde(default)]
     pub track_dirty: bool,
+    /// Whether it has the ports by which a guest that is a test asks what the machine is, and ends it with a code.
+    #[serde(default)]
+    pub test_devices: bool,
 }
 
 /// The command line of a machine for which none is given.

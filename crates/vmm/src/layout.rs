@@ -6,6 +6,7 @@
 //!       0x7000  zero page                 0xe100_0000  PCI memory, 32 bits
 //!       0x9000  page tables for boot      0xfec0_0000  IOAPIC
 //!    0x2_0000   command line              0xfee0_0000  local APICs
+//!    0x9_0000   multiboot information
 //!    0x9_fc00   end of low memory         0x1_0000_0000  RAM goes on, then pmem
 //!    0xe_0000   ACPI tables
 //!   0x10_0000   the kernel, the initrd at the end of low RAM
@@ -13,6 +14,8 @@
 
 /// The boot processor's descriptor table.
 pub(crate) const GDT: u64 = 0x500;
+/// First byte behind it.
+pub(crate) const GDT_END: u64 = 0x600;
 /// PVH's start info.
 pub(crate) const PVH_INFO: u64 = 0x6000;
 /// PVH's memory map.
@@ -29,6 +32,8 @@ pub(crate) const PAGE_TABLES: u64 = 0x9000;
 pub(crate) const CMDLINE: u64 = 0x2_0000;
 /// Bytes of it, with its end.
 pub(crate) const CMDLINE_SIZE: usize = 0x1_0000;
+/// What a multiboot kernel is told: a page.
+pub(crate) const MULTIBOOT_INFO: u64 = 0x9_0000;
 /// First byte that belongs to the BIOS.
 pub(crate) const LOW_END: u64 = 0x9_fc00;
 /// ACPI's tables.
@@ -53,6 +58,10 @@ pub(crate) const SERIAL_GSI: u32 = 4;
 pub(crate) const SERIAL_PORT: u16 = 0x3f8;
 /// Power management registers of the ACPI tables: sleep control, sleep status, reset.
 pub(crate) const POWER_PORT: u16 = 0x600;
+/// The port by which a guest that is a test ends the machine.
+pub(crate) const EXIT_PORT: u16 = 0xf4;
+/// The ports that answer it what the machine is.
+pub(crate) const ANSWER_PORT: u16 = 0x510;
 /// The PCI bus's configuration space.
 pub(crate) const PCI_ECAM: u64 = 0xe000_0000;
 /// Its devices' windows.

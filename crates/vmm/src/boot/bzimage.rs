@@ -50,5 +50,5 @@ pub(super) fn load(image: &Image, memory: &Memory) -> Result<Loaded, BootError> 
     let length = (0x202 + u64::from(header[0x201]) - SETUP).min(MOST_SETUP);
     let setup = header[SETUP as usize..(SETUP + length) as usize].to_vec();
     let entry = layout::KERNEL + ENTRY_64;
-    Ok(Loaded { entry, pvh: None, end, setup, initrd_max: long(0x22c).into() })
+    Ok(Loaded { entry, end, setup, initrd_max: long(0x22c).into(), ..Loaded::default() })
 }

@@ -1,17 +1,15 @@
-//! ELF kernels: `vmlinux`, and others with a PVH note.
+//! ELF kernels: `vmlinux`, others with a PVH note, and 32-bit ones for the multiboot protocol.
 
 use hv::Memory;
 
 use super::image::Image;
-use super::{BootError, Loaded, low_end};
+use super::multiboot;
+use super::{BootError, Loaded, Native, low_end};
 use crate::layout;
 
-const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
-const MACHINE_X86_64: u16 = 62;
 const LOAD: u32 = 1;
 const NOTE: u32 = 4;
-const HEADER_SIZE: u16 = 56;
 /// Type of the note with the PVH entry.
 const XEN_PHYS32_ENTRY: u32 = 18;
 /// No kernel has more notes.
@@ -29,26 +27,112 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
-/// Puts the kernel's segments at their physical addresses.
-pub(super) fn load(image: &Image, memory: &Memory) -> Result<Loaded, BootError> {
-    let header: [u8; 64] = image.array(0)?;
-    let (class, machine) = (header[4], u16_at(&header, 18));
-    if class != CLASS_64 || header[5] != LITTLE_ENDIAN || machine != MACHINE_X86_64 {
-        return Err(BootError::Architecture { path: image.path.clone(), machine, class });
+/// How wide the file's addresses are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Bits32,
+    Bits64,
+}
+
+impl Class {
+    /// The class of a file for this processor, by ELF's numbers of class and machine.
+    fn of(class: u8, machine: u16) -> Option<Self> {
+        match (class, machine) {
+            (1, 3) => Some(Self::Bits32),
+            (2, 62) => Some(Self::Bits64),
+            _ => None,
+        }
     }
-    if u16_at(&header, 54) != HEADER_SIZE {
+
+    /// Bytes of a program header.
+    fn program_header(self) -> u16 {
+        match self {
+            Self::Bits32 => 32,
+            Self::Bits64 => 56,
+        }
+    }
+}
+
+/// What the file's header says.
+struct Header {
+    class: Class,
+    entry: u64,
+    table: u64,
+    count: u16,
+}
+
+fn header(image: &Image) -> Result<Header, BootError> {
+    let bytes: [u8; 64] = image.array(0)?;
+    let (class, machine) = (bytes[4], u16_at(&bytes, 18));
+    let known = Class::of(class, machine).filter(|_| bytes[5] == LITTLE_ENDIAN);
+    let class = known.ok_or_else(|| BootError::Architecture { path: image.path.clone(), machine, class })?;
+    let (entry, table, sizes) = match class {
+        Class::Bits32 => (u32_at(&bytes, 24).into(), u32_at(&bytes, 28).into(), 42),
+        Class::Bits64 => (u64_at(&bytes, 24), u64_at(&bytes, 32), 54),
+    };
+    if u16_at(&bytes, sizes) != class.program_header() {
         return Err(image.damaged("its program headers have an unknown size"));
     }
-    let (table, count) = (u64_at(&header, 32), u16_at(&header, 56));
-    let mut loaded = Loaded { entry: 0, pvh: None, end: 0, setup: Vec::new(), initrd_max: u64::MAX };
-    let virtual_entry = u64_at(&header, 24);
-    loaded.entry = virtual_entry;
-    for index in 0..u64::from(count) {
-        let at =
-            table.checked_add(index * u64::from(HEADER_SIZE)).ok_or_else(|| image.damaged("an offset is too large"))?;
-        let program: [u8; HEADER_SIZE as usize] = image.array(at)?;
-        let (kind, offset, gpa) = (u32_at(&program, 0), u64_at(&program, 8), u64_at(&program, 24));
-        let (stored, size) = (u64_at(&program, 32), u64_at(&program, 40));
+    Ok(Header { class, entry, table, count: u16_at(&bytes, sizes + 2) })
+}
+
+/// A part of the file.
+struct Program {
+    kind: u32,
+    offset: u64,
+    /// Where it is linked to, and where it is loaded.
+    linear: u64,
+    gpa: u64,
+    /// Bytes in the file and in memory.
+    stored: u64,
+    size: u64,
+}
+
+fn program(image: &Image, header: &Header, index: u16) -> Result<Program, BootError> {
+    let step = u64::from(index) * u64::from(header.class.program_header());
+    let at = header.table.checked_add(step).ok_or_else(|| image.damaged("an offset is too large"))?;
+    Ok(match header.class {
+        Class::Bits32 => {
+            let bytes: [u8; 32] = image.array(at)?;
+            let word = |at| u64::from(u32_at(&bytes, at));
+            Program {
+                kind: u32_at(&bytes, 0),
+                offset: word(4),
+                linear: word(8),
+                gpa: word(12),
+                stored: word(16),
+                size: word(20),
+            }
+        }
+        Class::Bits64 => {
+            let bytes: [u8; 56] = image.array(at)?;
+            let word = |at| u64_at(&bytes, at);
+            Program {
+                kind: u32_at(&bytes, 0),
+                offset: word(8),
+                linear: word(16),
+                gpa: word(24),
+                stored: word(32),
+                size: word(40),
+            }
+        }
+    })
+}
+
+/// Puts the kernel's segments at their physical addresses.
+pub(super) fn load(image: &Image, memory: &Memory) -> Result<Loaded, BootError> {
+    let header = header(image)?;
+    let mut loaded = Loaded { entry: header.entry, initrd_max: u64::MAX, ..Loaded::default() };
+    loaded.native = match header.class {
+        Class::Bits64 => Native::Linux,
+        Class::Bits32 if multiboot::find(image)?.is_some() => Native::Multiboot,
+        Class::Bits32 => Native::None,
+    };
+    // Boot data lies below 1 MiB, but the multiboot protocol's is out of the way of small kernels there.
+    let first = if loaded.native == Native::Multiboot { layout::GDT_END } else { layout::KERNEL };
+    let mut found = false;
+    for index in 0..header.count {
+        let Program { kind, offset, linear, gpa, stored, size } = program(image, &header, index)?;
         if kind == NOTE {
             loaded.pvh = loaded.pvh.or(find_pvh(image, offset, stored)?);
         }
@@ -56,7 +140,8 @@ pub(super) fn load(image: &Image, memory: &Memory) -> Result<Loaded, BootError> 
             continue;
         }
         let end = gpa.checked_add(size).ok_or_else(|| image.damaged("an address is too large"))?;
-        if gpa < layout::KERNEL || stored > size {
+        let low = gpa < layout::KERNEL && (gpa < first || end > layout::CMDLINE);
+        if low || stored > size {
             return Err(image.damaged("a segment lies below 1 MiB, or is larger in the file than in memory"));
         }
         if end > low_end(memory) {
@@ -65,12 +150,16 @@ pub(super) fn load(image: &Image, memory: &Memory) -> Result<Loaded, BootError> 
         image.copy(offset, memory, gpa, stored)?;
         loaded.end = loaded.end.max(end);
         // An entry given as a virtual address is meant where its segment is loaded.
-        let linear = u64_at(&program, 16);
-        if (linear..linear.saturating_add(size)).contains(&virtual_entry) && linear != gpa {
-            loaded.entry = virtual_entry - linear + gpa;
+        if (linear..linear.saturating_add(size)).contains(&header.entry) {
+            (loaded.entry, found) = (header.entry - linear + gpa, true);
         }
+        found |= (gpa..end).contains(&loaded.entry);
     }
-    if !(layout::KERNEL..loaded.end).contains(&loaded.entry) {
+    if loaded.native == Native::None && loaded.pvh.is_none() {
+        return Err(BootError::Only32(image.path.clone()));
+    }
+    loaded.end = loaded.end.max(layout::KERNEL);
+    if !found {
         return Err(image.damaged("its entry point lies in no segment"));
     }
     Ok(loaded)

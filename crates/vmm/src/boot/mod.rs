@@ -1,13 +1,15 @@
 //! Puts a kernel, its initrd and its command line into memory, and says how the first processor begins.
 //!
-//! Kernels are ELF or bzImage, as they are or compressed with zstd; they are entered by the 64-bit Linux boot protocol or by
-//! their PVH note. Everything read from the files is checked against the memory there is.
+//! Kernels are ELF or bzImage, as they are or compressed with zstd; they are entered by the 64-bit Linux boot protocol, by
+//! their PVH note, or by the multiboot protocol if they are 32-bit ones. Everything read from the files is checked against
+//! the memory there is.
 //!
 //! Source: Linux `Documentation/arch/x86/boot.rst`, Xen's `start_info.h` (PVH).
 
 mod bzimage;
 mod elf;
 mod image;
+mod multiboot;
 mod pvh;
 mod start;
 #[cfg(test)]
@@ -39,7 +41,7 @@ pub enum BootError {
         source: std::io::Error,
     },
     /// The kernel is neither format.
-    #[error("{} is no kernel: neither ELF nor bzImage", .0.display())]
+    #[error("{} is no kernel: neither ELF nor bzImage nor multiboot", .0.display())]
     Format(PathBuf),
     /// The kernel is for another processor.
     #[error("{} is a kernel for another processor (ELF machine {machine}, class {class}): x86-64 is needed", path.display())]
@@ -59,8 +61,11 @@ pub enum BootError {
         /// In which way.
         what: &'static str,
     },
-    /// The bzImage has no 64-bit entry.
-    #[error("{} has no 64-bit entry point: a kernel of Linux 3.8 or newer for x86-64 is needed", .0.display())]
+    /// The kernel has no 64-bit entry, and no other that is known.
+    #[error(
+        "{} has no 64-bit entry point: a kernel of Linux 3.8 or newer for x86-64 is needed, or one with a multiboot header",
+        .0.display()
+    )]
     Only32(PathBuf),
     /// The kernel has no PVH note.
     #[error("{} has no PVH entry point; boot it by the Linux protocol", .0.display())]
@@ -103,10 +108,24 @@ pub(crate) enum Entry {
     Linux(u64),
     /// In 32-bit mode, with the start info in RBX.
     Pvh(u64),
+    /// In 32-bit mode, with the multiboot information in RBX.
+    Multiboot(u64),
+}
+
+/// What a kernel can be entered by beside a PVH note.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Native {
+    /// The 64-bit Linux boot protocol.
+    #[default]
+    Linux,
+    /// The multiboot protocol.
+    Multiboot,
+    /// Nothing: it is a 32-bit kernel.
+    None,
 }
 
 /// A kernel in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Loaded {
     pub(crate) entry: u64,
     pub(crate) pvh: Option<u64>,
@@ -116,6 +135,8 @@ pub(crate) struct Loaded {
     pub(crate) setup: Vec<u8>,
     /// The highest address that the initrd may have.
     pub(crate) initrd_max: u64,
+    /// What it can be entered by beside its PVH note.
+    pub(crate) native: Native,
 }
 
 /// An initrd in memory.
@@ -140,10 +161,25 @@ pub(crate) fn load(memory: &Memory, payload: &Payload<'_>) -> Result<Entry, Boot
         return Err(BootError::Cmdline(cmdline.len()));
     }
     let image = Image::open(payload.kernel)?;
-    let kernel = if image.is_elf() { elf::load(&image, memory)? } else { bzimage::load(&image, memory)? };
+    let kernel = load_kernel(&image, memory)?;
     let initrd = payload.initrd.map(|path| load_initrd(path, memory, &kernel)).transpose()?.unwrap_or_default();
+    if payload.protocol == BootProtocol::Linux && kernel.native == Native::Multiboot {
+        // The first word is the kernel's name there.
+        let name = payload.kernel.file_name().unwrap_or_default().as_encoded_bytes();
+        let words = [name, if cmdline.is_empty() { b"" } else { b" " }, cmdline, &[0]].concat();
+        if words.len() > layout::CMDLINE_SIZE {
+            return Err(BootError::Cmdline(words.len()));
+        }
+        write(memory, layout::CMDLINE, &words)?;
+        multiboot::write_to(memory, initrd)?;
+        return Ok(Entry::Multiboot(kernel.entry));
+    }
     write(memory, layout::CMDLINE, &[cmdline, &[0]].concat())?;
     match (payload.protocol, kernel.pvh) {
+        (BootProtocol::Linux, Some(entry)) if kernel.native == Native::None => {
+            pvh::write_to(memory, initrd, payload.rsdp)?;
+            Ok(Entry::Pvh(entry))
+        }
         (BootProtocol::Linux, _) => {
             zero_page::write_to(memory, &kernel, initrd, cmdline.len(), payload.rsdp)?;
             Ok(Entry::Linux(kernel.entry))
@@ -156,12 +192,21 @@ pub(crate) fn load(memory: &Memory, payload: &Payload<'_>) -> Result<Entry, Boot
     }
 }
 
+fn load_kernel(image: &Image, memory: &Memory) -> Result<Loaded, BootError> {
+    if image.is_elf() {
+        return elf::load(image, memory);
+    }
+    match bzimage::load(image, memory) {
+        Err(BootError::Format(path)) => multiboot::load(image, memory)?.ok_or(BootError::Format(path)),
+        loaded => loaded,
+    }
+}
+
 /// For the fuzz target: loads a kernel from bytes; what it says of itself lies in its memory.
 pub(crate) fn load_stranger(bytes: &[u8]) {
     let Ok(memory) = Memory::new(16 << 20) else { return };
     let Some(image) = Image::of(bytes) else { return };
-    let loaded = if image.is_elf() { elf::load(&image, &memory) } else { bzimage::load(&image, &memory) };
-    if let Ok(kernel) = loaded {
+    if let Ok(kernel) = load_kernel(&image, &memory) {
         assert!(kernel.end <= memory.ram_size() && kernel.entry < kernel.end);
     }
 }
@@ -205,6 +250,11 @@ pub(crate) fn memory_map(memory: &Memory) -> Vec<(u64, u64, u32)> {
 pub(crate) fn begin(memory: &Memory, entry: Entry, state: &mut VcpuState) -> Result<(), BootError> {
     match entry {
         Entry::Linux(rip) => start::linux(memory, rip, state),
-        Entry::Pvh(rip) => start::pvh(memory, rip, state),
+        Entry::Pvh(rip) => start::flat(memory, rip, layout::PVH_INFO, state),
+        Entry::Multiboot(rip) => {
+            start::flat(memory, rip, layout::MULTIBOOT_INFO, state)?;
+            state.regs.rax = multiboot::LOADER;
+            Ok(())
+        }
     }
 }

@@ -103,14 +103,14 @@ pub(super) fn linux(memory: &Memory, rip: u64, state: &mut VcpuState) -> Result<
     Ok(())
 }
 
-/// 32-bit mode without paging, RBX at the start info.
-pub(super) fn pvh(memory: &Memory, rip: u64, state: &mut VcpuState) -> Result<(), BootError> {
+/// 32-bit mode without paging, RBX at what the kernel is told.
+pub(super) fn flat(memory: &Memory, rip: u64, told: u64, state: &mut VcpuState) -> Result<(), BootError> {
     segments(memory, CODE_32, state)?;
     state.sregs.cr0 = CR0_PE | CR0_ET;
     state.sregs.cr4 = 0;
     state.sregs.efer = 0;
     state.regs.rip = rip;
-    state.regs.rbx = layout::PVH_INFO;
+    state.regs.rbx = told;
     state.regs.rflags = FLAGS;
     Ok(())
 }

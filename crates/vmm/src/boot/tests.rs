@@ -108,6 +108,81 @@ fn virtual_entries_are_meant_where_the_segment_is() {
     assert_eq!(guest.load(&kernel, None, BootProtocol::Linux).unwrap(), Entry::Linux(0x10_0100));
 }
 
+/// A 32-bit ELF file with one segment at 1 MiB, which begins with a multiboot header, and with a PVH note if `note`.
+fn elf32(header: &[u32], note: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 52 + 2 * 32];
+    let segment: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x01\x01\x01");
+    put(18, &3u16.to_le_bytes());
+    put(24, &0x10_0020u32.to_le_bytes());
+    put(28, &52u32.to_le_bytes());
+    put(42, &32u16.to_le_bytes());
+    put(44, &2u16.to_le_bytes());
+    let size = segment.len() as u32;
+    for (at, words) in [(52, [1, 116, 0x10_0000, 0x10_0000, size, 0x2000]), (84, [4, 116 + size, 0, 0, 20, 20])] {
+        put(at, &words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect::<Vec<_>>());
+    }
+    file.extend(segment);
+    file.extend([4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
+    file.extend(note);
+    file
+}
+
+const XEN: &[u8] = b"Xen\0\x40\x00\x10\x00";
+const NO_NOTE: &[u8] = b"Not\0\x40\x00\x10\x00";
+
+fn header(flags: u32) -> [u32; 3] {
+    [0x1bad_b002, flags, 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags)]
+}
+
+#[test]
+fn multiboot_kernels_are_told_where_everything_is() {
+    let guest = Guest::new(32);
+    let entry = guest.load(&elf32(&header(3), NO_NOTE), Some(b"init"), BootProtocol::Linux).unwrap();
+    assert_eq!(entry, Entry::Multiboot(0x10_0020));
+    assert_eq!(guest.word(0x10_0000), 0x1bad_b002);
+    let told = |at: u64| guest.word(layout::MULTIBOOT_INFO + at);
+    assert_eq!((told(0) & 0x4d, told(4), told(8)), (0x4d, 639, 31 << 10));
+    let mut cmdline = [0; 11];
+    guest.memory.ram().read_slice(&mut cmdline, GuestAddress(told(16).into())).unwrap();
+    assert_eq!(&cmdline, b"kernel a=b\0");
+    assert_eq!((told(20), guest.word(u64::from(told(24)))), (1, 0x1ff_f000));
+    assert_eq!(guest.word(u64::from(told(24)) + 4), 0x1ff_f004);
+    // The third part of memory is up to 32 MiB; each has 24 bytes.
+    assert_eq!((told(44), guest.word(u64::from(told(48)) + 48 + 12)), (4 * 24, 0x1f0_0000));
+    let vm =
+        crate::backend::create(hv::Backend::Soft, guest.memory.clone(), &hv::cpu_model::CpuModel::v2(1), 1).unwrap();
+    let mut state = vm.create_vcpu(0).unwrap().state().unwrap();
+    begin(&guest.memory, entry, &mut state).unwrap();
+    assert_eq!((state.regs.rax, state.regs.rbx), (0x2bad_b002, layout::MULTIBOOT_INFO));
+    assert_eq!((state.sregs.cr0 & 0x8000_0001, state.regs.rip), (1, 0x10_0020));
+}
+
+#[test]
+fn multiboot_kernels_may_be_no_elf_files() {
+    let guest = Guest::new(32);
+    let [magic, flags, check] = header(1 << 16);
+    // 16 bytes, the header, code; the content begins 8 bytes before the header.
+    let words = [0, 0, 0, 0, magic, flags, check, 0x20_0008, 0x20_0000, 0, 0x20_1000, 0x20_0028, 0x9090_9090];
+    let file: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    assert_eq!(guest.load(&file, None, BootProtocol::Linux).unwrap(), Entry::Multiboot(0x20_0028));
+    assert_eq!((guest.word(0x20_0008), guest.word(0x20_0028)), (0x1bad_b002, 0x9090_9090));
+    let mut low = file.clone();
+    low[32..36].fill(0);
+    assert!(matches!(guest.load(&low, None, BootProtocol::Linux), Err(BootError::Damaged { .. })));
+}
+
+#[test]
+fn kernels_of_32_bits_need_a_way_in() {
+    let guest = Guest::new(32);
+    let load = |header: &[u32], note, protocol| guest.load(&elf32(header, note), None, protocol);
+    assert_eq!(load(&[0; 3], XEN, BootProtocol::Linux).unwrap(), Entry::Pvh(0x10_0040));
+    assert_eq!(load(&header(0), XEN, BootProtocol::Pvh).unwrap(), Entry::Pvh(0x10_0040));
+    assert!(matches!(load(&[0; 3], NO_NOTE, BootProtocol::Linux), Err(BootError::Only32(_))));
+    assert!(matches!(load(&header(4), NO_NOTE, BootProtocol::Linux), Err(BootError::Damaged { .. })));
+}
+
 #[test]
 fn compressed_kernels_are_unpacked() {
     let guest = Guest::new(32);
@@ -165,13 +240,19 @@ fn what_does_not_fit_is_refused() {
 fn garbage_never_panics() {
     let guest = Guest::new(16);
     let mut seed = 7u64;
-    for round in 0..2_000 {
-        let mut kernel = if round % 2 == 0 { elf(|_| ()) } else { bzimage(|_| ()) };
+    for round in 0..3_000 {
+        let mut kernel = match round % 3 {
+            0 => elf(|_| ()),
+            1 => elf32(&header(1 << 16), XEN),
+            _ => bzimage(|_| ()),
+        };
         for _ in 0..3 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let at = (seed >> 33) as usize % kernel.len();
             kernel[at] = (seed >> 24) as u8;
         }
-        let _any = guest.load(&kernel, None, BootProtocol::Pvh);
+        for protocol in [BootProtocol::Linux, BootProtocol::Pvh] {
+            let _any = guest.load(&kernel, None, protocol);
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::{ConsoleOutput, Event, MSR_TSC, Machine, MachineError, Stopped, speci
 use crate::acpi::PciBus;
 use crate::boot::{self, Payload};
 use crate::bus::Buses;
-use crate::device::{Button, Cmos, Keyboard, Power, PowerOrder, SerialPort};
+use crate::device::{Answers, Button, Cmos, ExitPort, Keyboard, Power, PowerOrder, SerialPort};
 use crate::{acpi, backend, layout};
 
 /// Everything but the guest: its processors are as after power-on.
@@ -26,6 +26,17 @@ struct Parts {
     serial: Arc<SerialPort>,
     devices: Devices,
     vcpus: Vec<Box<dyn Vcpu>>,
+}
+
+/// What guests that are tests have.
+fn trial(spec: &MachineSpec, buses: &mut Buses, events: &Sender<Event>) {
+    let events = events.clone();
+    let end = move |code| {
+        // As below.
+        let _nobody = events.send(Event::Exit(code));
+    };
+    buses.add_ports(layout::EXIT_PORT, 4, Arc::new(ExitPort::new(Box::new(end))));
+    buses.add_ports(layout::ANSWER_PORT, 2, Arc::new(Answers::new(spec.memory, spec.cpus)));
 }
 
 /// The devices of a PC.
@@ -63,6 +74,9 @@ fn parts(
     let vm = backend::create(backend, memory.clone(), model, spec.cpus).map_err(refused(backend))?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, output, events);
+    if spec.test_devices {
+        trial(spec, &mut buses, events);
+    }
     let devices = Devices::new(spec, memory, &vm, &mut buses)?;
     let vcpus =
         (0..spec.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<_, _>>().map_err(refused(backend))?;

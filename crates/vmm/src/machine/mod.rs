@@ -35,6 +35,8 @@ pub enum Event {
     Reset,
     /// The guest switched the machine off.
     PowerOff,
+    /// The guest, a test, ended the machine with this code.
+    Exit(u8),
     /// A processor can't go on: why.
     Failed(String),
 }

@@ -199,6 +199,7 @@ impl State {
                 self.console.write(format!("\r\ninsula-vmm: the machine can't go on: {why}\r\n").as_bytes());
                 Next::End(FAILED)
             }
+            (Event::Exit(code), _) => Next::End(code),
             (Event::Reset, Some(spec)) => match self.assemble(&spec) {
                 Ok(()) => Next::GoOn,
                 Err(error) => {

@@ -78,6 +78,26 @@ fn guests_speak_and_switch_off() {
     }
 }
 
+/// A multiboot kernel: reads the number of processors from the ports for tests, and ends with it.
+#[test]
+fn tests_of_others_end_with_a_code() {
+    let code = [
+        0x02u8, 0xb0, 0xad, 0x1b, 0, 0, 1, 0, 0xfe, 0x4f, 0x51, 0xe4, // the header
+        0, 0, 0x10, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0x10, 0, // its addresses
+        0x66, 0xba, 0x10, 0x05, 0x66, 0xb8, 5, 0, 0x66, 0xef, // mov dx, 0x510; mov ax, 5; out dx, ax
+        0x42, 0xec, // inc edx; in al, dx
+        0x66, 0xba, 0xf4, 0, 0xee, 0xf4, // mov dx, 0xf4; out dx, al; hlt
+    ];
+    for backend in backends() {
+        let folder = Folder::new();
+        let path = folder.path("suite");
+        std::fs::write(&path, code).unwrap();
+        let mut spec = spec(&path, backend);
+        (spec.test_devices, spec.cpus) = (true, 2);
+        assert_eq!(Running::boot(&spec).event(), Event::Exit(5), "{backend:?}");
+    }
+}
+
 #[test]
 fn triple_faults_are_resets() {
     for backend in backends() {
