@@ -251,14 +251,14 @@ pub(crate) fn next_code(x: &mut Exec<'_>) -> Option<u64> {
 /// Whether translated code can run now.
 fn translatable(x: &Exec<'_>) -> bool {
     let masked = x.s.fx.0[24] & 0x80 != 0 && x.s.fx.0[25] & 0x1f == 0x1f;
-    x.s.code64()
+    let level = x.s.cpl == 0 || x.s.cpl == 3;
+    level
+        && x.s.code64()
         && !x.s.shadow
         && !x.s.checks_alignment()
         && x.s.rflags & (flags::TF | flags::RF) == 0
         && x.s.dr[7] & 0xff == 0
         && masked
-    let level = x.s.cpl == 0 || x.s.cpl == 3;
-    level && x.s.code64() && !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 && masked
 }
 
 /// What translations take for granted.

@@ -27,6 +27,8 @@ enum Target {
     Code(Segment),
     /// A descriptor that is no segment's.
     Gate(Descriptor),
+}
+
 /// What kind of code a system call returns to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
@@ -355,7 +357,6 @@ pub(crate) fn syscall(x: &mut Exec<'_>, _: &Op) -> Done {
     x.s.rip = target;
     // A single step counts at the end: not if the mask has taken it away.
     x.delivered = x.s.rflags & flags::TF == 0;
-    x.enter_code(flat(star & 0xfffc, 0xb, 0, ATTR_L), 0);
     x.enter_code(cs, 0);
     Ok(())
 }

@@ -149,6 +149,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let effort = if rounds.quick { (2, 1) } else { (7, 3) };
             let effort = network::Effort { rounds: effort.0, seconds: effort.1 };
             let report = network::measure(&bin, &groups, &effort);
+            groups.remove();
+            report?
+        }
         What::VmDevices(_) => {
             let groups = Groups::create()?;
             let report = vm_devices::measure(&bin, &groups, if rounds.quick { 1 } else { 5 });
