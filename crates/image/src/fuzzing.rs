@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 
+use oci_spec::image::ImageConfiguration;
+
 use crate::build::{File, FileKind, Files, FilesError, Graph, Ignore, Images, Options, Plan};
 use crate::config::ConfigChanges;
 use crate::dockerfile::{Dockerfile, Expander, Kind};
@@ -10,6 +12,7 @@ use crate::erofs::{self, verify_first_block};
 use crate::layer::{self, LayerError, Rules};
 use crate::model::{DeviceNodes, Limits};
 use crate::pipeline;
+use crate::store::{canonical_json, layers_of};
 use crate::tree::Stat;
 
 /// Small enough that an input that passes all checks is done at once.
@@ -50,6 +53,21 @@ pub fn parts(bytes: &[u8]) {
     }
     let pattern: Vec<u8> = (0..20_000_u32).map(|at| (at * at / 7) as u8).collect();
     let _ = crate::deflate::restore(bytes, &pattern[..], std::io::sink());
+}
+
+/// The configuration of a stranger's image: its layers, a change upon it, and the text that is kept of one that was made here,
+/// which reads back as itself.
+pub fn config(bytes: &[u8]) {
+    let Ok(config) = ImageConfiguration::from_reader(bytes) else { return };
+    drop(layers_of(bytes).map_err(|error| error.to_string()));
+    let mut changes = ConfigChanges::default();
+    drop(changes.apply("ENV A=$PATH"));
+    drop(changes.over(config.config().as_ref()));
+    if let Ok(text) = canonical_json(&config) {
+        // Lists that the file has as the keys of an object have no order of their own.
+        let again = ImageConfiguration::from_reader(&text[..]).map(|again| canonical_json(&again));
+        assert!(matches!(again, Ok(Ok(again)) if again == text), "a configuration reads back as another one");
+    }
 }
 
 /// An instruction that changes an image's configuration.
@@ -153,6 +171,7 @@ mod tests {
     }
 
     const SMALL: &[Target] = &[
+        ("image_config", super::config),
         ("image_dockerfile", super::dockerfile),
         ("image_dockerignore", super::dockerignore),
         ("image_parts", super::parts),

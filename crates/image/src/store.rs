@@ -699,7 +699,7 @@ fn to_json<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, ImageError> 
 }
 
 /// The configuration's bytes, with the keys of every object in order: the crate that models it keeps labels unordered.
-fn canonical_json(config: &ImageConfiguration) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn canonical_json(config: &ImageConfiguration) -> Result<Vec<u8>, ImageError> {
     fn sort(value: serde_json::Value) -> serde_json::Value {
         match value {
             serde_json::Value::Object(entries) => {

@@ -85,6 +85,48 @@ fn archives_come_back_byte_for_byte() {
     }
 }
 
+/// The end of an eStargz stream: an empty member whose header says where the table of contents begins.
+fn stargz_footer(at: usize) -> Vec<u8> {
+    let extra = [&b"SG"[..], &22_u16.to_le_bytes(), format!("{at:016x}STARGZ").as_bytes()].concat();
+    let header = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff];
+    let length = u16::try_from(extra.len()).unwrap().to_le_bytes();
+    [&header[..], &length, &extra, &[1, 0, 0, 0xff, 0xff], &[0; 8]].concat()
+}
+
+/// A frame that decoders skip, as zstd:chunked keeps its table of contents in.
+fn skippable(bytes: &[u8]) -> Vec<u8> {
+    [&0x184d_2a50_u32.to_le_bytes()[..], &u32::try_from(bytes.len()).unwrap().to_le_bytes(), bytes].concat()
+}
+
+/// Layers that could be fetched in pieces are whole layers all the same.
+#[test]
+fn seekable_layers_are_read_as_plain() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let toc = entry(b"stargz.index.json", b'0', b"", b"{\"version\":1,\"entries\":[]}");
+    let files = [entry(b"a", b'0', b"", &[7; 3000]), entry(b".no.prefetch.landmark", b'0', b"", b"\x0f")].concat();
+    let pieces: Vec<&[u8]> = files.chunks(700).collect();
+    let mut stargz: Vec<u8> = pieces.iter().flat_map(|piece| gzip(piece)).collect();
+    let at = stargz.len();
+    let end = [toc.clone(), vec![0; 1024]].concat();
+    stargz.extend(gzip(&end));
+    stargz.extend(stargz_footer(at));
+    let mut chunked: Vec<u8> = pieces.iter().flat_map(|piece| zstd::encode_all(*piece, 3).unwrap()).collect();
+    chunked.extend(zstd::encode_all(&[0; 1024][..], 3).unwrap());
+    chunked.extend(skippable(&zstd::encode_all(&b"{\"version\":1}"[..], 3).unwrap()));
+    chunked.extend(skippable(&[5; 64]));
+    for (stream, plain) in [(stargz, [&files[..], &end].concat()), (chunked, [&files[..], &[0; 1024]].concat())] {
+        let intake = store.intake();
+        let taken = intake.layer(&stream[..], LayerRules::default(), None, Keep::Measured).unwrap();
+        assert_eq!(taken.layer.0, Digest::of(&plain));
+        assert_eq!(taken.blob, Some((Digest::of(&stream), stream.len() as u64)), "all of it was read");
+        let image = intake.image(NewImage { config: config(&[taken.layer]), manifest: None, reference: None }).unwrap();
+        drop(intake);
+        assert_eq!(whole(store.archive(&image.layers[0]).unwrap().0), plain);
+    }
+    assert_eq!(store.check().unwrap(), []);
+}
+
 #[test]
 fn what_came_in_goes_out() {
     let folder = tempfile::tempdir().unwrap();
