@@ -54,7 +54,15 @@ impl Engine {
 
     fn examine(&self) -> Vec<Check> {
         let mut checks = vec![kernel(), namespaces(), user_namespaces(), layers(), self.overlay(), self.groups()];
-        checks.extend([seccomp(), self.module("apparmor"), self.module("selinux"), self.shim(), self.state(), kvm()]);
+        checks.extend([
+            seccomp(),
+            self.module("apparmor"),
+            self.module("selinux"),
+            self.shim(),
+            self.state(),
+            packet_filter(),
+            kvm(),
+        ]);
         checks
     }
 
@@ -236,6 +244,29 @@ fn seccomp() -> Check {
             Verdict::Missing,
             "no filters on this kernel",
             "use a kernel with CONFIG_SECCOMP_FILTER",
+        ),
+    }
+}
+
+/// Other people's rules that containers' packets do not get past.
+fn packet_filter() -> Check {
+    let name = "packet filter";
+    match net::firewall::Firewall::open().and_then(|firewall| firewall.foreign_drops()) {
+        Ok(drops) if drops.is_empty() => Check::good(name, "nftables; nobody else drops what is passed on"),
+        Ok(drops) => {
+            let chains: Vec<String> = drops.iter().map(|one| format!("{} {}", one.table, one.chain)).collect();
+            Check::lesser(
+                name,
+                Verdict::Fallback,
+                format!("the policy of chain {} is drop: it may drop containers' packets", chains.join(", and of ")),
+                "see that it accepts them: ct state established,related, iifname of the bridges (insula*, br-*), ct status dnat",
+            )
+        }
+        Err(error) => Check::lesser(
+            name,
+            Verdict::Missing,
+            crate::error::chain(&error),
+            "networks need nftables: load the module with: modprobe nf_tables",
         ),
     }
 }

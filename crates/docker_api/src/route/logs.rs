@@ -33,10 +33,12 @@ pub(crate) async fn logs(call: Call) -> Result {
     }
     let container = call.engine().container(call.who())?;
     let shown = Shown { timestamps: query.flag("timestamps"), details: query.flag("details"), tty: container.spec.tty };
+    // Who reads what has been recorded reads it as a whole; who follows may take a frame for a line.
+    let frames = if which.follow { Frames::EachLine } else { Frames::Gathered };
     let mut lines = call.engine().logs(container.id.as_str(), which).await?;
     let (sender, reply) = reply::stream(media(shown.tty, call.version >= Version::minor(42)));
     tokio::spawn(async move {
-        let mut piece = Vec::new();
+        let mut piece = Piece::new(frames);
         loop {
             let line = tokio::select! {
                 line = lines.recv() => line,
@@ -48,15 +50,15 @@ pub(crate) async fn logs(call: Call) -> Result {
             };
             while let Some(line) = next {
                 match line {
-                    Ok(line) => append(&mut piece, &line, shown),
+                    Ok(line) => piece.append(&line, shown),
                     Err(error) => {
                         let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
                         return;
                     }
                 }
-                next = if piece.len() < PIECE { lines.try_recv().ok() } else { None };
+                next = if piece.bytes.len() < PIECE { lines.try_recv().ok() } else { None };
             }
-            if sender.send(Ok(Bytes::from(std::mem::take(&mut piece)))).await.is_err() {
+            if sender.send(Ok(Bytes::from(piece.take()))).await.is_err() {
                 return;
             }
         }
@@ -72,6 +74,59 @@ pub(crate) struct Shown {
     pub(crate) tty: bool,
 }
 
+/// What a frame of a stream holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frames {
+    /// One line.
+    EachLine,
+    /// All lines of one stream that follow each other: clients write frame by frame, so few frames are fast.
+    Gathered,
+}
+
+/// Lines on their way to a client.
+#[derive(Debug)]
+struct Piece {
+    frames: Frames,
+    bytes: Vec<u8>,
+    /// Where the last frame begins, and whose it is.
+    open: Option<(usize, LogStream)>,
+}
+
+impl Piece {
+    fn new(frames: Frames) -> Self {
+        Self { frames, bytes: Vec::new(), open: None }
+    }
+
+    fn append(&mut self, line: &LogLine, shown: Shown) {
+        let start = self.bytes.len();
+        append(&mut self.bytes, line, shown);
+        if self.frames == Frames::EachLine || shown.tty {
+            return;
+        }
+        match self.open {
+            Some((frame, stream)) if stream == line.stream => {
+                self.bytes.drain(start..start + HEADER);
+                // a piece is far below 4 GiB
+                let length = u32::try_from(self.bytes.len() - frame - HEADER).unwrap_or(u32::MAX);
+                self.bytes[frame..frame + HEADER].copy_from_slice(&stdcopy::header(of(stream), length));
+            }
+            _ => self.open = Some((start, line.stream)),
+        }
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        self.open = None;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+fn of(stream: LogStream) -> Stream {
+    match stream {
+        LogStream::Stdout => Stream::Stdout,
+        LogStream::Stderr => Stream::Stderr,
+    }
+}
+
 /// Adds a line as clients read it.
 pub(crate) fn append(out: &mut Vec<u8>, line: &LogLine, shown: Shown) {
     let mut stamp = if shown.timestamps { format!("{} ", rfc3339_fixed(line.at_ns)) } else { String::new() };
@@ -81,14 +136,10 @@ pub(crate) fn append(out: &mut Vec<u8>, line: &LogLine, shown: Shown) {
         stamp.push(' ');
     }
     if !shown.tty {
-        let stream = match line.stream {
-            LogStream::Stdout => Stream::Stdout,
-            LogStream::Stderr => Stream::Stderr,
-        };
         // recorded lines are far below 4 GiB
         let length = u32::try_from(stamp.len() + line.text.len()).unwrap_or(u32::MAX);
         out.reserve(HEADER + stamp.len() + line.text.len());
-        out.extend_from_slice(&stdcopy::header(stream, length));
+        out.extend_from_slice(&stdcopy::header(of(line.stream), length));
     }
     out.extend_from_slice(stamp.as_bytes());
     out.extend_from_slice(&line.text);
@@ -103,6 +154,23 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_one_stream_share_a_frame_where_nobody_follows() {
+        let line = |stream, text: &str| LogLine { stream, at_ns: 0, text: text.into(), attributes: Default::default() };
+        let check = |frames, expected: &[u8]| {
+            let mut piece = Piece::new(frames);
+            for (stream, text) in [(LogStream::Stdout, "a\n"), (LogStream::Stdout, "bc\n"), (LogStream::Stderr, "d\n")]
+            {
+                piece.append(&line(stream, text), Shown::default());
+            }
+            assert_eq!(piece.take(), expected);
+            piece.append(&line(LogStream::Stderr, "e\n"), Shown::default());
+            assert_eq!(piece.take(), b"\x02\0\0\0\0\0\0\x02e\n");
+        };
+        check(Frames::Gathered, b"\x01\0\0\0\0\0\0\x05a\nbc\n\x02\0\0\0\0\0\0\x02d\n");
+        check(Frames::EachLine, b"\x01\0\0\0\0\0\0\x02a\n\x01\0\0\0\0\0\0\x03bc\n\x02\0\0\0\0\0\0\x02d\n");
+    }
 
     #[test]
     fn lines_are_framed_unless_they_are_a_terminals() {

@@ -50,6 +50,7 @@ pub struct Container {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// The ports that the host passes on to it, while it runs.
     #[serde(default)]
+    #[serde(with = "net::firewall::runs")]
     pub published: Published,
 }
 

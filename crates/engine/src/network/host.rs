@@ -85,6 +85,7 @@ pub(super) fn process(pid: i32) -> Option<OwnedFd> {
 pub(crate) fn helper(inner: &Arc<Inner>) -> Result<Arc<Netd>> {
     inner.networks.guard.helper(|netd| {
         tell(inner, netd)?;
+        mention_foreign_drops();
         let (weak, socket) = (Arc::downgrade(inner), inner.networks.guard.socket().to_owned());
         // a helper that somebody kills is replaced at once, not with the next container
         tokio::runtime::Handle::current().spawn(async move {
@@ -108,6 +109,17 @@ pub(crate) fn helper(inner: &Arc<Inner>) -> Result<Arc<Netd>> {
         });
         Ok(())
     })
+}
+
+/// A packet has to pass everybody's chains: who looks for one that a firewall dropped finds a hint in the log.
+fn mention_foreign_drops() {
+    let drops = net::firewall::Firewall::open().and_then(|firewall| firewall.foreign_drops()).unwrap_or_default();
+    for one in drops {
+        let (table, chain) = (&one.table, &one.chain);
+        tracing::warn!(
+            "chain {chain} of table {table} drops what it does not know, containers' packets too; see insula doctor"
+        );
+    }
 }
 
 /// Has the helper do something; one that has gone is replaced first.

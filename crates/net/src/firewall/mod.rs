@@ -17,6 +17,7 @@
 
 mod resolver;
 mod rules;
+pub mod runs;
 mod table;
 #[cfg(test)]
 mod tests;

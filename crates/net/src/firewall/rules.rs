@@ -117,6 +117,7 @@ pub struct Rules {
     /// The networks, by the name of their bridge.
     pub networks: BTreeMap<String, NetworkRules>,
     /// The published ports.
+    #[serde(with = "super::runs")]
     pub published: BTreeSet<Publication>,
 }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use rustix::event::{Timespec, epoll};
 use super::message::{self, Reply, Request, Status};
 use super::ports::Ports;
 use super::stream;
-use super::upstream::{self, Next, Pending};
+use super::upstream::{self, Next, Pending, Silent};
 use crate::conntrack::Conntrack;
 use crate::dns::{self, Code, Query, Transport, Upstream, View, Zone};
 use crate::firewall::{Firewall, Rules, Watch, redirect_resolver};
@@ -24,8 +23,12 @@ use crate::{NetError, Result, netns};
 const PORT: u16 = 61_053;
 /// Questions that may be on their way at once, over UDP.
 const PENDING_MAX: usize = 2048;
+/// And of one container, once there are many.
+const PENDING_EACH: usize = 256;
 /// Connections of TCP at once.
 const STREAMS_MAX: usize = 64;
+/// And of one container.
+const STREAMS_EACH: usize = 16;
 /// How long after somebody has touched the packet filter it is looked at: others may be in the middle of it.
 const REPAIR_AFTER: Duration = Duration::from_millis(50);
 /// How often what ran out is looked for, while something is on its way.
@@ -71,7 +74,8 @@ struct State {
 pub(super) struct Shared {
     epoll: OwnedFd,
     state: Mutex<State>,
-    streams: AtomicUsize,
+    /// How many connections each container has.
+    streams: Mutex<BTreeMap<u64, usize>>,
 }
 
 /// What follows from a question.
@@ -107,8 +111,9 @@ pub fn serve(listener: UnixListener) -> Result<()> {
         status: Status { version: env!("CARGO_PKG_VERSION").to_owned(), ..Status::default() },
         stopping: false,
     };
-    let shared = Arc::new(Shared { epoll, state: Mutex::new(state), streams: AtomicUsize::new(0) });
-    let mut turn = Turn { shared, listener, watch, pending: BTreeMap::new(), next: 1, repair_at: None };
+    let shared = Arc::new(Shared { epoll, state: Mutex::new(state), streams: Mutex::default() });
+    let mut turn =
+        Turn { shared, listener, watch, pending: BTreeMap::new(), silent: Silent::default(), next: 1, repair_at: None };
     loop {
         turn.wait().map_err(socket_failed("epoll_wait"))?;
         if turn.shared.lock().stopping {
@@ -131,6 +136,7 @@ struct Turn {
     listener: UnixListener,
     watch: Watch,
     pending: BTreeMap<u64, Pending>,
+    silent: Silent,
     next: u64,
     repair_at: Option<Instant>,
 }
@@ -192,12 +198,22 @@ impl Turn {
             Answer::Ignore => {}
             // A client that is gone needs no answer.
             Answer::Reply(answer) => drop(socket.send_to(&answer, client)),
-            Answer::Ask { .. } if self.pending.len() >= PENDING_MAX => {}
-            Answer::Ask { query, upstreams, namespace } => {
+            // at once, so that the client can go on: silence would cost it its own patience
+            Answer::Ask { query, .. } if self.is_full(number) => {
+                let _ = socket.send_to(&query.reply(Code::Failure, &[], Transport::Udp, 0), client);
+            }
+            Answer::Ask { query, mut upstreams, namespace } => {
+                self.silent.arrange(&mut upstreams, Instant::now());
                 let next = upstream::ask((number, client), (query, bytes.to_vec()), upstreams, None, namespace.as_fd());
                 self.follow(number, client, next);
             }
         }
+    }
+
+    /// Whether there is no room for one more question of a container; one that floods takes it from itself only.
+    fn is_full(&self, sandbox: u64) -> bool {
+        let own = || self.pending.values().filter(|one| one.sandbox == sandbox).count();
+        self.pending.len() >= PENDING_MAX || (self.pending.len() >= PENDING_EACH && own() >= PENDING_EACH)
     }
 
     fn follow(&mut self, sandbox: u64, client: SocketAddr, next: Next) {
@@ -221,6 +237,7 @@ impl Turn {
     fn answer(&mut self, number: u64) {
         let Some(outcome) = self.pending.get(&number).and_then(Pending::read) else { return };
         let Some(pending) = self.pending.remove(&number) else { return };
+        self.silent.heard(&pending.asked);
         match outcome {
             Ok(answer) => self.follow(pending.sandbox, pending.client, Next::Done(answer)),
             Err(poor) => self.go_on(pending, poor),
@@ -239,18 +256,17 @@ impl Turn {
     fn stream(&self, number: u64) {
         let listener = self.shared.lock().sandboxes.get(&number).map(|sandbox| Arc::clone(&sandbox.tcp));
         let Some(Ok((stream, _))) = listener.map(|listener| listener.accept()) else { return };
-        if self.shared.streams.fetch_add(1, Ordering::Relaxed) >= STREAMS_MAX {
-            self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        if !self.shared.begin_stream(number) {
             return;
         }
         let shared = Arc::clone(&self.shared);
         let spawned = std::thread::Builder::new().name("stream".to_owned()).stack_size(256 * 1024).spawn(move || {
             // A connection that breaks off is the client's affair.
             let _ = stream::converse(&shared, number, stream);
-            shared.streams.fetch_sub(1, Ordering::Relaxed);
+            shared.end_stream(number);
         });
         if spawned.is_err() {
-            self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+            self.shared.end_stream(number);
         }
     }
 
@@ -261,6 +277,7 @@ impl Turn {
             self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(number, _)| *number).collect();
         for number in late {
             if let Some(pending) = self.pending.remove(&number) {
+                self.silent.missed(&pending.asked, now);
                 self.go_on(pending, None);
             }
         }
@@ -278,6 +295,27 @@ impl Shared {
     /// The state; a panic elsewhere can't have left it half changed.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more connection of a container, if there is room for it.
+    fn begin_stream(&self, sandbox: u64) -> bool {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = streams.values().sum::<usize>() < STREAMS_MAX
+            && streams.get(&sandbox).is_none_or(|own| *own < STREAMS_EACH);
+        if room {
+            *streams.entry(sandbox).or_default() += 1;
+        }
+        room
+    }
+
+    fn end_stream(&self, sandbox: u64) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = streams.get_mut(&sandbox) {
+            *own -= 1;
+            if *own == 0 {
+                streams.remove(&sandbox);
+            }
+        }
     }
 
     /// What follows from the question of container number `sandbox`.

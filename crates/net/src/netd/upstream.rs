@@ -2,6 +2,7 @@
 //!
 //! Each question has a socket of its own, so that an answer can come from the server only, at a port nobody can guess.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub(super) struct Pending {
     pub(super) client: SocketAddr,
     query: Query,
     bytes: Vec<u8>,
+    /// The server that is asked.
+    pub(super) asked: Upstream,
     /// The servers that have not been asked yet.
     left: Vec<Upstream>,
     /// An answer that says that a server could not.
@@ -52,6 +55,36 @@ fn open(upstream: Upstream, namespace: BorrowedFd<'_>) -> Option<UdpSocket> {
     Some(socket)
 }
 
+/// Servers that let a question run out of time. They are asked after the others for a while, so that one that is dead costs
+/// its patience once, not with every question.
+#[derive(Debug, Default)]
+pub(super) struct Silent(BTreeMap<SocketAddr, Instant>);
+
+impl Silent {
+    /// How long a server is asked last.
+    const REST: Duration = Duration::from_secs(30);
+    /// As many are known; whoever names more servers than that waits for each.
+    const MAX: usize = 256;
+
+    pub(super) fn heard(&mut self, server: &Upstream) {
+        self.0.remove(&server.address);
+    }
+
+    pub(super) fn missed(&mut self, server: &Upstream, now: Instant) {
+        self.0.retain(|_, until| *until > now);
+        if self.0.len() < Self::MAX {
+            self.0.insert(server.address, now + Self::REST);
+        }
+    }
+
+    /// Puts those that were silent behind the others.
+    pub(super) fn arrange(&self, servers: &mut [Upstream], now: Instant) {
+        if !self.0.is_empty() {
+            servers.sort_by_key(|server| self.0.get(&server.address).is_some_and(|until| *until > now));
+        }
+    }
+}
+
 /// Asks the first of `left` that can be asked.
 pub(super) fn ask(
     (sandbox, client): (u64, SocketAddr),
@@ -66,7 +99,18 @@ pub(super) fn ask(
             && socket.send(&bytes).is_ok()
         {
             let deadline = Instant::now() + PATIENCE;
-            return Next::Waiting(Box::new(Pending { sandbox, client, query, bytes, left, poor, socket, deadline }));
+            let asked = upstream;
+            return Next::Waiting(Box::new(Pending {
+                sandbox,
+                client,
+                query,
+                bytes,
+                asked,
+                left,
+                poor,
+                socket,
+                deadline,
+            }));
         }
     }
     Next::Done(poor.unwrap_or_else(|| query.reply(Code::Failure, &[], Transport::Udp, 0)))

@@ -330,6 +330,140 @@ fn many_containers_ask_at_once() {
     assert_eq!(status.answered, u64::from(CONTAINERS) * QUESTIONS as u64);
 }
 
+/// The answer to a question that somebody else has written.
+fn ask_raw(container: &Host, question: &[u8]) -> Option<Vec<u8>> {
+    let socket = container.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+    socket.send_to(question, "127.0.0.11:53").ok()?;
+    let mut buffer = [0; 4096];
+    let (length, _) = socket.recv_from(&mut buffer).ok()?;
+    Some(buffer[..length].to_vec())
+}
+
+#[test]
+fn a_dead_server_and_a_flood_are_nobody_elses() {
+    if !is_root_or_skip() {
+        return;
+    }
+    const FLOOD: usize = 3000;
+    let helper = Helper::new();
+    let (flooding, other) = (Host::new(), Host::new());
+    serve_names(&helper.host, "127.0.0.1:5302", Some(2));
+    // it hears and never answers
+    let dead = helper.host.inside(|| UdpSocket::bind("127.0.0.1:5301").unwrap());
+    dead.set_nonblocking(true).unwrap();
+    let heard = || {
+        let mut count = 0;
+        while dead.recv(&mut [0; 512]).is_ok() {
+            count += 1;
+        }
+        count
+    };
+    let (silent, good) = (upstream("127.0.0.1:5301", Via::Host), upstream("127.0.0.1:5302", Via::Host));
+    helper.attach(&flooding, "flooding", view(vec![silent]));
+    helper.attach(&other, "other", view(vec![silent, good]));
+    helper.call(Request::SetNames {
+        network: "shop".to_owned(),
+        container: "db".to_owned(),
+        names: names("db", "10.1.0.2"),
+    });
+    let outside = Some((0, Some([203, 0, 113, 2].into())));
+    for _ in 0..50 {
+        assert_eq!(ask(&other, "example.org"), outside);
+    }
+    let asked = heard();
+    assert!((1..10).contains(&asked), "the dead server was asked {asked} times for 50 questions");
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    let socket = flooding.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+    for number in 0..FLOOD {
+        socket.send_to(&question(&format!("name-{number}.example.org"), 1), "127.0.0.11:53").unwrap();
+        if number % 100 == 0 {
+            assert_eq!(ask(&other, "db"), Some((0, Some("10.1.0.2".parse().unwrap()))), "own names go on");
+            assert_eq!(ask(&other, "example.org"), outside, "so do others");
+        }
+    }
+    // who asks too much is told so at once
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(outcome(&buffer[..length]), (2, None));
+    let back = wait_for(PATIENCE * 4, || (descriptors() <= before + 1).then_some(()));
+    assert!(back.is_some(), "{} descriptors, {before} before", descriptors());
+}
+
+#[test]
+fn long_answers_and_unusual_questions_pass() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let helper = Helper::new();
+    let container = Host::new();
+    let (udp, tcp) = helper
+        .host
+        .inside(|| (UdpSocket::bind("127.0.0.1:5301").unwrap(), TcpListener::bind("127.0.0.1:5301").unwrap()));
+    // over UDP: cut for who does not say that it takes more, else as long as a packet; over TCP longer still
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok((length, from)) = udp.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            answer[2] |= 0x80;
+            if answer[11] == 0 {
+                answer[2] |= 2;
+            } else {
+                answer.resize(1400, 7);
+            }
+            let _ = udp.send_to(&answer, from);
+        }
+    });
+    std::thread::spawn(move || {
+        for mut stream in tcp.incoming().flatten() {
+            let mut length = [0; 2];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+                stream.read_exact(&mut answer).unwrap();
+                answer[2] |= 0x80;
+                answer.resize(20_000, 9);
+                let _ = stream.write_all(&[&20_000_u16.to_be_bytes(), answer.as_slice()].concat());
+            }
+        }
+    });
+    helper.attach(&container, "one", view(vec![upstream("127.0.0.1:5301", Via::Host)]));
+    helper.call(Request::SetNetworkNames {
+        network: "shop".to_owned(),
+        names: NetworkNames {
+            subnets: vec![subnet("10.1.0.0/24")],
+            containers: BTreeMap::from([("db".to_owned(), names("db", "10.1.0.2"))]),
+        },
+    });
+    let text = question("long.example.org", 16);
+    let cut = ask_raw(&container, &text).unwrap();
+    assert_eq!((cut[2] & 2, cut.len()), (2, text.len()), "the cut goes to the client, which asks again");
+    let mut extended = text.clone();
+    extended[11] = 1;
+    extended.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(ask_raw(&container, &extended).unwrap().len(), 1400);
+    let mut stream = container.inside(|| TcpStream::connect("127.0.0.11:53")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..3 {
+        stream.write_all(&[&[0, u8::try_from(text.len()).unwrap()], text.as_slice()].concat()).unwrap();
+        let mut answer = vec![0; 2 + 20_000];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..2], 20_000_u16.to_be_bytes());
+    }
+    // a name that has no IPv6 address is there all the same: NXDOMAIN would make clients give up
+    let none = ask_raw(&container, &question("db", 28)).unwrap();
+    assert_eq!((none[3] & 15, none[7]), (0, 0));
+    let name = ask_raw(&container, &question("2.0.1.10.in-addr.arpa", 12)).unwrap();
+    assert!(name[7] == 1 && name.windows(3).any(|part| part == b"\x02db"), "{name:?}");
+    // many connections that say nothing leave room for others
+    let idle: Vec<_> = (0..40).map(|_| container.inside(|| TcpStream::connect("127.0.0.11:53")).unwrap()).collect();
+    let second = Host::new();
+    helper.attach(&second, "two", view(Vec::new()));
+    assert_eq!(ask_tcp(&second, "db"), (0, Some("10.1.0.2".parse().unwrap())));
+    drop(idle);
+}
+
 #[test]
 fn ports_are_reached_over_ipv6_where_no_rule_can_help() {
     if !is_root_or_skip() {
