@@ -304,6 +304,18 @@ pub struct ExecAttach {
     pub ahead: Vec<u8>,
     /// Key sequence that detaches; empty for none.
     pub detach_keys: Vec<u8>,
+    /// How output is put on the connection.
+    pub framing: Framing,
+}
+
+/// How output is put on a client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// `[stream, 0, 0, 0, length: u32be] payload`: both streams can be told apart.
+    Multiplexed,
+    /// As it comes.
+    Raw,
 }
 
 /// What a helper says.

@@ -6,6 +6,7 @@
 
 mod attach;
 mod error;
+mod fold;
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]
 pub mod fuzzing;
@@ -17,6 +18,7 @@ mod route;
 mod server;
 mod settings;
 mod translate;
+mod websocket;
 
 pub use listener::{Listener, Tls};
 pub use server::Server;

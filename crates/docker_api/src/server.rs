@@ -193,7 +193,7 @@ impl Call {
         if bytes.is_empty() {
             return Err(ApiError::invalid("the request has no body; a JSON object is expected"));
         }
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+        crate::fold::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
     }
 
     /// The body as JSON, or the default if there is none.
@@ -202,7 +202,7 @@ impl Call {
         if bytes.iter().all(u8::is_ascii_whitespace) || bytes.as_ref() == b"null" {
             return Ok(T::default());
         }
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+        crate::fold::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {

@@ -46,12 +46,12 @@ pub use build::{
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};
-pub use control::Streams;
+pub use control::{Framing, Streams};
 pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
-    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, HostInfo, LayerStep, Leave, Progress, Proof, Pull,
-    Remove, Saving, SearchResult, Wait,
+    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, ExecClient, HostInfo, LayerStep, Leave, Progress,
+    Proof, Pull, Remove, Saving, SearchResult, Wait,
 };
 pub use error::{EngineError, ErrorClass, Result, chain};
 pub use event_log::Events;

@@ -1,22 +1,13 @@
 //! An attached client: its connection, what it still has to get, and its key sequence to detach.
 
 use super::poll::{Source, Stream};
-use control::Streams;
+use control::{Framing, Streams};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 /// A client that lags behind by more than this makes us stop reading the process's output.
 pub(super) const MAX_LAG: usize = 1 << 20;
-
-/// How output is put on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// `[stream, 0, 0, 0, length: u32be] payload`.
-    Multiplexed,
-    /// As it comes, for a terminal.
-    Raw,
-}
 
 /// One client.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What the daemon asks, and what it gets for an answer.
 
-use super::client::{Client, Framing};
+use super::client::Client;
 use super::daemon::Daemon;
 use super::poll::Token;
 use super::task::Task;
@@ -10,7 +10,10 @@ use crate::error::{Doing, Result, SetupError};
 use crate::exec;
 use crate::hooks::{self, State};
 use crate::stdio::{Input, Stdio, Streams as Ends};
-use control::{Create, Exec, Exit, FailureKind, Frame, Phase, ProcessId, Reply, Request, State as Present, Streams};
+use control::{
+    Create, Exec, ExecAttach, Exit, FailureKind, Frame, Framing, Phase, ProcessId, Reply, Request, State as Present,
+    Streams,
+};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -74,7 +77,9 @@ impl Shim {
                 let task = self.find(&process).ok_or_else(|| {
                     SetupError::new(FailureKind::NotFound, "there is no such process to attach to; it may have ended")
                 })?;
-                self.attach(task, connection, streams, &ahead, detach_keys);
+                let tty = self.tasks.get(&task).is_some_and(|process| process.tty);
+                let framing = if tty { Framing::Raw } else { Framing::Multiplexed };
+                self.attach(task, connection, ExecAttach { streams, ahead, detach_keys, framing });
                 Ok(Reply::Done)
             }
             Request::Exec(exec) => self.exec(*exec, fds),
@@ -277,15 +282,14 @@ impl Shim {
         Ok(Reply::Done)
     }
 
-    fn attach(&mut self, task: u32, connection: OwnedFd, streams: Streams, ahead: &[u8], keys: Vec<u8>) {
+    fn attach(&mut self, task: u32, connection: OwnedFd, how: ExecAttach) {
         let key = self.key();
         let Some(process) = self.tasks.get_mut(&task) else { return };
         let open = task != INIT || self.home.as_ref().is_some_and(|home| home.open_stdin);
-        let streams = Streams { stdin: streams.stdin && (open || process.tty), ..streams };
-        let framing = if process.tty { Framing::Raw } else { Framing::Multiplexed };
+        let streams = Streams { stdin: how.streams.stdin && (open || process.tty), ..how.streams };
         let source = self.poller.source(connection, Token::Client(key));
-        let mut client = Client::new(task, source, streams, framing, keys);
-        Self::input(&mut client, process, ahead);
+        let mut client = Client::new(task, source, streams, how.framing, how.detach_keys);
+        Self::input(&mut client, process, &how.ahead);
         client.watch(process.has_room());
         self.clients.insert(key, client);
     }
@@ -331,7 +335,7 @@ impl Shim {
         self.tasks.insert(key, task);
         if let (Some(attach), Some(connection)) = (request.attach, connection) {
             let streams = Streams { stdin: attach.streams.stdin && request.open_stdin, ..attach.streams };
-            self.attach(key, connection, streams, &attach.ahead, attach.detach_keys);
+            self.attach(key, connection, ExecAttach { streams, ..attach });
         }
         self.idle_trimmed = false;
         Ok(Reply::Started { pid: running.pid })

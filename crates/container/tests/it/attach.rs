@@ -2,7 +2,7 @@
 
 mod kernel {
     use crate::harness::{Shim, frames, privileged, read_all};
-    use control::{ExecAttach, ProcessId, Reply, Request, Stdio, Streams};
+    use control::{ExecAttach, Framing, ProcessId, Reply, Request, Stdio, Streams};
     use std::io::{Read, Write};
     use std::net::Shutdown;
     use std::os::fd::AsFd;
@@ -110,7 +110,9 @@ mod kernel {
             exec.process.set_terminal(Some(tty));
             exec.open_stdin = true;
             let streams = Streams { stdin: true, stdout: true, stderr: true };
-            exec.attach = Some(ExecAttach { streams, ahead: b"early\n".to_vec(), detach_keys: Vec::new() });
+            // the client says how it reads, whatever the process has
+            let framing = if tty { Framing::Multiplexed } else { Framing::Raw };
+            exec.attach = Some(ExecAttach { streams, ahead: b"early\n".to_vec(), detach_keys: Vec::new(), framing });
             let (ours, theirs) = UnixStream::pair().unwrap();
             let request = shim.send(Request::Exec(Box::new(exec)), &[theirs.as_fd()]);
             drop(theirs);

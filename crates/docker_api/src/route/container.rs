@@ -1,23 +1,27 @@
 //! Containers: their life, their looks, their terminals.
 
 use super::logs::{Shown, append};
-use crate::attach::{hijack, media};
+use crate::attach::{Client, hijack, media};
 use crate::error::ApiError;
+use crate::fold;
 use crate::reply::{self, Result};
 use crate::route::Version;
 use crate::server::Call;
 use crate::translate::time::now_ns;
 use crate::translate::{Filled, create as translate, describe, list as listing, refuse, resources};
+use crate::websocket::{self, Words};
 use bytes::Bytes;
 use docker_wire::models::{
     ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse, ContainerUpdateBody,
     ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
 };
-use engine::{Attach, ErrorClass, LogLine, Logs, Remove, Streams, WaitFor};
+use engine::model::Container;
+use engine::{Attach, Framing, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Recorded output is sent in pieces of about this size.
@@ -26,10 +30,14 @@ const PIECE: usize = 32 << 10;
 /// `POST /containers/create`
 pub(crate) async fn create(mut call: Call) -> Result {
     let body: serde_json::Value = call.json().await?;
-    let mac_address = body.get("MacAddress").and_then(serde_json::Value::as_str).map(str::to_owned);
+    let beside = |name: &str| fold::field(&body, name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    let (mac_address, runtime) = (beside("MacAddress"), beside("Runtime"));
     let mut body: ContainerCreateBody =
-        serde_json::from_value(body).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))?;
-    call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
+        fold::from_value(body).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))?;
+    let host = body.host_config.get_or_insert_default();
+    // docker-py has it in both places
+    host.runtime = host.runtime.take().filter(|name| !name.is_empty()).or(runtime);
+    call.settings().defaults.fill(host)?;
     if let Some(platform) = call.query.text("platform") {
         let os = platform.split('/').next().unwrap_or_default();
         if os != "linux" {
@@ -137,10 +145,20 @@ pub(crate) async fn rename(call: Call) -> Result {
 /// `DELETE /containers/{id}`
 pub(crate) async fn remove(call: Call) -> Result {
     if call.query.flag("link") {
-        return Err(ApiError::unsupported("links between containers are not supported; nothing was removed"));
+        return Err(ApiError::invalid("Could not get container for link: a link is named CONTAINER/ALIAS"));
     }
     let how = Remove { force: call.query.flag("force"), volumes: call.query.flag("v") };
     call.engine().remove(call.who(), how).await?;
+    reply::done()
+}
+
+/// `DELETE /containers/{id}/{alias}?link=1`: a link is named as if it were below its container.
+pub(crate) async fn remove_link(call: Call) -> Result {
+    let alias = call.params.get(1).map_or("", String::as_str);
+    if !call.query.flag("link") {
+        return Err(ApiError::not_found(format!("No such container: {}/{alias}", call.who())));
+    }
+    call.engine().unlink(call.who(), alias).await?;
     reply::done()
 }
 
@@ -148,7 +166,7 @@ pub(crate) async fn remove(call: Call) -> Result {
 pub(crate) async fn prune(call: Call) -> Result {
     let filters = call.query.filters(&["label", "label!", "until"])?;
     let until = filters.until(now_ns())?;
-    let chosen = |container: &engine::model::Container| {
+    let chosen = |container: &Container| {
         until.is_none_or(|until| container.created_ns < until)
             && filters.match_labels(|key| container.spec.labels.get(key).map(String::as_str))
     };
@@ -225,52 +243,89 @@ pub(crate) async fn wait(call: Call) -> Result {
     }))
 }
 
+/// What a client that attaches has asked for.
+struct Wish {
+    container: Arc<Container>,
+    how: Attach,
+    /// What was recorded before, if it wants that too.
+    past: Option<mpsc::Receiver<engine::Result<LogLine>>>,
+    /// Whether it wants what comes from now on.
+    stream: bool,
+}
+
+impl Wish {
+    async fn read(call: &Call, streams: Streams) -> Result<Self> {
+        let container = call.engine().container(call.who())?;
+        let query = &call.query;
+        let (logs, stream) = (query.flag("logs"), query.flag("stream"));
+        let Streams { stdin, stdout, stderr } = streams;
+        if !(stream || logs) || !(stdin || stdout || stderr) {
+            return Err(ApiError::invalid(
+                "there is nothing to attach; set stream=1 or logs=1, and any of stdin, stdout and stderr",
+            ));
+        }
+        let which = Logs { stdout, stderr, ..Logs::default() };
+        let past = if logs { Some(call.engine().logs(container.id.as_str(), which).await?) } else { None };
+        if container.phase == engine::model::Phase::Paused {
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                format!("container {} is paused; unpause it before attaching", container.name),
+            ));
+        }
+        let how = Attach {
+            streams: Streams { stdin: stdin && container.spec.open_stdin, stdout, stderr },
+            detach_keys: query.text("detachKeys").map(str::to_owned),
+        };
+        Ok(Self { container, how, past, stream })
+    }
+
+    /// Fulfils it, once the client's answer is on its way; a start waits for that.
+    fn grant(self, call: Call, client: Client) {
+        let promise = call.api.attaching.promise(self.container.id.as_str());
+        tokio::spawn(async move {
+            if let Err(error) = self.hand_over(&call, client).await {
+                // the answer has been given; the client sees its connection end
+                tracing::debug!(%error, who = call.who(), "cannot attach");
+            }
+            drop(promise);
+        });
+    }
+
+    async fn hand_over(self, call: &Call, client: Client) -> io::Result<()> {
+        let (mut connection, ahead) = client.connection().await?;
+        if let Some(past) = self.past {
+            let shown = Shown { tty: self.container.spec.tty, ..Shown::default() };
+            connection = send_past(connection, past, shown).await?;
+        }
+        if self.stream {
+            let attached = call.engine().attach(self.container.id.as_str(), self.how, connection, ahead).await;
+            attached.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
 /// `POST /containers/{id}/attach`
 pub(crate) async fn attach(mut call: Call) -> Result {
-    let container = call.engine().container(call.who())?;
-    let query = &call.query;
-    let (logs, stream) = (query.flag("logs"), query.flag("stream"));
-    let (stdin, stdout, stderr) = (query.flag("stdin"), query.flag("stdout"), query.flag("stderr"));
-    if !(stream || logs) || !(stdin || stdout || stderr) {
-        return Err(ApiError::invalid(
-            "there is nothing to attach; set stream=1 or logs=1, and any of stdin, stdout and stderr",
-        ));
-    }
-    let which = Logs { stdout, stderr, ..Logs::default() };
-    let past = if logs { Some(call.engine().logs(container.id.as_str(), which).await?) } else { None };
-    if container.phase == engine::model::Phase::Paused {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            format!("container {} is paused; unpause it before attaching", container.name),
-        ));
-    }
-    let how = Attach {
-        streams: Streams { stdin: stdin && container.spec.open_stdin, stdout, stderr },
-        detach_keys: query.text("detachKeys").map(str::to_owned),
-    };
-    let media = media(container.spec.tty, call.version >= Version::minor(42));
+    let asked = |name: &str| call.query.flag(name);
+    let streams = Streams { stdin: asked("stdin"), stdout: asked("stdout"), stderr: asked("stderr") };
+    let wish = Wish::read(&call, streams).await?;
+    let media = media(wish.container.spec.tty, call.version >= Version::minor(42));
     let (client, reply) = hijack(&mut call.request, media)?;
-    let promise = call.api.attaching.promise(container.id.as_str());
-    tokio::spawn(async move {
-        match client.connection().await {
-            Ok((connection, ahead)) => {
-                let shown = Shown { tty: container.spec.tty, ..Shown::default() };
-                let connection = match past {
-                    Some(past) => match send_past(connection, past, shown).await {
-                        Ok(connection) if stream => connection,
-                        _ => return,
-                    },
-                    None => connection,
-                };
-                if let Err(error) = call.engine().attach(container.id.as_str(), how, connection, ahead).await {
-                    // the answer has been given; the client sees its connection end
-                    tracing::debug!(%error, container = container.name, "cannot attach");
-                }
-            }
-            Err(error) => tracing::debug!(%error, "a client went away while it was being attached"),
-        }
-        drop(promise);
-    });
+    wish.grant(call, client);
+    Ok(reply)
+}
+
+/// `GET /containers/{id}/attach/ws`: as [`attach`], each piece of output a message, of both streams alike.
+pub(crate) async fn attach_websocket(mut call: Call) -> Result {
+    // before 1.42 the parameters were there, and not heeded
+    let asked = |name: &str| call.version < Version::minor(42) || call.query.flag(name);
+    let streams = Streams { stdin: asked("stdin"), stdout: asked("stdout"), stderr: asked("stderr") };
+    let wish = Wish::read(&call, streams).await?;
+    let words = if call.version < Version::minor(28) { Words::Text } else { Words::Binary };
+    let framing = if wish.container.spec.tty { Framing::Raw } else { Framing::Multiplexed };
+    let (client, reply) = websocket::accept(&mut call.request, words, framing)?;
+    wish.grant(call, client);
     Ok(reply)
 }
 
@@ -320,17 +375,4 @@ fn write_all(connection: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
 pub(crate) async fn top(call: Call) -> Result {
     let top = call.engine().top(call.who(), call.query.text("ps_args").unwrap_or("-ef")).await?;
     reply::json(&ContainerTopResponse { titles: Some(top.titles), processes: Some(top.rows) })
-}
-
-fn missing_feature(call: &Call, what: &str) -> Result {
-    // an unknown name is the better answer, where it is true
-    match call.engine().container(call.who()) {
-        Err(error) if error.class() == ErrorClass::NotFound => Err(error.into()),
-        _ => Err(ApiError::unsupported(format!("{what} is not supported"))),
-    }
-}
-
-/// `GET /containers/{id}/attach/ws`
-pub(crate) async fn no_websocket(call: Call) -> Result {
-    missing_feature(&call, "attaching over a WebSocket")
 }

@@ -10,6 +10,7 @@ use crate::translate::text;
 use docker_wire::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
 use docker_wire::stdcopy::{self, Stream};
 use engine::model::{Exec, ExecSpec, ExecState};
+use engine::{ExecClient, Framing};
 use hyper::StatusCode;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +56,9 @@ pub(crate) async fn start(mut call: Call) -> Result {
         let state = if container.phase == engine::model::Phase::Paused { "paused" } else { "not running" };
         return Err(ApiError::new(StatusCode::CONFLICT, format!("container {} is {state}", container.name)));
     }
-    let tty = spec.tty;
+    // what the client says now, which need not be what the exec was made with
+    let tty = body.tty.unwrap_or(false);
+    let framing = if tty { Framing::Raw } else { Framing::Multiplexed };
     let (client, reply) = hijack(&mut call.request, media(tty, call.version >= Version::minor(42)))?;
     tokio::spawn(async move {
         let (connection, ahead) = match client.connection().await {
@@ -66,7 +69,7 @@ pub(crate) async fn start(mut call: Call) -> Result {
             }
         };
         let spare = connection.try_clone();
-        match call.engine().exec_start(&id, Some((connection, ahead))).await {
+        match call.engine().exec_start(&id, Some(ExecClient { connection, ahead, framing })).await {
             Ok(()) => {
                 if let Some((rows, columns)) = size {
                     // an exec that has ended already has no terminal any more

@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::reply::{self, Result};
+use crate::route::Version;
 use crate::server::Call;
 use crate::translate::image as translate;
 use bytes::{Buf, Bytes};
@@ -98,7 +99,14 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 
 /// `GET /images/{name}/json`
 pub(crate) async fn inspect(call: Call) -> Result {
-    reply::json(&translate::inspect(&call.engine().image(call.who()).await?))
+    let image = call.engine().image(call.who()).await?;
+    let configuration = call.engine().image_configuration(&image)?;
+    let shown = translate::shown(&image, &configuration);
+    let mut shown = shown.map_err(|error| ApiError::internal(format!("cannot write the image as JSON: {error}")))?;
+    if call.version < Version::minor(44) {
+        shown["VirtualSize"] = shown["Size"].clone();
+    }
+    reply::json(&shown)
 }
 
 /// `GET /images/{name}/history`

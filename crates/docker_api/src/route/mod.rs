@@ -68,7 +68,7 @@ static ROUTES: &[Route] = routes! {
     "/containers/{id}/archive" HEAD copy::stat;
     "/containers/{id}/archive" PUT copy::put;
     "/containers/{id}/attach" POST container::attach;
-    "/containers/{id}/attach/ws" GET container::no_websocket;
+    "/containers/{id}/attach/ws" GET container::attach_websocket;
     "/containers/{id}/changes" GET archive::diff;
     "/containers/{id}/exec" POST exec::create;
     "/containers/{id}/export" GET archive::export;
@@ -86,6 +86,7 @@ static ROUTES: &[Route] = routes! {
     "/containers/{id}/unpause" POST container::unpause;
     "/containers/{id}/update" POST container::update;
     "/containers/{id}/wait" POST container::wait;
+    "/containers/{id}/{alias}" DELETE container::remove_link;
     "/distribution/{name*}/json" GET registry::distribution;
     "/events" GET system::events;
     "/exec/{id}/json" GET exec::inspect;

@@ -74,7 +74,7 @@ fn proof(call: &Call) -> Result<Proof> {
     if bytes.iter().all(u8::is_ascii_whitespace) || bytes == b"null" {
         return Ok(Proof::None);
     }
-    Ok(serde_json::from_slice::<AuthConfig>(&bytes).map_err(|_| wrong())?.proof())
+    Ok(crate::fold::from_slice::<AuthConfig>(&bytes).map_err(|_| wrong())?.proof())
 }
 
 /// The proofs in a build's head, by the registries' names.
@@ -86,7 +86,7 @@ pub(super) fn proofs(call: &Call) -> Result<BTreeMap<String, Proof>> {
     if bytes.is_empty() || bytes == b"null" {
         return Ok(BTreeMap::new());
     }
-    let all: BTreeMap<String, AuthConfig> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    let all: BTreeMap<String, AuthConfig> = crate::fold::from_slice(&bytes).map_err(|_| wrong())?;
     Ok(all.into_iter().map(|(name, config)| (name, config.proof())).collect())
 }
 

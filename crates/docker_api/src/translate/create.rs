@@ -1,5 +1,6 @@
 //! `POST /containers/create`: Docker's configuration to a [`ContainerSpec`].
 
+use super::mounts::Asked;
 use super::{Filled, health, mounts, network, refuse, resources, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum as CgroupnsMode};
@@ -38,10 +39,9 @@ pub(crate) fn spec_with(
             "a container that is removed when it ends (AutoRemove) cannot have a restart policy",
         ));
     }
-    let env = body.env.unwrap_or_default();
-    if let Some(bad) = env.iter().find(|line| line.is_empty() || line.starts_with('=')) {
-        return Err(ApiError::invalid(format!("invalid environment variable: {bad}")));
-    }
+    let asked = Asked::of(&host);
+    let mounts = mounts::take(&mut host, body.volumes.unwrap_or_default())?;
+    let env = variables(body.env.unwrap_or_default())?;
     let (security, bare_paths) = security(host.security_opt.take().unwrap_or_default())?;
     let masked_paths = if bare_paths { Some(Vec::new()) } else { host.masked_paths.take() };
     let readonly_paths = if bare_paths { Some(Vec::new()) } else { host.readonly_paths.take() };
@@ -67,7 +67,7 @@ pub(crate) fn spec_with(
         attach_stderr: body.attach_stderr.unwrap_or(false),
         stop_signal: text(body.stop_signal),
         stop_timeout_s: body.stop_timeout,
-        mounts: mounts::take(&mut host, body.volumes.unwrap_or_default())?,
+        mounts,
         resources,
         devices: devices(host.devices.take().unwrap_or_default())?,
         device_requests: device_requests(host.device_requests.take().unwrap_or_default()),
@@ -102,7 +102,15 @@ pub(crate) fn spec_with(
         masked_paths,
         readonly_paths,
         annotations: host.annotations.take().unwrap_or_default().into_iter().collect(),
+        asked,
     })
+}
+
+fn variables(list: Vec<String>) -> Result<Vec<String>, ApiError> {
+    match list.iter().find(|line| line.is_empty() || line.starts_with('=')) {
+        Some(bad) => Err(ApiError::invalid(format!("invalid environment variable: {bad}"))),
+        None => Ok(list),
+    }
 }
 
 fn sorted(mut list: Vec<String>) -> Vec<String> {
@@ -116,8 +124,6 @@ fn refuse_config(body: &ContainerCreateBody) -> Result<(), ApiError> {
 }
 
 fn refuse_host(host: &HostConfig) -> Result<(), ApiError> {
-    let driver = host.volume_driver.as_deref().unwrap_or_default();
-    refuse(!matches!(driver, "" | "local"), "HostConfig.VolumeDriver", "volumes are local")?;
     refuse(host.cgroup.filled(), "HostConfig.Cgroup", "")?;
     refuse(host.storage_opt.filled(), "HostConfig.StorageOpt", "")?;
     let isolation = host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default();

@@ -13,6 +13,7 @@ use engine::model::{
     CgroupMode, Container, ContainerSpec, DriverRequest, ExecId, IpcMode, LogDriver, LogKind, MountKind, NetworkMode,
     Phase, PidMode, SeccompChoice, UserMode, UtsMode, VolumesFrom,
 };
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -59,20 +60,69 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
 ///
 /// # Errors
 /// Never for what [`container`] makes.
-pub(crate) fn shown(record: &Container, paths: &Paths, execs: &[ExecId]) -> serde_json::Result<serde_json::Value> {
+pub(crate) fn shown(record: &Container, paths: &Paths, execs: &[ExecId]) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(container(record, paths, execs))?;
-    if let Some(settings) = value.get_mut("NetworkSettings").and_then(serde_json::Value::as_object_mut) {
+    if let Some(settings) = value.get_mut("NetworkSettings").and_then(Value::as_object_mut) {
         settings.extend(network::old_settings(record));
     }
-    if let Some(host) = value.get_mut("HostConfig").and_then(serde_json::Value::as_object_mut) {
+    whole(&mut value, WHOLE);
+    for (part, fields) in [("Config", CONFIG), ("HostConfig", HOST), ("NetworkSettings", SETTINGS)] {
+        whole(&mut value[part], fields);
+    }
+    if let Some(networks) = value["NetworkSettings"]["Networks"].as_object_mut() {
+        networks.values_mut().for_each(|network| whole(network, ENDPOINT));
+    }
+    if let Some(host) = value.get_mut("HostConfig").and_then(Value::as_object_mut) {
         let one = |text: &String| {
             let (name, alias) = text.split_once(':').unwrap_or((text, text));
             format!("/{}:/{}/{alias}", name.trim_start_matches('/'), record.name)
         };
         let links: Vec<String> = record.spec.links.iter().map(one).collect();
-        host.insert("Links".to_owned(), if links.is_empty() { serde_json::Value::Null } else { links.into() });
+        host.insert("Links".to_owned(), if links.is_empty() { Value::Null } else { links.into() });
     }
     Ok(value)
+}
+
+/// Fields that are always there with Docker, so that clients read them without asking: null where there is nothing to say.
+const WHOLE: &[&str] = &["ExecIDs"];
+const CONFIG: &[&str] = &["Cmd", "Entrypoint", "Env", "Image", "Labels", "OnBuild", "Volumes", "WorkingDir"];
+const HOST: &[&str] = &[
+    "Binds",
+    "BlkioDeviceReadBps",
+    "BlkioDeviceReadIOps",
+    "BlkioDeviceWriteBps",
+    "BlkioDeviceWriteIOps",
+    "BlkioWeightDevice",
+    "CapAdd",
+    "CapDrop",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "Devices",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "ExtraHosts",
+    "GroupAdd",
+    "Links",
+    "MaskedPaths",
+    "MemorySwappiness",
+    "OomKillDisable",
+    "PidsLimit",
+    "ReadonlyPaths",
+    "SecurityOpt",
+    "Ulimits",
+    "VolumesFrom",
+];
+const SETTINGS: &[&str] = &["Networks", "Ports"];
+const ENDPOINT: &[&str] = &["Aliases", "DNSNames", "DriverOpts", "IPAMConfig", "Links"];
+
+/// Adds the fields that are missing. What has none at all stays as it is.
+fn whole(value: &mut Value, fields: &[&str]) {
+    if let Some(map) = value.as_object_mut() {
+        for field in fields {
+            map.entry(*field).or_insert(Value::Null);
+        }
+    }
 }
 
 /// What Docker calls the storage driver.
@@ -130,7 +180,10 @@ fn config(container: &Container) -> ContainerConfig {
         tty: Some(spec.tty),
         open_stdin: Some(spec.open_stdin),
         stdin_once: Some(spec.stdin_once),
-        env: Some(container.process.env.clone()),
+        // a bare name takes the image's variable away, and is shown
+        env: Some(
+            container.process.env.iter().chain(spec.env.iter().filter(|one| !one.contains('='))).cloned().collect(),
+        ),
         cmd: Some(spec.command.clone()),
         image: Some(spec.image.clone()),
         volumes: Some(volumes).filter(|volumes| !volumes.is_empty()),
@@ -158,7 +211,7 @@ pub(crate) fn network_mode(mode: &NetworkMode) -> String {
 pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     let mut host = HostConfig::default();
     resources::show(&spec.resources, &mut host);
-    mounts::show(&spec.mounts, &mut host);
+    mounts::Asked::show(spec.asked.as_deref(), &mut host);
     show_isolation(spec, &mut host);
     let device = |device: &engine::model::DeviceRequest| DeviceMapping {
         path_on_host: Some(device.host.clone()),
@@ -179,7 +232,6 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     host.publish_all_ports = Some(spec.publish_all);
     host.restart_policy = Some(resources::show_restart(spec.restart));
     host.auto_remove = Some(spec.auto_remove);
-    host.volume_driver = Some(String::new());
     host.container_id_file = Some(String::new());
     let (rows, columns) = spec.console_size.unwrap_or_default();
     host.console_size = Some(vec![rows.into(), columns.into()]);

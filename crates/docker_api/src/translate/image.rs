@@ -8,6 +8,7 @@ use docker_wire::models::{
 };
 use engine::image::Image;
 use oci::reference::Reference;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,8 +64,49 @@ pub(crate) fn summary(image: &Image, containers: usize) -> ImageSummary {
     }
 }
 
+/// The whole answer of [`inspect`] as JSON, with the fields that Docker alone knows, out of the image's own configuration, and those
+/// that only older clients read.
+///
+/// # Errors
+/// If `configuration` is no JSON.
+pub(crate) fn shown(image: &Image, configuration: &[u8]) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(inspect(image))?;
+    let own: Value = serde_json::from_slice(configuration)?;
+    value["Parent"] = "".into();
+    value["DockerVersion"] = own["docker_version"].as_str().unwrap_or_default().into();
+    for (field, empty) in [
+        ("ArgsEscaped", Value::Null),
+        ("AttachStderr", false.into()),
+        ("AttachStdin", false.into()),
+        ("AttachStdout", false.into()),
+        ("Cmd", Value::Null),
+        ("Domainname", "".into()),
+        ("Entrypoint", Value::Null),
+        ("Healthcheck", Value::Null),
+        ("Hostname", "".into()),
+        ("Image", "".into()),
+        ("OnBuild", Value::Null),
+        ("OpenStdin", false.into()),
+        ("Shell", Value::Null),
+        ("StdinOnce", false.into()),
+        ("Tty", false.into()),
+        ("Volumes", Value::Null),
+    ] {
+        if value["Config"].get(field).is_some() {
+            continue;
+        }
+        match own["config"].get(field).filter(|own| !own.is_null()) {
+            Some(own) => value["Config"][field] = own.clone(),
+            // these are left out by Docker as well
+            None if ["ArgsEscaped", "Healthcheck", "Shell"].contains(&field) => {}
+            None => value["Config"][field] = empty,
+        }
+    }
+    Ok(value)
+}
+
 /// `GET /images/{name}/json`
-pub(crate) fn inspect(image: &Image) -> ImageInspect {
+fn inspect(image: &Image) -> ImageInspect {
     let config = &image.config;
     let comment = config.history().as_ref().and_then(|history| history.last()).and_then(|last| last.comment().clone());
     ImageInspect {

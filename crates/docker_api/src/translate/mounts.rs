@@ -4,7 +4,8 @@ use super::{parse_bytes, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, HostConfig};
 use engine::model::{Mount, MountKind, Propagation, ReadOnlyDepth};
-use std::collections::{BTreeMap, BTreeSet};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 fn target(path: &str, spec: &str) -> Result<String, ApiError> {
     let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
@@ -238,94 +239,55 @@ pub(crate) fn take(host: &mut HostConfig, volumes: Vec<String>) -> Result<Vec<Mo
     if let Some(twice) = mounts.iter().find(|mount| !taken.insert(mount.target.clone())) {
         return Err(ApiError::invalid(format!("Duplicate mount point: {}", twice.target)));
     }
+    let driver = text(host.volume_driver.take()).filter(|driver| driver != "local");
+    let named = mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. }));
+    if let Some(driver) = driver.filter(|_| named || !volumes.is_empty()) {
+        return Err(ApiError::invalid(format!(
+            "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+        )));
+    }
     let anonymous: BTreeSet<String> = volumes.iter().map(|path| target(path, path)).collect::<Result<_, _>>()?;
     let fresh = anonymous.into_iter().filter(|path| !taken.contains(path));
     mounts.extend(fresh.map(|target| Mount { target, read_only: false, kind: MountKind::volume(None) }));
     Ok(mounts)
 }
 
-/// Shows mounts in a host configuration: those that the short form can say as `Binds` and `Tmpfs`, the rest as `Mounts`.
-pub(crate) fn show(mounts: &[Mount], host: &mut HostConfig) {
-    let (mut binds, mut tmpfs, mut structured) = (Vec::new(), std::collections::HashMap::new(), Vec::new());
-    for mount in mounts {
-        let access = if mount.read_only { "ro" } else { "rw" };
-        match &mount.kind {
-            MountKind::Bind {
-                source,
-                create_source: true,
-                propagation,
-                non_recursive: false,
-                read_only_depth: ReadOnlyDepth::Recursive,
-            } => {
-                let travel = match propagation {
-                    Propagation::Rprivate => String::new(),
-                    other => format!(",{}", propagation_word(*other)),
-                };
-                binds.push(format!("{source}:{}:{access}{travel}", mount.target));
-            }
-            MountKind::Volume { name: Some(name), no_copy, subpath: None, labels, options }
-                if labels.is_empty() && options.is_empty() =>
-            {
-                let copy = if *no_copy { ",nocopy" } else { "" };
-                binds.push(format!("{name}:{}:{access}{copy}", mount.target));
-            }
-            // shown in Config.Volumes
-            MountKind::Volume { name: None, no_copy: false, subpath: None, labels, options }
-                if !mount.read_only && labels.is_empty() && options.is_empty() => {}
-            MountKind::Tmpfs { bytes, mode, options } => {
-                let mut words = Vec::new();
-                words.extend(mount.read_only.then(|| "ro".to_owned()));
-                words.extend(bytes.map(|bytes| format!("size={bytes}")));
-                words.extend(mode.map(|mode| format!("mode={mode:o}")));
-                words.extend(options.iter().cloned());
-                tmpfs.insert(mount.target.clone(), words.join(","));
-            }
-            MountKind::Bind { .. } | MountKind::Image { .. } | MountKind::Volume { .. } => {
-                structured.push(structure(mount))
-            }
-        }
-    }
-    host.binds = Some(binds);
-    host.tmpfs = Some(tmpfs).filter(|map| !map.is_empty());
-    host.mounts = Some(structured).filter(|list| !list.is_empty());
+/// What is shown again as it was given: there are several ways to say the same, and clients compare.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    binds: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<models::Mount>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tmpfs: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volume_driver: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: Option<models::HostConfigIsolationEnum>,
 }
 
-fn structure(mount: &Mount) -> models::Mount {
-    let base =
-        models::Mount { target: Some(mount.target.clone()), read_only: Some(mount.read_only), ..Default::default() };
-    match &mount.kind {
-        MountKind::Bind { source, create_source, propagation, non_recursive, read_only_depth } => models::Mount {
-            typ: Some(models::MountType::BIND),
-            source: Some(source.clone()),
-            bind_options: Some(models::MountBindOptions {
-                propagation: propagation_word(*propagation).parse().ok(),
-                non_recursive: Some(*non_recursive),
-                create_mountpoint: Some(*create_source),
-                read_only_non_recursive: Some(*read_only_depth == ReadOnlyDepth::Top),
-                read_only_force_recursive: Some(*read_only_depth == ReadOnlyDepth::Forced),
-            }),
-            ..base
-        },
-        MountKind::Image { image, subpath } => models::Mount {
-            typ: Some(models::MountType::IMAGE),
-            source: Some(image.clone()),
-            image_options: subpath.clone().map(|subpath| models::MountImageOptions { subpath: Some(subpath) }),
-            ..base
-        },
-        MountKind::Volume { name, no_copy, subpath, labels, options } => models::Mount {
-            typ: Some(models::MountType::VOLUME),
-            source: name.clone(),
-            volume_options: Some(models::MountVolumeOptions {
-                no_copy: Some(*no_copy),
-                subpath: subpath.clone(),
-                labels: (!labels.is_empty()).then(|| labels.clone().into_iter().collect()),
-                driver_config: (!options.is_empty()).then(|| models::MountVolumeOptionsDriverConfig {
-                    name: Some("local".to_owned()),
-                    options: Some(options.clone().into_iter().collect()),
-                }),
-            }),
-            ..base
-        },
-        MountKind::Tmpfs { .. } => models::Mount { typ: Some(models::MountType::TMPFS), ..base },
+impl Asked {
+    /// What a request says, as text; none if it says nothing of it.
+    pub(crate) fn of(host: &HostConfig) -> Option<String> {
+        let asked = Self {
+            binds: host.binds.clone().unwrap_or_default(),
+            mounts: host.mounts.clone().unwrap_or_default(),
+            tmpfs: host.tmpfs.clone().unwrap_or_default().into_iter().collect(),
+            volume_driver: text(host.volume_driver.clone()),
+            isolation: host.isolation.filter(|isolation| *isolation != models::HostConfigIsolationEnum::EMPTY),
+        };
+        (asked != Self::default()).then(|| serde_json::to_string(&asked).ok()).flatten()
+    }
+
+    /// Shows it in a host configuration.
+    pub(crate) fn show(asked: Option<&str>, host: &mut HostConfig) {
+        let asked: Self = asked.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        host.binds = Some(asked.binds).filter(|list| !list.is_empty());
+        host.mounts = Some(asked.mounts).filter(|list| !list.is_empty());
+        host.tmpfs = Some(asked.tmpfs.into_iter().collect()).filter(|map: &HashMap<_, _>| !map.is_empty());
+        host.volume_driver = Some(asked.volume_driver.unwrap_or_default());
+        host.isolation = Some(asked.isolation.unwrap_or(models::HostConfigIsolationEnum::EMPTY));
     }
 }

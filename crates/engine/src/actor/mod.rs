@@ -52,6 +52,8 @@ pub(crate) enum Ask {
     Disconnect { network: Arc<Network>, answer: Answer<()> },
     /// Call it by another name, which the registry has reserved.
     Rename { name: String, answer: Answer<()> },
+    /// Forget the container that it knows by this name.
+    Unlink { alias: String, answer: Answer<()> },
     /// Change limits.
     Update { change: Box<Changed>, planned: Box<oci_spec::runtime::LinuxResources>, answer: Answer<()> },
 }
@@ -222,6 +224,9 @@ impl Actor {
                 }
                 let _ = answer.send(renamed);
             }
+            Ask::Unlink { alias, answer } => {
+                let _ = answer.send(self.unlink(&alias));
+            }
             Ask::Update { change, planned, answer } => {
                 if self.container.is_alive() && change.resources != self.container.spec.resources {
                     let request = control::Request::Update { resources: planned };
@@ -370,9 +375,8 @@ impl Actor {
             for (until, outcome) in self.waiters.drain(..) {
                 let waits = match until {
                     WaitFor::Removed => !gone,
-                    // it is about to run again
-                    WaitFor::NotRunning => self.container.restarting,
-                    WaitFor::NextExit => false,
+                    // also where it is about to run again, as with Docker
+                    WaitFor::NotRunning | WaitFor::NextExit => false,
                 };
                 if waits {
                     rest.push((until, outcome));

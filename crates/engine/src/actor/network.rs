@@ -284,6 +284,21 @@ impl Actor {
         outcome
     }
 
+    /// Forgets a container that it has a link to. A program that runs keeps the variables that it began with.
+    pub(super) fn unlink(&mut self, alias: &str) -> Result<()> {
+        let mut next = self.container.clone();
+        next.spec.links.retain(|text| network::names::link_parts(text).1 != alias);
+        if next.spec.links.len() == self.container.spec.links.len() {
+            let name = &self.container.name;
+            return Err(EngineError::not_found(format!("Could not get link: container {name} has no link {alias}")));
+        }
+        self.commit(next, Vec::new())?;
+        if self.container.is_alive() {
+            self.renew_names()?;
+        }
+        Ok(())
+    }
+
     /// Writes the files of a running container's names anew.
     fn renew_names(&self) -> Result<Option<View>> {
         let linked = self.inner.linked(&self.container).unwrap_or_default();

@@ -5,7 +5,7 @@ use crate::decide::Input;
 use crate::error::{EngineError, Result};
 use crate::health::{self, EXEC_PREFIX};
 use crate::model::{ExecSpec, Probe};
-use control::{ExecAttach, ProcessId, Request, Streams};
+use control::{ExecAttach, Framing, ProcessId, Request, Streams};
 use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -67,6 +67,7 @@ impl Actor {
                 streams: Streams { stdin: false, stdout: true, stderr: true },
                 ahead: Vec::new(),
                 detach_keys: Vec::new(),
+                framing: Framing::Multiplexed,
             }),
         };
         let output = tokio::spawn(health::gather(ours));

@@ -88,10 +88,7 @@ impl Engine {
         let container = self.inner.container(&commit.container)?;
         let base = self.image_of(&container)?;
         let upper = self.upper(&container)?;
-        let paused = commit.pause && container.phase == Phase::Running;
-        if paused {
-            self.pause(container.id.as_str()).await?;
-        }
+        let paused = commit.pause && container.phase == Phase::Running && self.held_still(&container).await?;
         let record = Arc::clone(&container);
         let made = self
             .blocking(move |inner| {
@@ -108,11 +105,24 @@ impl Engine {
             })
             .await;
         if paused {
-            self.unpause(container.id.as_str()).await?;
+            match self.unpause(container.id.as_str()).await {
+                // it was killed while it stood still
+                Err(error) if error.class() != ErrorClass::Conflict => return Err(error),
+                _ => {}
+            }
         }
         let image = made?;
         self.tell(&image, "commit");
         Ok(image)
+    }
+
+    /// Pauses it; false where there is nothing to pause any more, because it has ended meanwhile.
+    async fn held_still(&self, container: &Container) -> Result<bool> {
+        match self.pause(container.id.as_str()).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.class() == ErrorClass::Conflict => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn image_of(&self, container: &Container) -> Result<Image> {

@@ -377,6 +377,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes a link to another container away from it; both containers stay.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`] if it has none by this name.
+    pub async fn unlink(&self, who: &str, alias: &str) -> Result<()> {
+        let alias = alias.to_owned();
+        self.ask(who, |answer| Ask::Unlink { alias, answer }).await
+    }
+
     /// Gives it another name.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use crate::actor::Ask;
 use crate::error::{EngineError, Result};
 use crate::model::{Container, EventKind, Exec, ExecId, ExecSpec, ExecState, Phase};
 use crate::plan::{capabilities, process, user};
-use control::{ExecAttach, ProcessId, Streams};
+use control::{ExecAttach, Framing, ProcessId, Streams};
 use oci_spec::runtime::{Process as OciProcess, ProcessBuilder};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -14,6 +14,17 @@ use std::path::PathBuf;
 const LOST: i32 = 137;
 /// Execs that ended are remembered until there are so many.
 const KEPT: usize = 1024;
+
+/// A client that an exec serves.
+#[derive(Debug)]
+pub struct ExecClient {
+    /// Its connection.
+    pub connection: OwnedFd,
+    /// The bytes that were read from it already.
+    pub ahead: Vec<u8>,
+    /// How it reads output; the exec's terminal does not tell.
+    pub framing: Framing,
+}
 
 impl Engine {
     /// Makes an exec; it does not run yet.
@@ -61,30 +72,32 @@ impl Engine {
         self.inner.execs().get(&ExecId::known(id)).cloned().ok_or_else(missing)
     }
 
-    /// Runs it. `client` is a connection to serve, with the bytes that were read from it already; without one it runs
-    /// detached. Done when its program runs.
+    /// Runs it; without a client it runs detached. Done when its program runs.
     ///
     /// # Errors
     /// [`crate::ErrorClass::Invalid`] if its program cannot be run, [`crate::ErrorClass::Conflict`] if it ran already.
-    pub async fn exec_start(&self, id: &str, client: Option<(OwnedFd, Vec<u8>)>) -> Result<()> {
+    pub async fn exec_start(&self, id: &str, client: Option<ExecClient>) -> Result<()> {
         let exec = self.exec(id)?;
         if exec.state != ExecState::Created {
             return Err(EngineError::conflict(format!("exec {id} has run already; make a new one")));
         }
         let container = self.running(exec.container.as_str())?;
         let seccomp = if exec.spec.privileged { None } else { self.inner.seccomp(&container)? };
-        let (connection, ahead) = client.map_or((None, Vec::new()), |(connection, ahead)| (Some(connection), ahead));
-        let attach = match &connection {
-            Some(_) => Some(ExecAttach {
-                streams: Streams {
-                    stdin: exec.spec.attach_stdin,
-                    stdout: exec.spec.attach_stdout,
-                    stderr: exec.spec.attach_stderr,
-                },
-                ahead,
-                detach_keys: crate::keys::parse(exec.spec.detach_keys.as_deref())?,
-            }),
-            None => None,
+        let (connection, attach) = match client {
+            Some(client) => (
+                Some(client.connection),
+                Some(ExecAttach {
+                    streams: Streams {
+                        stdin: exec.spec.attach_stdin,
+                        stdout: exec.spec.attach_stdout,
+                        stderr: exec.spec.attach_stderr,
+                    },
+                    ahead: client.ahead,
+                    detach_keys: crate::keys::parse(exec.spec.detach_keys.as_deref())?,
+                    framing: client.framing,
+                }),
+            ),
+            None => (None, None),
         };
         let request = control::Exec {
             id: id.to_owned(),

@@ -37,6 +37,14 @@ impl Engine {
         self.inner.images.get(who).map_err(|error| missing(who, error))
     }
 
+    /// An image's configuration as it came, as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if the store cannot be read.
+    pub fn image_configuration(&self, image: &Image) -> Result<Vec<u8>> {
+        self.inner.images.config_bytes(&image.id).map_err(wrong)
+    }
+
     /// Makes an image of one layer from an archive. `body` is read on a thread of its own.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub use commit::{Change, Commit};
 pub use containers::{Attach, Created, Remove, Wait};
 pub use distribution::{Elsewhere, LayerStep, Progress, Proof, SearchResult};
 pub(crate) use distribution::{refused, target as target_of};
+pub use execs::ExecClient;
 pub use images::Bootstrap;
 pub(crate) use images::parse as parse_reference;
 pub(crate) use images::wrong as image_error;

@@ -367,14 +367,14 @@ fn network_key(network: &Network) -> String {
 /// Checks what needs no other network.
 fn check(spec: &NetworkSpec) -> Result<()> {
     let name = &spec.name;
-    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let goes_well = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    // Docker takes any other name; what breaks a listing or a path does not pass here
+    let goes_well = !name.contains(['/', '\\']) && !name.contains(char::is_control);
     if name.trim().is_empty() {
         return Err(EngineError::invalid(format!("invalid name: {name} is not a valid network name")));
     }
-    if !starts_well || !goes_well {
+    if !goes_well {
         return Err(EngineError::invalid(format!(
-            "invalid network name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            "invalid network name {name:?}: no slashes and no control characters"
         )));
     }
     let LinkOptions { bridge, tunnel, .. } = &spec.link;

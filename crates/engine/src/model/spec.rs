@@ -119,6 +119,8 @@ pub struct ContainerSpec {
     pub readonly_paths: Option<Vec<String>>,
     /// Annotations for the OCI configuration.
     pub annotations: BTreeMap<String, String>,
+    /// What the facade wants to find again as it was given, in its own words; nobody else reads it.
+    pub asked: Option<String>,
 }
 
 impl Default for ContainerSpec {
@@ -179,6 +181,7 @@ impl Default for ContainerSpec {
             masked_paths: None,
             readonly_paths: None,
             annotations: BTreeMap::new(),
+            asked: None,
         }
     }
 }

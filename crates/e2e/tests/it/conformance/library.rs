@@ -102,3 +102,155 @@ assert client.containers.prune(filters={'until': '1h'})['SpaceReclaimed'] == 0
     python(&subject, script);
     subject.finish();
 }
+
+#[test]
+fn what_was_asked_is_shown_and_kept() {
+    let Some(subject) = Subject::start() else { return };
+    let script = r#"
+api = client.api
+host = lambda **more: api.create_host_config(network_mode='none', **more)
+made = api.create_container(IMAGE, ['true'], environment={'GONE': None, 'HERE': '1'}, host_config=host(
+    binds=['/tmp:/a:ro', 'named:/b'], mounts=[types.Mount('/c', 'other', type='volume')], tmpfs={'/d': 'size=3M'}, isolation='default'))
+shown = api.inspect_container(made)
+settings = shown['HostConfig']
+assert settings['Binds'] == ['/tmp:/a:ro', 'named:/b'] and settings['Tmpfs'] == {'/d': 'size=3M'}, settings
+assert [mount['Target'] for mount in settings['Mounts']] == ['/c'] and settings['Isolation'] == 'default', settings
+assert 'GONE' in shown['Config']['Env'] and 'HERE=1' in shown['Config']['Env'], shown['Config']['Env']
+assert shown['Config']['OnBuild'] is None and shown['Config']['Volumes'] is None and settings['CapAdd'] is None
+assert not [word for word in api.inspect_image(IMAGE)['Config']['OnBuild'] or []]
+api.remove_container(made, v=True)
+for name in ['named', 'other']:
+    api.remove_volume(name)
+
+# a wait that began while it ran ends with the run, whether it is to be started again or not
+again = api.create_container(IMAGE, ['sh', '-c', 'sleep 0.5; exit 3'], host_config=host(restart_policy={'Name': 'always'}))
+api.start(again)
+assert api.wait(again)['StatusCode'] == 3
+try:
+    api.remove_container(again)
+    raise SystemExit('removed')
+except errors.APIError as error:
+    assert 'stop the container before' in error.explanation.lower(), error
+api.remove_container(again, force=True)
+
+# a commit that pauses, of one that is about to end
+short = api.create_container(IMAGE, ['sh', '-c', 'echo x >/made'], host_config=host())
+api.start(short)
+image = api.commit(short)['Id']
+api.wait(short)
+api.remove_container(short)
+api.remove_image(image)
+
+# a start says how output comes, whatever the exec has; keys are known in any case
+box = api.create_container(IMAGE, ['sleep', '1000'], host_config=host())
+api.start(box)
+for tty in [False, True]:
+    ran = api.exec_create(box, ['sh', '-c', 'echo out; echo err >&2'], tty=not tty)
+    lines = api.exec_start(ran, tty=tty).split()
+    assert sorted(lines) == [b'err', b'out'], lines
+answer = api._post_json(api._url('/containers/{0}/exec', box['Id']), data={'cmd': ['true'], 'ATTACHSTDOUT': True, 'detachKeys': 'a'})
+assert answer.status_code == 201 and api.exec_inspect(answer.json()['Id'])['ProcessConfig']['entrypoint'] == 'true'
+api.remove_container(box, force=True)
+"#;
+    python(&subject, script);
+    subject.finish();
+}
+
+#[test]
+fn links_are_removed_by_their_own_names() {
+    let Some(subject) = Subject::start() else { return };
+    let script = r#"
+api = client.api
+db = client.containers.run(IMAGE, ['sleep', '1000'], name='db', detach=True)
+web = client.containers.run(IMAGE, ['sleep', '1000'], name='web', links={'db': 'store'}, detach=True)
+assert b'store' in web.exec_run(['cat', '/etc/hosts']).output
+api.remove_container('web/store', link=True)
+web.reload()
+db.reload()
+assert not web.attrs['HostConfig']['Links'] and db.status == 'running'
+try:
+    api.remove_container('web/store', link=True)
+    raise SystemExit('no error')
+except errors.APIError:
+    pass
+for one in [web, db]:
+    one.remove(force=True)
+"#;
+    python(&subject, script);
+    subject.finish();
+}
+
+#[test]
+fn a_websocket_carries_a_process() {
+    let Some(subject) = Subject::start() else { return };
+    // RFC 6455 by hand, since Python has no client of its own
+    let script = r#"
+import base64, os, socket, struct
+path = client.api.base_url and client.api._custom_adapter.socket_path
+def upgrade(target, **more):
+    head = {'Upgrade': 'websocket', 'Connection': 'Upgrade', 'Sec-WebSocket-Version': '13',
+            'Sec-WebSocket-Key': base64.b64encode(os.urandom(16)).decode(), 'Origin': 'http://x', **more}
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(20)
+    sock.connect(path)
+    lines = ''.join(f'{key}: {value}\r\n' for key, value in head.items() if value)
+    sock.sendall(f'GET {target} HTTP/1.1\r\nHost: x\r\n{lines}\r\n'.encode())
+    answer = b''
+    while b'\r\n\r\n' not in answer:
+        piece = sock.recv(1)
+        assert piece, answer
+        answer += piece
+    return sock, answer
+def exactly(sock, count):
+    data = b''
+    while len(data) < count:
+        piece = sock.recv(count - len(data))
+        assert piece, data
+        data += piece
+    return data
+def frame(sock):
+    first, length = exactly(sock, 2)
+    if length == 126:
+        length, = struct.unpack('>H', exactly(sock, 2))
+    return first & 15, exactly(sock, length)
+def say(sock, kind, data):
+    mask = os.urandom(4)
+    sock.sendall(bytes([0x80 | kind, 0x80 | len(data)]) + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data)))
+def told(sock, wanted):
+    seen = b''
+    while wanted not in seen:
+        kind, data = frame(sock)
+        assert kind == 2, (kind, data, seen)
+        seen += data
+    return seen
+box = client.api.create_container(IMAGE, ['sh', '-c', 'echo early; while read line; do echo "[$line]"; echo "<$line>" >&2; done; echo over'],
+    stdin_open=True, host_config=client.api.create_host_config(network_mode='none'))
+id = box['Id']
+sock, answer = upgrade(f'/v1.41/containers/{id}/attach/ws?stream=1&stdin=1&stdout=1&stderr=1')
+assert answer.startswith(b'HTTP/1.1 101'), answer
+client.api.start(box)
+told(sock, b'early\n')
+say(sock, 1, b'hel')
+say(sock, 2, b'lo\n')
+both = told(sock, b'[hello]\n')
+if b'<hello>\n' not in both:
+    told(sock, b'<hello>\n')
+# a second one, with what there was before, only hears
+other, answer = upgrade(f'/v1.41/containers/{id}/attach/ws?logs=1&stream=1&stdout=1')
+assert answer.startswith(b'HTTP/1.1 101'), answer
+told(other, b'early\n')
+# it goes, and the process does not mind
+say(other, 8, b'')
+other.close()
+say(sock, 1, b'again\n')
+told(sock, b'[again]\n')
+client.api.stop(box, timeout=0)
+while frame(sock)[0] != 8:
+    pass
+assert upgrade('/v1.41/containers/nobody/attach/ws?stream=1&stdout=1')[1].startswith(b'HTTP/1.1 404')
+assert upgrade(f'/v1.41/containers/{id}/attach/ws?stream=1&stdout=1', **{'Sec-WebSocket-Key': None})[1].startswith(b'HTTP/1.1 400')
+client.api.remove_container(box, force=True)
+"#;
+    python(&subject, script);
+    subject.finish();
+}
