@@ -401,7 +401,12 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
             if first && let Some(p) = x.shared.ram.page(key.gpa) {
                 x.tlb.protect(p);
             }
-            // A write while we read started a new generation: then this translation is never found.
+            // A write since the block was decoded started a new generation: then this translation is never found. What lies
+            // behind that block was not marked yet when it was read.
+            let mut again = [0; PAGE as usize];
+            if !x.shared.ram.read(key.gpa, &mut again[..bytes]) || again[..bytes] != page[..bytes] {
+                return Found::Unknown;
+            }
             x.jit.keep(key, generation, Some(&code))
         }
         None => x.jit.keep(key, generation, None),
