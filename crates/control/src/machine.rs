@@ -18,6 +18,29 @@ pub enum BackendChoice {
     Soft,
 }
 
+/// How the software CPU runs code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SoftTier {
+    /// Translated block by block, after the interpreter has shown that it is worth it.
+    #[default]
+    Block,
+    /// By the interpreter alone: slower, and the judge of the other.
+    Interp,
+}
+
+/// Where a guest's time comes from on the software CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SoftTime {
+    /// The host's clock.
+    #[default]
+    Host,
+    /// The guest's instructions, one a nanosecond: a guest without input from outside runs the same way always. For one
+    /// processor.
+    Instructions,
+}
+
 /// How the guest's kernel is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -190,6 +213,12 @@ pub struct MachineSpec {
     /// What runs it.
     #[serde(default)]
     pub backend: BackendChoice,
+    /// How the software CPU runs it.
+    #[serde(default)]
+    pub soft_tier: SoftTier,
+    /// Where its time comes from on the software CPU.
+    #[serde(default)]
+    pub soft_time: SoftTime,
     /// How it is entered.
     #[serde(default)]
     pub boot: BootProtocol,

@@ -134,11 +134,30 @@ fn measured_khz() -> u32 {
     u32::try_from(khz).unwrap_or(u32::MAX).max(1)
 }
 
+/// Where a machine's time comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeSource {
+    /// The host's time-stamp counter.
+    #[default]
+    Host,
+    /// The guest's instructions, one a nanosecond, and what it sleeps: the same guest takes the same time always. Only for
+    /// backends that count, and for one processor.
+    Instructions,
+}
+
+/// Ticks in a millisecond of a clock that counts instructions.
+const COUNTED_KHZ: u32 = 1_000_000;
+
 /// The clock of a machine whose backend keeps time itself: the software CPU's.
 ///
-/// Guest TSC = host TSC + offset; guest nanoseconds = scale(guest TSC) + base.
+/// Guest TSC = source + offset; guest nanoseconds = scale(guest TSC) + base. The source is the host's TSC, or the number of
+/// instructions as it was last told.
 #[derive(Debug)]
 pub struct GuestClock {
+    source: TimeSource,
+    /// Instructions, if they are the source.
+    counted: AtomicU64,
     khz: u32,
     scale: Scale,
     tsc_offset: AtomicU64,
@@ -154,19 +173,56 @@ impl Default for GuestClock {
 impl GuestClock {
     /// A clock that starts at zero now.
     pub fn new() -> Self {
-        let khz = host_tsc_khz();
-        let offset = 0u64.wrapping_sub(host_tsc());
-        Self { khz, scale: Scale::new(khz), tsc_offset: AtomicU64::new(offset), ns_base: AtomicU64::new(0) }
+        Self::of(TimeSource::Host)
     }
 
-    /// What to add to the host's TSC for the guest's. Changes only while no vCPU runs.
+    /// A clock that starts at zero now.
+    pub fn of(source: TimeSource) -> Self {
+        let (khz, offset) = match source {
+            TimeSource::Host => (host_tsc_khz(), 0u64.wrapping_sub(host_tsc())),
+            TimeSource::Instructions => (COUNTED_KHZ, 0),
+        };
+        Self {
+            source,
+            counted: AtomicU64::new(0),
+            khz,
+            scale: Scale::new(khz),
+            tsc_offset: AtomicU64::new(offset),
+            ns_base: AtomicU64::new(0),
+        }
+    }
+
+    /// Where time comes from.
+    pub fn source(&self) -> TimeSource {
+        self.source
+    }
+
+    /// So many instructions have run: of use if they are the source.
+    #[inline]
+    pub fn count(&self, instructions: u64) {
+        self.counted.store(instructions, Ordering::Relaxed);
+    }
+
+    /// Nothing happens for so many ticks: a guest that sleeps need not be waited for if its instructions are the source.
+    pub fn skip(&self, ticks: u64) {
+        self.tsc_offset.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    fn ticks(&self) -> u64 {
+        match self.source {
+            TimeSource::Host => host_tsc(),
+            TimeSource::Instructions => self.counted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What to add to the source's ticks for the guest's TSC. Changes only while no vCPU runs.
     pub fn tsc_offset(&self) -> u64 {
         self.tsc_offset.load(Ordering::Relaxed)
     }
 
     /// The guest's TSC, now.
     pub fn tsc(&self) -> u64 {
-        host_tsc().wrapping_add(self.tsc_offset())
+        self.ticks().wrapping_add(self.tsc_offset())
     }
 
     /// The guest's nanoseconds, now.
@@ -197,7 +253,7 @@ impl GuestClock {
 
     /// Goes on from `state`, now. Time pages have to be written anew: [`Self::time_page`].
     pub fn set(&self, state: ClockState) {
-        self.tsc_offset.store(state.tsc.wrapping_sub(host_tsc()), Ordering::Relaxed);
+        self.tsc_offset.store(state.tsc.wrapping_sub(self.ticks()), Ordering::Relaxed);
         self.ns_base.store(state.ns.wrapping_sub(self.scale.ns(state.tsc)), Ordering::Relaxed);
     }
 
@@ -216,9 +272,14 @@ impl GuestClock {
         page
     }
 
-    /// The content of the wall clock: the host's time of day at the guest's nanosecond 0.
+    /// The content of the wall clock: the host's time of day at the guest's nanosecond 0; the beginning of 1970 if the guest's
+    /// instructions are the time.
     pub fn wall_clock(&self, version: u32) -> [u8; WALL_CLOCK_SIZE] {
-        let boot = realtime_ns().saturating_sub(self.ns());
+        let now = match self.source {
+            TimeSource::Host => realtime_ns(),
+            TimeSource::Instructions => self.ns(),
+        };
+        let boot = now.saturating_sub(self.ns());
         let mut page = [0; WALL_CLOCK_SIZE];
         page[0..4].copy_from_slice(&version.to_le_bytes());
         page[4..8].copy_from_slice(&((boot / 1_000_000_000) as u32).to_le_bytes());

@@ -1,15 +1,17 @@
 //! Boots a Linux kernel (ELF) to its serial console with nothing around the CPU but an 8250: `softcpu_boot KERNEL INITRD [CMDLINE]`.
-//! Says at the end what it cost.
+//! Says at the end what it cost. `SOFT_TIER=interp` is the interpreter alone, `SOFT_TIME=instructions` a clock that counts them.
 
 use std::collections::VecDeque;
+use std::hash::Hasher;
 use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hv::clock::TimeSource;
 use hv::cpu_model::CpuModel;
 use hv::state::{MpState, Segment};
 use hv::{Bus, Exit, Level, Memory, Vm};
-use softcpu::{SoftVm, Tier};
+use softcpu::{Choices, SoftVm, Tier};
 use vm_memory::{Bytes, GuestAddress};
 
 const ZERO_PAGE: u64 = 0x7000;
@@ -164,7 +166,9 @@ fn main() {
     }
     let tier =
         if std::env::var_os("SOFT_TIER").is_some_and(|t| t == "interp") { Tier::Interpret } else { Tier::Translate };
-    let vm = SoftVm::with_tier(memory.clone(), CpuModel::v2(1), 1, tier).expect("machine");
+    let counted = std::env::var_os("SOFT_TIME").is_some_and(|t| t == "instructions");
+    let time = if counted { TimeSource::Instructions } else { TimeSource::Host };
+    let vm = SoftVm::with(memory.clone(), CpuModel::v2(1), 1, Choices { tier, time }).expect("machine");
     let mut vcpu = vm.create_vcpu(0).expect("vcpu");
     let mut s = vcpu.state().expect("state");
     s.regs.rip = entry;
@@ -189,8 +193,15 @@ fn main() {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.split_whitespace().collect();
     let seconds = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0) / 100.0;
+    let mut hasher = std::hash::DefaultHasher::new();
+    let mut page = vec![0_u8; 1 << 20];
+    for at in (0..MEMORY).step_by(page.len()) {
+        ram.read_slice(&mut page, GuestAddress(at)).expect("memory");
+        hasher.write(&page);
+    }
+    eprintln!("\nmemory {:016x}", hasher.finish());
     eprintln!(
-        "\n{exit:?} after {} instructions, {:.2} s user, {:.2} s system",
+        "{exit:?} after {} instructions, {:.2} s user, {:.2} s system",
         vcpu.instructions().unwrap_or(0),
         seconds(13),
         seconds(14)

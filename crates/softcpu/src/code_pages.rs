@@ -2,9 +2,12 @@
 //!
 //! One bit a line of 64 bytes, one word a page; a page with any bit set is never in a TLB's write table, so writes to it
 //! come here. A write to a marked line starts a new generation of the page: blocks of an older one are dead.
+//!
+//! CPUs mark and write at the same time, so the order counts: a decoder reads the generation, marks, and reads the bytes; a
+//! writer writes, looks at the marks, clears them, and starts the generation.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Pages of a chunk: the table is filled in as guest memory is run from.
 const CHUNK: usize = 512;
@@ -71,6 +74,9 @@ impl CodePages {
 
     /// Notes a write, after its bytes are there. True if code was hit.
     pub(crate) fn written(&self, gpa: u64, len: u64) -> bool {
+        // The bytes have to be there for all before the marks are looked at: who marks, and reads the bytes then, either sees
+        // them or is seen.
+        fence(Ordering::SeqCst);
         let Some(c) = self.chunk(gpa) else { return false };
         let i = Self::index(gpa);
         if c.lines[i].load(Ordering::SeqCst) & Self::bits(gpa, len) == 0 {
@@ -84,8 +90,9 @@ impl CodePages {
     pub(crate) fn renew(&self, gpa: u64) {
         if let Some(c) = self.chunk(gpa) {
             let i = Self::index(gpa);
-            c.generation[i].fetch_add(1, Ordering::SeqCst);
+            // In this order: who reads the new generation and then marks lines is not robbed of them.
             c.lines[i].store(0, Ordering::SeqCst);
+            c.generation[i].fetch_add(1, Ordering::SeqCst);
             self.epoch.fetch_add(1, Ordering::SeqCst);
         }
     }

@@ -140,11 +140,14 @@ impl Cpu {
             if x.s.instructions >= end {
                 return Left::Enough;
             }
-            let done = if tier == Tier::Translate && translatable(x) {
+            let done = if x.shared.counted.is_some() && end - x.s.instructions < LONGEST_BLOCK {
+                link = None;
+                step(x, Length::One)
+            } else if tier == Tier::Translate && translatable(x) {
                 translated(x, &mut link)
             } else {
                 link = None;
-                step(x)
+                step(x, Length::All)
             };
             if let Err(f) = done
                 && x.raise(f).is_err()
@@ -194,13 +197,21 @@ pub(crate) fn step_in_block(x: &mut Exec<'_>, number: usize) -> Stepped {
     let (site, op) = x.jit.site(number);
     let counted = x.s.instructions;
     x.view = x.s.view();
+    let before = counted - u64::from(site.behind) - 1;
+    x.s.instructions = before;
+    if let Some(clock) = &x.shared.counted {
+        clock.count(before);
+    }
     x.leave = false;
     x.s.rip = site.rip;
     let (done, completed) = match op.map_or_else(|| decode_site(x, number, &site), Ok) {
         Ok(op) => {
             x.s.rip = site.rip.wrapping_add(u64::from(op.len));
             match (op.run)(x, &op) {
-                Ok(()) if !x.leave && site.then == Behind::Block => return Stepped::GoOn,
+                Ok(()) if !x.leave && site.then == Behind::Block => {
+                    x.s.instructions = counted;
+                    return Stepped::GoOn;
+                }
                 Ok(()) => (Ok(()), 1),
                 Err(f) => {
                     x.s.rip = site.rip;
@@ -212,7 +223,7 @@ pub(crate) fn step_in_block(x: &mut Exec<'_>, number: usize) -> Stepped {
         Err(Fault::Again) => (Ok(()), 0),
         Err(f) => (Err(f), 0),
     };
-    x.s.instructions = counted - u64::from(site.behind) - (1 - completed);
+    x.s.instructions = before + completed;
     match done {
         Err(f) if x.raise(f).is_err() => Stepped::Triple,
         _ => Stepped::Leave,
@@ -239,7 +250,7 @@ fn decode_site(x: &mut Exec<'_>, number: usize, site: &Site) -> Result<Op, Fault
 /// The translated code at the instruction pointer, if it is known and nothing else has to be done before.
 pub(crate) fn next_code(x: &mut Exec<'_>) -> Option<u64> {
     let interrupt = x.s.rflags & flags::IF != 0 && x.board.vector_waits();
-    let other = interrupt || x.s.halted || x.board.attention() || x.s.instructions >= x.jit.end;
+    let other = interrupt || x.s.nmi_due() || x.s.halted || x.board.attention() || x.s.instructions >= x.jit.end;
     let outdated = x.jit.stale || x.jit.epoch != x.shared.code.epoch() || x.jit.terms != Terms::of(x.s);
     if other || outdated || !translatable(x) {
         return None;
@@ -327,10 +338,13 @@ fn translated(x: &mut Exec<'_>, link: &mut Option<Link>) -> Done {
     let Found::Code(entry) = found else {
         return run_block(x, Length::All).map(|_| ());
     };
-    if let Some(at) = pending {
-        x.jit.link(at, entry, global);
+    // Where each instruction is waited for every block comes back here.
+    if x.shared.counted.is_none() {
+        if let Some(at) = pending {
+            x.jit.link(at, entry, global);
+        }
+        x.jit.remember_jump(&key, entry, global);
     }
-    x.jit.remember_jump(&key, entry, global);
     x.leave = false;
     let exit = enter(x, entry);
     x.view = x.s.view();
@@ -351,6 +365,9 @@ fn forget_translations(x: &mut Exec<'_>) {
     }
     x.jit.clear();
 }
+
+/// No block has more instructions, in the interpreter or translated.
+const LONGEST_BLOCK: u64 = 256;
 
 /// How often the interpreter runs a block before it is translated.
 const WORTH: u32 = 2;
@@ -384,7 +401,12 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
             if first && let Some(p) = x.shared.ram.page(key.gpa) {
                 x.tlb.protect(p);
             }
-            // A write while we read started a new generation: then this translation is never found.
+            // A write since the block was decoded started a new generation: then this translation is never found. What lies
+            // behind that block was not marked yet when it was read.
+            let mut again = [0; PAGE as usize];
+            if !x.shared.ram.read(key.gpa, &mut again[..bytes]) || again[..bytes] != page[..bytes] {
+                return Found::Unknown;
+            }
             x.jit.keep(key, generation, Some(&code))
         }
         None => x.jit.keep(key, generation, None),
@@ -397,9 +419,9 @@ const GENERAL_DETECT: u64 = 1 << 13;
 const SINGLE_STEP: u64 = 1 << 14;
 
 /// Runs one block, or one instruction where something has to happen between two.
-fn step(x: &mut Exec<'_>) -> Done {
+fn step(x: &mut Exec<'_>, length: Length) -> Done {
     if !x.s.shadow && x.s.rflags & (flags::TF | flags::RF) == 0 && x.s.dr[7] & 0xff == 0 {
-        return run_block(x, Length::All).map(|_| ());
+        return run_block(x, length).map(|_| ());
     }
     let trap = x.s.rflags & flags::TF != 0;
     let resume = x.s.rflags & flags::RF;
@@ -488,6 +510,9 @@ fn run_block(x: &mut Exec<'_>, length: Length) -> Result<u32, Fault> {
     for op in ops.iter() {
         let start = x.s.rip;
         x.s.rip = start.wrapping_add(u64::from(op.len)) & ip_mask;
+        if let Some(clock) = &shared.counted {
+            clock.count(x.s.instructions + done);
+        }
         if let Err(f) = (op.run)(x, op) {
             x.s.rip = start;
             x.s.instructions += done;

@@ -60,6 +60,9 @@ pub(crate) struct Shared {
     pub(crate) code: CodePages,
     /// How many CPUs there are.
     pub(crate) cpus: u32,
+    /// The clock, if it goes by instructions: it is told of each that the interpreter does, and nothing runs past the moment when
+    /// a timer is due.
+    pub(crate) counted: Option<std::sync::Arc<hv::clock::GuestClock>>,
 }
 
 /// A CPU while it runs.

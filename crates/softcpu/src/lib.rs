@@ -18,4 +18,4 @@ mod translate;
 mod vm;
 
 pub use cpu::Tier;
-pub use vm::SoftVm;
+pub use vm::{Choices, SoftVm};

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use control::machine::BackendChoice;
+use control::machine::{BackendChoice, MachineSpec, SoftTier, SoftTime};
+use hv::clock::TimeSource;
 use hv::cpu_model::CpuModel;
 use hv::kvm::KvmVm;
 use hv::{Backend, Bus, Exit, Memory, Vm, VmError};
 use rustix::time::{ClockId, clock_gettime};
-use softcpu::SoftVm;
+use softcpu::{Choices, SoftVm, Tier};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Instructions of the probe's loop.
@@ -105,10 +106,27 @@ pub fn choose(choice: BackendChoice) -> Backend {
     }
 }
 
+fn choices(spec: &MachineSpec) -> Choices {
+    let tier = match spec.soft_tier {
+        SoftTier::Block => Tier::Translate,
+        SoftTier::Interp => Tier::Interpret,
+    };
+    let time = match spec.soft_time {
+        SoftTime::Host => TimeSource::Host,
+        SoftTime::Instructions => TimeSource::Instructions,
+    };
+    Choices { tier, time }
+}
+
 /// Makes a machine in a hypervisor.
-pub(crate) fn create(backend: Backend, memory: Memory, model: &CpuModel, vcpus: u32) -> Result<Arc<dyn Vm>, VmError> {
+pub(crate) fn create(
+    backend: Backend,
+    memory: Memory,
+    model: &CpuModel,
+    spec: &MachineSpec,
+) -> Result<Arc<dyn Vm>, VmError> {
     match backend {
         Backend::Kvm => Ok(Arc::new(KvmVm::new(memory, model)?)),
-        Backend::Soft => Ok(Arc::new(SoftVm::new(memory, model.clone(), vcpus)?)),
+        Backend::Soft => Ok(Arc::new(SoftVm::with(memory, model.clone(), spec.cpus, choices(spec))?)),
     }
 }

@@ -47,6 +47,8 @@ pub(crate) static COMMAND: Command = Command {
         Flag::value("on-reset", "restart|stop", "What a reset by the guest does"),
         Flag::list("pmem", "FILE[,ro]", "A file that the guest sees as persistent memory"),
         Flag::list("share", "DIR:TAG[:ro]", "A folder that the guest can mount by the tag, as virtiofs"),
+        Flag::value("soft-tier", "block|interp", "How the software CPU runs code: translated, or interpreted"),
+        Flag::value("soft-time", "host|instructions", "The software CPU's clock (instructions: the same run always)"),
         Flag::switch("track-dirty", "Note written pages, for incremental snapshots"),
         Flag::value("vsock", "CID", "Sockets to the guest of this number, by vsock.sock in the machine's folder"),
         Flag::switch("rm", "Forget the machine when it has ended"),
@@ -83,9 +85,15 @@ fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
     put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.file("vsock.sock") })));
     put("balloon", given.on("balloon").then_some(true.into()));
     put("track_dirty", given.on("track-dirty").then_some(true.into()));
-    for (flag, key) in
-        [("backend", "backend"), ("boot", "boot"), ("bus", "bus"), ("cmdline", "cmdline"), ("on-reset", "on_reset")]
-    {
+    for (flag, key) in [
+        ("backend", "backend"),
+        ("boot", "boot"),
+        ("bus", "bus"),
+        ("cmdline", "cmdline"),
+        ("on-reset", "on_reset"),
+        ("soft-tier", "soft_tier"),
+        ("soft-time", "soft_time"),
+    ] {
         put(key, given.value(flag).map(Value::from));
     }
     Ok(spec.into())

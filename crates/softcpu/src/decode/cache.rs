@@ -112,10 +112,10 @@ impl Source<'_> {
         next_page: NextPage,
     ) -> Result<Block, crate::fault::Fault> {
         let longest = if length == Length::One { 1 } else { LONGEST };
-        // Marked before the bytes are read: a write from now on starts a new generation.
+        // Marked before the bytes are read: a write from now on starts a new generation, which is not the one of before.
         let room = (PAGE - (gpa & (PAGE - 1))) as usize;
-        self.mark(gpa, room.min(longest * 15) as u64);
         let generation = self.code.generation(gpa);
+        self.mark(gpa, room.min(longest * 15) as u64);
         let mut bytes = [0; LONGEST * 15];
         let n = room.min(longest * 15);
         if !self.ram.read(gpa, &mut bytes[..n]) {
@@ -135,8 +135,8 @@ impl Source<'_> {
         let mut next = None;
         if ops.is_empty() {
             let page = next_page?;
-            self.mark(page, 16);
             let second = self.code.generation(page);
+            self.mark(page, 16);
             let mut tail = [0xff; 15];
             self.ram.read(page, &mut tail);
             let mut both = [0; 30];

@@ -112,7 +112,7 @@ impl Machine {
     pub(crate) fn new() -> std::io::Result<Self> {
         let ram = Arc::new(Ram::anonymous(RAM)?);
         build_tables(&ram);
-        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: 1 };
+        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: 1, counted: None };
         let cpu = Cpu::new(&shared, Tier::Interpret)?;
         Ok(Self { shared, cpu })
     }

@@ -33,7 +33,7 @@ impl VcpuBoard<'_> {
     /// After anything that may have set a timer.
     fn timer_changed(&self) {
         let due = self.machine.irqchip.due(self.index);
-        if due <= self.machine.clock.tsc() {
+        if due <= self.machine.clock.tsc() || self.machine.shared.counted.is_some() {
             // It comes with the next instruction, not when the timer's thread gets round to it.
             self.slot().wake();
         } else {

@@ -14,7 +14,7 @@ mod vcpu;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use hv::clock::{ClockState, GuestClock};
+use hv::clock::{ClockState, GuestClock, TimeSource};
 use hv::cpu_model::CpuModel;
 use hv::vm::Logging;
 use hv::{Backend, Doorbell, IrqchipState, Level, Memory, Msi, Vcpu, Vm, VmError};
@@ -77,6 +77,15 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a machine is to be run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// What runs the code.
+    pub tier: Tier,
+    /// Where time comes from.
+    pub time: TimeSource,
+}
+
 /// A machine run by software.
 pub struct SoftVm(Arc<Machine>);
 
@@ -86,19 +95,24 @@ impl SoftVm {
     /// # Errors
     /// The host has no thread for its timer.
     pub fn new(memory: Memory, model: CpuModel, vcpus: u32) -> Result<Self, VmError> {
-        Self::with_tier(memory, model, vcpus, Tier::default())
+        Self::with(memory, model, vcpus, Choices::default())
     }
 
-    /// As [`Self::new`], with a choice of what runs the code.
+    /// As [`Self::new`], with a choice of what runs the code and where time comes from.
     ///
     /// # Errors
-    /// As [`Self::new`].
-    pub fn with_tier(memory: Memory, model: CpuModel, vcpus: u32, tier: Tier) -> Result<Self, VmError> {
-        let clock = Arc::new(GuestClock::new());
+    /// As [`Self::new`]; and instructions can't be the time of several processors.
+    pub fn with(memory: Memory, model: CpuModel, vcpus: u32, choices: Choices) -> Result<Self, VmError> {
+        let Choices { tier, time } = choices;
+        if time == TimeSource::Instructions && vcpus > 1 {
+            return Err(VmError::State(format!("{vcpus} processors can't take their time from instructions: give 1")));
+        }
+        let clock = Arc::new(GuestClock::of(time));
         let slots = Arc::new(Slots((0..vcpus).map(|_| Slot::default()).collect()));
         let irqchip = Arc::new(Irqchip::new(vcpus, Arc::clone(&clock), Arc::clone(&slots) as Arc<dyn Wake>));
         let ram = Arc::new(Ram::of(&memory));
-        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: vcpus };
+        let counted = (time == TimeSource::Instructions).then(|| Arc::clone(&clock));
+        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: vcpus, counted };
         let timer = Timer::new(Arc::clone(&irqchip), Arc::clone(&clock), Arc::clone(&slots))
             .map_err(|source| VmError::Host { what: "starting the machine's timer", source })?;
         let machine = Arc::new(Machine {

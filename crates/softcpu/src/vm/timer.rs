@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hv::clock::GuestClock;
+use hv::clock::{GuestClock, TimeSource};
 
 use super::{Slots, lock};
 use crate::irqchip::Irqchip;
@@ -26,6 +26,7 @@ struct Inner {
 pub(super) struct Timer {
     inner: Arc<Inner>,
     thread: Option<JoinHandle<()>>,
+    source: TimeSource,
 }
 
 impl Timer {
@@ -33,14 +34,18 @@ impl Timer {
         let inner =
             Arc::new(Inner { plan: Mutex::new(Plan { next: u64::MAX, ..Plan::default() }), told: Condvar::new() });
         let own = Arc::clone(&inner);
+        let source = clock.source();
         let thread = std::thread::Builder::new()
             .name("soft-timer".into())
             .spawn(move || serve(&own, &irqchip, &clock, &slots))?;
-        Ok(Self { inner, thread: Some(thread) })
+        Ok(Self { inner, thread: Some(thread), source })
     }
 
-    /// A vCPU's timer is due at TSC `due`.
+    /// A vCPU's timer is due at TSC `due`. Where instructions are the time its thread stops there by itself.
     pub(super) fn arm(&self, due: u64) {
+        if self.source == TimeSource::Instructions {
+            return;
+        }
         let mut p = lock(&self.inner.plan);
         if due < p.next {
             p.next = due;
@@ -51,6 +56,9 @@ impl Timer {
 
     /// The clock has moved: look anew.
     pub(super) fn rearm(&self) {
+        if self.source == TimeSource::Instructions {
+            return;
+        }
         lock(&self.inner.plan).changed = true;
         self.inner.told.notify_one();
     }

@@ -126,9 +126,21 @@ impl SoftVcpu {
     fn sleep(&self) {
         let due = self.machine.irqchip.due(self.index);
         let now = self.machine.clock.tsc();
+        if self.machine.shared.counted.is_some() && due != u64::MAX {
+            self.machine.clock.skip(due.saturating_sub(now));
+            return;
+        }
         let limit =
             (due != u64::MAX).then(|| Duration::from_nanos(self.machine.clock.scale().ns(due.saturating_sub(now))));
         self.machine.slots.0[self.index as usize].sleep(limit);
+    }
+
+    /// Instructions until the clock has to be looked at.
+    fn stretch(&self) -> u64 {
+        if self.machine.shared.counted.is_none() {
+            return STRETCH;
+        }
+        self.machine.irqchip.due(self.index).saturating_sub(self.machine.clock.tsc()).clamp(1, STRETCH)
     }
 
     fn work(&mut self, bus: &dyn Bus) -> Exit {
@@ -150,7 +162,11 @@ impl SoftVcpu {
                 continue;
             }
             let board = VcpuBoard { machine: &machine, bus, index: self.index };
-            match self.cpu.run(&machine.shared, &board, STRETCH) {
+            let left = self.cpu.run(&machine.shared, &board, self.stretch());
+            if let Some(clock) = &machine.shared.counted {
+                clock.count(self.cpu.state().instructions);
+            }
+            match left {
                 Left::Attention | Left::Enough => {}
                 Left::Halted => self.mode = MpState::Halted,
                 Left::Triple => return Exit::Reset,

@@ -200,19 +200,17 @@ void start_processors(void) {
   extern u8 trampoline[], trampoline_end[];
   for (u8 *from = trampoline, *to = (u8 *)0x8000; from < trampoline_end; from++, to++) *to = *from;
   processors = 1;
+  u32 r[4];
+  cpuid(1, 0, r);
+  u32 all = r[1] >> 16 & 0xff;
+  if (all < 2) return;
   APIC(0x300) = 0xc4500; /* INIT to all others */
   u64 begin = rdtsc();
-  while (rdtsc() - begin < 20000000) pause();
+  while (rdtsc() - begin < 1000000) pause();
   APIC(0x300) = 0xc4608; /* start at 0x8000 */
-  begin = rdtsc();
-  u32 before = 0;
   /* Each counts twice: when it has a stack and when it is ready. */
-  while (rdtsc() - begin < 400000000 || processors != before || !(processors & 1)) {
-    if (processors != before) begin = rdtsc();
-    before = processors;
-    pause();
-  }
-  processors = (processors + 1) / 2;
+  while (processors != 2 * all - 1) pause();
+  processors = all;
 }
 
 static void group(const char *name, void (*f)(void)) {

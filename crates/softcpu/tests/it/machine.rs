@@ -1,5 +1,6 @@
 //! A machine with a serial port to write to and a port that ends it, for guests of a multiboot loader.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use hv::cpu_model::CpuModel;
 use hv::state::{MpState, Segment, Table};
 use hv::{Bus, Exit, Kicker, Memory, Vcpu, Vm};
-use softcpu::{SoftVm, Tier};
+use softcpu::{Choices, SoftVm, Tier};
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 32 << 20;
@@ -31,6 +32,10 @@ pub(crate) struct Ended {
     pub(crate) status: Result<u32, Exit>,
     /// What it said.
     pub(crate) said: String,
+    /// The first processor's instructions.
+    pub(crate) instructions: u64,
+    /// Of all memory.
+    pub(crate) digest: u64,
 }
 
 #[derive(Default)]
@@ -122,12 +127,20 @@ fn begin(vcpu: &mut dyn Vcpu, entry: u64) {
     vcpu.set_state(&s).unwrap();
 }
 
+fn digest(memory: &Memory) -> u64 {
+    let mut all = vec![0; MEMORY as usize];
+    memory.ram().read_slice(&mut all, GuestAddress(0)).unwrap();
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&all);
+    hasher.finish()
+}
+
 /// Runs a guest on `cpus` processors until it ends.
-pub(crate) fn run(image: &Path, cpus: u32, tier: Tier) -> Ended {
+pub(crate) fn run(image: &Path, cpus: u32, choices: Choices) -> Ended {
     let memory = Memory::new(MEMORY).unwrap();
     let entry = load(&memory, &std::fs::read(image).unwrap());
     let model = CpuModel::v2(cpus);
-    let vm = SoftVm::with_tier(memory, model, cpus, tier).unwrap();
+    let vm = SoftVm::with(memory.clone(), model, cpus, choices).unwrap();
     let mut vcpus: Vec<_> = (0..cpus).map(|i| vm.create_vcpu(i).unwrap()).collect();
     begin(&mut *vcpus[0], entry);
     let board = Board { status: AtomicU32::new(RUNNING), ..Board::default() };
@@ -153,6 +166,7 @@ pub(crate) fn run(image: &Path, cpus: u32, tier: Tier) -> Ended {
             board.end();
         }
     });
+    let instructions = vcpus[0].instructions().unwrap();
     let status = match crashed.into_inner().unwrap() {
         Some(exit) => Err(exit),
         None if board.status.load(Ordering::SeqCst) == RUNNING => {
@@ -162,5 +176,5 @@ pub(crate) fn run(image: &Path, cpus: u32, tier: Tier) -> Ended {
         }
         None => Ok(board.status.load(Ordering::SeqCst)),
     };
-    Ended { status, said: board.said.into_inner().unwrap() }
+    Ended { status, said: board.said.into_inner().unwrap(), instructions, digest: digest(&memory) }
 }

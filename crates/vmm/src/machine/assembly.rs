@@ -71,7 +71,7 @@ fn parts(
     events: &Sender<Event>,
 ) -> Result<Parts, MachineError> {
     let backend = backend::choose(spec.backend);
-    let vm = backend::create(backend, memory.clone(), model, spec.cpus).map_err(refused(backend))?;
+    let vm = backend::create(backend, memory.clone(), model, spec).map_err(refused(backend))?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, output, events);
     if spec.test_devices {
