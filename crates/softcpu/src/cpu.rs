@@ -204,6 +204,13 @@ pub(crate) fn step_in_block(x: &mut Exec<'_>, number: usize) -> Stepped {
     }
     x.leave = false;
     x.s.rip = site.rip;
+    if site.then == Behind::Straddles {
+        x.s.instructions = counted - 1;
+        return match run_block(x, Length::All) {
+            Err(f) if x.raise(f).is_err() => Stepped::Triple,
+            _ => Stepped::Leave,
+        };
+    }
     let (done, completed) = match op.map_or_else(|| decode_site(x, number, &site), Ok) {
         Ok(op) => {
             x.s.rip = site.rip.wrapping_add(u64::from(op.len));
@@ -378,13 +385,14 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
         x.jit.clear();
     }
     let mut page = [0; PAGE as usize];
-    let len = limit.min((PAGE - (key.gpa & (PAGE - 1))) as usize);
-    if !x.shared.ram.read(key.gpa, &mut page[..len]) {
+    let start = key.gpa & !(PAGE - 1);
+    let len = limit.saturating_add((key.gpa - start) as usize).min(PAGE as usize);
+    if !x.shared.ram.read(start, &mut page[..len]) {
         return x.jit.keep(key, generation, None);
     }
     let place = Place {
         lin: key.lin,
-        bytes: &page[..len],
+        page: &page[..len],
         view: x.view,
         built_in: Terms::of(x.s).built_in,
         locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
@@ -393,24 +401,24 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
         offset: x.jit.offset_of_next(),
         thunks: x.jit.thunks(),
     };
-    match crate::translate::block(place, x.jit) {
-        Some((code, guests, bytes)) => {
-            x.jit.translated += guests as u64;
-            let first = x.shared.code.mark(key.gpa, bytes as u64);
-            x.board.decoded(key.gpa, bytes as u64, if first { First::Yes } else { First::No });
-            if first && let Some(p) = x.shared.ram.page(key.gpa) {
-                x.tlb.protect(p);
-            }
-            // A write since the block was decoded started a new generation: then this translation is never found. What lies
-            // behind that block was not marked yet when it was read.
-            let mut again = [0; PAGE as usize];
-            if !x.shared.ram.read(key.gpa, &mut again[..bytes]) || again[..bytes] != page[..bytes] {
-                return Found::Unknown;
-            }
-            x.jit.keep(key, generation, Some(&code))
+    let Some(made) = crate::translate::block(place, x.jit) else { return x.jit.keep(key, generation, None) };
+    x.jit.translated += made.guests as u64;
+    for part in &made.parts {
+        let (gpa, bytes) = (start + part.start as u64, part.len() as u64);
+        let first = x.shared.code.mark(gpa, bytes);
+        x.board.decoded(gpa, bytes, if first { First::Yes } else { First::No });
+        if first && let Some(p) = x.shared.ram.page(gpa) {
+            x.tlb.protect(p);
         }
-        None => x.jit.keep(key, generation, None),
     }
+    // A write since the page was read started a new generation: then this translation is never found. But what was not marked yet
+    // when it was read may have been written without a trace.
+    let mut again = [0; PAGE as usize];
+    let there = x.shared.ram.read(start, &mut again[..len]);
+    if !there || made.parts.iter().any(|part| again[part.clone()] != page[part.clone()]) {
+        return Found::Unknown;
+    }
+    x.jit.keep(key, generation, Some(&made))
 }
 
 /// DR6: a debug register was about to be touched.

@@ -71,7 +71,8 @@ impl BlockCache {
         next_page: NextPage,
     ) -> Result<&mut Block, crate::fault::Fault> {
         let k = key(gpa, size, length);
-        let slot = ((gpa ^ (gpa >> 15) ^ length as u64) as usize) % SLOTS;
+        // An instruction alone often stands right behind a block.
+        let slot = ((gpa ^ (gpa >> 15) ^ ((length as u64) << 14)) as usize) % SLOTS;
         let b = &self.slots[slot];
         let mut fresh = b.key == k && b.generation == source.code.generation(gpa);
         if fresh && let Some((page, generation)) = b.next {

@@ -122,8 +122,8 @@ impl Machine {
         self.cpu.translated()
     }
 
-    /// Runs a case on a tier; returns the state, the fault if there was one, and the data.
-    pub(crate) fn run(&mut self, case: &Case, tier: Tier) -> (CpuState, Option<Trap>, Vec<u8>) {
+    /// Puts a case into registers and memory.
+    fn load(&mut self, case: &Case) {
         let ram = &self.shared.ram;
         assert!(ram.write(CODE_GPA, &case.page[..]) && ram.write(DATA_GPA, &case.data), "pages fit");
         self.shared.code.renew(CODE_GPA);
@@ -131,6 +131,35 @@ impl Machine {
         // No fault can be delivered: registers stay as it left them.
         self.cpu.state_mut().idtr.limit = 0;
         self.cpu.state_changed();
+    }
+
+    fn data(&self) -> Vec<u8> {
+        let mut data = vec![0; DATA_LEN];
+        assert!(self.shared.ram.read(DATA_GPA, &mut data), "data are there");
+        data
+    }
+
+    /// Runs the `len` bytes of a case until they are left or fault; returns the state and the data.
+    #[cfg(test)]
+    pub(crate) fn run_code(&mut self, case: &Case, tier: Tier, len: usize) -> (CpuState, Vec<u8>) {
+        self.load(case);
+        let end = CODE + (case.at + len) as u64;
+        while self.cpu.state().rip < end {
+            let left = (end - self.cpu.state().rip) as usize;
+            let done = match tier {
+                Tier::Interpret => self.cpu.single(&self.shared, &Empty),
+                Tier::Translate => self.cpu.single_translated(&self.shared, &Empty, left),
+            };
+            if done.is_err() {
+                break;
+            }
+        }
+        (self.cpu.state().clone(), self.data())
+    }
+
+    /// Runs a case on a tier; returns the state, the fault if there was one, and the data.
+    pub(crate) fn run(&mut self, case: &Case, tier: Tier) -> (CpuState, Option<Trap>, Vec<u8>) {
+        self.load(case);
         let fault = loop {
             let done = match tier {
                 Tier::Interpret => self.cpu.single(&self.shared, &Empty),
@@ -151,8 +180,6 @@ impl Machine {
             },
             _ => Trap { vector: 0xff, error: 0, address: 0 },
         });
-        let mut data = vec![0; DATA_LEN];
-        assert!(self.shared.ram.read(DATA_GPA, &mut data), "data are there");
-        (self.cpu.state().clone(), trap, data)
+        (self.cpu.state().clone(), trap, self.data())
     }
 }

@@ -25,10 +25,10 @@ pub(crate) struct Own {
     pub(super) exec: u64,
     /// Where to go on after a step of the interpreter.
     pub(super) resume: u64,
-    /// Guest rax while ax holds flags.
-    pub(super) rax: u64,
     /// A value on its way.
     pub(super) spare: u64,
+    /// The guest's flags as lahf and seto leave them in ax, while the host's are not the guest's.
+    pub(super) parked: u64,
     /// The number of the instruction that the interpreter does.
     pub(super) site: u64,
     /// Offset of the jump that could be linked, or nothing ([`u64::MAX`]).
@@ -79,8 +79,8 @@ impl CoreBox {
                     host_sp: 0,
                     exec: 0,
                     resume: 0,
-                    rax: 0,
                     spare: 0,
+                    parked: 0,
                     site: 0,
                     link: u64::MAX,
                     far: u64::MAX,

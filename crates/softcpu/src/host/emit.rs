@@ -2,6 +2,8 @@
 //!
 //! Guest instructions themselves are encoded by iced. Memory operands here are `[base + disp32]` always.
 
+use super::jit::PARKED;
+
 /// A general register of the host by number.
 pub(crate) type Reg = u8;
 
@@ -123,6 +125,24 @@ impl Code {
 
     pub(crate) fn ret(&mut self) {
         self.u8(0xc3);
+    }
+
+    /// Puts the flags away into the core. r10 is lost.
+    pub(crate) fn park(&mut self) {
+        self.mov(R10, 0);
+        // lahf; seto al
+        self.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+        self.store(RSP_HOST, PARKED, 0);
+        self.mov(0, R10);
+    }
+
+    /// Makes the flags that stand parked in the core the host's. r10 is lost.
+    pub(crate) fn unpark(&mut self) {
+        self.mov(R10, 0);
+        self.load(0, RSP_HOST, PARKED);
+        // add al, 0x7f; sahf
+        self.raw(&[0x04, 0x7f, 0x9e]);
+        self.mov(0, R10);
     }
 
     /// Bytes so far.

@@ -17,9 +17,13 @@ use crate::decode::Op;
 use crate::exec::Exec;
 use crate::flags::ARITH;
 use crate::state::CpuState;
+use crate::translate::Translation;
+use crate::translate::flags::FlagsAt;
 
 /// Bytes for translated code.
 const CODE_LEN: usize = 48 << 20;
+/// In the number of a jump to link: flags are parked there.
+pub(crate) const LINK_PARKED: i32 = 1 << 30;
 /// No jump to link.
 const NO_LINK: u64 = u64::MAX;
 
@@ -31,8 +35,8 @@ pub(crate) const TLB: i32 = offset_of!(Core, tlb) as i32 + Tlb::VIEWS;
 pub(crate) const CPL: i32 = STATE + offset_of!(CpuState, cpl) as i32;
 const FX: i32 = STATE + offset_of!(CpuState, fx) as i32;
 const OWN: i32 = offset_of!(Core, own) as i32;
-pub(crate) const SAVED_RAX: i32 = OWN + offset_of!(Own, rax) as i32;
 pub(crate) const SPARE: i32 = OWN + offset_of!(Own, spare) as i32;
+pub(crate) const PARKED: i32 = OWN + offset_of!(Own, parked) as i32;
 const SITE: i32 = OWN + offset_of!(Own, site) as i32;
 pub(crate) const LINK: i32 = OWN + offset_of!(Own, link) as i32;
 pub(crate) const FAR: i32 = OWN + offset_of!(Own, far) as i32;
@@ -91,14 +95,23 @@ pub(crate) struct Key {
 #[derive(Clone, Copy)]
 struct Known {
     generation: u32,
-    entry: Option<Entry>,
+    entry: Option<Entries>,
+}
+
+/// Where a block is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entries {
+    /// With flags in the host's flags.
+    host: Entry,
+    /// With parked flags.
+    parked: Entry,
 }
 
 /// What is known about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Code to enter.
-    Code(Entry),
+    Code(Entries),
     /// The interpreter has to run it.
     Interpret,
     /// Nothing, or something out of date.
@@ -110,6 +123,8 @@ pub(crate) enum Found {
 pub(crate) struct Link {
     /// Offset of its distance in the code.
     at: u32,
+    /// Where flags are when it is taken.
+    flags: FlagsAt,
     /// Of a jump to another page: offset of the code that looks in the table of jumps.
     far: Option<u32>,
 }
@@ -141,6 +156,8 @@ pub(crate) enum Behind {
     Block,
     /// Whatever stands at the instruction pointer then.
     Dispatcher,
+    /// The same; the instruction goes on in the next page, so that it is looked up anew each time.
+    Straddles,
 }
 
 /// No op yet.
@@ -161,8 +178,12 @@ pub(crate) struct Thunks {
     enter: u64,
     /// Called with the instruction pointer set: the interpreter does one instruction.
     pub(crate) step: u64,
+    /// The same with parked flags.
+    pub(crate) step_parked: u64,
     /// Jumped to with the instruction pointer set.
     pub(crate) exit: u64,
+    /// The same with parked flags.
+    pub(crate) exit_parked: u64,
 }
 
 /// All translated code of a CPU.
@@ -345,6 +366,8 @@ impl Jit {
         let enter = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
         let mut c = Code::default();
+        c.unpark();
+        let plain_exit = c.len();
         store_guest(&mut c);
         // xor eax, eax
         c.raw(&[0x31, 0xc0]);
@@ -352,8 +375,15 @@ impl Jit {
         let exit = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
         let mut c = Code::default();
+        // The return address stands where the core is reached by.
         c.pop(R10);
         c.store(RSP_HOST, RESUME, R10);
+        c.unpark();
+        let over = c.branch(&[0xe9]);
+        let plain_step = c.len();
+        c.pop(R10);
+        c.store(RSP_HOST, RESUME, R10);
+        c.here(over);
         c.store(RSP_HOST, SITE, R9);
         store_guest(&mut c);
         c.mov(3, RSP_HOST);
@@ -374,13 +404,21 @@ impl Jit {
         c.here(elsewhere);
         c.store(RSP_HOST, RESUME, 0);
         load_guest(&mut c);
+        // Known code is entered with parked flags.
+        c.park();
         c.jump_mem(RSP_HOST, RESUME);
         c.here(out);
         leave(&mut c);
         let step = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
         let at = |e| jit.code.address(e);
-        jit.thunks = Thunks { enter: at(enter), step: at(step), exit: at(exit) };
+        jit.thunks = Thunks {
+            enter: at(enter),
+            step: at(step) + plain_step as u64,
+            step_parked: at(step),
+            exit: at(exit) + plain_exit as u64,
+            exit_parked: at(exit),
+        };
         jit.start = jit.code.used();
         Ok(jit)
     }
@@ -409,8 +447,11 @@ impl Jit {
     }
 
     /// Keeps a translation, or that there is none.
-    pub(crate) fn keep(&mut self, key: Key, generation: u32, code: Option<&Code>) -> Found {
-        let entry = code.and_then(|c| self.code.push(&c.bytes));
+    pub(crate) fn keep(&mut self, key: Key, generation: u32, made: Option<&Translation>) -> Found {
+        let entry = made.and_then(|t| {
+            let start = self.code.push(&t.code.bytes)?.0;
+            Some(Entries { host: Entry(start + t.host as u32), parked: Entry(start + t.parked as u32) })
+        });
         self.known.insert(key, Known { generation, entry });
         entry.map_or(Found::Interpret, Found::Code)
     }
@@ -457,8 +498,8 @@ impl Jit {
     }
 
     /// Makes indirect jumps to an address find its code.
-    pub(crate) fn remember_jump(&mut self, key: &Key, entry: Entry, global: Global) {
-        let code = self.code.address(entry);
+    pub(crate) fn remember_jump(&mut self, key: &Key, entries: Entries, global: Global) {
+        let code = self.code.address(entries.parked);
         self.jumps[usize::from(key.mode & 3)].set(key.lin, code, global == Global::No);
     }
 
@@ -468,7 +509,11 @@ impl Jit {
     }
 
     /// Points a jump to the block where it leads, or, if that is in another page that is not `global`, to the table of jumps.
-    pub(crate) fn link(&mut self, link: Link, to: Entry, global: Global) {
+    pub(crate) fn link(&mut self, link: Link, to: Entries, global: Global) {
+        let to = match link.flags {
+            FlagsAt::Host => to.host,
+            FlagsAt::Parked => to.parked,
+        };
         let distance = |target: u32| target as i32 - (link.at as i32 + 4);
         let Some(table) = link.far else {
             self.code.patch(link.at as usize, distance(to.0));
@@ -503,9 +548,9 @@ impl Jit {
     }
 }
 
-/// Runs translated code until it leaves. `entry` is of the CPU's own [`Jit`].
-pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry) -> Exit {
-    let (enter, target) = (x.jit.thunks.enter, x.jit.code.address(entry));
+/// Runs translated code until it leaves. `entries` are of the CPU's own [`Jit`].
+pub(crate) fn enter(x: &mut Exec<'_>, entries: Entries) -> Exit {
+    let (enter, target) = (x.jit.thunks.enter, x.jit.code.address(entries.host));
     let jumps = [0, 1, 2].map(|v: usize| x.jit.jumps[v].address());
     let attention = x.board.attention_flag() as u64;
     let pending = u64::from(x.board.vector_waits());
@@ -527,6 +572,11 @@ pub(crate) fn enter(x: &mut Exec<'_>, entry: Entry) -> Exit {
     if u64::from(why) == SHUT_DOWN {
         return Exit::Triple;
     }
+    if u64::from(why) == LEAVE || own.link == NO_LINK {
+        return Exit::Next(None);
+    }
+    let parked = LINK_PARKED as u64;
+    let flags = if own.link & parked != 0 { FlagsAt::Parked } else { FlagsAt::Host };
     let far = (own.far != NO_LINK).then_some(own.far as u32);
-    Exit::Next((u64::from(why) != LEAVE && own.link != NO_LINK).then_some(Link { at: own.link as u32, far }))
+    Exit::Next(Some(Link { at: (own.link & !parked) as u32, flags, far }))
 }

@@ -2,23 +2,29 @@
 //!
 //! An instruction with a memory operand gets the TLB's lookup in front of it and its operand replaced by the host address in
 //! r9; if the lookup fails, nothing has happened yet and the interpreter does the whole instruction. What is not
-//! translated goes the same way, so faults are precise by construction. Flags that are still wanted are kept in ax around a
-//! lookup. Flags that nothing reads before they are set again may be wrong when an instruction faults.
+//! translated goes the same way, so faults are precise by construction. What becomes of flags meanwhile stands in [`flags`].
+//!
+//! A block has two entries: one for flags in the host's flags, where a linked jump leads, and one for parked flags, where tables of
+//! jumps lead too. The code begins with what it wants itself; the other entry brings them there.
 
-mod flags_live;
+pub(crate) mod flags;
 mod operand;
 mod system;
+#[cfg(test)]
+mod tests;
 mod transfer;
+
+use std::ops::Range;
 
 use iced_x86::{Encoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 use crate::cpu::BuiltIn;
 use crate::host::emit::{Code, R9, R10, R11, RSP_HOST};
-use crate::host::jit::{Behind, COUNT, FAR, Jit, LINK, RIP, SAVED_RAX, TLB, Thunks};
+use crate::host::jit::{Behind, COUNT, FAR, Jit, LINK, LINK_PARKED, RIP, TLB, Thunks};
 use crate::host::ram::PAGE;
 use crate::host::tlb::Tlb;
 use crate::state::{CR4_SMAP, CodeSize, EFER_SCE, View};
-use flags_live::Live;
+use flags::{First, Flags, Live, Setter};
 
 /// Instructions of a block at most.
 const LONGEST: usize = 64;
@@ -35,8 +41,8 @@ const JA: &[u8] = &[0x0f, 0x87];
 pub(crate) struct Place<'a> {
     /// Linear address of its first instruction.
     pub(crate) lin: u64,
-    /// The rest of its page, as memory has it.
-    pub(crate) bytes: &'a [u8],
+    /// Its page up to where it may reach, as memory has it.
+    pub(crate) page: &'a [u8],
     /// Permissions of data accesses.
     pub(crate) view: View,
     /// Values that may stand in the code.
@@ -77,21 +83,16 @@ pub(crate) enum Locks {
 
 /// A way out of the straight line, emitted behind the block.
 enum Cold {
-    /// The interpreter does the instruction: (branches that lead here, address, instructions behind it, flags in ax, where to
-    /// go on).
-    Step { from: Vec<usize>, rip: u64, behind: usize, saved: Saved, resume: usize },
+    /// The interpreter does the instruction: branches that lead here, address, instructions behind it, where flags are, where to
+    /// go on.
+    Step { from: Vec<usize>, rip: u64, behind: usize, flags: Flags, resume: usize },
     /// The block is left for an address in its page: the jump is linked then. Inside a page no page table can come between.
-    Exit { from: usize, rip: u64 },
+    Exit { from: usize, rip: u64, flags: Flags },
+    /// The block is left for the dispatcher.
+    Leave { from: usize, rip: u64, flags: Flags },
     /// The block is left for an address in another page: the jump is linked if that is in every address space, else it goes by the
     /// table of jumps.
-    FarExit { from: usize, rip: u64 },
-}
-
-/// Whether flags stand in ax and guest rax in the core.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Saved {
-    Yes,
-    No,
+    FarExit { from: usize, rip: u64, flags: Flags },
 }
 
 /// One guest instruction of the block.
@@ -113,48 +114,105 @@ pub(crate) struct Translator<'a> {
     encoder: Encoder,
     uses: InstructionInfoFactory,
     cold: Vec<Cold>,
+    /// Where flags are at this point of the code.
+    flags: Flags,
+    /// How the flags of this point can be had again.
+    setter: Option<Setter>,
+    /// A block that jumps back to its own begin.
+    turn: Turn,
+    /// What becomes of the flags that the block is entered with.
+    first: First,
+    /// Bytes of the page that decided how jumps back are made.
+    seen: Vec<Range<usize>>,
 }
 
-/// The code of a block, how many instructions it holds and how many bytes they take; nothing if its first instruction is the interpreter's.
-pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<(Code, usize, usize)> {
-    let mut guests = decode(&place);
+/// How a block that jumps back to its own begin is made: as itself, and once more for every turn but the first, as then the flags can be
+/// had again from its last comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It does not, or has nothing to gain.
+    Plain,
+    /// The first turn.
+    First,
+    /// The first turn is made; the branch to the others stands here.
+    Others(usize),
+    /// The others, which start here.
+    Here(usize),
+}
+
+/// A block in machine code.
+pub(crate) struct Translation {
+    pub(crate) code: Code,
+    /// Where it is entered with flags in the host's flags.
+    pub(crate) host: usize,
+    /// Where it is entered with parked flags.
+    pub(crate) parked: usize,
+    /// Instructions.
+    pub(crate) guests: usize,
+    /// The parts of the page that it was made from.
+    pub(crate) parts: Vec<Range<usize>>,
+}
+
+/// Code that leaves an instruction which goes on in the next page to the interpreter.
+fn straddler(place: Place<'_>, jit: &mut Jit) -> Translation {
+    let lin = place.lin;
+    let mut t = Translator::new(place, jit);
+    let (host, parked) = t.begin(1, First::Host);
+    t.call_step(lin, 0, Behind::Straddles);
+    let at = (lin & (PAGE - 1)) as usize;
+    let parts = std::iter::once(at..t.place.page.len()).collect();
+    Translation { code: t.code, host, parked, guests: 1, parts }
+}
+
+/// The code of a block; nothing if its first instruction is the interpreter's.
+pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<Translation> {
+    let at = (place.lin & (PAGE - 1)) as usize;
+    let guests = decode(&place, at);
     if guests.is_empty() {
-        return None;
+        let straddles = crate::decode::instruction(&place.page[at..], CodeSize::Bits64).is_none();
+        return straddles.then(|| straddler(place, jit));
     }
-    flags_live::mark(&mut guests);
-    let mut t = Translator {
-        place,
-        jit,
-        code: Code::default(),
-        encoder: Encoder::new(64),
-        uses: InstructionInfoFactory::new(),
-        cold: Vec::new(),
-    };
-    t.count(guests.len(), guests[0].live);
-    let mut ended = false;
-    for (i, g) in guests.iter().enumerate() {
-        ended = t.instruction(g, guests.len() - 1 - i);
-    }
+    let mut t = Translator::new(place, jit);
+    let (host, parked) = t.begin(guests.len(), flags::first(&guests));
+    t.turn = if t.first == First::Parked && turns(&guests, t.place.lin) { Turn::First } else { Turn::Plain };
+    let ended = t.instructions(&guests);
+    t.other_turns(&guests);
     if !ended && let Some(last) = guests.last() {
         let next = last.rip.wrapping_add(last.instr.len() as u64);
         t.jump_to(next);
     }
     t.finish_cold();
-    let bytes = guests.iter().map(|g| g.instr.len()).sum();
-    Some((t.code, guests.len(), bytes))
+    let mut parts = t.seen;
+    parts.push(at..at + length(&guests));
+    Some(Translation { code: t.code, host, parked, guests: guests.len(), parts })
 }
 
-/// The instructions of a block: up to and with a transfer, or up to one that ends translated code.
-fn decode(place: &Place<'_>) -> Vec<Guest> {
+/// Whether a block ends in a conditional jump to its begin.
+fn turns(guests: &[Guest], begin: u64) -> bool {
+    guests.last().is_some_and(|g| {
+        let target = g.rip.wrapping_add(g.instr.near_branch_target());
+        g.instr.is_jcc_short_or_near() && target == begin
+    })
+}
+
+/// Bytes of instructions in a row.
+fn length(guests: &[Guest]) -> usize {
+    guests.iter().map(|g| g.instr.len()).sum()
+}
+
+/// The instructions of a block that starts at an offset of the page: up to and with a transfer, or up to one that ends translated
+/// code. What they want of flags is marked.
+fn decode(place: &Place<'_>, at: usize) -> Vec<Guest> {
     let mut guests = Vec::with_capacity(16);
-    let mut at = 0;
-    while guests.len() < LONGEST && at < place.bytes.len() {
-        let Some(instr) = crate::decode::instruction(&place.bytes[at..], CodeSize::Bits64) else { break };
+    let start = place.lin & !(PAGE - 1);
+    let mut at = at;
+    while guests.len() < LONGEST && at < place.page.len() {
+        let Some(instr) = crate::decode::instruction(&place.page[at..], CodeSize::Bits64) else { break };
         if !crate::decode::known(&instr) {
             break;
         }
         let ends = ends_before(&instr) && !inline(&instr, place);
-        let rip = place.lin.wrapping_add(at as u64);
+        let rip = start.wrapping_add(at as u64);
         at += instr.len();
         let last = ends || instr.flow_control() != FlowControl::Next;
         guests.push(Guest { instr, rip, live: Live::default(), ends });
@@ -162,6 +220,7 @@ fn decode(place: &Place<'_>) -> Vec<Guest> {
             break;
         }
     }
+    flags::mark(&mut guests);
     guests
 }
 
@@ -195,20 +254,84 @@ fn ends_before(i: &Instruction) -> bool {
     crate::decode::ends_block(i)
 }
 
-impl Translator<'_> {
-    /// Adds to the number of instructions, before the first of them.
-    fn count(&mut self, n: usize, live: Live) {
-        if live.before == 0 {
-            self.code.add_mem(RSP_HOST, COUNT, n as i32);
-        } else {
+impl<'a> Translator<'a> {
+    fn new(place: Place<'a>, jit: &'a mut Jit) -> Self {
+        let (code, encoder) = (Code::default(), Encoder::new(64));
+        let uses = InstructionInfoFactory::new();
+        let (cold, seen) = (Vec::new(), Vec::new());
+        Self {
+            place,
+            jit,
+            code,
+            encoder,
+            uses,
+            cold,
+            flags: Flags::Host,
+            setter: None,
+            turn: Turn::Plain,
+            first: First::Host,
+            seen,
+        }
+    }
+
+    /// The entries, and behind them the number of instructions is added up. Returns where they are.
+    fn begin(&mut self, n: usize, first: First) -> (usize, usize) {
+        self.first = first;
+        let entries = match first {
+            First::Host => {
+                self.code.unpark();
+                (self.code.len(), 0)
+            }
+            First::Parked => {
+                self.park();
+                (0, self.code.len())
+            }
+            First::Dead => (0, 0),
+        };
+        if first == First::Host {
             self.code.load(R10, RSP_HOST, COUNT);
             self.code.lea(R10, R10, n as i32);
             self.code.store(RSP_HOST, COUNT, R10);
+        } else {
+            self.code.add_mem(RSP_HOST, COUNT, n as i32);
         }
+        entries
+    }
+
+    /// What becomes of flags in the block at an address in this page.
+    fn flags_there(&mut self, target: u64) -> First {
+        if target == self.place.lin {
+            return self.first;
+        }
+        let at = (target & (PAGE - 1)) as usize;
+        let guests = decode(&self.place, at);
+        self.seen.push(at..(at + length(&guests) + 15).min(self.place.page.len()));
+        flags::first(&guests)
+    }
+
+    /// All instructions; whether the last ends the block.
+    fn instructions(&mut self, guests: &[Guest]) -> bool {
+        let mut ended = false;
+        for (i, g) in guests.iter().enumerate() {
+            ended = self.instruction(g, guests.len() - 1 - i);
+        }
+        ended
+    }
+
+    /// Every turn but the first of a block that jumps back to its begin.
+    fn other_turns(&mut self, guests: &[Guest]) {
+        let (Turn::Others(from), Some(setter)) = (self.turn, self.setter) else { return };
+        self.code.here(from);
+        self.turn = Turn::Here(self.code.len());
+        self.flags = Flags::Again(setter);
+        self.poll(self.place.lin, First::Dead);
+        self.code.add_mem(RSP_HOST, COUNT, guests.len() as i32);
+        self.instructions(guests);
     }
 
     /// One instruction; whether it ends the block.
     fn instruction(&mut self, g: &Guest, behind: usize) -> bool {
+        self.keep_setter(g);
         if g.ends {
             self.step_and_leave(g);
             return true;
@@ -218,7 +341,7 @@ impl Translator<'_> {
             return true;
         }
         let mark = self.code.len();
-        let colds = self.cold.len();
+        let (colds, flags, setter) = (self.cold.len(), self.flags, self.setter);
         let ways = [Self::stack, Self::system, Self::divide, Self::plain];
         for way in ways {
             if way(self, g, behind).is_some() {
@@ -227,6 +350,7 @@ impl Translator<'_> {
             // Whatever a failed attempt has left is taken back.
             self.code.bytes.truncate(mark);
             self.cold.truncate(colds);
+            (self.flags, self.setter) = (flags, setter);
         }
         self.step(g, behind);
         false
@@ -235,13 +359,20 @@ impl Translator<'_> {
     /// Leaves an instruction to the interpreter.
     fn step(&mut self, g: &Guest, behind: usize) {
         self.call_step(g.rip, behind, Behind::Block);
+        (self.flags, self.setter) = (Flags::Host, None);
     }
 
-    /// Calls the interpreter for one instruction. Flags are the guest's.
+    /// Calls the interpreter for one instruction. Flags are in the host's flags then, and where they were.
     fn call_step(&mut self, rip: u64, behind: usize, then: Behind) {
         let site = self.jit.add_site(rip, behind as u32, then);
+        if let Flags::Again(s) = self.flags {
+            self.code.raw(s.code());
+        }
         self.code.mov_imm(R9, u64::from(site));
-        let target = self.place.thunks.step;
+        let target = match self.flags {
+            Flags::Host | Flags::Again(_) => self.place.thunks.step,
+            Flags::Parked => self.place.thunks.step_parked,
+        };
         self.code.branch_to(CALL, self.place.at, target);
     }
 
@@ -254,20 +385,6 @@ impl Translator<'_> {
                 self.code.store(RSP_HOST, RIP, R10);
             }
         }
-    }
-
-    /// Flags to ax, guest rax to the core.
-    fn save_flags(&mut self) {
-        self.code.store(RSP_HOST, SAVED_RAX, 0);
-        // lahf; seto al
-        self.code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
-    }
-
-    /// The way back.
-    fn restore_flags(&mut self) {
-        // add al, 0x7f; sahf
-        self.code.raw(&[0x04, 0x7f, 0x9e]);
-        self.code.load(0, RSP_HOST, SAVED_RAX);
     }
 
     /// The TLB's lookup of the address in r9, which becomes a host address. r10 and flags are lost. Returns the branch that is
@@ -314,20 +431,19 @@ impl Translator<'_> {
         }
         let memory = operand::memory(i, &mut self.uses)?;
         let Some(memory) = memory else {
-            return self.registers_only(g);
+            self.before(g);
+            self.registers_only(g)?;
+            self.behind(g);
+            return Some(());
         };
         self.address(i, g.rip)?;
-        let saved = if g.live.before != 0 { Saved::Yes } else { Saved::No };
-        if saved == Saved::Yes {
-            self.save_flags();
-        }
+        self.free_flags(g);
         let slow = self.lookup(memory.access, memory.size, memory.aligned);
-        if saved == Saved::Yes {
-            self.restore_flags();
-        }
+        let flags = self.flags;
+        self.before(g);
         self.with_memory(i)?;
-        let resume = self.code.len();
-        self.cold.push(Cold::Step { from: vec![slow], rip: g.rip, behind, saved, resume });
+        self.behind(g);
+        self.slow_step(g, behind, vec![slow], flags);
         Some(())
     }
 
@@ -335,38 +451,64 @@ impl Translator<'_> {
     fn finish_cold(&mut self) {
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Step { from, rip, behind, saved, resume } => {
+                Cold::Step { from, rip, behind, flags, resume } => {
                     from.into_iter().for_each(|f| self.code.here(f));
-                    if saved == Saved::Yes {
-                        self.restore_flags();
-                    }
+                    self.flags = flags;
                     self.call_step(rip, behind, Behind::Block);
                     let back = self.place.at + resume as u64;
                     self.code.branch_to(JMP, self.place.at, back);
                 }
-                Cold::Exit { from, rip } => {
+                Cold::Leave { from, rip, flags } => {
                     self.code.here(from);
+                    self.flags = flags;
                     self.set_rip(rip);
-                    let at = self.place.offset + from;
-                    self.code.store_imm(RSP_HOST, LINK, at as i32);
-                    let exit = self.place.thunks.exit;
-                    self.code.branch_to(JMP, self.place.at, exit);
+                    self.leave();
                 }
-                Cold::FarExit { from, rip } => {
+                Cold::Exit { from, rip, flags } => {
                     self.code.here(from);
-                    self.set_rip(rip);
-                    let at = self.place.offset + from;
-                    self.code.store_imm(RSP_HOST, LINK, at as i32);
+                    self.ask_for_link(from, rip, flags);
+                    self.leave();
+                }
+                Cold::FarExit { from, rip, flags } => {
+                    self.code.here(from);
+                    self.ask_for_link(from, rip, flags);
                     let far = self.code.store_imm_later(RSP_HOST, FAR);
-                    let exit = self.place.thunks.exit;
-                    self.code.branch_to(JMP, self.place.at, exit);
+                    self.leave();
                     let table = self.place.offset + self.code.len();
                     self.code.bytes[far..far + 4].copy_from_slice(&(table as u32).to_le_bytes());
+                    self.park_flags();
                     self.code.mov_imm(R10, rip);
                     self.jump_r10();
                 }
             }
         }
+    }
+
+    /// Notes the jump that leads here, so that it is linked to what is at `rip`.
+    fn ask_for_link(&mut self, from: usize, rip: u64, flags: Flags) {
+        self.flags = flags;
+        self.fetch_again();
+        self.set_rip(rip);
+        let at = self.place.offset + from;
+        let parked = if flags == Flags::Parked { LINK_PARKED } else { 0 };
+        self.code.store_imm(RSP_HOST, LINK, at as i32 | parked);
+    }
+
+    /// Flags that can be had again are, before another block wants them.
+    fn fetch_again(&mut self) {
+        if matches!(self.flags, Flags::Again(_)) {
+            self.fetch_flags();
+        }
+    }
+
+    /// Leaves for the dispatcher; the instruction pointer is set.
+    fn leave(&mut self) {
+        self.fetch_again();
+        let exit = match self.flags {
+            Flags::Host | Flags::Again(_) => self.place.thunks.exit,
+            Flags::Parked => self.place.thunks.exit_parked,
+        };
+        self.code.branch_to(JMP, self.place.at, exit);
     }
 }
 

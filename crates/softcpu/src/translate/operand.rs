@@ -8,6 +8,7 @@ use super::{
 use crate::host::emit::Reg;
 use crate::host::jit::{gpr, segment_base};
 use crate::host::native::gpr64;
+use crate::host::ram::PAGE;
 
 /// How an instruction may be treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -274,8 +275,8 @@ impl Translator<'_> {
         let regs = gprs(&i);
         let touched = |r: &Register| in_memory(*r) || (r.is_gpr() && r.full_register() == Register::RSP);
         if !regs.iter().any(touched) {
-            let at = (g.rip - self.place.lin) as usize;
-            let bytes = &self.place.bytes[at..at + i.len()];
+            let at = (g.rip & (PAGE - 1)) as usize;
+            let bytes = &self.place.page[at..at + i.len()];
             self.code.bytes.extend_from_slice(bytes);
             return Some(());
         }

@@ -2,10 +2,11 @@
 
 use iced_x86::{Mnemonic, OpKind};
 
-use super::{Access, Guest, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory, is_memory};
+use super::flags::Flags;
+use super::{Access, Guest, JNE, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
 use crate::cpu::BuiltIn;
 use crate::flags;
-use crate::host::jit::{CPL, PENDING, RFLAGS, SPARE, gpr, segment_base, segment_rights, segment_selector};
+use crate::host::jit::{CPL, PARKED, PENDING, RFLAGS, SPARE, gpr, segment_base, segment_rights, segment_selector};
 use crate::interp::far::{Call, call_segments, return_segments};
 use crate::state::{CR4_SMAP, CS, EFER_SCE, SS, Segment, View};
 
@@ -44,7 +45,7 @@ impl Translator<'_> {
         if g.instr.mnemonic() != Mnemonic::Sti || self.place.view == View::User || behind == 0 {
             return None;
         }
-        let saved = self.saved(g);
+        self.free_flags(g);
         // test byte [rflags + 1], 2
         self.code.raw(&[0xf6, 0x84, 0x24]);
         self.code.u32((RFLAGS + 1) as u32);
@@ -53,8 +54,7 @@ impl Translator<'_> {
         let slow = self.branch_if_pending();
         self.byte_group(1, RFLAGS + 1, 2);
         self.code.here(already);
-        self.restore(saved);
-        self.slow_step(g, behind, vec![slow], saved);
+        self.slow_step(g, behind, vec![slow], self.flags);
         Some(())
     }
 
@@ -63,11 +63,17 @@ impl Translator<'_> {
         if g.instr.mnemonic() != Mnemonic::Pushfq {
             return None;
         }
+        let before = self.flags;
+        self.fetch_flags();
         self.code.pushfq();
         self.code.pop(R10);
         self.code.store(RSP_HOST, SPARE, R10);
         self.code.lea(R9, R11, -8);
-        self.save_flags();
+        if before != Flags::Parked {
+            self.park();
+        }
+        // They are still parked if they were.
+        self.flags = Flags::Parked;
         let slow = self.lookup(Access::Write, 8, false);
         self.code.load(R10, RSP_HOST, SPARE);
         self.and_r10(flags::ARITH as u32);
@@ -77,9 +83,8 @@ impl Translator<'_> {
         // or r10, [spare]
         self.code.indexed_none(0x0b, R10, SPARE);
         self.code.store(R9, 0, R10);
-        self.restore_flags();
         self.code.lea(R11, R11, -8);
-        self.slow_step(g, behind, vec![slow], Saved::Yes);
+        self.slow_step(g, behind, vec![slow], Flags::Parked);
         Some(())
     }
 
@@ -108,6 +113,7 @@ impl Translator<'_> {
     /// syscall out of 64-bit code: see [`call_view`] for what is known of the kernel.
     pub(super) fn system_call(&mut self, view: View, next: u64) {
         let b = self.place.built_in;
+        self.fetch_flags();
         self.code.pushfq();
         self.code.pop(R9);
         // and r9d, the six
@@ -136,7 +142,7 @@ impl Translator<'_> {
 
     /// sysret to 64-bit code. What is unusual is left to the interpreter.
     pub(super) fn system_return(&mut self, g: &Guest) {
-        self.save_flags();
+        self.park_flags();
         self.code.mov(R10, 1);
         // shl r10, 16; sar r10, 16; cmp r10, rcx
         self.code.raw(&[0x49, 0xc1, 0xe2, 16, 0x49, 0xc1, 0xfa, 16, 0x49, 0x39, 0xca]);
@@ -152,19 +158,21 @@ impl Translator<'_> {
         // or r10d, 2
         self.code.raw(&[0x41, 0x83, 0xca, flags::ONE as u8]);
         self.code.store(RSP_HOST, RFLAGS, R10);
-        // Flags to ax as save_flags has them: mov eax, r10d; mov ah, al; shr r10d, 11; and r10d, 1; mov al, r10b
-        self.code.raw(&[0x44, 0x89, 0xd0, 0x88, 0xc4, 0x41, 0xc1, 0xea, 11, 0x41, 0x83, 0xe2, 1, 0x44, 0x88, 0xd0]);
+        // As lahf and seto have them: mov r9d, r10d; shl r9d, 8; shr r10d, 11; and r10d, 1; and r9d, 0xff00; or r9d, r10d
+        self.code.raw(&[0x45, 0x89, 0xd1, 0x41, 0xc1, 0xe1, 8, 0x41, 0xc1, 0xea, 11, 0x41, 0x83, 0xe2, 1]);
+        self.code.raw(&[0x41, 0x81, 0xe1, 0x00, 0xff, 0x00, 0x00, 0x45, 0x09, 0xd1]);
+        self.code.store(RSP_HOST, SPARE, R9);
         let (cs, ss) = return_segments(self.place.built_in.star, Call::Long);
         self.set_segment(CS, &cs);
         self.set_segment(SS, &ss);
         self.set_level(3);
         let before = std::mem::replace(&mut self.place.view, View::User);
+        self.code.load(R10, RSP_HOST, SPARE);
+        self.code.store(RSP_HOST, PARKED, R10);
         self.code.mov(R10, 1);
-        self.restore_flags();
         self.jump_r10();
         self.place.view = before;
         slow.into_iter().for_each(|at| self.code.here(at));
-        self.restore_flags();
         self.step_and_leave(g);
     }
 
@@ -182,12 +190,14 @@ impl Translator<'_> {
             _ => return None,
         };
         let size = if is_memory(i, 0) { i.memory_size().size() } else { i.op0_register().size() };
-        if g.live.before != 0 || !matches!(size, 4 | 8) {
+        if !matches!(size, 4 | 8) {
             return None;
         }
         // REX.W and nothing, by the size.
         let w = if size == 8 { 8 } else { 0 };
+        // It leaves them as they are, as the interpreter does.
         let mut slow = Vec::new();
+        self.free_flags(g);
         if i.op0_kind() == OpKind::Memory {
             self.address(i, g.rip)?;
             slow.push(self.lookup(Access::Read, size, false));
@@ -217,24 +227,23 @@ impl Translator<'_> {
             slow.push(self.code.branch(JAE));
             self.code.raw(&[0x41 | w, 0xf7, 0xf2]);
         }
-        self.slow_step(g, behind, slow, Saved::No);
+        self.slow_step(g, behind, slow, self.flags);
         Some(())
     }
 
     /// push of a memory operand.
     pub(super) fn push_memory(&mut self, g: &Guest, behind: usize) -> Option<()> {
         self.address(&g.instr, g.rip)?;
-        let saved = self.saved(g);
+        self.free_flags(g);
         let read = self.lookup(Access::Read, 8, false);
         self.code.load(R10, R9, 0);
         self.code.store(RSP_HOST, SPARE, R10);
         self.code.lea(R9, R11, -8);
         let write = self.lookup(Access::Write, 8, false);
-        self.restore(saved);
         self.code.load(R10, RSP_HOST, SPARE);
         self.code.store(R9, 0, R10);
         self.code.lea(R11, R11, -8);
-        self.slow_step(g, behind, vec![read, write], saved);
+        self.slow_step(g, behind, vec![read, write], self.flags);
         Some(())
     }
 }

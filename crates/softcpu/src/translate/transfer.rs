@@ -2,26 +2,13 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::{Access, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Saved, Translator, in_memory, system};
+use super::flags::{First, Flags};
+use super::{Access, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Translator, Turn, in_memory, system};
 use crate::host::jit::{ATTENTION, Behind, RFLAGS, RIP, SPARE, gpr, jump_table, segment_base, swapped_gs};
 use crate::host::ram::PAGE;
 use crate::state::{GS, View};
 
 impl Translator<'_> {
-    pub(super) fn saved(&mut self, g: &Guest) -> Saved {
-        if g.live.before == 0 {
-            return Saved::No;
-        }
-        self.save_flags();
-        Saved::Yes
-    }
-
-    pub(super) fn restore(&mut self, saved: Saved) {
-        if saved == Saved::Yes {
-            self.restore_flags();
-        }
-    }
-
     /// Push, pop, leave; no answer if it is none of them or the interpreter's.
     pub(super) fn stack(&mut self, g: &Guest, behind: usize) -> Option<()> {
         let i = &g.instr;
@@ -32,11 +19,10 @@ impl Translator<'_> {
             Mnemonic::Pop if wide => self.pop(g, behind),
             Mnemonic::Leave if i.code() == iced_x86::Code::Leaveq => {
                 self.code.mov(R9, 5);
-                let (slow, saved) = self.stack_lookup(g, Access::Read);
-                self.restore(saved);
+                let slow = self.stack_lookup(g, Access::Read);
                 self.code.lea(R11, 5, 8);
                 self.code.load(5, R9, 0);
-                self.slow_step(g, behind, vec![slow], saved);
+                self.slow_step(g, behind, vec![slow], self.flags);
                 Some(())
             }
             _ => None,
@@ -64,11 +50,10 @@ impl Translator<'_> {
             Mnemonic::Clac if self.place.smap() => (0xa4, 2, 0xfb),
             _ => return None,
         };
-        let saved = self.saved(g);
+        self.free_flags(g);
         self.code.raw(&[0x80, op, 0x24]);
         self.code.u32((RFLAGS + byte) as u32);
         self.code.u8(v);
-        self.restore(saved);
         match g.instr.mnemonic() {
             Mnemonic::Stac => self.place.view = View::KernelAc,
             Mnemonic::Clac => self.place.view = View::Kernel,
@@ -77,14 +62,15 @@ impl Translator<'_> {
         Some(())
     }
 
-    fn stack_lookup(&mut self, g: &Guest, access: Access) -> (usize, Saved) {
-        let saved = self.saved(g);
-        (self.lookup(access, 8, false), saved)
+    fn stack_lookup(&mut self, g: &Guest, access: Access) -> usize {
+        self.free_flags(g);
+        self.lookup(access, 8, false)
     }
 
-    pub(super) fn slow_step(&mut self, g: &Guest, behind: usize, from: Vec<usize>, saved: Saved) {
+    /// The interpreter does the instruction if one of `from` is taken, where flags are at `flags`; it goes on here.
+    pub(super) fn slow_step(&mut self, g: &Guest, behind: usize, from: Vec<usize>, flags: Flags) {
         let resume = self.code.len();
-        self.cold.push(Cold::Step { from, rip: g.rip, behind, saved, resume });
+        self.cold.push(Cold::Step { from, rip: g.rip, behind, flags, resume });
     }
 
     fn push(&mut self, g: &Guest, behind: usize) -> Option<()> {
@@ -96,8 +82,7 @@ impl Translator<'_> {
             _ => return None,
         };
         self.code.lea(R9, R11, -8);
-        let (slow, saved) = self.stack_lookup(g, Access::Write);
-        self.restore(saved);
+        let slow = self.stack_lookup(g, Access::Write);
         match value {
             Some(v) => self.code.store_imm(R9, 0, v),
             None => {
@@ -112,7 +97,7 @@ impl Translator<'_> {
             }
         }
         self.code.lea(R11, R11, -8);
-        self.slow_step(g, behind, vec![slow], saved);
+        self.slow_step(g, behind, vec![slow], self.flags);
         Some(())
     }
 
@@ -122,8 +107,7 @@ impl Translator<'_> {
             return None;
         }
         self.code.mov(R9, R11);
-        let (slow, saved) = self.stack_lookup(g, Access::Read);
-        self.restore(saved);
+        let slow = self.stack_lookup(g, Access::Read);
         self.code.lea(R11, R11, 8);
         if in_memory(r) {
             self.code.load(R10, R9, 0);
@@ -131,7 +115,7 @@ impl Translator<'_> {
         } else {
             self.code.load(r.number() as u8, R9, 0);
         }
-        self.slow_step(g, behind, vec![slow], saved);
+        self.slow_step(g, behind, vec![slow], self.flags);
         Some(())
     }
 
@@ -150,8 +134,24 @@ impl Translator<'_> {
         match g.instr.flow_control() {
             FlowControl::UnconditionalBranch => self.jump_or_poll(g, target),
             FlowControl::ConditionalBranch => {
+                self.before(g);
+                let flags = self.flags;
+                if let Turn::Here(begin) = self.turn
+                    && self.setter.is_some()
+                {
+                    let c = g.instr.condition_code() as u8 - 1;
+                    let start = self.place.at;
+                    self.code.branch_to(&[0x0f, 0x80 | c], start, start + begin as u64);
+                    self.jump_to(next);
+                    return;
+                }
                 let taken = self.condition(&g.instr);
                 self.jump_to(next);
+                if self.turn == Turn::First && self.setter.is_some() {
+                    self.turn = Turn::Others(taken);
+                    return;
+                }
+                self.flags = flags;
                 self.code.here(taken);
                 self.jump_or_poll(g, target);
             }
@@ -183,22 +183,18 @@ impl Translator<'_> {
         self.code.branch(&[0x0f, 0x80 | c])
     }
 
-    /// Leaves for the dispatcher.
-    fn leave_at(&mut self, rip: u64) {
-        self.set_rip(rip);
-        let exit = self.place.thunks.exit;
-        self.code.branch_to(JMP, self.place.at, exit);
-    }
-
-    /// Continues at an address: linked inside the page, by the table of jumps beyond it.
+    /// Continues at an address: linked inside the page and between pages of a kernel, by the table of jumps elsewhere.
     pub(super) fn jump_to(&mut self, target: u64) {
+        self.fetch_again();
+        let flags = self.flags;
         if (target ^ self.place.lin) & !(PAGE - 1) == 0 {
             let from = self.code.branch(JMP);
-            self.cold.push(Cold::Exit { from, rip: target });
+            self.cold.push(Cold::Exit { from, rip: target, flags });
         } else if self.place.view != View::User {
             let from = self.code.branch(JMP);
-            self.cold.push(Cold::FarExit { from, rip: target });
+            self.cold.push(Cold::FarExit { from, rip: target, flags });
         } else {
+            self.park_flags();
             self.code.mov_imm(R10, target);
             self.jump_r10();
         }
@@ -206,31 +202,19 @@ impl Translator<'_> {
 
     /// As [`Self::jump_to`], but a jump back looks first whether something else wants the CPU.
     fn jump_or_poll(&mut self, g: &Guest, target: u64) {
-        if target <= g.rip && (self.place.view != View::User || (target ^ self.place.lin) & !(PAGE - 1) == 0) {
-            self.save_flags();
-            self.poll(target);
-            self.restore_flags();
+        let near = (target ^ self.place.lin) & !(PAGE - 1) == 0;
+        if target <= g.rip && near {
+            let then = self.flags_there(target);
+            self.poll(target, then);
+        } else if target <= g.rip && self.place.view != View::User {
+            self.poll(target, First::Host);
         }
         self.jump_to(target);
     }
 
-    /// Looks at the attention byte, with flags in ax. Leaves for `target` if it is set.
-    fn poll(&mut self, target: u64) {
-        self.code.load(R10, RSP_HOST, ATTENTION);
-        // cmp byte [r10], 0
-        self.code.raw(&[0x41, 0x80, 0x3a, 0]);
-        // je over the way out
-        self.code.raw(&[0x0f, 0x84]);
-        let at = self.code.len();
-        self.code.u32(0);
-        self.restore_flags();
-        self.leave_at(target);
-        self.code.here(at);
-    }
-
-    /// Continues at the address in r10 by the table of jumps. Flags are kept.
+    /// Continues at the address in r10 by the table of jumps. Flags are parked.
     pub(super) fn jump_r10(&mut self) {
-        self.save_flags();
+        debug_assert_eq!(self.flags, Flags::Parked, "flags of a jump by the table");
         self.code.load(R9, RSP_HOST, ATTENTION);
         // cmp byte [r9], 0
         self.code.raw(&[0x41, 0x80, 0x39, 0]);
@@ -242,24 +226,18 @@ impl Translator<'_> {
         // cmp [r9], r10
         self.code.raw(&[0x4d, 0x39, 0x11]);
         let missing = self.code.branch(JNE);
-        self.code.load(R9, R9, 8);
-        self.restore_flags();
-        // jmp r9
-        self.code.raw(&[0x41, 0xff, 0xe1]);
+        // jmp [r9 + 8]
+        self.code.raw(&[0x41, 0xff, 0x61, 8]);
         self.code.here(wanted);
         self.code.here(missing);
-        self.restore_flags();
         self.code.store(RSP_HOST, RIP, R10);
-        let exit = self.place.thunks.exit;
-        self.code.branch_to(JMP, self.place.at, exit);
+        self.leave();
     }
 
     /// Pushes a return address. If its page is not at hand the interpreter does the whole call and the block is left.
     fn push_return(&mut self, g: &Guest, behind: usize, next: u64) -> Option<()> {
         self.code.lea(R9, R11, -8);
-        self.save_flags();
-        let slow = self.lookup(Access::Write, 8, false);
-        self.restore_flags();
+        let slow = self.stack_lookup(g, Access::Write);
         match i32::try_from(next as i64) {
             Ok(v) => self.code.store_imm(R9, 0, v),
             Err(_) => {
@@ -277,7 +255,6 @@ impl Translator<'_> {
         debug_assert_eq!(behind, 0, "a transfer ends its block");
         let over = self.code.branch(JMP);
         self.code.here(slow);
-        self.restore_flags();
         self.step_and_leave(g);
         self.code.here(over);
     }
@@ -288,11 +265,10 @@ impl Translator<'_> {
     }
 
     fn ret(&mut self, g: &Guest, behind: usize) {
+        self.park_flags();
         let extra = if g.instr.op_count() > 0 { g.instr.immediate(0) as i32 } else { 0 };
         self.code.mov(R9, R11);
-        self.save_flags();
-        let slow = self.lookup(Access::Read, 8, false);
-        self.restore_flags();
+        let slow = self.stack_lookup(g, Access::Read);
         self.code.load(R10, R9, 0);
         self.code.lea(R11, R11, 8 + extra);
         self.slow_leave(g, behind, slow);
@@ -302,6 +278,7 @@ impl Translator<'_> {
     /// jmp and call through a register or memory.
     fn indirect(&mut self, g: &Guest, behind: usize, next: u64) {
         let i = &g.instr;
+        self.park_flags();
         if i.op0_kind() == OpKind::Register {
             let r = i.op0_register();
             let n = r.full_register().number() as u8;
@@ -317,9 +294,7 @@ impl Translator<'_> {
                 self.step_and_leave(g);
                 return;
             }
-            self.save_flags();
-            let slow = self.lookup(Access::Read, 8, false);
-            self.restore_flags();
+            let slow = self.stack_lookup(g, Access::Read);
             self.code.load(R10, R9, 0);
             self.slow_leave(g, behind, slow);
         }

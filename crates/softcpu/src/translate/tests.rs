@@ -1,0 +1,119 @@
+//! What a fault shows of the instructions before it, in both tiers.
+
+use iced_x86::{Decoder, DecoderOptions};
+
+use crate::cpu::Tier;
+use crate::diff::Case;
+use crate::diff::machine::{Machine, user_state};
+use crate::flags::ARITH;
+use crate::host::oracle::{CODE, DATA, DATA_LEN};
+
+const AT: usize = 0x100;
+/// Behind the data, where nothing is.
+const NOWHERE: u64 = DATA + DATA_LEN as u64 + 8;
+
+/// Runs code on both tiers until it faults and compares registers, flags and where it stood.
+fn check(parts: &[&[u8]]) {
+    let code = parts.concat();
+    let mut page = Box::new([0xcc; 4096]);
+    page[AT..AT + code.len()].copy_from_slice(&code);
+    let mut state = user_state();
+    state.rip = CODE + AT as u64;
+    let (stack, source) = (DATA + 0x1000, DATA + 64);
+    state.gpr = [7, 9, 1 << 63 | 1, i64::MAX as u64 - 7, stack, 40, source, NOWHERE, 5, 6, 11, 12, 13, 14, 15, 16];
+    let instr = Decoder::with_ip(64, &code, state.rip, DecoderOptions::NONE).decode();
+    let data = vec![0x5a; DATA_LEN];
+    for flags in [0, ARITH] {
+        let mut state = state.clone();
+        state.rflags = 0x202 | flags;
+        let case = Case { page: page.clone(), at: AT, instr, state, data: data.clone() };
+        let mut machine = Machine::new().unwrap();
+        let (ours, our_data) = machine.run_code(&case, Tier::Translate, code.len());
+        let (judge, judge_data) = machine.run_code(&case, Tier::Interpret, code.len());
+        assert!((CODE + AT as u64 + 1..CODE + (AT + code.len()) as u64).contains(&judge.rip), "no fault: {code:02x?}");
+        assert_eq!(ours.rip, judge.rip, "where it stood: {code:02x?}");
+        assert_eq!(ours.gpr, judge.gpr, "{code:02x?}");
+        let (had, wanted) = (ours.rflags & ARITH, judge.rflags & ARITH);
+        assert_eq!(had, wanted, "{had:#x} for {wanted:#x}: {code:02x?}");
+        assert_eq!(ours.instructions, judge.instructions, "{code:02x?}");
+        assert_eq!(our_data, judge_data);
+    }
+}
+
+/// Instructions that set flags.
+const SETTERS: [&[u8]; 18] = [
+    &[0x48, 0x39, 0xc8],                   // cmp rax, rcx
+    &[0x48, 0x83, 0xfb, 0xfd],             // cmp rbx, -3
+    &[0x38, 0xcc],                         // cmp ah, cl
+    &[0x49, 0x39, 0xc1],                   // cmp r9, rax
+    &[0x48, 0x85, 0xd2],                   // test rdx, rdx
+    &[0x48, 0x83, 0xc3, 0x08],             // add rbx, 8
+    &[0x81, 0xc1, 0xff, 0xff, 0xff, 0x7f], // add ecx, 0x7fffffff
+    &[0x48, 0x01, 0xd3],                   // add rbx, rdx
+    &[0x48, 0x01, 0xc0],                   // add rax, rax
+    &[0x4d, 0x01, 0xd1],                   // add r9, r10
+    &[0x48, 0x83, 0xea, 0x02],             // sub rdx, 2
+    &[0x4c, 0x29, 0xc0],                   // sub rax, r8
+    &[0x29, 0xd1],                         // sub ecx, edx
+    &[0x48, 0x21, 0xda],                   // and rdx, rbx
+    &[0x45, 0x31, 0xc9],                   // xor r9d, r9d
+    &[0x48, 0xff, 0xc3],                   // inc rbx
+    &[0x48, 0xf7, 0xdb],                   // neg rbx
+    &[0x48, 0x01, 0x16],                   // add [rsi], rdx
+];
+
+#[test]
+fn a_fault_shows_flags_that_the_next_instruction_would_set() {
+    for set in SETTERS {
+        // mov r12, [rdi]; xor rax, rax
+        check(&[set, &[0x4c, 0x8b, 0x27, 0x48, 0x31, 0xc0]]);
+    }
+}
+
+#[test]
+fn a_fault_shows_flags_whose_operands_are_gone() {
+    for set in SETTERS {
+        // mov rax, [rsi]; mov rbx, rbp; mov rdx, rbp; mov rcx, rsi
+        let over = [0x48, 0x8b, 0x06, 0x48, 0x89, 0xeb, 0x48, 0x89, 0xea, 0x48, 0x89, 0xf1];
+        // mov [rdi], rax; cmp rax, 1
+        check(&[set, &over, &[0x48, 0x89, 0x07, 0x48, 0x83, 0xf8, 1]]);
+    }
+}
+
+#[test]
+fn flags_that_were_put_away_are_read_and_passed_on() {
+    for set in SETTERS {
+        // mov r12, [rsi]; setc r8b; dec rbp; mov r12, [rsi + 8]; adc rbp, [rsi]
+        let read = [0x4c, 0x8b, 0x26, 0x41, 0x0f, 0x92, 0xc0, 0x48, 0xff, 0xcd, 0x4c, 0x8b, 0x66, 8, 0x48, 0x13, 0x2e];
+        // pushfq; pop r10; and [rdi], rcx
+        check(&[set, &read, &[0x9c, 0x41, 0x5a, 0x48, 0x21, 0x0f]]);
+    }
+}
+
+#[test]
+fn a_loop_faults_in_a_later_turn_as_in_the_first() {
+    for turns in [1_i32, 2, 5] {
+        // lea rdi, [rdi - 8 * turns - 8]
+        let [a, b, c, d] = (-8 * turns - 8).to_le_bytes();
+        let begin = [0x48, 0x8d, 0xbf, a, b, c, d];
+        // mov ecx, 0
+        check(&[
+            &[0xb9, 0, 0, 0, 0],
+            &begin,
+            &[
+                0x48, 0x03, 0x07, 0x48, 0x01, 0x06, // add rax, [rdi]; add [rsi], rax
+                0x48, 0x8d, 0x7f, 8, 0x48, 0x83, 0xc1, 1, // lea rdi, [rdi + 8]; add rcx, 1
+                0x48, 0x83, 0xf9, 100, 0x75, 0xec, 0x90, // cmp rcx, 100; jne back; nop
+            ],
+        ]);
+        // mov ecx, 50
+        check(&[
+            &[0xb9, 50, 0, 0, 0],
+            &begin,
+            &[
+                0x48, 0x8b, 0x07, 0x48, 0x8d, 0x7f, 8, // mov rax, [rdi]; lea rdi, [rdi + 8]
+                0x48, 0x83, 0xe9, 1, 0x75, 0xf3, 0x90, // sub rcx, 1; jne back; nop
+            ],
+        ]);
+    }
+}
