@@ -1,9 +1,13 @@
 //! HTTP/1.1 as a client of a unix socket needs it: kept-alive requests, chunked bodies both ways, and connections that
 //! become byte streams.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// The most bytes that a response's head may have.
 const MAX_HEAD: usize = 64 * 1024;
@@ -145,6 +149,34 @@ impl Connection {
             }
         }
         Ok(self.stream.write_all(head.as_bytes())?)
+    }
+
+    /// Sends a request with a JSON body and open files, under the names by which the receiver is to know them.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(crate) fn send_files(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &[u8],
+        files: &[(&Path, BorrowedFd<'_>)],
+    ) -> Result<(), HttpError> {
+        let names: Vec<_> = files.iter().map(|(name, _)| name).collect();
+        let names = serde_json::to_string(&names).map_err(|error| HttpError::Socket(error.into()))?;
+        let mut request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: insula\r\nContent-Type: application/json\r\nFiles: {names}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        let fds: Vec<_> = files.iter().map(|(_, fd)| *fd).collect();
+        let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(&fds).size()];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        let sent = sendmsg(&self.stream, &[IoSlice::new(&request)], &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(|errno| HttpError::from(io::Error::from(errno)))?;
+        Ok(self.stream.write_all(request.get(sent..).unwrap_or_default())?)
     }
 
     fn send_chunks(&mut self, reader: &mut dyn Read) -> Result<(), HttpError> {

@@ -21,6 +21,7 @@ pub mod cpu_model;
 pub mod kvm;
 pub mod memory;
 pub mod state;
+pub mod thread;
 pub mod vcpu;
 pub mod vectored;
 pub mod vm;

@@ -13,6 +13,7 @@ pub mod copy;
 pub mod departure;
 pub mod entry;
 pub mod error;
+pub mod handed;
 pub mod job;
 pub mod keyring;
 pub mod listen_fds;
@@ -31,5 +32,6 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod tun;
+pub mod userfault;
 
 pub use error::{Result, SysError};

@@ -53,7 +53,10 @@ impl Service {
             kick,
         });
         let (mine, served) = (Arc::clone(&shared), slots.clone());
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || mine.run(&events, &served))?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            hv::thread::begin();
+            mine.run(&events, &served);
+        })?;
         slots.iter().for_each(|slot| slot.set_attendance(Attendance::Attended));
         Ok(Self { shared, slots, thread: Some(thread) })
     }

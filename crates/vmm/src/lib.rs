@@ -17,9 +17,12 @@ mod device;
 /// Entry points for the fuzz targets in `fuzz/`: each takes bytes from a stranger and must neither panic nor hang.
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod jail;
 mod layout;
 mod machine;
 pub mod program;
 
 pub use boot::BootError;
-pub use machine::{ConsoleOutput, Event, Extent, Machine, MachineError, SnapshotError, SpecError};
+pub use machine::{
+    Check, ConsoleOutput, Event, Extent, Machine, MachineError, Packing, SnapshotError, SpecError, Writing,
+};

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::place::Place;
 use crate::context::Context;
-use crate::failure::{During as _, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
 use crate::output;
 use crate::value::number;
@@ -41,39 +41,12 @@ pub(crate) static BALLOON: Command = Command {
     ..Command::BLANK
 };
 
-pub(crate) static SNAPSHOT: Command = Command {
-    name: "snapshot",
-    usage: "[OPTIONS] NAME FOLDER",
-    about: "Write a machine to a new folder; it goes on afterwards if it ran",
-    flags: &[&[Flag::switch("incremental", "Only what was written since the snapshot before")]],
-    arguments: (2, 2),
-    action: Action::Run(snapshot),
-    ..Command::BLANK
-};
-
 fn balloon(context: &Context, given: &Parsed) -> Outcome {
     let place = Place::find(context, given.first())?;
     let size = given.arguments.get(1).map_or("", String::as_str);
     let size = number::bytes(size).map_err(|why| Failure::new(format!("bad size {size:?}: {why}")))?;
     place.request("PUT", "/balloon", Some(&json!({ "size": size })))?;
     Ok(0)
-}
-
-fn snapshot(context: &Context, given: &Parsed) -> Outcome {
-    let place = Place::find(context, given.first())?;
-    let folder = given.arguments.get(1).map_or("", String::as_str);
-    let folder = std::path::absolute(folder).during(|| format!("the folder {folder:?}"))?;
-    let extent = if given.on("incremental") { "incremental" } else { "full" };
-    let told: Value = serde_json::from_slice(&place.request("GET", "/", None)?).unwrap_or_default();
-    let ran = told.get("phase").and_then(Value::as_str) == Some("running");
-    if ran {
-        place.request("PUT", "/pause", None)?;
-    }
-    let written = place.request("PUT", "/snapshot", Some(&json!({ "path": folder, "extent": extent })));
-    if ran {
-        place.request("PUT", "/resume", None)?;
-    }
-    written.map(|_| 0)
 }
 
 fn each(context: &Context, given: &Parsed, act: impl Fn(&Place) -> Result<(), Failure>) -> Outcome {

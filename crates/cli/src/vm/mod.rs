@@ -8,6 +8,7 @@ mod probe;
 mod ps;
 mod run;
 mod show;
+mod snapshot;
 
 use crate::flags::{Action, Command};
 
@@ -29,7 +30,7 @@ pub(crate) static GROUP: Command = Command {
         &lifecycle::RESUME,
         &lifecycle::RM,
         &run::COMMAND,
-        &lifecycle::SNAPSHOT,
+        &snapshot::COMMAND,
         &lifecycle::STOP,
     ]),
     ..Command::BLANK

@@ -5,19 +5,23 @@
 //!         lock           locked by insula-vmm as long as it lives; its process number
 //!         api.sock       its API             console.sock   its serial console
 //!         console.log    what it showed      vmm.log        what insula-vmm said
+//!         inside/        all that insula-vmm sees of the host: vsock.sock, and sockets for the guest, vsock.sock_PORT
 //! ```
+//!
+//! What is in `inside` may be written by a machine that has broken out of its processor: nothing here reads it.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::{During as _, Failure};
-use crate::http::{Body, Connection, Purpose};
+use crate::http::{Body, Connection, HttpError, Purpose};
 
 /// The longest name; a socket's path has room for no more.
 const MAX_NAME: usize = 40;
@@ -55,7 +59,8 @@ impl Place {
     /// There is none of that name.
     pub(super) fn find(context: &Context, name: &str) -> Result<Self, Failure> {
         let place = Self::of(context, name)?;
-        if place.file("machine.json").exists() {
+        // One that was killed before it wrote its record is a machine, too: it can be removed.
+        if place.folder.is_dir() {
             return Ok(place);
         }
         Err(Failure::new(format!("no machine {name:?} here; see which there are with: insula vm ps --all")))
@@ -91,16 +96,23 @@ impl Place {
                 self.name, self.name
             )));
         }
-        for old in ["api.sock", "console.sock", "console.log", "vmm.log"] {
+        for old in ["api.sock", "console.sock", "console.log", "console.log.1", "vmm.log"] {
             // What is not there need not go; what can't go is reported when it is made.
             let _absent = fs::remove_file(self.file(old));
         }
+        let _absent = fs::remove_dir_all(self.inside());
+        self.remove_group();
         let text = serde_json::to_vec_pretty(spec).during(during)?;
         fs::write(self.file("machine.json"), text).during(during)
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// What the machine's process sees of the host.
+    pub(super) fn inside(&self) -> PathBuf {
+        self.file("inside")
     }
 
     /// Whether the machine's process lives.
@@ -125,7 +137,33 @@ impl Place {
     /// # Errors
     /// The folder can't be removed.
     pub(super) fn remove(&self) -> Result<(), Failure> {
+        self.remove_group();
         fs::remove_dir_all(&self.folder).during(|| format!("removing {}", self.folder.display()))
+    }
+
+    /// The control group of a new process of the machine, noted before it is made.
+    ///
+    /// # Errors
+    /// The note can't be written.
+    pub(super) fn new_group(&self) -> Result<String, Failure> {
+        let path = format!("insula-vm-{}-{}", self.name, std::process::id());
+        let during = || format!("noting the control group of {:?}", self.name);
+        // A host without control groups is the machine's process's business.
+        if let Ok(group) = cgroup::Host::glance().and_then(|host| Ok(host.group_at(&host.place(Some(&path), &path)?))) {
+            let record = serde_json::to_vec(&group.record()).during(during)?;
+            fs::write(self.file("cgroup"), record).during(during)?;
+        }
+        Ok(path)
+    }
+
+    /// Removes the control group of a process that has ended.
+    fn remove_group(&self) {
+        let Ok(text) = fs::read(self.file("cgroup")) else { return };
+        if let Ok(record) = serde_json::from_slice(&text) {
+            // Groups that are not there need not go, and one that has processes stays with them.
+            let _gone = cgroup::Group::from_record(&record).and_then(|group| group.remove());
+        }
+        let _noted = fs::remove_file(self.file("cgroup"));
     }
 
     /// Sends the machine a request and gives the answer's body.
@@ -133,12 +171,26 @@ impl Place {
     /// # Errors
     /// It does not run, or refuses.
     pub(super) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>, Failure> {
+        self.exchange(|connection| {
+            let bytes = body.map(|body| body.to_string().into_bytes());
+            connection.send(method, path, bytes.as_deref().map_or(Body::Empty, Body::Json), Purpose::Answer)
+        })
+    }
+
+    /// As [`Self::request`], with open files: the machine's process may not see them where they are.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub(super) fn hand_over(&self, path: &str, body: &Value, files: &[(&Path, BorrowedFd<'_>)]) -> Result<(), Failure> {
+        let body = body.to_string();
+        self.exchange(|connection| connection.send_files("PUT", path, body.as_bytes(), files)).map(drop)
+    }
+
+    fn exchange(&self, send: impl FnOnce(&mut Connection) -> Result<(), HttpError>) -> Result<Vec<u8>, Failure> {
         let mut connection = Connection::open(&self.file("api.sock"))
             .map_err(|_| Failure::new(format!("the machine {:?} is not running", self.name)))?;
         let during = || format!("asking the machine {:?}", self.name);
-        let bytes = body.map(|body| body.to_string().into_bytes());
-        let body = bytes.as_deref().map_or(Body::Empty, Body::Json);
-        connection.send(method, path, body, Purpose::Answer).during(during)?;
+        send(&mut connection).during(during)?;
         let mut head = connection.receive().during(during)?;
         let mut answer = Vec::new();
         if head.status != 204 {

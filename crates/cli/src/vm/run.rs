@@ -3,9 +3,11 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command as Program, Stdio};
+use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
 use serde_json::{Map, Value, json};
 
 use super::console::{End, Session};
@@ -21,6 +23,14 @@ pub(super) const PROGRAM: &str = "insula-vmm";
 /// How long the program may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MIB: i64 = 1 << 20;
+
+/// What a machine is made from.
+enum Origin {
+    /// Its record.
+    Specification,
+    /// A snapshot's folder.
+    Snapshot(PathBuf),
+}
 
 pub(crate) static COMMAND: Command = Command {
     name: "run",
@@ -38,12 +48,14 @@ pub(crate) static COMMAND: Command = Command {
         Flag::value("initrd", "FILE", "The kernel's first file system"),
         Flag::value("kernel", "FILE", "The kernel: ELF or bzImage, also compressed with zstd"),
         Flag::value("memory", "SIZE", "Memory (default 256m)").short('m'),
+        Flag::value("memory-overhead", "SIZE", "The most memory that the machine's process may use beside the guest's"),
         Flag::value("name", "NAME", "The machine's name"),
         Flag::list(
             "net",
             "tap=NAME|user[,mac=ADDRESS][,forward=PORT:PORT][,host]",
             "A network card: on a tap, or without privileges",
         ),
+        Flag::switch("no-jail", "Do not confine the machine's process, to look for faults"),
         Flag::value("on-reset", "restart|stop", "What a reset by the guest does"),
         Flag::list("pmem", "FILE[,ro]", "A file that the guest sees as persistent memory"),
         Flag::list("share", "DIR:TAG[:ro]", "A folder that the guest can mount by the tag, as virtiofs"),
@@ -82,7 +94,7 @@ fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
     put("pmems", given.read_list("pmem", device::pmem)?.map(Value::from));
     put("shares", given.read_list("share", device::share)?.map(Value::from));
     let cid = given.read("vsock", device::cid)?;
-    put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.file("vsock.sock") })));
+    put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.inside().join("vsock.sock") })));
     put("balloon", given.on("balloon").then_some(true.into()));
     put("track_dirty", given.on("track-dirty").then_some(true.into()));
     for (flag, key) in [
@@ -111,7 +123,34 @@ pub(super) fn program() -> PathBuf {
     beside.unwrap_or_else(|| PathBuf::from(PROGRAM))
 }
 
-fn start(place: &Place) -> Result<Child, Failure> {
+/// The machine's process.
+pub(super) struct Process {
+    pid: Pid,
+}
+
+impl Process {
+    /// Ends it, and waits until it is gone.
+    fn kill(&self) {
+        // It may have ended.
+        let _gone = rustix::process::kill_process(self.pid, Signal::KILL);
+        let _code = self.wait();
+    }
+
+    /// Waits for its end and gives its exit code.
+    fn wait(&self) -> Option<u8> {
+        let status = loop {
+            match rustix::process::waitpid(Some(self.pid), WaitOptions::empty()) {
+                Err(Errno::INTR) => {}
+                outcome => break outcome.ok().flatten()?.1,
+            }
+        };
+        let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))?;
+        u8::try_from(code).ok()
+    }
+}
+
+/// Starts the machine's process, which comes out of a program that confines itself and then ends.
+fn start(place: &Place, origin: Origin, given: &Parsed) -> Result<Process, Failure> {
     let path = place.file("vmm.log");
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     let log = log.during(|| format!("opening {}", path.display()))?;
@@ -124,34 +163,62 @@ fn start(place: &Place) -> Result<Child, Failure> {
     ] {
         command.arg(flag).arg(place.file(file));
     }
+    match origin {
+        Origin::Specification => command.arg("--machine").arg(place.file("machine.json")),
+        Origin::Snapshot(folder) => command.arg("--restore").arg(folder),
+    };
+    if given.on("no-jail") {
+        command.arg("--no-jail");
+    } else {
+        command.arg("--leave").arg("--inside").arg(place.inside()).arg("--cgroup").arg(place.new_group()?);
+    }
+    if let Some(overhead) = given.read("memory-overhead", memory)? {
+        command.arg("--overhead").arg(overhead.to_string());
+    }
     let copy = log.try_clone().during(|| "copying a descriptor".to_owned())?;
     command.current_dir("/").stdin(Stdio::null()).stdout(copy).stderr(log);
     let mut child = sys::job::spawn_in_new_session(&mut command).map_err(|error| {
         Failure::new(format!("cannot start {PROGRAM}: {error}; install it beside insula, or put it in PATH"))
     })?;
     let since = Instant::now();
-    while !place.file("api.sock").exists() {
+    loop {
         let ended = child.try_wait().during(|| format!("waiting for {PROGRAM}"))?;
+        if given.on("no-jail") && ended.is_none() && place.file("api.sock").exists() && place.pid().is_some() {
+            break;
+        }
+        if ended.is_some_and(|status| status.success()) {
+            break;
+        }
         if ended.is_some() || since.elapsed() > PATIENCE {
             // One that hangs is of no use either.
             let _ended = child.kill();
             let _ended = child.wait();
-            let said = std::fs::read_to_string(&path).unwrap_or_default();
-            return Err(Failure::new(format!("{PROGRAM} did not start; it said: {}", said.trim())));
+            return Err(complaint(&std::fs::read_to_string(&path).unwrap_or_default()));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(child)
+    let pid = place.pid().and_then(Pid::from_raw);
+    Ok(Process { pid: pid.ok_or_else(|| Failure::new(format!("{PROGRAM} did not say which process the machine is")))? })
+}
+
+/// What the program said last, without its name: the user does not run it.
+fn complaint(said: &str) -> Failure {
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    match last.strip_prefix("insula-vmm: ") {
+        Some(why) => Failure::new(why),
+        None => Failure::new(format!("{PROGRAM} did not start; it said: {}", said.trim())),
+    }
 }
 
 /// The machine's process with, unless it is to be in the background, its console, which is joined before the guest says its
 /// first word. The requests are what makes the machine run.
 fn begin(
     place: &Place,
+    origin: Origin,
     requests: &[(&str, Option<Value>)],
     given: &Parsed,
-) -> Result<(Child, Option<Session>), Failure> {
-    let mut child = start(place)?;
+) -> Result<(Process, Option<Session>), Failure> {
+    let process = start(place, origin, given)?;
     let mut session = None;
     let mut ask = || {
         for (path, body) in requests {
@@ -165,11 +232,10 @@ fn begin(
     let booted: Result<(), Failure> = ask();
     if let Err(failure) = booted {
         // Nothing runs that could be of use.
-        let _gone = child.kill();
-        let _gone = child.wait();
+        process.kill();
         return Err(failure);
     }
-    Ok((child, session))
+    Ok((process, session))
 }
 
 fn run(context: &Context, given: &Parsed) -> Outcome {
@@ -177,7 +243,7 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
     let place = Place::of(context, &name)?;
     let spec = specification(given, &place)?;
     place.take(&spec)?;
-    go(&place, &[("/machine", Some(spec)), ("/boot", None)], given)
+    go(&place, Origin::Specification, &[("/boot", None)], given)
 }
 
 pub(crate) static RESTORE: Command = Command {
@@ -186,8 +252,15 @@ pub(crate) static RESTORE: Command = Command {
     about: "Let a machine go on from a snapshot",
     flags: &[&[
         Flag::value("backend", "auto|kvm|soft", "What runs the guest's instructions (default: what did)"),
+        Flag::value(
+            "check",
+            "all|touch|none",
+            "When memory is compared with its checksums: at once, when touched, never (default all)",
+        ),
         Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
+        Flag::value("memory-overhead", "SIZE", "The most memory that the machine's process may use beside the guest's"),
         Flag::value("name", "NAME", "The machine's name"),
+        Flag::switch("no-jail", "Do not confine the machine's process, to look for faults"),
         Flag::switch("rm", "Forget the machine when it has ended"),
     ]],
     arguments: (1, 1),
@@ -203,17 +276,23 @@ fn restore(context: &Context, given: &Parsed) -> Outcome {
     if let Some(backend) = given.value("backend") {
         body["backend"] = backend.into();
     }
+    if let Some(check) = given.value("check") {
+        body["check"] = check.into();
+    }
     place.take(&json!({ "restored_from": folder }))?;
-    go(&place, &[("/restore", Some(body)), ("/resume", None)], given)
+    go(&place, Origin::Snapshot(folder), &[("/restore", Some(body)), ("/resume", None)], given)
 }
 
 /// Starts the machine's process, and stays with it unless it is to be in the background.
-fn go(place: &Place, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outcome {
+fn go(place: &Place, origin: Origin, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outcome {
     let name = &place.name;
-    let (mut child, session) = match begin(place, requests, given) {
+    let (process, session) = match begin(place, origin, requests, given) {
         Ok(begun) => begun,
         Err(failure) => {
-            place.remove()?;
+            // Somebody else's machine may have come to live here meanwhile.
+            if !place.alive() {
+                place.remove()?;
+            }
             return Err(failure);
         }
     };
@@ -225,9 +304,9 @@ fn go(place: &Place, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outc
         output::note(&format!("the machine goes on; come back with: insula vm console {name}"));
         return Ok(0);
     }
-    let status = child.wait().during(|| format!("waiting for {PROGRAM}"))?;
+    let code = process.wait();
     if given.on("rm") || given.value("name").is_none() {
         place.remove()?;
     }
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    Ok(code.unwrap_or(1))
 }

@@ -8,8 +8,12 @@ mod vm;
 
 pub use vm::KvmVm;
 
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::path::Path;
+
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm};
+use rustix::fs::OFlags;
 use vmm_sys_util::errno;
 
 use crate::cpu_model::{CpuModel, Leaf, NO_WEAKNESS};
@@ -38,13 +42,15 @@ fn host(what: &'static str) -> impl Fn(errno::Error) -> VmError {
 
 /// Opens `/dev/kvm` and looks whether it has what this backend needs.
 fn open() -> Result<Kvm, VmError> {
-    let kvm = Kvm::new().map_err(|source| {
-        VmError::Absent(match source.errno() {
-            libc::ENOENT => "there is no /dev/kvm (no virtualization in this processor, or it is off)".to_owned(),
-            libc::EACCES | libc::EPERM => "no access to /dev/kvm: join the group kvm".to_owned(),
+    let device = sys::handed::open(Path::new("/dev/kvm"), OFlags::RDWR).map_err(|source| {
+        VmError::Absent(match source.raw_os_error() {
+            Some(libc::ENOENT) => "there is no /dev/kvm (no virtualization in this processor, or it is off)".to_owned(),
+            Some(libc::EACCES | libc::EPERM) => "no access to /dev/kvm: join the group kvm".to_owned(),
             _ => format!("/dev/kvm: {source}"),
         })
     })?;
+    // SAFETY: the descriptor is open, ours, and given away here; what is no KVM fails at its first request.
+    let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
     if kvm.get_api_version() != API_VERSION {
         return Err(VmError::Lacks("interface of version 12"));
     }

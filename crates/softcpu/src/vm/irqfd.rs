@@ -42,9 +42,10 @@ impl Irqfds {
         let stop = EventFd::new(EFD_NONBLOCK)?;
         epoll.ctl(ControlOperation::Add, stop.as_raw_fd(), readable(stop.as_raw_fd()))?;
         let (own_epoll, own_table) = (Arc::clone(&epoll), Arc::clone(&table));
-        let thread = std::thread::Builder::new()
-            .name("soft-irqfd".into())
-            .spawn(move || serve(&own_epoll, &own_table, &irqchip))?;
+        let thread = std::thread::Builder::new().name("soft-irqfd".into()).spawn(move || {
+            hv::thread::begin();
+            serve(&own_epoll, &own_table, &irqchip);
+        })?;
         Ok(Self { epoll, table, stop, thread: Some(thread) })
     }
 

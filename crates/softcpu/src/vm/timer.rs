@@ -35,9 +35,10 @@ impl Timer {
             Arc::new(Inner { plan: Mutex::new(Plan { next: u64::MAX, ..Plan::default() }), told: Condvar::new() });
         let own = Arc::clone(&inner);
         let source = clock.source();
-        let thread = std::thread::Builder::new()
-            .name("soft-timer".into())
-            .spawn(move || serve(&own, &irqchip, &clock, &slots))?;
+        let thread = std::thread::Builder::new().name("soft-timer".into()).spawn(move || {
+            hv::thread::begin();
+            serve(&own, &irqchip, &clock, &slots);
+        })?;
         Ok(Self { inner, thread: Some(thread), source })
     }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use hv::Memory;
+use rustix::fs::OFlags;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
@@ -31,7 +32,7 @@ pub(super) struct Image {
 impl Image {
     pub(super) fn open(path: &Path) -> Result<Self, BootError> {
         let fail = |source| BootError::Read { what: "kernel", path: path.to_owned(), source };
-        let file = File::open(path).map_err(fail)?;
+        let file = sys::handed::open(path, OFlags::RDONLY).map_err(fail)?;
         let mut image = Self {
             path: path.to_owned(),
             size: file.metadata().map_err(fail)?.len(),

@@ -214,7 +214,7 @@ pub(crate) fn load_stranger(bytes: &[u8]) {
 /// Puts the initrd at the end of low memory, where no kernel decompresses itself to.
 fn load_initrd(path: &Path, memory: &Memory, kernel: &Loaded) -> Result<Initrd, BootError> {
     let fail = |source| BootError::Read { what: "initrd", path: path.to_owned(), source };
-    let mut file = std::fs::File::open(path).map_err(fail)?;
+    let mut file = sys::handed::open(path, rustix::fs::OFlags::RDONLY).map_err(fail)?;
     let size = file.metadata().map_err(fail)?.len();
     let top = low_end(memory).min(kernel.initrd_max.saturating_add(1));
     let gpa = top.checked_sub(size).map(|gpa| gpa & !0xfff).filter(|gpa| *gpa >= kernel.end);

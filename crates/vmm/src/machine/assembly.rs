@@ -97,7 +97,7 @@ impl Parts {
                 // As above: nobody listens at the end.
                 let _nobody = events.send(event);
             };
-            processors.push(Processor::start(vcpu, buses.clone(), tell).map_err(MachineError::Thread)?);
+            processors.push(Processor::start(vm.backend(), vcpu, buses.clone(), tell).map_err(MachineError::Thread)?);
         }
         let services = devices.serve()?;
         services.iter().for_each(virtio::service::Service::rest);
@@ -112,6 +112,7 @@ impl Parts {
             vm,
             spec,
             stopped: Some(stopped),
+            pages: None,
             last_snapshot: None,
         })
     }
@@ -160,7 +161,7 @@ fn check_clock(saved: ClockState, here: ClockState) -> Result<(), SnapshotError>
 
 /// A machine as it was when it was saved.
 pub(super) fn restore(saved: Saved, output: ConsoleOutput, events: &Sender<Event>) -> Result<Machine, MachineError> {
-    let Saved { spec, model, vcpus, irqchip, clock, devices, serial, pci_address, memory, .. } = saved;
+    let Saved { spec, model, vcpus, irqchip, clock, devices, serial, pci_address, memory, pages } = saved;
     specification::check(&spec)?;
     let mut parts = parts(&spec, &memory, &model, output, events)?;
     let backend = parts.vm.backend();
@@ -189,5 +190,7 @@ pub(super) fn restore(saved: Saved, output: ConsoleOutput, events: &Sender<Event
     }
     let counter = |state: &hv::VcpuState| state.msrs.iter().find(|msr| msr.index == MSR_TSC).map(|msr| msr.value);
     let stopped = Stopped { clock, counters: vcpus.iter().map(counter).collect() };
-    parts.finish(&spec, stopped, events)
+    let mut machine = parts.finish(&spec, stopped, events)?;
+    machine.pages = pages;
+    Ok(machine)
 }

@@ -1,12 +1,14 @@
 //! The virtio devices of a specification, and where they are put.
 
-use std::fs::OpenOptions;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control::machine::{DeviceBus, DiskFormat, DiskSpec, LimitSpec, MachineSpec, NetSpec};
+use control::machine::{DeviceBus, DiskFormat, DiskSpec, LimitSpec, MachineSpec, NetSpec, ShareSpec};
 use hv::memory::{Backing, HIGH_RAM, Range, RegionKind, Sharing as MemorySharing};
 use hv::{Level, Memory, Vm};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+use sys::handed;
 use virtio::device::balloon::{self, Balloon, Pump};
 use virtio::device::block::{self, Access, Block, Cache, Disk, Raw};
 use virtio::device::block::{Backing as Chain, Qcow2};
@@ -144,12 +146,54 @@ fn card(number: usize, spec: &NetSpec) -> Result<Box<dyn Device>, MachineError> 
     };
     let card = match &spec.tap {
         Some(tap) => {
+            // Whoever is confined was given it, and may not ask.
+            if !handed::confined() {
+                there_is(tap)?;
+            }
             let backend = TapBackend::open(tap, spec.queues).map_err(failed(&name))?;
             Net::new(Box::new(backend), settings).map_err(failed(&name))?
         }
         None => Net::in_user_network(settings, &own_network(spec)).map_err(failed(&name))?,
     };
     Ok(Box::new(card))
+}
+
+/// Root would make a tap that is not there by opening it, and nobody would be at its other end.
+fn there_is(tap: &str) -> Result<(), MachineError> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let asked = socket(AddressFamily::INET, SocketType::DGRAM, None);
+    match asked.and_then(|asked| netdevice::name_to_index(asked, tap)) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(SpecError::Tap(tap.to_owned()).into()),
+    }
+}
+
+/// Opens what the devices will need, while this process still may; `sys::handed` keeps it.
+pub(super) fn hand_over(spec: &MachineSpec) -> Result<(), MachineError> {
+    let mut seen = BTreeMap::new();
+    for (number, disk) in spec.disks.iter().enumerate() {
+        // Openings of a file that was handed over share their lock, so it can't tell two of one machine's disks apart.
+        let stat = rustix::fs::stat(&disk.path).map_err(failed(&format!("disk{number}")))?;
+        let other = seen.insert((stat.st_dev, stat.st_ino), disk.read_only);
+        if other.is_some_and(|read_only| !read_only || !disk.read_only) {
+            return Err(SpecError::DiskTwice(disk.path.clone()).into());
+        }
+    }
+    for (number, disk_spec) in spec.disks.iter().enumerate() {
+        drop(disk(number, disk_spec, spec.cpus)?);
+    }
+    for (number, net) in spec.nets.iter().enumerate() {
+        drop(card(number, net)?);
+    }
+    for share in &spec.shares {
+        drop(shared(share)?);
+    }
+    persistent(spec).map(drop)
+}
+
+fn shared(share: &ShareSpec) -> Result<Fs, MachineError> {
+    let sharing = if share.read_only { Sharing::ReadOnly } else { Sharing::ReadWrite };
+    Fs::new(&share.tag, &share.path, sharing).map_err(failed(&format!("share {}", share.tag)))
 }
 
 /// Devices, and the hand on the balloon.
@@ -165,13 +209,10 @@ fn make(spec: &MachineSpec, memory: &Memory) -> Result<Made, MachineError> {
         devices.push(card(number, net)?);
     }
     if let Some(vsock) = &spec.vsock {
-        devices.push(Box::new(Vsock::new(vsock.cid.into(), &vsock.path).map_err(failed("vsock"))?));
+        devices.push(Box::new(Vsock::new(vsock.cid.into(), &handed::inside(&vsock.path)).map_err(failed("vsock"))?));
     }
     for share in &spec.shares {
-        let sharing = if share.read_only { Sharing::ReadOnly } else { Sharing::ReadWrite };
-        devices.push(Box::new(
-            Fs::new(&share.tag, &share.path, sharing).map_err(failed(&format!("share {}", share.tag)))?,
-        ));
+        devices.push(Box::new(shared(share)?));
     }
     let regions = memory.regions().iter().enumerate().filter(|(_, region)| region.range.kind == RegionKind::Pmem);
     for (number, region) in regions {
@@ -196,7 +237,8 @@ pub(super) fn persistent(spec: &MachineSpec) -> Result<Vec<Backing>, MachineErro
     let mut regions = Vec::with_capacity(spec.pmems.len());
     for (number, pmem) in spec.pmems.iter().enumerate() {
         let name = format!("pmem{number}");
-        let file = OpenOptions::new().read(true).write(!pmem.read_only).open(&pmem.path).map_err(failed(&name))?;
+        let mode = if pmem.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let file = handed::open(&pmem.path, mode).map_err(failed(&name))?;
         let size = file.metadata().map_err(failed(&name))?.len();
         if size == 0 || !size.is_multiple_of(PMEM_UNIT) {
             let why = format!("{} has {size} bytes, not a multiple of 2 MiB", pmem.path.display());

@@ -14,6 +14,8 @@ use control::machine::{BackendChoice, MachineSpec};
 use hv::clock::ClockState;
 use hv::state::Msr;
 use hv::{Backend, MemoryError, Vm, VmError};
+use rustix::fs::OFlags;
+use sys::handed;
 use virtio::service::Service;
 
 use crate::acpi::AcpiError;
@@ -21,7 +23,7 @@ use crate::boot::BootError;
 use crate::device::{Button, SerialPort};
 use devices::Devices;
 use processor::Processor;
-pub use snapshot::{Extent, SnapshotError};
+pub use snapshot::{Check, Extent, Packing, SnapshotError, Writing};
 pub use specification::SpecError;
 pub(crate) use specification::check;
 
@@ -39,6 +41,8 @@ pub enum Event {
     Exit(u8),
     /// A processor can't go on: why.
     Failed(String),
+    /// Memory that is touched can't be had: why. Whoever touched it waits for ever, so the machine can't be taken down in order.
+    MemoryLost(String),
 }
 
 /// Why a machine could not be made or changed.
@@ -94,6 +98,8 @@ pub struct Machine {
     vm: Arc<dyn Vm>,
     spec: MachineSpec,
     stopped: Option<Stopped>,
+    /// Memory that comes when it is touched. It goes last: until then somebody may touch it.
+    pages: Option<snapshot::Pages>,
     /// Where the newest snapshot is, if it can have children.
     last_snapshot: Option<PathBuf>,
 }
@@ -126,10 +132,40 @@ impl Machine {
     pub fn restore(
         folder: &Path,
         backend: Option<BackendChoice>,
+        check: Check,
         output: ConsoleOutput,
         events: &Sender<Event>,
     ) -> Result<Self, MachineError> {
-        assembly::restore(snapshot::load(folder, backend)?, output, events)
+        assembly::restore(snapshot::load(folder, backend, check, events)?, output, events)
+    }
+
+    /// Opens all that a machine of this specification will need, while this process still may; `sys::handed` keeps it.
+    ///
+    /// # Errors
+    /// The specification asks for something that is not possible or not there.
+    pub fn hand_over(spec: &MachineSpec) -> Result<(), MachineError> {
+        check(spec)?;
+        for (what, path) in [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())] {
+            let Some(path) = path else { continue };
+            let fail = |source| BootError::Read { what, path: path.clone(), source };
+            handed::open(path, OFlags::RDONLY).map_err(fail)?;
+        }
+        devices::hand_over(spec)
+    }
+
+    /// As [`Self::hand_over`], for a machine that is to be restored from its snapshot in `folder`. Gives its specification.
+    ///
+    /// # Errors
+    /// The snapshot can't be read, or what its machine needs is not there.
+    pub fn hand_over_snapshot(folder: &Path) -> Result<MachineSpec, MachineError> {
+        let spec = snapshot::hand_over(folder)?;
+        check(&spec)?;
+        for path in std::iter::once(&spec.kernel).chain(&spec.initrd) {
+            // They are needed only if the guest boots again.
+            let _gone = handed::open(path, OFlags::RDONLY);
+        }
+        devices::hand_over(&spec)?;
+        Ok(spec)
     }
 
     /// The specification it was made by.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use hv::{Bus, Exit, Kicker, Vcpu};
+use hv::{Backend, Bus, Exit, Kicker, Vcpu};
 
 use super::Event;
 
@@ -36,16 +36,20 @@ pub(crate) struct Processor {
 impl Processor {
     /// `tell` is called on the vCPU's thread for what the machine has to know; the vCPU rests afterwards.
     pub(crate) fn start(
+        backend: Backend,
         vcpu: Box<dyn Vcpu>,
         bus: Arc<dyn Bus + Send + Sync>,
         tell: impl Fn(Event) + Send + 'static,
     ) -> io::Result<Self> {
-        let (index, kicker) = (vcpu.index(), vcpu.kicker());
+        let kicker = vcpu.kicker();
+        let name = format!("{backend}-vcpu{}", vcpu.index());
         let shared =
             Arc::new(Shared { order: Mutex::new(Order::Rest), changed: Condvar::new(), vcpu: Mutex::new(vcpu) });
         let mine = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || mine.serve(bus.as_ref(), tell))?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            hv::thread::begin();
+            mine.serve(bus.as_ref(), tell);
+        })?;
         Ok(Self { shared, kicker, thread: Some(thread) })
     }
 

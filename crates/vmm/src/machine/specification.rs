@@ -1,5 +1,7 @@
 //! What is checked of a specification before anything is made.
 
+use std::path::PathBuf;
+
 use control::machine::{MAX_CPUS, MachineSpec};
 use hv::memory::MAX_RAM;
 
@@ -27,6 +29,15 @@ pub enum SpecError {
     /// More devices than the bus has places.
     #[error("{0} devices: a machine with its devices on pages has room for {1}; use the PCI bus")]
     Devices(usize, usize),
+    /// A file that would be written by two disks.
+    #[error("the disk {} is given twice, and is not read-only", .0.display())]
+    DiskTwice(PathBuf),
+    /// There is no such tap.
+    #[error("no tap {0:?} here; make it with: ip tuntap add {0} mode tap")]
+    Tap(String),
+    /// A guest's address for sockets.
+    #[error("the guest's address for sockets is {0}: give a number from 3 to 4294967294")]
+    Cid(u32),
     /// A hardware address.
     #[error("\"{0}\" is no hardware address of a card: write six pairs of hexadecimal digits, the first one even")]
     Mac(String),
@@ -38,6 +49,9 @@ pub(crate) fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     }
     if spec.memory < LEAST_MEMORY || !spec.memory.is_multiple_of(MIB) || spec.memory > MAX_RAM {
         return Err(SpecError::Memory(spec.memory));
+    }
+    if let Some(cid) = spec.vsock.as_ref().map(|vsock| vsock.cid).filter(|cid| !(3..u32::MAX).contains(cid)) {
+        return Err(SpecError::Cid(cid));
     }
     let system = rustix::system::sysinfo();
     let host = system.totalram.saturating_mul(system.mem_unit.into());

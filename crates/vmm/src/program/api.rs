@@ -7,11 +7,12 @@ use std::sync::mpsc::{Sender, channel};
 use control::machine::{BackendChoice, MachineSpec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use sys::handed;
 
 use super::Work;
 use super::http::{self, Request, Response};
 use super::state::{Next, State, StateError};
-use crate::machine::{Extent, MachineError};
+use crate::machine::{Check, Extent, MachineError, Packing, Writing};
 
 type Handler = fn(&mut State, &Request) -> Result<Response, Response>;
 
@@ -84,6 +85,8 @@ struct Snapshot {
     path: PathBuf,
     #[serde(default)]
     extent: Extent,
+    #[serde(default)]
+    packing: Packing,
 }
 
 #[derive(Deserialize)]
@@ -93,6 +96,8 @@ struct Restore {
     path: PathBuf,
     /// What is to run it; what ran it then, if nothing is said.
     backend: Option<BackendChoice>,
+    #[serde(default)]
+    check: Check,
 }
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
@@ -105,17 +110,23 @@ fn balloon(state: &mut State, request: &Request) -> Result<Response, Response> {
 }
 
 fn snapshot(state: &mut State, request: &Request) -> Result<Response, Response> {
-    let Snapshot { path, extent } = body(request)?;
-    done(state.snapshot(&path, extent))
+    let Snapshot { path, extent, packing } = body(request)?;
+    done(state.snapshot(&path, Writing { extent, packing }))
 }
 
 fn restore(state: &mut State, request: &Request) -> Result<Response, Response> {
-    let Restore { path, backend } = body(request)?;
-    done(state.restore(&path, backend))
+    let Restore { path, backend, check } = body(request)?;
+    done(state.restore(&path, backend, check))
 }
 
 /// Answers a request, and says whether the program goes on.
-pub(super) fn answer(state: &mut State, request: &Request) -> (Response, Next) {
+pub(super) fn answer(state: &mut State, mut request: Request) -> (Response, Next) {
+    let names: Vec<PathBuf> = request.files.iter().map(|(name, _)| name.clone()).collect();
+    for (name, fd) in request.files.drain(..) {
+        if let Err(error) = handed::put(&name, fd) {
+            return (Response::error(500, &format!("{}: {error}", name.display())), Next::GoOn);
+        }
+    }
     let mut at = ROUTES.iter().filter(|(path, ..)| *path == request.path).peekable();
     if at.peek().is_none() {
         return (Response::error(404, &format!("there is no {:?} here", request.path)), Next::GoOn);
@@ -126,7 +137,11 @@ pub(super) fn answer(state: &mut State, request: &Request) -> (Response, Next) {
             Next::GoOn,
         );
     };
-    let response = handler(state, request).unwrap_or_else(|response| response);
+    let response = handler(state, &request).unwrap_or_else(|response| response);
+    // What a request that is done brought is not needed again, but for the machine's own files.
+    if *path == "/snapshot" {
+        names.iter().for_each(|name| handed::forget(name));
+    }
     (response, if *path == "/kill" { Next::End(0) } else { Next::GoOn })
 }
 

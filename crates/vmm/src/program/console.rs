@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,15 +56,16 @@ fn lock(inner: &Inner) -> MutexGuard<'_, Shared> {
 }
 
 impl Console {
-    pub(super) fn start(listener: Option<UnixListener>, log: Option<&Path>) -> Result<Self, ProgramError> {
+    pub(super) fn start(listener: Option<UnixListener>, log: Option<Log>) -> Result<Self, ProgramError> {
         let kick = Kick::new().map_err(|errno| ProgramError::Thread(errno.into()))?;
         let inner = Arc::new(Inner { shared: Mutex::default(), kick, ended: Condvar::new() });
-        let log =
-            log.map(|path| Log::open(path).map_err(|source| ProgramError::Open { path: path.to_owned(), source }));
-        let mut thread = Thread::new(Arc::clone(&inner), listener, log.transpose()?).map_err(ProgramError::Thread)?;
+        let mut thread = Thread::new(Arc::clone(&inner), listener, log).map_err(ProgramError::Thread)?;
         std::thread::Builder::new()
             .name("console".to_owned())
-            .spawn(move || thread.run())
+            .spawn(move || {
+                hv::thread::begin();
+                thread.run();
+            })
             .map_err(ProgramError::Thread)?;
         Ok(Self(inner))
     }
@@ -96,25 +97,37 @@ impl Console {
     }
 }
 
-struct Log {
-    path: PathBuf,
+/// The file of what the console showed, and what it showed before: both are open from the start, for a process that may be
+/// confined later.
+pub(super) struct Log {
     file: File,
+    before: File,
     size: u64,
 }
 
 impl Log {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let open = |path: &Path| OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path);
+        let file = open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size })
+        let mut before = path.to_owned().into_os_string();
+        before.push(".1");
+        Ok(Self { file, before: open(before.as_ref())?, size })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.size > LOG_SIZE {
-            let mut old = self.path.clone().into_os_string();
-            old.push(".1");
-            std::fs::rename(&self.path, old)?;
-            *self = Self::open(&self.path)?;
+            self.before.set_len(0)?;
+            self.file.seek(SeekFrom::Start(0))?;
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                match self.file.read(&mut buffer)? {
+                    0 => break,
+                    count => self.before.write_all(&buffer[..count])?,
+                }
+            }
+            self.file.set_len(0)?;
+            self.size = 0;
         }
         self.file.write_all(bytes)?;
         self.size += bytes.len() as u64;
@@ -259,11 +272,12 @@ impl Thread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn console(folder: &Path) -> (Console, PathBuf) {
         let path = folder.join("console.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        (Console::start(Some(listener), Some(&folder.join("console.log"))).unwrap(), path)
+        (Console::start(Some(listener), Some(Log::open(&folder.join("console.log")).unwrap())).unwrap(), path)
     }
 
     #[test]

@@ -1,24 +1,32 @@
 //! HTTP/1.1 for one client at a time on a unix socket: small requests with JSON, small answers.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde::Serialize;
 
 /// The most bytes of a request's head.
 const MAX_HEAD: usize = 16 << 10;
 /// The most bytes of a request's body.
 const MAX_BODY: usize = 1 << 20;
+/// The most files that come with a request.
+const MOST_FILES: usize = 64;
 /// A client that says nothing for so long is sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) body: Vec<u8>,
+    /// Files that came with it, by the names that the header `Files` gives them.
+    pub(super) files: Vec<(PathBuf, OwnedFd)>,
 }
 
 /// An answer.
@@ -64,23 +72,46 @@ impl Response {
 pub(super) fn read(stream: &mut UnixStream) -> io::Result<Option<Result<Request, Response>>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
     let mut buffer = [0; 4096];
     loop {
         match parse(&bytes) {
-            Parsed::Whole(request) => return Ok(Some(Ok(request))),
+            Parsed::Whole(mut request, names) => {
+                if names.len() != descriptors.len() {
+                    let why = format!("{} names of files, and {} descriptors", names.len(), descriptors.len());
+                    return Ok(Some(Err(Response::error(400, &why))));
+                }
+                request.files = names.into_iter().zip(descriptors).collect();
+                return Ok(Some(Ok(request)));
+            }
             Parsed::Bad(response) => return Ok(Some(Err(response))),
             Parsed::More => {}
         }
-        match stream.read(&mut buffer)? {
+        match receive(stream, &mut buffer, &mut descriptors)? {
             0 => return Ok(None),
             count => bytes.extend_from_slice(&buffer[..count]),
         }
     }
 }
 
+/// Reads bytes, and the descriptors that came with them.
+fn receive(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received =
+        rustix::net::recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    descriptors.truncate(MOST_FILES);
+    Ok(received.bytes)
+}
+
 enum Parsed {
-    Whole(Request),
+    /// With the names of its files.
+    Whole(Request, Vec<PathBuf>),
     More,
     Bad(Response),
 }
@@ -104,17 +135,22 @@ fn parse(bytes: &[u8]) -> Parsed {
         Some(Ok(_)) => return Parsed::Bad(Response::error(413, "the request's body is too long")),
         Some(Err(_)) => return Parsed::Bad(Response::error(400, "the content length is no number")),
     };
+    let Ok(names) = header("files").map_or(Ok(Vec::new()), |header| serde_json::from_slice(header.value)) else {
+        return Parsed::Bad(Response::error(400, "the header Files is no JSON list of paths"));
+    };
     let Some(body) = bytes.get(length..length + size) else { return Parsed::More };
-    Parsed::Whole(Request {
+    let request = Request {
         method: head.method.unwrap_or("").to_owned(),
         path: head.path.unwrap_or("").to_owned(),
         body: body.to_vec(),
-    })
+        files: Vec::new(),
+    };
+    Parsed::Whole(request, names)
 }
 
 /// For the fuzz target: what is taken for a request lies inside the bytes.
 pub(super) fn parse_stranger(bytes: &[u8]) {
-    if let Parsed::Whole(request) = parse(bytes) {
+    if let Parsed::Whole(request, _) = parse(bytes) {
         assert!(request.body.len() <= bytes.len());
     }
 }
@@ -139,7 +175,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(matches!(parse(&whole[..end]), Parsed::More), "{end}");
         }
-        let Parsed::Whole(request) = parse(whole) else { panic!("not whole") };
+        let Parsed::Whole(request, _) = parse(whole) else { panic!("not whole") };
         assert_eq!(
             (request.method.as_str(), request.path.as_str(), request.body.as_slice()),
             ("PUT", "/machine", &b"{}"[..])

@@ -17,10 +17,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use rustix::fs::FlockOperation;
+use control::machine::{MAX_CPUS, MachineSpec};
+use rustix::fs::{FlockOperation, OFlags};
+use sys::handed;
 
-use crate::machine::Event;
-use console::Console;
+use crate::jail::{self, Jail, JailError, Leaving, Network, Plan};
+use crate::machine::{Event, Machine, MachineError};
+use console::{Console, Log};
 use http::{Request, Response};
 use state::{Next, State};
 
@@ -35,6 +38,44 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// A file that is locked as long as the program lives, with its process number.
     pub lock: Option<PathBuf>,
+    /// What the machine is to be; without it, the API is told.
+    pub origin: Option<Origin>,
+    /// Whether the program confines itself.
+    pub jail: Confinement,
+    /// The control group that it makes and joins.
+    pub group: Option<Group>,
+}
+
+/// Where a machine's specification is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In a file.
+    Specification(PathBuf),
+    /// In a snapshot's folder: the machine is to be restored.
+    Snapshot(PathBuf),
+}
+
+/// A control group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its path: below this program's own group, or from the top of each hierarchy if it begins with a slash.
+    pub path: String,
+    /// The most memory, in bytes, that the process may use beside its guest's.
+    pub overhead: Option<u64>,
+}
+
+/// How the program is confined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confinement {
+    /// Not at all: to look for faults.
+    None,
+    /// In a jail.
+    Jail {
+        /// The folder that becomes its root.
+        root: Option<PathBuf>,
+        /// Who stays where the program was started.
+        leaving: Leaving,
+    },
 }
 
 /// Why the program could not start.
@@ -56,6 +97,28 @@ pub enum ProgramError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file with the machine's specification has something else.
+    #[error("{}: the machine's specification", path.display())]
+    Specification {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The machine can't be what it is to be.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Its control group.
+    #[error("the control group {path}")]
+    Group {
+        /// Its path.
+        path: String,
+        /// What went wrong.
+        source: cgroup::CgroupError,
+    },
+    /// The program can't be confined.
+    #[error(transparent)]
+    Jail(#[from] JailError),
     /// Somebody else runs here.
     #[error("{} is locked: another insula-vmm runs here", .0.display())]
     Locked(PathBuf),
@@ -83,11 +146,9 @@ fn listen(path: &Path) -> Result<UnixListener, ProgramError> {
 
 fn lock(path: &Path) -> Result<File, ProgramError> {
     let fail = |source| ProgramError::Open { path: path.to_owned(), source };
-    let mut file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(fail)?;
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(fail)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| ProgramError::Locked(path.to_owned()))?;
-    file.set_len(0).map_err(fail)?;
-    writeln!(file, "{}", std::process::id()).map_err(fail)?;
     Ok(file)
 }
 
@@ -101,17 +162,35 @@ pub(crate) fn parse_stranger(bytes: &[u8]) {
 /// # Errors
 /// The program could not start.
 pub fn run(options: &Options) -> Result<u8, ProgramError> {
-    let _locked = options.lock.as_deref().map(lock).transpose()?;
-    let (sender, work) = channel();
-    let console = Console::start(options.console.as_deref().map(listen).transpose()?, options.log.as_deref())?;
+    let locked = options.lock.as_deref().map(lock).transpose()?;
+    if options.jail != Confinement::None {
+        handed::keep();
+    }
+    let spec = options.origin.as_ref().map(|origin| read(origin, &options.jail)).transpose()?;
+    let log = |path: &Path| Log::open(path).map_err(|source| ProgramError::Open { path: path.to_owned(), source });
+    let log = options.log.as_deref().map(log).transpose()?;
+    let terminals = options.console.as_deref().map(listen).transpose()?;
     let api = listen(&options.api)?;
+    let jail = confine(options, spec.as_ref(), locked.as_ref())?;
+    let confined = jail.is_some();
+    let (sender, work) = channel();
+    let console = Console::start(terminals, log)?;
     let requests = sender.clone();
     std::thread::Builder::new()
         .name("api".to_owned())
-        .spawn(move || api::serve(&api, &requests))
+        .spawn(move || {
+            hv::thread::begin();
+            api::serve(&api, &requests);
+        })
         .map_err(ProgramError::Thread)?;
-    let code = main_loop(&work, &sender, &console);
+    let spec = spec.filter(|_| matches!(options.origin, Some(Origin::Specification(_))));
+    let state = State::new(sender, console.clone(), spec, jail);
+    let code = main_loop(&work, state);
     console.finish();
+    // In a jail they are out of reach; whoever looks for the machine asks its lock.
+    if confined {
+        return Ok(code);
+    }
     // Sockets that nobody answers are taken for a machine.
     for path in [Some(&options.api), options.console.as_ref()].into_iter().flatten() {
         let _gone = std::fs::remove_file(path);
@@ -119,13 +198,85 @@ pub fn run(options: &Options) -> Result<u8, ProgramError> {
     Ok(code)
 }
 
-fn main_loop(work: &Receiver<Work>, sender: &Sender<Work>, console: &Console) -> u8 {
-    let mut state = State::new(sender.clone(), console.clone());
+/// The machine's specification, with all that it needs opened if this process will not be able to later.
+fn read(origin: &Origin, confinement: &Confinement) -> Result<MachineSpec, ProgramError> {
+    let spec = match origin {
+        Origin::Snapshot(folder) => return Ok(Machine::hand_over_snapshot(folder)?),
+        Origin::Specification(path) => {
+            let text = std::fs::read(path).map_err(|source| ProgramError::Open { path: path.clone(), source })?;
+            serde_json::from_slice(&text)
+                .map_err(|source| ProgramError::Specification { path: path.clone(), source })?
+        }
+    };
+    if *confinement != Confinement::None {
+        Machine::hand_over(&spec)?;
+    }
+    Ok(spec)
+}
+
+/// Makes a control group and goes into it; nothing of it stays if that fails.
+fn join(group: &Group, spec: Option<&MachineSpec>) -> Result<(), ProgramError> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("insula-vmm: without a control group: only root makes them");
+        return Ok(());
+    }
+    let guest = spec.map_or(control::machine::DEFAULT_MEMORY, |spec| spec.memory);
+    let memory = group.overhead.map(|overhead| serde_json::json!({ "limit": guest.saturating_add(overhead) }));
+    let limits = serde_json::json!({ "memory": memory });
+    let failed = |source| ProgramError::Group { path: group.path.clone(), source };
+    let resources = serde_json::from_value(limits)
+        .map_err(|source| ProgramError::Specification { path: PathBuf::from(&group.path), source })?;
+    let make = |host: cgroup::Host| host.create_at(&host.place(Some(&group.path), "insula-vm")?, &resources);
+    let (made, _applied) = cgroup::Host::glance().and_then(make).map_err(failed)?;
+    made.place(std::process::id().cast_signed()).map_err(|source| {
+        // The error that led here is the one to be told.
+        let _left = made.remove();
+        failed(source)
+    })
+}
+
+/// Closes the jail around this program, if it is to be in one.
+fn confine(options: &Options, spec: Option<&MachineSpec>, lock: Option<&File>) -> Result<Option<Jail>, ProgramError> {
+    let Confinement::Jail { root, leaving } = &options.jail else {
+        if let Some(mut lock) = lock {
+            let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+            let path = options.lock.clone().unwrap_or_default();
+            written.map_err(|source| ProgramError::Open { path, source })?;
+        }
+        return Ok(None);
+    };
+    for device in ["/dev/kvm", "/dev/userfaultfd"] {
+        // Whoever needs it says that it is not there.
+        let _absent = handed::open(Path::new(device), OFlags::RDWR);
+    }
+    // Afterwards no device can be opened.
+    if let Some(group) = &options.group {
+        join(group, spec)?;
+    }
+    // It may have to be measured, and is asked for by every machine.
+    hv::clock::host_tsc_khz();
+    let outside = spec.is_some_and(|spec| spec.nets.iter().any(|net| net.tap.is_none()));
+    let plan = Plan {
+        root: root.as_deref(),
+        network: if outside { Network::Host } else { Network::None },
+        shares: spec.map_or_else(Vec::new, |spec| spec.shares.iter().map(|share| share.path.clone()).collect()),
+        cpus: spec.map_or(MAX_CPUS, |spec| spec.cpus),
+        leaving: *leaving,
+        lock,
+    };
+    let jail = jail::enter(&plan)?;
+    for missing in &jail.missing {
+        eprintln!("insula-vmm: without {missing}");
+    }
+    Ok(Some(jail))
+}
+
+fn main_loop(work: &Receiver<Work>, mut state: State) -> u8 {
     // The sender is held here: there is always somebody who could send.
     while let Ok(work) = work.recv() {
         let next = match work {
             Work::Request(request, reply) => {
-                let (response, next) = api::answer(&mut state, &request);
+                let (response, next) = api::answer(&mut state, request);
                 // Whoever asked may be gone.
                 let _gone = reply.send(response);
                 next

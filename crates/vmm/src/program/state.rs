@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::Work;
 use super::console::Console;
-use crate::machine::{ConsoleOutput, Event, Extent, Machine, MachineError};
+use crate::jail::Jail;
+use crate::machine::{Check, ConsoleOutput, Event, Machine, MachineError, Writing};
 
 /// What the program does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Inspection<'a> {
     /// How often the guest has booted.
     boots: u32,
     spec: Option<&'a MachineSpec>,
+    /// How the program is confined; nothing, if it was told not to be.
+    jail: Option<&'a Jail>,
     version: &'static str,
 }
 
@@ -67,11 +70,12 @@ pub(super) struct State {
     spec: Option<MachineSpec>,
     machine: Option<Machine>,
     boots: u32,
+    jail: Option<Jail>,
 }
 
 impl State {
-    pub(super) fn new(work: Sender<Work>, console: Console) -> Self {
-        Self { work, console, spec: None, machine: None, boots: 0 }
+    pub(super) fn new(work: Sender<Work>, console: Console, spec: Option<MachineSpec>, jail: Option<Jail>) -> Self {
+        Self { work, console, spec, machine: None, boots: 0, jail }
     }
 
     fn phase(&self) -> Phase {
@@ -89,6 +93,7 @@ impl State {
             backend: self.machine.as_ref().map(Machine::backend),
             boots: self.boots,
             spec: self.spec.as_ref(),
+            jail: self.jail.as_ref(),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -124,16 +129,29 @@ impl State {
         self.resume()
     }
 
-    pub(super) fn snapshot(&mut self, folder: &Path, extent: Extent) -> Result<(), StateError> {
-        Ok(self.machine("a snapshot")?.snapshot(folder, extent)?)
+    /// Writes a snapshot; a machine that runs rests meanwhile.
+    pub(super) fn snapshot(&mut self, folder: &Path, writing: Writing) -> Result<(), StateError> {
+        let machine = self.machine("a snapshot")?;
+        let ran = machine.running();
+        machine.pause()?;
+        let written = machine.snapshot(folder, writing);
+        if ran {
+            machine.resume()?;
+        }
+        Ok(written?)
     }
 
     /// Makes the machine of a snapshot; it rests.
-    pub(super) fn restore(&mut self, folder: &Path, backend: Option<BackendChoice>) -> Result<(), StateError> {
+    pub(super) fn restore(
+        &mut self,
+        folder: &Path,
+        backend: Option<BackendChoice>,
+        check: Check,
+    ) -> Result<(), StateError> {
         if self.machine.is_some() {
             return Err(self.wrong("restoring", "not booted"));
         }
-        self.begin(|output, events| Machine::restore(folder, backend, output, events))?;
+        self.begin(|output, events| Machine::restore(folder, backend, check, output, events))?;
         self.spec = self.machine.as_ref().map(|machine| machine.spec().clone());
         Ok(())
     }
@@ -156,6 +174,7 @@ impl State {
         std::thread::Builder::new()
             .name("events".to_owned())
             .spawn(move || {
+                hv::thread::begin();
                 // One word is enough: whatever a machine says ends it.
                 if let Ok(event) = told.recv() {
                     // At the program's end nobody listens.
@@ -192,6 +211,12 @@ impl State {
     }
 
     pub(super) fn happened(&mut self, event: Event) -> Next {
+        if let Event::MemoryLost(why) = event {
+            self.console.write(format!("\r\ninsula-vmm: the machine can't go on: {why}\r\n").as_bytes());
+            // Its processors may wait for a page for ever; they end with the process.
+            std::mem::forget(self.machine.take());
+            return Next::End(FAILED);
+        }
         let reset = self.spec.clone().filter(|spec| spec.on_reset == OnReset::Restart);
         self.kill();
         match (event, reset) {
@@ -207,7 +232,7 @@ impl State {
                     Next::End(FAILED)
                 }
             },
-            (Event::Reset | Event::PowerOff, _) => Next::End(0),
+            (Event::Reset | Event::PowerOff | Event::MemoryLost(_), _) => Next::End(0),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use control::machine::{BackendChoice, MachineSpec};
 use vmm::backend::{Kvm, probe_kvm};
-use vmm::{ConsoleOutput, Event, Machine, MachineError};
+use vmm::{Check, ConsoleOutput, Event, Machine, MachineError};
 
 /// Long enough for a guest on a machine that does many other things; a guest that works needs a hundredth of it.
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -47,7 +47,15 @@ impl Running {
     }
 
     pub(crate) fn restore(folder: &Path, backend: Option<BackendChoice>) -> Result<Self, MachineError> {
-        Self::begin(|output, events| Machine::restore(folder, backend, output, events))
+        Self::restore_checked(folder, backend, Check::All)
+    }
+
+    pub(crate) fn restore_checked(
+        folder: &Path,
+        backend: Option<BackendChoice>,
+        check: Check,
+    ) -> Result<Self, MachineError> {
+        Self::begin(|output, events| Machine::restore(folder, backend, check, output, events))
     }
 
     pub(crate) fn input(&self, text: &str) {

@@ -20,6 +20,7 @@ mod registry;
 mod runtime;
 mod vm;
 mod vm_devices;
+mod vm_own;
 
 use std::fmt::Write as _;
 use std::fs;

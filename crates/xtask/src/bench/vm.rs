@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::measure::{Groups, Spread};
+use super::vm_own;
 use crate::shell::{Run, step};
 use crate::workspace;
 
@@ -86,8 +87,11 @@ fn command_line(work: &str) -> String {
 /// Measures everything; `bin` holds our programs.
 pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String> {
     let dir = std::env::temp_dir().join(format!("insula-bench-vm-{}", std::process::id()));
-    let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone(), "guest_work"))
-        .and_then(|fixture| step("boot and work, in turns", || all(&fixture, groups, rounds)));
+    let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone(), "guest_work")).and_then(|fixture| {
+        let kernel = fixture.dir.join("vmlinux");
+        let own = step("a machine's own cost", || vm_own::measure(bin, groups, &fixture.dir, &kernel, rounds))?;
+        Ok(own + "\n" + &step("boot and work, in turns", || all(&fixture, groups, rounds))?)
+    });
     super::clear(&dir);
     outcome
 }

@@ -1,8 +1,8 @@
 //! A disk that is a file, or a block device of the host, byte for byte.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,13 +55,10 @@ impl Raw {
 
 /// Opens and locks a file: exclusively for writing, shared for reading. The lock ends with the descriptor.
 pub(super) fn open_locked(path: &Path, access: Access, cache: Cache) -> Result<File, DiskError> {
-    let flags = OFlags::CLOEXEC | if cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(access == Access::ReadWrite)
-        // A FIFO must not hold the machine up before it is refused.
-        .custom_flags((flags | OFlags::NONBLOCK).bits().cast_signed())
-        .open(path)
+    let flags = if cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
+    let mode = if access == Access::ReadWrite { OFlags::RDWR } else { OFlags::RDONLY };
+    // A FIFO must not hold the machine up before it is refused.
+    let file = sys::handed::open(path, mode | flags | OFlags::NONBLOCK)
         .map_err(|source| DiskError::Open { path: path.into(), source })?;
     let kind = file.metadata().map_err(|source| DiskError::Open { path: path.into(), source })?.file_type();
     if !kind.is_file() && !kind.is_block_device() {

@@ -1,8 +1,13 @@
 //! A tap of the host: the kernel carries the frames, and does the checksums and the segments.
 
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
 use hv::vectored;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sys::tun::{Offloads, Tap};
+use sys::{SysError, handed};
 
 use super::MOST_PAIRS;
 use super::backend::{Backend, Frame, Want};
@@ -32,7 +37,7 @@ impl TapBackend {
     /// As [`Tap::open`].
     pub fn open(name: &str, pairs: u16) -> sys::Result<Self> {
         let pairs = pairs.clamp(1, MOST_PAIRS);
-        let taps = (0..pairs).map(|_| Tap::open(name, pairs, HEADER));
+        let taps = (0..pairs).map(|pair| queue(name, pairs, pair));
         Ok(Self { taps: taps.collect::<sys::Result<_>>()? })
     }
 
@@ -43,7 +48,19 @@ impl TapBackend {
     }
 }
 
-fn refused(error: sys::SysError) -> DeviceError {
+/// Opens a queue, or takes the one that this process was given before it was confined.
+fn queue(name: &str, pairs: u16, pair: u16) -> sys::Result<Tap> {
+    let place = PathBuf::from(format!("tap:{name}:{pair}"));
+    let failed = |error| SysError::new("dup", Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    if handed::has(&place, OFlags::RDWR) {
+        return Tap::from_fd(handed::open(&place, OFlags::RDWR).map_err(failed)?.into(), HEADER);
+    }
+    let tap = Tap::open(name, pairs, HEADER)?;
+    handed::offer(&place, tap.as_fd()).map_err(failed)?;
+    Ok(tap)
+}
+
+fn refused(error: SysError) -> DeviceError {
     DeviceError::Host { doing: error.call, errno: error.errno }
 }
 

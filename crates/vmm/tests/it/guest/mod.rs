@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use control::machine::{BackendChoice, DeviceBus, ShareSpec};
-use vmm::{Event, Extent};
+use vmm::{Event, Writing};
 
 use crate::support::{Running, spec};
 
@@ -68,7 +68,7 @@ fn linux_boots_uses_its_devices_and_goes_on_from_a_snapshot() {
         guest.expect("counted 1");
         guest.machine.pause().unwrap();
         let snapshot = folder.path().join(format!("snapshot{cpus}"));
-        guest.machine.snapshot(&snapshot, Extent::Full).unwrap();
+        guest.machine.snapshot(&snapshot, Writing::default()).unwrap();
         drop(guest);
         assert!(std::fs::read(&disk).unwrap().starts_with(b"marked\n"));
         let guest = Running::restore(&snapshot, None).unwrap();

@@ -1,10 +1,13 @@
 //! The same small guest on every backend.
 
+mod program;
+
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use control::machine::{BackendChoice, MachineSpec};
-use vmm::{Event, Extent, MachineError, SnapshotError};
+use vmm::{Check, Event, Extent, MachineError, Packing, SnapshotError, Writing};
 
 use crate::support::{Running, backends, spec};
 
@@ -22,6 +25,9 @@ const ECHO: &[u8] = &[
     0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4, 0xeb, 0xfd, // off
     0x0f, 0x0b, // bad: ud2, without a single gate
 ];
+
+const FULL: Writing = Writing { extent: Extent::Full, packing: Packing::None };
+const MORE: Writing = Writing { extent: Extent::Incremental, packing: Packing::None };
 
 struct Folder(tempfile::TempDir);
 
@@ -115,25 +121,27 @@ fn snapshots_go_on_where_they_were_and_elsewhere() {
         let mut guest = Running::boot(&folder.spec(backend));
         ask(&guest, "b");
         let (full, more) = (folder.path("full"), folder.path("more"));
-        let early = guest.machine.snapshot(&full, Extent::Full);
+        let early = guest.machine.snapshot(&full, FULL);
         assert!(matches!(early, Err(MachineError::Snapshot(SnapshotError::Running))), "{early:?}");
         guest.machine.pause().unwrap();
-        let orphan = guest.machine.snapshot(&more, Extent::Incremental);
+        let orphan = guest.machine.snapshot(&more, MORE);
         assert!(matches!(orphan, Err(MachineError::Snapshot(SnapshotError::NoParent))), "{orphan:?}");
-        guest.machine.snapshot(&full, Extent::Full).unwrap();
-        let again = guest.machine.snapshot(&full, Extent::Full);
+        guest.machine.snapshot(&full, FULL).unwrap();
+        let again = guest.machine.snapshot(&full, FULL);
         assert!(matches!(again, Err(MachineError::Snapshot(SnapshotError::Exists(_)))), "{again:?}");
         guest.machine.resume().unwrap();
         ask(&guest, "c");
         guest.machine.pause().unwrap();
-        guest.machine.snapshot(&more, Extent::Incremental).unwrap();
+        guest.machine.snapshot(&more, MORE).unwrap();
         drop(guest);
         for (from, answer) in [(&full, "c"), (&more, "d"), (&full, "c")] {
             for to in [backend, BackendChoice::Soft] {
-                let guest = Running::restore(from, Some(to)).unwrap();
-                ask(&guest, answer);
-                guest.input("q");
-                assert_eq!(guest.event(), Event::PowerOff, "{backend:?} to {to:?}");
+                for check in [Check::All, Check::Touch, Check::None] {
+                    let guest = Running::restore_checked(from, Some(to), check).unwrap();
+                    ask(&guest, answer);
+                    guest.input("q");
+                    assert_eq!(guest.event(), Event::PowerOff, "{backend:?} to {to:?}, {check:?}");
+                }
             }
         }
     }
@@ -145,7 +153,7 @@ fn damaged_snapshots_are_refused() {
     let mut guest = Running::boot(&folder.spec(BackendChoice::Soft));
     guest.machine.pause().unwrap();
     let path = folder.path("snapshot");
-    guest.machine.snapshot(&path, Extent::Full).unwrap();
+    guest.machine.snapshot(&path, FULL).unwrap();
     drop(guest);
     let refused = || match Running::restore(&path, None) {
         Err(MachineError::Snapshot(error)) => error.to_string(),
@@ -162,10 +170,66 @@ fn damaged_snapshots_are_refused() {
     std::fs::write(path.join("state"), &newer).unwrap();
     assert!(refused().contains("version 9"));
     std::fs::write(path.join("state"), &state[..state.len() - 1]).unwrap();
-    assert!(refused().contains("ends early"));
+    assert!(refused().contains("another length"));
     std::fs::write(path.join("state"), &state).unwrap();
     std::fs::File::options().write(true).open(path.join("memory")).unwrap().set_len(4096).unwrap();
     assert!(refused().contains("another size"));
     std::fs::remove_file(path.join("memory")).unwrap();
     assert!(refused().contains("memory"));
+}
+
+#[test]
+fn packed_snapshots_come_back_and_damage_in_memory_is_found() {
+    let folder = Folder::new();
+    let mut guest = Running::boot(&folder.spec(BackendChoice::Soft));
+    ask(&guest, "b");
+    guest.machine.pause().unwrap();
+    let (plain, packed) = (folder.path("plain"), folder.path("packed"));
+    guest.machine.snapshot(&plain, FULL).unwrap();
+    guest.machine.snapshot(&packed, Writing { extent: Extent::Full, packing: Packing::Zstd }).unwrap();
+    drop(guest);
+    let size = |folder: &PathBuf| std::fs::metadata(folder.join("memory")).unwrap().len();
+    assert!(size(&packed) < 64 << 10 && size(&plain) == 32 << 20);
+    for check in [Check::All, Check::Touch] {
+        let guest = Running::restore_checked(&packed, None, check).unwrap();
+        ask(&guest, "c");
+    }
+    // The page that the guest counts in, and one that it never touched.
+    for (at, found_by) in [(0x20_0000, Check::Touch), (0x100_0000, Check::All)] {
+        let memory = std::fs::File::options().read(true).write(true).open(plain.join("memory")).unwrap();
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, at).unwrap();
+        memory.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        let refused = Running::restore(&plain, None).err();
+        assert!(matches!(refused, Some(MachineError::Snapshot(SnapshotError::Memory { .. }))), "{refused:?}");
+        if found_by == Check::Touch {
+            let guest = Running::restore_checked(&plain, None, Check::Touch).unwrap();
+            guest.input("a");
+            assert!(matches!(guest.event(), Event::MemoryLost(why) if why.contains("checksum")));
+            // Its processor waits for the page for ever, as the program would: it ends with the process.
+            std::mem::forget(guest);
+        }
+        memory.write_all_at(&byte, at).unwrap();
+    }
+    Running::restore(&plain, None).unwrap();
+}
+
+#[test]
+fn snapshots_that_were_broken_off_leave_nothing_in_the_way() {
+    let folder = Folder::new();
+    let mut guest = Running::boot(&folder.spec(BackendChoice::Soft));
+    guest.machine.pause().unwrap();
+    let partial = folder.path("snapshot.partial");
+    std::fs::create_dir(&partial).unwrap();
+    std::fs::write(partial.join("memory"), "half").unwrap();
+    guest.machine.snapshot(&folder.path("snapshot"), FULL).unwrap();
+    assert!(!partial.exists());
+    std::fs::create_dir(&partial).unwrap();
+    let writer = std::fs::File::open(&partial).unwrap();
+    rustix::fs::flock(&writer, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    std::fs::write(partial.join("memory"), "in work").unwrap();
+    std::fs::rename(folder.path("snapshot"), folder.path("first")).unwrap();
+    let busy = guest.machine.snapshot(&folder.path("snapshot"), FULL);
+    assert!(matches!(busy, Err(MachineError::Snapshot(SnapshotError::Busy(_)))), "{busy:?}");
+    assert!(partial.join("memory").exists());
 }

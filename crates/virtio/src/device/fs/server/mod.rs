@@ -192,14 +192,17 @@ impl Server {
     pub(super) fn new(folder: &Path, sharing: Sharing) -> Result<Self, ShareError> {
         let failed = |source: Errno| ShareError::Open { path: folder.to_owned(), source: source.into() };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(folder, flags, Mode::empty()).map_err(failed)?;
+        let opened = |source| ShareError::Open { path: folder.to_owned(), source };
+        let root = sys::handed::open(folder, flags).map_err(opened)?.into();
         let proc = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map_err(failed)?;
         Ok(Self {
             sharing,
             nodes: Nodes::new(root).map_err(failed)?,
             handles: Handles::default(),
             proc,
-            may_give: rustix::process::geteuid().is_root(),
+            // Root has it, and so has a confined machine's process for the folders that it sees.
+            may_give: rustix::thread::capabilities(None)
+                .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::CHOWN)),
             counters: Counters::default(),
         })
     }

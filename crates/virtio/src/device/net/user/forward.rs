@@ -2,6 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use sys::handed;
 
 use super::datagrams::Datagrams;
 use super::streams::Streams;
@@ -59,6 +64,17 @@ enum Socket {
     Udp(UdpSocket),
 }
 
+/// Makes a socket, or takes the one that this process was given before it was confined.
+fn bind<S: AsFd + From<OwnedFd>>(name: &str, make: impl FnOnce() -> io::Result<S>) -> io::Result<S> {
+    let place = Path::new(name);
+    if handed::has(place, OFlags::RDWR) {
+        return Ok(OwnedFd::from(handed::open(place, OFlags::RDWR)?).into());
+    }
+    let socket = make()?;
+    handed::offer(place, socket.as_fd())?;
+    Ok(socket)
+}
+
 /// The listening sockets, by number.
 #[derive(Debug)]
 pub(super) struct Listeners(Vec<(Socket, u16)>);
@@ -71,11 +87,11 @@ impl Listeners {
         let open = |forward: &Forward| {
             let Forward { protocol, host, guest_port } = *forward;
             let socket = match protocol {
-                Protocol::Tcp => TcpListener::bind(host).and_then(|socket| {
+                Protocol::Tcp => bind(&format!("tcp:{host}"), || TcpListener::bind(host)).and_then(|socket| {
                     socket.set_nonblocking(true)?;
                     Ok(Socket::Tcp(socket))
                 }),
-                Protocol::Udp => UdpSocket::bind(host).map(Socket::Udp),
+                Protocol::Udp => bind(&format!("udp:{host}"), || UdpSocket::bind(host)).map(Socket::Udp),
             };
             let socket = socket.map_err(|source| ForwardError::Listen { host, guest_port, source })?;
             Ok((socket, guest_port))

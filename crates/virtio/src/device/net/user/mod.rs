@@ -20,6 +20,7 @@ mod wire;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 pub use forward::{Forward, ForwardError, Protocol};
 
@@ -74,11 +75,16 @@ impl Default for UserSettings {
     fn default() -> Self {
         Self {
             network: Ipv4Addr::new(10, 0, 2, 0),
-            name_server: host_name_server(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            name_server: host_name_server(&resolver().unwrap_or_default()),
             host_access: HostAccess::None,
             forwards: Vec::new(),
         }
     }
+}
+
+/// The host's resolv.conf(5).
+fn resolver() -> io::Result<String> {
+    io::read_to_string(sys::handed::open(Path::new("/etc/resolv.conf"), rustix::fs::OFlags::RDONLY)?)
 }
 
 /// The first IPv4 name server of a resolv.conf(5).
