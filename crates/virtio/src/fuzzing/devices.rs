@@ -101,6 +101,14 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn read_at_once(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
+        self.read(slices, offset)
+    }
+
+    fn write_at_once(&mut self, slices: &[GuestSlice<'_>], offset: u64) -> Result<(), Errno> {
+        self.write(slices, offset)
+    }
+
     fn flush(&mut self) -> Result<(), Errno> {
         Ok(())
     }
@@ -196,7 +204,7 @@ impl Backend for Mirror {
         true
     }
 
-    fn receive(&mut self, _pair: u16, into: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, _pair: u16, into: &mut Vec<u8>) -> Option<usize> {
         let frame = self.0.pop_front()?;
         into[..frame.len()].copy_from_slice(&frame);
         Some(frame.len())

@@ -5,7 +5,7 @@
 //! 0      a chain: queue, count of parts, then for each a byte of length and direction, and its content
 //! 1      a raw descriptor: queue, number, address u24, length u16, flags, next
 //! 2      a head made available: queue, head
-//! 3      a notification: queue; then the device is served
+//! 3      a notification: queue, the highest bit saying that it may be served where it comes in; then the device is served
 //! 4      a write to the configuration space: offset, length, bytes
 //! 5      a reset and a new start without some features: their mask
 //! 6      a write to memory: address u24, length, bytes
@@ -26,7 +26,7 @@ use crate::Memory;
 use crate::device::Device;
 use crate::interrupt::Signal;
 use crate::queue::QueueState;
-use crate::slot::Slot;
+use crate::slot::{Attendance, Slot};
 
 /// The guest's memory: small, so that much of what the input names is in it.
 const MEMORY: u64 = 1 << 20;
@@ -175,7 +175,8 @@ impl Driver {
 
     fn step(&mut self, script: &mut Script<'_>) {
         let kind = script.byte() % 8;
-        let queue = if kind < 4 { usize::from(script.byte()) % self.rings.len() } else { 0 };
+        let choice = if kind < 4 { script.byte() } else { 0 };
+        let queue = usize::from(choice) % self.rings.len();
         match kind {
             0 => self.chain(queue, script),
             1 => {
@@ -189,6 +190,8 @@ impl Driver {
                 self.offer(queue, head);
             }
             3 => {
+                let attendance = if choice < 0x80 { Attendance::Alone } else { Attendance::Attended };
+                self.slot.set_attendance(attendance);
                 self.slot.kick(u32::try_from(queue).unwrap_or(0));
                 self.slot.serve();
             }

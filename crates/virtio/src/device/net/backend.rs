@@ -20,6 +20,13 @@ impl<'c> Frame<'_, 'c> {
         self.reader.rest(usize::MAX)
     }
 
+    /// The frame without its header.
+    #[must_use]
+    pub fn content(self) -> Vec<u8> {
+        self.reader.skip(HEADER_BYTES);
+        self.reader.rest(usize::MAX)
+    }
+
     /// Header and frame where they lie in the guest's memory.
     #[must_use]
     pub fn slices(self) -> Vec<GuestSlice<'c>> {
@@ -95,8 +102,9 @@ pub trait Backend: Send {
         Ok(false)
     }
 
-    /// Takes the next frame for the guest, header and frame, and gives its length; none when there is none now.
-    fn receive(&mut self, pair: u16, into: &mut [u8]) -> Option<usize>;
+    /// Takes the next frame for the guest, header and frame, and gives its length; none when there is none now. `into` has room for the longest
+    /// one; a backend that has the frame in a buffer of its own may leave that one in its place.
+    fn receive(&mut self, pair: u16, into: &mut Vec<u8>) -> Option<usize>;
 }
 
 /// Whether frames are wanted.

@@ -105,10 +105,10 @@ impl Backend for TapBackend {
         self.taps.get(usize::from(pair)).is_some_and(|tap| vectored::write(tap, &[], &frame.slices()).is_ok())
     }
 
-    fn receive(&mut self, pair: u16, into: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, pair: u16, into: &mut Vec<u8>) -> Option<usize> {
         let tap = self.taps.get(usize::from(pair))?;
         loop {
-            match rustix::io::read(tap, &mut *into) {
+            match rustix::io::read(tap, &mut into[..]) {
                 Ok(length) => return Some(length),
                 Err(Errno::INTR) => {}
                 Err(_) => return None,

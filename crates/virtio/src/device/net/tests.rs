@@ -54,7 +54,7 @@ impl Backend for TestBackend {
         true
     }
 
-    fn receive(&mut self, _pair: u16, into: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, _pair: u16, into: &mut Vec<u8>) -> Option<usize> {
         self.kick.take();
         let frame = self.wire.lock().unwrap().to_guest.pop_front()?;
         into[..HEADER_BYTES].copy_from_slice(&PLAIN_HEADER);

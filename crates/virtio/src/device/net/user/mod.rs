@@ -225,7 +225,7 @@ impl UserNet {
                     self.datagrams.send(&datagram, source_mac);
                 }
             }
-            Some(Parsed { payload: Ipv4::Tcp(segment), .. }) => self.streams.take(&segment, frame.clone()),
+            Some(Parsed { payload: Ipv4::Tcp(segment), .. }) => self.streams.take(&segment, frame),
             // Pings to others would be answered by the gateway in their place.
             Some(Parsed { payload: Ipv4::Other, target, .. }) => {
                 if target == self.plan.gateway() || target == self.plan.names() {
@@ -286,9 +286,7 @@ impl Backend for UserNet {
     }
 
     fn transmit(&mut self, _pair: u16, frame: Frame<'_, '_>) -> bool {
-        let mut bytes = frame.bytes();
-        bytes.drain(..HEADER_BYTES);
-        self.take(bytes);
+        self.take(frame.content());
         self.unasked = true;
         true
     }
@@ -305,11 +303,9 @@ impl Backend for UserNet {
         true
     }
 
-    fn receive(&mut self, _pair: u16, into: &mut [u8]) -> Option<usize> {
-        let frame = self.streams.wire.take()?;
-        let room = into.get_mut(..frame.len())?;
-        room.copy_from_slice(&frame);
-        Some(frame.len())
+    fn receive(&mut self, _pair: u16, into: &mut Vec<u8>) -> Option<usize> {
+        *into = self.streams.wire.take()?;
+        Some(into.len())
     }
 
     fn drained(&mut self, events: &Events) -> Result<bool, DeviceError> {
