@@ -151,8 +151,9 @@ fn multiboot_kernels_are_told_where_everything_is() {
     assert_eq!(guest.word(u64::from(told(24)) + 4), 0x1ff_f004);
     // The third part of memory is up to 32 MiB; each has 24 bytes.
     assert_eq!((told(44), guest.word(u64::from(told(48)) + 48 + 12)), (4 * 24, 0x1f0_0000));
-    let vm =
-        crate::backend::create(hv::Backend::Soft, guest.memory.clone(), &hv::cpu_model::CpuModel::v2(1), 1).unwrap();
+    let spec: control::machine::MachineSpec = serde_json::from_str(r#"{"kernel": "kernel"}"#).unwrap();
+    let model = hv::cpu_model::CpuModel::v2(spec.cpus);
+    let vm = crate::backend::create(hv::Backend::Soft, guest.memory.clone(), &model, &spec).unwrap();
     let mut state = vm.create_vcpu(0).unwrap().state().unwrap();
     begin(&guest.memory, entry, &mut state).unwrap();
     assert_eq!((state.regs.rax, state.regs.rbx), (0x2bad_b002, layout::MULTIBOOT_INFO));
