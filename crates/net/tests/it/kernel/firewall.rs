@@ -322,6 +322,64 @@ fn rules_of_others_keep_their_say() {
     assert!(world.outside.ask_tcp("192.0.2.1:8080").is_some());
 }
 
+/// What a Docker daemon of the host and a kube-proxy have, as iptables writes it into nftables: chains at the same hooks with
+/// the same priorities, marks, jumps, and a port of their own.
+const NEIGHBOURS: &str = "add table ip nat; add chain ip nat DOCKER; \
+    add chain ip nat PREROUTING { type nat hook prerouting priority -100; }; \
+    add rule ip nat PREROUTING fib daddr type local jump DOCKER; \
+    add rule ip nat DOCKER iifname != docker0 tcp dport 9090 dnat to 10.72.0.2:80; \
+    add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }; \
+    add rule ip nat POSTROUTING oifname != docker0 ip saddr 172.17.0.0/16 masquerade; \
+    add chain ip nat KUBE-POSTROUTING; add rule ip nat POSTROUTING jump KUBE-POSTROUTING; \
+    add rule ip nat KUBE-POSTROUTING meta mark & 0x4000 != 0x4000 return; \
+    add rule ip nat KUBE-POSTROUTING masquerade; \
+    add table ip filter; add chain ip filter KUBE-FORWARD; \
+    add chain ip filter FORWARD { type filter hook forward priority 0; policy accept; }; \
+    add rule ip filter FORWARD jump KUBE-FORWARD; \
+    add rule ip filter KUBE-FORWARD ct state invalid drop; \
+    add rule ip filter FORWARD iifname docker0 oifname != docker0 accept";
+
+#[test]
+fn docker_and_kubernetes_stand_beside() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let mut world = World::new();
+    world.a.serve_tcp("[::]:80", "a");
+    world.c.serve_tcp("[::]:80", "c");
+    world.outside.serve_tcp("[::]:80", "outside");
+    if world.host.run("nft", &[NEIGHBOURS]).is_none() {
+        return println!("skipped: no nft");
+    }
+    let watch = world.host.inside(|| Watch::open().unwrap());
+    world.publish(&[publication(None, Protocol::Tcp, 8080, "10.71.0.2", 80)]);
+    let check = |world: &World, when: &str| {
+        for (from, to, expected) in [
+            (&world.outside, "192.0.2.1:8080", Some("a ::ffff:192.0.2.9")),
+            (&world.outside, "192.0.2.1:9090", Some("c ::ffff:192.0.2.9")),
+            (&world.a, "192.0.2.9:80", Some("outside ::ffff:192.0.2.1")),
+            (&world.a, "10.72.0.2:80", None),
+        ] {
+            assert_eq!(from.ask_tcp_expecting(to, expected).as_deref(), expected, "{when}: to {to}");
+        }
+    };
+    check(&world, "both");
+    let theirs = || world.host.run("nft", &["list", "table", "ip", "nat"]).unwrap();
+    let before = theirs();
+    assert_eq!(world.firewall.foreign_drops().unwrap(), [], "a chain that accepts is nobody's business");
+    // a reload, as firewalls do it: everything goes and theirs comes back, at once
+    world.host.run("nft", &[&format!("flush ruleset; {NEIGHBOURS}")]).unwrap();
+    assert!(watch.disturbed(&world.firewall) && !world.firewall.is_intact().unwrap());
+    world.firewall.rebuild(&world.rules).unwrap();
+    assert_eq!(theirs(), before);
+    check(&world, "after a reload");
+    // and what they do to their own is not our business
+    world.host.run("nft", &["flush chain ip nat DOCKER"]).unwrap();
+    assert!(!watch.disturbed(&world.firewall));
+    let ours = Some("a ::ffff:192.0.2.9");
+    assert_eq!(world.outside.ask_tcp_expecting("192.0.2.1:8080", ours).as_deref(), ours);
+}
+
 #[test]
 fn forwarding_is_remembered_and_restored() {
     if !is_root_or_skip() {

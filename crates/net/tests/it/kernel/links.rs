@@ -178,6 +178,118 @@ fn two_hosts_share_a_network_through_a_tunnel() {
     assert_eq!(hosts[0].links().inspect("net-vx1").unwrap().unwrap().kind.as_deref(), Some("vxlan"));
 }
 
+/// Two hosts on a wire that talk over IPv6, each with a tunnel and a container.
+struct Tunnelled {
+    _wire: Host,
+    hosts: [Host; 2],
+    containers: [Host; 2],
+}
+
+fn far_end(own: usize) -> VxlanSpec {
+    VxlanSpec {
+        name: "net-vx0".to_owned(),
+        id: 4244,
+        bridge: "net-br0".to_owned(),
+        local: format!("2001:db8::{own}").parse().unwrap(),
+        port: 4789,
+        peers: VxlanPeers::Static(vec![format!("2001:db8::{}", 3 - own).parse().unwrap()]),
+        mtu: Some(1430),
+        mac: None,
+    }
+}
+
+impl Tunnelled {
+    fn new() -> Self {
+        let wire = Host::new();
+        wire.inside(|| net::Links::open().unwrap().create_bridge(&bridge("net-wire", &[])).unwrap());
+        let tunnelled = Self { _wire: wire, hosts: [Host::new(), Host::new()], containers: [Host::new(), Host::new()] };
+        for own in [1, 2] {
+            let host = &tunnelled.hosts[own - 1];
+            let card = endpoint("net-wire", &format!("net-h{own}"), &[&format!("2001:db8::{own}/64")], &[]);
+            tunnelled._wire.links().connect(host.fd(), &card).unwrap();
+            tunnelled.furnish(own);
+        }
+        tunnelled
+    }
+
+    /// What a host makes when it starts: a bridge, the tunnel, the container's link.
+    fn furnish(&self, own: usize) {
+        let host = &self.hosts[own - 1];
+        let mut spec = bridge("net-br0", &[]);
+        spec.mtu = Some(1430);
+        host.inside(|| net::Links::open().unwrap().create_bridge(&spec).unwrap());
+        host.links().create_vxlan(&far_end(own)).unwrap();
+        let addresses = [format!("10.80.0.{own}/24"), format!("fd80::{own}/64")];
+        let mut link = endpoint("net-br0", "net-c0", &[&addresses[0], &addresses[1]], &[]);
+        link.mtu = Some(1430);
+        host.links().connect(self.containers[own - 1].fd(), &link).unwrap();
+    }
+}
+
+#[test]
+fn a_tunnel_over_ipv6_carries_full_packets_and_outlives_one_side() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let world = Tunnelled::new();
+    let [one, two] = &world.containers;
+    two.serve_tcp("[::]:80", "far");
+    assert_eq!(one.ask_tcp_expecting("10.80.0.2:80", Some("")).as_deref(), Some("far ::ffff:10.80.0.1"));
+    assert_eq!(one.ask_tcp_expecting("[fd80::2]:80", Some("")).as_deref(), Some("far fd80::1"));
+    if one.run("ping", &["-V"]).is_some() {
+        // 28 bytes of headers; the largest packet passes in one piece, one byte more does not
+        let ping = |bytes: &str| one.run("ping", &["-c", "1", "-W", "2", "-M", "do", "-s", bytes, "10.80.0.2"]);
+        assert!(ping("1402").is_some() && ping("1403").is_none());
+    }
+    // the second host starts anew: all that it had is gone and made again
+    world.hosts[1].links().delete(&["net-vx0", "net-c0", "net-br0"]).unwrap();
+    assert_eq!(one.ask_tcp("10.80.0.2:80"), None);
+    world.furnish(2);
+    assert_eq!(one.ask_tcp_expecting("10.80.0.2:80", Some("")).as_deref(), Some("far ::ffff:10.80.0.1"));
+    // and the first
+    world.hosts[0].links().delete(&["net-vx0", "net-c0", "net-br0"]).unwrap();
+    world.furnish(1);
+    assert_eq!(one.ask_tcp_expecting("[fd80::2]:80", Some("")).as_deref(), Some("far fd80::1"));
+}
+
+#[test]
+fn modes_of_macvlan_keep_their_word() {
+    if !is_root_or_skip() {
+        return;
+    }
+    // the card of a host, and behind it a neighbour on the wire
+    let (wire, host) = (Host::new(), Host::new());
+    wire.inside(|| net::Links::open().unwrap().create_bridge(&bridge("net-wire", &["10.78.0.1/24"])).unwrap());
+    wire.links().connect(host.fd(), &endpoint("net-wire", "net-card", &["10.78.0.9/24"], &[])).unwrap();
+    wire.serve_tcp("10.78.0.1:80", "wire");
+    let link = |mode: MacvlanMode, address: &str| EndpointSpec {
+        attachment: Attachment::Macvlan { parent: "eth0".to_owned(), mode },
+        ..endpoint("", "", &[address], &[])
+    };
+    // the wire sends back what comes in, which is what VEPA asks of a switch
+    for (mode, meet) in [(MacvlanMode::Bridge, true), (MacvlanMode::Private, false), (MacvlanMode::Vepa, true)] {
+        let (one, two) = (Host::new(), Host::new());
+        host.links().connect(one.fd(), &link(mode, "10.78.0.2/24")).unwrap();
+        host.links().connect(two.fd(), &link(mode, "10.78.0.3/24")).unwrap();
+        two.serve_tcp("10.78.0.3:80", "two");
+        let expected = meet.then_some("two 10.78.0.2");
+        assert_eq!(one.ask_tcp_expecting("10.78.0.3:80", expected).as_deref(), expected, "{mode:?}");
+        let out = Some("wire 10.78.0.2");
+        assert_eq!(one.ask_tcp_expecting("10.78.0.1:80", out).as_deref(), out, "{mode:?}");
+        assert_eq!(one.ask_tcp("10.78.0.9:80"), None, "the kernel lets nothing pass to the parent's own host");
+        for inside in [&one, &two] {
+            host.links().disconnect(inside.fd(), &link(mode, "10.78.0.2/24")).unwrap();
+        }
+    }
+    // the whole card for one: there is no room for a second
+    let (one, two) = (Host::new(), Host::new());
+    host.links().connect(one.fd(), &link(MacvlanMode::Passthru, "10.78.0.4/24")).unwrap();
+    let out = Some("wire 10.78.0.4");
+    assert_eq!(one.ask_tcp_expecting("10.78.0.1:80", out).as_deref(), out);
+    assert!(host.links().connect(two.fd(), &link(MacvlanMode::Passthru, "10.78.0.5/24")).is_err());
+    assert!(two.links().inspect("eth0").unwrap().is_none(), "nothing is left of it");
+}
+
 #[test]
 fn limits_hold_both_ways() {
     if !is_root_or_skip() {
