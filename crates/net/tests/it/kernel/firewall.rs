@@ -204,10 +204,13 @@ fn check_published(mut world: World) {
         publication(None, Protocol::Tcp, 8080, "fd71::2", 80),
         publication(Some("127.0.0.1"), Protocol::Tcp, 8081, "10.71.0.2", 80),
         publication(Some("192.0.2.1"), Protocol::Tcp, 8082, "10.71.0.2", 80),
+        publication(None, Protocol::Sctp, 3868, "10.71.0.2", 3868),
     ]);
     if let Some(text) = world.host.run("nft", &["list", "table", "inet", "insula"]) {
         println!("{text}");
         assert!(text.contains("tcp . 8080 : 10.71.0.2 . 80"), "{text}");
+        // few kernels have sockets of it; its rule is the others'
+        assert!(text.contains("sctp . 3868 : 10.71.0.2 . 3868"), "{text}");
     }
     // A neighbour that thinks 127.0.0.0/8 is behind the host.
     world.outside.inside(|| std::fs::write("/proc/sys/net/ipv4/conf/net-wire/route_localnet", "1").unwrap());

@@ -226,6 +226,48 @@ fn wrong(subject: &Subject, id: &str) {
     assert!(outside.err.contains("10.99.0.1"), "{}", outside.err);
 }
 
+#[test]
+fn what_is_used_up_is_said_in_dockers_words() {
+    let Some(subject) = super::subject_with(&["--default-address-pool", "base=10.60.0.0/22,size=24"]) else { return };
+    let run = |words: &[&str], code: i32| docker(&subject, words).expect(code);
+    // the host has a part of the pool itself; networks go round it
+    for words in [
+        "link add netw-own type veth peer name netw-far",
+        "link set netw-own up",
+        "link set netw-far up",
+        "addr add 10.60.2.1/24 dev netw-own",
+    ] {
+        assert!(std::process::Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+    }
+    let template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+    let mut given = vec![run(&["network", "inspect", "-f", template, "bridge"], 0).text().to_owned()];
+    let mut refused = None;
+    for name in ["one", "two", "three", "four"] {
+        let made = docker(&subject, &["network", "create", name]);
+        if made.code != 0 {
+            refused = Some(made.err);
+            break;
+        }
+        given.push(run(&["network", "inspect", "-f", template, name], 0).text().to_owned());
+    }
+    let refused = refused.expect("four subnets of 256 addresses are not enough for more than that");
+    assert!(refused.contains("could not find an available, non-overlapping IPv4 address pool"), "{refused}");
+    assert!(!given.contains(&"10.60.2.0/24".to_owned()) && given.len() >= 3, "{given:?}");
+    // a subnet of four addresses: its own, the host's, one for a container, and that for all
+    run(&["network", "create", "--subnet", "10.62.0.0/30", "tiny"], 0);
+    serve(&subject, "first", &["--network", "tiny", "-p", "7000-7001:80"]);
+    let full = run(&["run", "--rm", "--network", "tiny", NET, "true"], 125);
+    assert!(full.err.contains("no available IPv4 addresses on this network's address pools"), "{}", full.err);
+    // ports of a range, one after the other
+    serve(&subject, "second", &["-p", "7000-7001:80"]);
+    let none = run(&["run", "--rm", "-p", "7000-7001:80", NET, "true"], 125);
+    assert!(none.err.contains("allocated"), "{}", none.err);
+    // what failed has kept nothing
+    run(&["rm", "-f", "first", "second"], 0);
+    run(&["run", "--rm", "--network", "tiny", "-p", "7000:80", NET, "echo"], 0);
+    subject.finish();
+}
+
 /// The other end of a link comes back somewhere else, and is found there.
 fn linked_anew(subject: &Subject) {
     let run = |words: &[&str]| docker(subject, words).expect(0);

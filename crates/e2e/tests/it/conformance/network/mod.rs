@@ -3,7 +3,7 @@
 mod flags;
 mod kinds;
 mod matrix;
-
+mod reach;
 mod survival;
 
 use std::fs;
@@ -18,6 +18,11 @@ const NET: &str = "net:1";
 
 /// A daemon in a network of its own with the image; nothing where a program is missing, with the reason printed.
 fn subject() -> Option<Subject> {
+    subject_with(&[])
+}
+
+/// The same with further words on the daemon's command line.
+fn subject_with(extra: &[&str]) -> Option<Subject> {
     if rootfs::find("docker").is_none() {
         println!("skipped: no docker client in PATH");
         return None;
@@ -26,7 +31,7 @@ fn subject() -> Option<Subject> {
         println!("skipped: no busybox in PATH (busybox-static)");
         return None;
     };
-    let subject = Subject::bare()?;
+    let subject = Subject::bare_with(|_| extra.iter().map(|word| (*word).to_owned()).collect())?;
     let tree = subject.island.dir("net-tree");
     for folder in ["bin", "etc", "proc", "sys", "dev", "tmp", "www"] {
         fs::create_dir_all(tree.join(folder)).unwrap();
