@@ -34,18 +34,25 @@ pub(super) fn measure(bin: &Path, groups: &Groups, effort: &Effort) -> Result<St
     let programs: Vec<&Path> = programs.iter().map(std::path::PathBuf::as_path).collect();
     let ground = step("prepare the engines", || Ground::create(bin, groups, &kinds, &programs))?;
     let all: Vec<&Engine> = ground.engines.iter().collect();
-    let parts = [
-        step("run --rm with the default bridge, in turns", || {
+    let parts: [(&str, &dyn Fn() -> Result<String>); 6] = [
+        ("run --rm with the default bridge, in turns", &|| {
             let run = |engine: &Engine| engine.run("run", &["--rm"], &["true"]).quiet().check();
             turns("`run --rm IMAGE true`, default bridge", &all, groups, effort.starts, &run)
         }),
-        step("exec, in turns", || execs(&all, groups, effort.starts)),
-        step("50 at once", || bursts(&all, groups, effort.bursts)),
-        step("logs", || logs(&all, groups, effort)),
-        step("lists", || lists(&all[1..], groups, effort)),
-        step("at rest", || rest(&all[1..], groups, effort)),
+        ("exec, in turns", &|| execs(&all, groups, effort.starts)),
+        ("50 at once", &|| bursts(&all, groups, effort.bursts)),
+        ("logs", &|| logs(&all, groups, effort)),
+        ("lists", &|| lists(&all[1..], groups, effort)),
+        ("at rest", &|| rest(&all[1..], groups, effort)),
     ];
-    Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.join("\n"))
+    let mut report = Vec::new();
+    for (title, part) in parts {
+        let text = step(title, part)?;
+        // what comes later may fail, or take longer than somebody waits
+        println!("{text}");
+        report.push(text);
+    }
+    Ok(report.join("\n"))
 }
 
 /// Has each engine do the same in turns, and compares with dockerd.

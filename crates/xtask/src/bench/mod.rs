@@ -127,31 +127,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 &effort,
             )?
         }
-        What::Build(_) => {
-            let groups = Groups::create()?;
-            let report = build::measure(&bin, &groups, if rounds.quick { 2 } else { 10 });
-            groups.remove();
-            report?
-        }
-        What::Vm(_) => {
-            let groups = Groups::create()?;
-            let report = vm::measure(&bin, &groups, if rounds.quick { 1 } else { 5 });
-            groups.remove();
-            report?
-        }
-        What::Engine(_) => {
-            let groups = Groups::create()?;
-            let report = engine::measure(&bin, &groups, &engine_effort(rounds.quick));
-            groups.remove();
-            report?
-        }
+        What::Build(_) => in_groups(|groups| build::measure(&bin, groups, if rounds.quick { 2 } else { 10 }))?,
+        What::Vm(_) => in_groups(|groups| vm::measure(&bin, groups, if rounds.quick { 1 } else { 5 }))?,
+        What::Engine(_) => in_groups(|groups| engine::measure(&bin, groups, &engine_effort(rounds.quick)))?,
         What::Network(_) => {
-            let groups = Groups::create()?;
             let effort = if rounds.quick { (2, 1) } else { (7, 3) };
             let effort = network::Effort { rounds: effort.0, seconds: effort.1 };
-            let report = network::measure(&bin, &groups, &effort);
-            groups.remove();
-            report?
+            in_groups(|groups| network::measure(&bin, groups, &effort))?
         }
         What::VmDevices(_) => {
             let groups = Groups::create()?;
@@ -171,6 +153,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     fs::write(&file, report).with_context(|| format!("cannot write {}", file.display()))?;
     println!("written to {}", file.display());
     Ok(())
+}
+
+/// Measures in control groups that are gone afterwards, also when it fails.
+fn in_groups(measure: impl FnOnce(&Groups) -> Result<String>) -> Result<String> {
+    let groups = Groups::create()?;
+    let report = measure(&groups);
+    groups.remove();
+    report
 }
 
 fn engine_effort(quick: bool) -> engine::Effort {
