@@ -69,9 +69,13 @@ enum Ended {
     Anew(Vec<OwnedFd>),
 }
 
+/// Layers on their way go through blocks of this size and more.
+const LARGE_BLOCK: usize = 256 << 10;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let level = start_log();
+    sys::process::free_at_once_from(LARGE_BLOCK);
     let done = match arguments.other {
         Some(Other::Registry(command)) => registry::run(command),
         Some(Other::Credential(command)) => credential::run(command),

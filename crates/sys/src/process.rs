@@ -339,6 +339,22 @@ pub fn personality(domain: u64) -> Result<()> {
     if unsafe { libc::personality(domain) } == -1 { Err(SysError::last("personality")) } else { Ok(()) }
 }
 
+/// Has every block of at least `bytes` go back to the kernel when it is freed. Otherwise the C library takes large blocks from
+/// its heaps as soon as one was freed, and keeps them: for each thread that ever had one.
+///
+/// # Source
+/// mallopt(3), `M_MMAP_THRESHOLD`.
+pub fn free_at_once_from(bytes: usize) {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a plain number for a documented parameter; a value that does not fit is refused, and nothing changes.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, bytes)
+    };
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}
+
 /// Gives memory that is not needed now back: freed heap, the stack's unused part, and the mapped pages of the program's own code
 /// and constants, which come back from the page cache when they are touched.
 pub fn trim_memory() {
