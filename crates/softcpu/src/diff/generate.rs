@@ -10,7 +10,6 @@ use crate::state::{CpuState, RBP, RBX, RCX, RDI, RSI, RSP};
 /// Instructions that reach beyond registers and memory of user space on the host, or whose result is the host's own.
 const LEFT_OUT: &[Mnemonic] = &[
     Mnemonic::Arpl,
-    Mnemonic::Call,
     Mnemonic::Cpuid,
     Mnemonic::Enter,
     Mnemonic::Int,
@@ -55,8 +54,9 @@ const LEFT_OUT: &[Mnemonic] = &[
 
 /// Whether an instruction can be judged by the host's processor at user level.
 pub(crate) fn comparable(i: &Instruction) -> bool {
-    if i.is_invalid() || LEFT_OUT.contains(&i.mnemonic()) || i.has_segment_prefix_fs() {
-        return i.mnemonic() == Mnemonic::Call && i.flow_control() != FlowControl::Interrupt && !far(i);
+    // fs has a base of the host's own.
+    if i.is_invalid() || LEFT_OUT.contains(&i.mnemonic()) || i.segment_prefix() == Register::FS {
+        return false;
     }
     if far(i) || matches!(i.flow_control(), FlowControl::Interrupt) {
         return false;
@@ -73,16 +73,6 @@ fn far(i: &Instruction) -> bool {
     i.is_jmp_far() || i.is_call_far() || i.is_jmp_far_indirect() || i.is_call_far_indirect()
 }
 
-trait SegmentPrefix {
-    fn has_segment_prefix_fs(&self) -> bool;
-}
-
-impl SegmentPrefix for Instruction {
-    fn has_segment_prefix_fs(&self) -> bool {
-        self.segment_prefix() == Register::FS
-    }
-}
-
 /// Whether it is one of the stores with a mask.
 pub(crate) fn masked_store(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq)
@@ -92,6 +82,7 @@ pub(crate) fn masked_store(i: &Instruction) -> bool {
 pub(crate) fn many_accesses(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq)
         || i.memory_size().size() > 16
+        || matches!(i.mnemonic(), Mnemonic::Fnstenv | Mnemonic::Fldenv)
         || i.is_string_instruction()
 }
 

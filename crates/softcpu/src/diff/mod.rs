@@ -74,7 +74,11 @@ pub fn run(seed: u64, limit: u64, time: Duration) -> std::io::Result<Report> {
     while report.cases < limit && (report.cases % 256 != 0 || Instant::now() < end) {
         let Some(case) = generate::case(&mut random) else { continue };
         report.cases += 1;
-        let (verdict, completed) = compare(&mut oracle, &mut machine, &case);
+        let (mut verdict, completed) = compare(&mut oracle, &mut machine, &case);
+        if verdict.is_err() {
+            // A host whose thread moves between processors may run what stood there before: what it does twice is judged.
+            verdict = compare(&mut oracle, &mut machine, &case).0;
+        }
         let form = forms.entry(case.instr.code() as u16).or_default();
         form.0 += 1;
         form.1 += u64::from(completed);
@@ -116,8 +120,10 @@ fn compare(oracle: &mut Oracle, machine: &mut Machine, case: &Case) -> (Result<(
         let (ours, fault, our_data) = machine.run(case, tier);
         judge_end(case, &native, &trap, &ours, fault, &mut wrong);
         judge_registers(case, &native, &ours, completed, &mut wrong);
-        // Ten bytes go in two pieces on the host, the first of which stays if the second faults.
-        if completed || case.instr.memory_size().size() != 10 {
+        // Ten bytes go in two pieces on the host, the first of which stays if the second faults; and a masked store may fault
+        // there for bytes that its mask leaves out.
+        let pieces = case.instr.memory_size().size() == 10 || generate::masked_store(&case.instr);
+        if completed || !pieces {
             judge_memory(&native_data, &our_data, &mut wrong);
         }
         if wrong.len() > before {

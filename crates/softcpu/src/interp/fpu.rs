@@ -273,7 +273,9 @@ fn image(x: &mut Exec<'_>, op: &Op, access: Access) -> Result<(usize, u64), Faul
     }
     let off = x.offset(op);
     let seg = usize::from(op.seg);
-    if x.linear(seg, off, 512, access)? & 15 != 0 {
+    let lin = x.linear(seg, off, 512, access)?;
+    x.check_canonical(lin, 1, seg)?;
+    if lin & 15 != 0 {
         return Err(GP0);
     }
     x.probe(seg, off, 512, access)?;

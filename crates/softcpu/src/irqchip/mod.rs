@@ -444,7 +444,12 @@ impl Irqchip {
 
     /// A local APIC's registers, [`hv::state::LAPIC_SIZE`] bytes.
     pub fn save_lapic(&self, vcpu: u32) -> Vec<u8> {
-        lock(&self.slot(vcpu).lapic).save(self.clock.tsc())
+        let now = self.clock.tsc();
+        self.with(vcpu, |lapic| {
+            // A timer whose time has come is an interrupt: a count of zero would be none any more.
+            lapic.advance(now);
+            lapic.save(now)
+        })
     }
 
     /// Takes a local APIC's registers over, with its IA32_APIC_BASE and deadline.

@@ -178,7 +178,8 @@ impl Exec<'_> {
         self.write_slow::<B>(View::Kernel, lin, v, 0)
     }
 
-    fn check_canonical(&self, lin: u64, len: u64, seg: usize) -> Result<(), Fault> {
+    /// Faults if `len` bytes can't be at a linear address.
+    pub(crate) fn check_canonical(&self, lin: u64, len: u64, seg: usize) -> Result<(), Fault> {
         if self.s.long_mode() && !(canonical(lin) && canonical(lin.wrapping_add(len - 1))) {
             return Err(if seg == SS { SS0 } else { GP0 });
         }

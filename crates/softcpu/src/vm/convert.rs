@@ -108,6 +108,8 @@ pub(super) fn save(machine: &Machine, index: u32, state: &CpuState, mode: MpStat
     let seg = |i: usize| segment(&state.seg[i]);
     let chip = &machine.irqchip;
     let shadow = if state.debug_waits() { SHADOW_SS } else { u8::from(state.shadow) * SHADOW_STI };
+    // Before the deadline is read: what is due becomes an interrupt, and is not due any more.
+    let lapic = chip.save_lapic(index);
     let nmi_pending = state.nmi_pending > 0 || chip.waiting_nmi(index);
     let apic_base = chip.read_msr(index, MSR_APIC_BASE).and_then(Result::ok).unwrap_or(0);
     VcpuState {
@@ -134,7 +136,7 @@ pub(super) fn save(machine: &Machine, index: u32, state: &CpuState, mode: MpStat
         xsave,
         xcr0: state.xcr0,
         msrs: MSRS.iter().map(|&n| Msr { index: n, value: read_msr(machine, index, &mut s, n) }).collect(),
-        lapic: chip.save_lapic(index),
+        lapic,
         events: Events { shadow, nmi_masked: state.nmi_blocked, nmi_pending, ..Events::default() },
         debug: DebugRegs {
             dr: [state.dr[0], state.dr[1], state.dr[2], state.dr[3]],

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use hv::cpu_model::CpuModel;
@@ -18,7 +19,7 @@ const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 /// Where the loader's answers stand: all zero.
 const ANSWERS: u64 = 0x500;
 /// Long enough for a guest beside many other programs.
-const PATIENCE: Duration = Duration::from_secs(100);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
 /// No status yet.
 const RUNNING: u32 = u32::MAX;
 
@@ -36,6 +37,8 @@ pub(crate) struct Ended {
     pub(crate) instructions: u64,
     /// Of all memory.
     pub(crate) digest: u64,
+    /// How often it went on elsewhere.
+    pub(crate) moves: usize,
 }
 
 #[derive(Default)]
@@ -135,46 +138,90 @@ fn digest(memory: &Memory) -> u64 {
     hasher.finish()
 }
 
-/// Runs a guest on `cpus` processors until it ends.
-pub(crate) fn run(image: &Path, cpus: u32, choices: Choices) -> Ended {
+/// A machine and its processors, between two runs.
+struct Guest {
+    vm: SoftVm,
+    vcpus: Vec<Box<dyn Vcpu>>,
+}
+
+impl Guest {
+    fn new(memory: Memory, cpus: u32, choices: Choices) -> Self {
+        let vm = SoftVm::with(memory, CpuModel::v2(cpus), cpus, choices).unwrap();
+        let vcpus = (0..cpus).map(|i| vm.create_vcpu(i).unwrap()).collect();
+        Self { vm, vcpus }
+    }
+
+    /// The same guest in another machine, as after a snapshot.
+    fn moved(mut self, choices: Choices) -> Self {
+        let clock = self.vm.clock().unwrap();
+        let mut all = vec![0; MEMORY as usize];
+        self.vm.memory().ram().read_slice(&mut all, GuestAddress(0)).unwrap();
+        let memory = Memory::new(MEMORY).unwrap();
+        memory.ram().write_slice(&all, GuestAddress(0)).unwrap();
+        let mut other = Self::new(memory, self.vcpus.len() as u32, choices);
+        other.vm.set_clock(clock).unwrap();
+        for (from, to) in self.vcpus.iter_mut().zip(&mut other.vcpus) {
+            to.set_state(&from.state().unwrap()).unwrap();
+        }
+        other.vm.set_irqchip(&self.vm.irqchip().unwrap()).unwrap();
+        other.vm.set_clock(clock).unwrap();
+        other
+    }
+
+    /// Runs all processors until one ends the machine, or for a time.
+    fn run(&mut self, board: &Board, time: Duration) -> Option<Exit> {
+        *board.kickers.lock().unwrap() = self.vcpus.iter().map(|vcpu| vcpu.kicker()).collect();
+        let crashed = Mutex::new(None);
+        let (finished, waited) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            for vcpu in &mut self.vcpus {
+                let (crashed, finished) = (&crashed, finished.clone());
+                scope.spawn(move || {
+                    let exit = vcpu.run(board).unwrap();
+                    if exit != Exit::Kicked {
+                        *crashed.lock().unwrap() = Some(exit);
+                    }
+                    board.end();
+                    drop(finished);
+                });
+            }
+            drop(finished);
+            if waited.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+                board.end();
+            }
+        });
+        crashed.into_inner().unwrap()
+    }
+}
+
+/// Runs a guest on `cpus` processors until it ends. With several choices it goes on in another machine every so often, with each
+/// choice in turn.
+pub(crate) fn run(image: &Path, cpus: u32, choices: &[Choices], every: Duration) -> Ended {
     let memory = Memory::new(MEMORY).unwrap();
     let entry = load(&memory, &std::fs::read(image).unwrap());
-    let model = CpuModel::v2(cpus);
-    let vm = SoftVm::with(memory.clone(), model, cpus, choices).unwrap();
-    let mut vcpus: Vec<_> = (0..cpus).map(|i| vm.create_vcpu(i).unwrap()).collect();
-    begin(&mut *vcpus[0], entry);
+    let mut guest = Guest::new(memory, cpus, choices[0]);
+    begin(&mut *guest.vcpus[0], entry);
     let board = Board { status: AtomicU32::new(RUNNING), ..Board::default() };
-    *board.kickers.lock().unwrap() = vcpus.iter().map(|vcpu| vcpu.kicker()).collect();
-    let crashed = Mutex::new(None);
-    let (finished, waited) = std::sync::mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        for vcpu in &mut vcpus {
-            let (board, crashed, finished) = (&board, &crashed, finished.clone());
-            scope.spawn(move || {
-                let exit = vcpu.run(board).unwrap();
-                if exit != Exit::Kicked {
-                    *crashed.lock().unwrap() = Some(exit);
-                }
-                board.end();
-                drop(finished);
-            });
+    let (begun, mut moves) = (Instant::now(), 0);
+    let crashed = loop {
+        let exit = guest.run(&board, every);
+        let over = board.status.load(Ordering::SeqCst) != RUNNING || begun.elapsed() > PATIENCE;
+        if exit.is_some() || over {
+            break exit;
         }
-        drop(finished);
-        let begun = Instant::now();
-        if waited.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            println!("stopped after {:?}", begun.elapsed());
-            board.end();
-        }
-    });
-    let instructions = vcpus[0].instructions().unwrap();
-    let status = match crashed.into_inner().unwrap() {
-        Some(exit) => Err(exit),
-        None if board.status.load(Ordering::SeqCst) == RUNNING => {
+        moves += 1;
+        guest = guest.moved(choices[moves % choices.len()]);
+    };
+    let status = match (crashed, board.status.load(Ordering::SeqCst)) {
+        (Some(exit), _) => Err(exit),
+        (None, RUNNING) => {
             let places: Vec<_> =
-                vcpus.iter_mut().map(|vcpu| format!("{:#x}", vcpu.state().unwrap().regs.rip)).collect();
+                guest.vcpus.iter_mut().map(|vcpu| format!("{:#x}", vcpu.state().unwrap().regs.rip)).collect();
             Err(Exit::Failed(format!("it never ended, but is at {places:?}")))
         }
-        None => Ok(board.status.load(Ordering::SeqCst)),
+        (None, status) => Ok(status),
     };
-    Ended { status, said: board.said.into_inner().unwrap(), instructions, digest: digest(&memory) }
+    let instructions = guest.vcpus[0].instructions().unwrap();
+    let said = board.said.into_inner().unwrap();
+    Ended { status, said, instructions, digest: digest(guest.vm.memory()), moves }
 }
