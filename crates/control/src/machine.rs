@@ -74,6 +74,17 @@ pub enum DeviceBus {
     Pci,
 }
 
+/// Which of its devices is the machine's console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleDevice {
+    /// The serial port, `ttyS0`.
+    #[default]
+    Serial,
+    /// A virtio console, `hvc0`, which knows its terminal's size. What comes from the serial port is shown, too.
+    Virtio,
+}
+
 /// How a disk's file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -228,6 +239,9 @@ pub struct MachineSpec {
     /// What carries its devices.
     #[serde(default)]
     pub bus: DeviceBus,
+    /// Where its console is.
+    #[serde(default)]
+    pub console: ConsoleDevice,
     /// Its disks, in the order in which it names them.
     #[serde(default)]
     pub disks: Vec<DiskSpec>,

@@ -144,7 +144,8 @@ fn all() {
             match ran.status.code() {
                 Some(REFUSED) => println!("{kind}: {attempt}: {said}"),
                 Some(ENDED_BY_FILTER) => {
-                    assert!(said.contains("tried system call"), "{kind}: {attempt}: {said}");
+                    // The C library starts programs with every signal blocked: then the kernel ends the process without a word.
+                    assert!(said.is_empty() || said.contains("tried system call"), "{kind}: {attempt}: {said}");
                     println!("{kind}: {attempt}: ended; {said}");
                 }
                 Some(REACHED) => reached.push(format!("{kind}: {attempt}")),

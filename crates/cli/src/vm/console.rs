@@ -17,10 +17,13 @@ use crate::terminal::Raw;
 /// Ctrl-], as telnet's and virsh's: leaves the console, not the machine.
 const LEAVE: u8 = 0x1d;
 
+/// How often the terminal's size is looked at.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+
 pub(crate) static COMMAND: Command = Command {
     name: "console",
     usage: "NAME",
-    about: "Come to a machine's serial console; leave it with Ctrl-]",
+    about: "Come to a machine's console; leave it with Ctrl-]",
     arguments: (1, 1),
     action: Action::Run(console),
     ..Command::BLANK
@@ -52,13 +55,18 @@ impl Session {
     ///
     /// # Errors
     /// The terminal can't be made raw.
-    pub(super) fn join(mut self) -> Result<End, Failure> {
+    pub(super) fn join(mut self, place: &Place) -> Result<End, Failure> {
         let raw = Raw::enter().during(|| "making the terminal raw".to_owned())?;
         let left = Arc::new(AtomicBool::new(false));
         let input = self.stream.try_clone().during(|| "copying a descriptor".to_owned())?;
         let (leaving, terminal) = (Arc::clone(&left), raw.is_some());
         // It ends with the program: reading a terminal can't be broken off.
         let _typing = std::thread::spawn(move || send(&input, terminal, &leaving));
+        if raw.is_some() {
+            let place = place.clone();
+            // It ends with the program, too.
+            let _watching = std::thread::spawn(move || tell_size(&place));
+        }
         let mut buffer = vec![0; 16 << 10];
         loop {
             match self.stream.read(&mut buffer) {
@@ -70,6 +78,22 @@ impl Session {
         }
         drop(raw);
         Ok(if left.load(Ordering::SeqCst) { End::Left } else { End::Ended })
+    }
+}
+
+/// Tells the machine the terminal's size, now and whenever it changes. A serial port does not know of sizes, and says so once.
+fn tell_size(place: &Place) {
+    let mut told = None;
+    loop {
+        let now = crate::terminal::size();
+        if let (Some((rows, columns)), true) = (now, now != told) {
+            let size = serde_json::json!({ "columns": columns, "rows": rows });
+            if place.request("PUT", "/console", Some(&size)).is_err() && told.is_some() {
+                return;
+            }
+            told = now;
+        }
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -97,6 +121,6 @@ fn console(context: &Context, given: &Parsed) -> Outcome {
     if !place.alive() {
         return Err(Failure::new(format!("the machine {:?} is not running", place.name)));
     }
-    Session::open(&place.file("console.sock"))?.join()?;
+    Session::open(&place.file("console.sock"))?.join(&place)?;
     Ok(0)
 }

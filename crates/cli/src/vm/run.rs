@@ -42,6 +42,11 @@ pub(crate) static COMMAND: Command = Command {
         Flag::value("boot", "linux|pvh", "How the kernel is entered"),
         Flag::value("bus", "mmio|pci", "What carries the devices"),
         Flag::value("cmdline", "TEXT", "The kernel's command line"),
+        Flag::value(
+            "console",
+            "serial|virtio",
+            "Where the guest's console is: ttyS0, or hvc0 with the terminal's size",
+        ),
         Flag::value("cpus", "N", "Processors (default 1)"),
         Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
         Flag::list("disk", "FILE[,ro][,qcow2][,backing][,direct]", "A disk, raw or in a qcow2 image"),
@@ -102,11 +107,15 @@ fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
         ("boot", "boot"),
         ("bus", "bus"),
         ("cmdline", "cmdline"),
+        ("console", "console"),
         ("on-reset", "on_reset"),
         ("soft-tier", "soft_tier"),
         ("soft-time", "soft_time"),
     ] {
         put(key, given.value(flag).map(Value::from));
+    }
+    if given.value("console") == Some("virtio") && given.value("cmdline").is_none() {
+        spec.insert("cmdline".to_owned(), "console=hvc0 panic=-1".into());
     }
     Ok(spec.into())
 }
@@ -300,7 +309,7 @@ fn go(place: &Place, origin: Origin, requests: &[(&str, Option<Value>)], given: 
         output::line(name);
         return Ok(0);
     };
-    if session.join()? == End::Left {
+    if session.join(place)? == End::Left {
         output::note(&format!("the machine goes on; come back with: insula vm console {name}"));
         return Ok(0);
     }

@@ -97,6 +97,7 @@ const MAIN: &[Rule] = &[
     Allow(c::SYS_newfstatat),
     Allow(c::SYS_open),
     Allow(c::SYS_openat),
+    Allow(c::SYS_pipe2),
     Allow(c::SYS_poll),
     Allow(c::SYS_pread64),
     Allow(c::SYS_prlimit64),
@@ -141,6 +142,20 @@ const VCPU_SOFT: &[Rule] = &[
     Allow(c::SYS_timerfd_settime),
 ];
 
+/// What a vCPU does for a device at once, without waking its thread: requests of disks and cards that need no wait.
+const AT_ONCE: &[Rule] = &[
+    Allow(c::SYS_fstat),
+    Allow(c::SYS_lseek),
+    Allow(c::SYS_pread64),
+    Allow(c::SYS_preadv),
+    Allow(c::SYS_preadv2),
+    Allow(c::SYS_pwrite64),
+    Allow(c::SYS_pwritev),
+    Allow(c::SYS_pwritev2),
+    Allow(c::SYS_readv),
+    Allow(c::SYS_writev),
+];
+
 /// Threads that wait for others and tell them: of the software CPU's timer and interrupts, of the machine's events.
 const WAIT: &[Rule] = &[Allow(c::SYS_epoll_pwait), Allow(c::SYS_epoll_wait), Allow(c::SYS_tgkill)];
 
@@ -167,8 +182,10 @@ const BLOCK: &[Rule] = &[
     Allow(c::SYS_lseek),
     Allow(c::SYS_pread64),
     Allow(c::SYS_preadv),
+    Allow(c::SYS_preadv2),
     Allow(c::SYS_pwrite64),
     Allow(c::SYS_pwritev),
+    Allow(c::SYS_pwritev2),
 ];
 
 /// Persistent memory: brings its file to the disk.
@@ -247,8 +264,10 @@ const FS: &[Rule] = &[
     Allow(c::SYS_openat2),
     Allow(c::SYS_pread64),
     Allow(c::SYS_preadv),
+    Allow(c::SYS_preadv2),
     Allow(c::SYS_pwrite64),
     Allow(c::SYS_pwritev),
+    Allow(c::SYS_pwritev2),
     Allow(c::SYS_readlinkat),
     Allow(c::SYS_removexattr),
     Allow(c::SYS_renameat),
@@ -297,8 +316,10 @@ const PAGES: &[Rule] = &[
 
 /// For the tests: a thread that may do nothing.
 static BASE_ONLY: Filter = Filter::new(&[BASE]);
-static VCPU_KVM_FILTER: Filter = Filter::new(&[VCPU_KVM, BASE]);
-static VCPU_SOFT_FILTER: Filter = Filter::new(&[VCPU_SOFT, BASE]);
+static VCPU_KVM_FILTER: Filter = Filter::new(&[VCPU_KVM, AT_ONCE, BASE]);
+static VCPU_KVM_NET_FILTER: Filter = Filter::new(&[VCPU_KVM, AT_ONCE, NET_USER, BASE]);
+static VCPU_SOFT_FILTER: Filter = Filter::new(&[VCPU_SOFT, AT_ONCE, BASE]);
+static VCPU_SOFT_NET_FILTER: Filter = Filter::new(&[VCPU_SOFT, AT_ONCE, NET_USER, BASE]);
 static WAIT_FILTER: Filter = Filter::new(&[WAIT, RAISE, BASE]);
 static BLOCK_FILTER: Filter = Filter::new(&[BLOCK, DEVICE, RAISE, BASE]);
 static PMEM_FILTER: Filter = Filter::new(&[PMEM, DEVICE, RAISE, BASE]);
@@ -376,10 +397,15 @@ const BY_NAME: &[(&str, &Filter)] = &[
     ("net", &NET_TAP_FILTER),
     ("pages", &PAGES_FILTER),
     ("pmem", &PMEM_FILTER),
+    ("port", &WAIT_FILTER),
     ("soft-irqfd", &WAIT_FILTER),
     ("soft-timer", &WAIT_FILTER),
     ("soft-vcpu", &VCPU_SOFT_FILTER),
 ];
+
+/// The same, where the machine has the host's network.
+const WITH_NETWORK: &[(&str, &Filter)] =
+    &[("kvm-vcpu", &VCPU_KVM_NET_FILTER), ("net", &NET_USER_FILTER), ("soft-vcpu", &VCPU_SOFT_NET_FILTER)];
 
 /// The kinds of threads, by the beginnings of their names.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
@@ -388,10 +414,8 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
 
 /// The filter of a thread: the least there is, for a name that nobody knows.
 pub(super) fn of_thread(name: &str, network: Network) -> &'static Filter {
-    if name.starts_with("net") && network == Network::Host {
-        return &NET_USER_FILTER;
-    }
-    BY_NAME.iter().find(|(kind, _)| name.starts_with(kind)).map_or(&BASE_ONLY, |(_, filter)| filter)
+    let table = if network == Network::Host { WITH_NETWORK.iter() } else { [].iter() };
+    table.chain(BY_NAME).find(|(kind, _)| name.starts_with(kind)).map_or(&BASE_ONLY, |(_, filter)| filter)
 }
 
 #[cfg(test)]
@@ -411,9 +435,10 @@ mod tests {
                 .flatten()
                 .map(number)
                 .collect();
-        for list in
-            [BASE, VCPU_KVM, VCPU_SOFT, WAIT, DEVICE, RAISE, BLOCK, PMEM, NET_TAP, NET_USER, LIGHT, FS, API, CONSOLE]
-        {
+        for list in [
+            AT_ONCE, BASE, VCPU_KVM, VCPU_SOFT, WAIT, DEVICE, RAISE, BLOCK, PMEM, NET_TAP, NET_USER, LIGHT, FS, API,
+            CONSOLE,
+        ] {
             for rule in list {
                 assert!(main.contains(&number(rule)), "{rule:?}");
             }

@@ -73,11 +73,11 @@ fn parts(
     let backend = backend::choose(spec.backend);
     let vm = backend::create(backend, memory.clone(), model, spec).map_err(refused(backend))?;
     let mut buses = Buses::default();
-    let serial = legacy(&mut buses, &vm, output, events);
+    let serial = legacy(&mut buses, &vm, Arc::clone(&output), events);
     if spec.test_devices {
         trial(spec, &mut buses, events);
     }
-    let devices = Devices::new(spec, memory, &vm, &mut buses)?;
+    let devices = Devices::new(spec, memory, &vm, &mut buses, output)?;
     let vcpus =
         (0..spec.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<_, _>>().map_err(refused(backend))?;
     if spec.track_dirty {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control::machine::{DeviceBus, DiskFormat, DiskSpec, LimitSpec, MachineSpec, NetSpec, ShareSpec};
+use control::machine::{ConsoleDevice, DeviceBus, DiskFormat, DiskSpec, LimitSpec, MachineSpec, NetSpec, ShareSpec};
 use hv::memory::{Backing, HIGH_RAM, Range, RegionKind, Sharing as MemorySharing};
 use hv::{Level, Memory, Vm};
 use rustix::fs::OFlags;
@@ -26,8 +26,9 @@ use virtio::transport::mmio::{Mmio, MmioState};
 use virtio::transport::pci::bus::{self, Bus};
 use virtio::transport::pci::{Function, FunctionState};
 
-use super::MachineError;
 use super::specification::{self, SpecError};
+use super::terminal::Terminal;
+use super::{ConsoleOutput, MachineError};
 use crate::acpi::MmioDevice;
 use crate::bus::Buses;
 use crate::device::Registers;
@@ -271,6 +272,7 @@ pub(super) struct Devices {
     attached: Vec<Attached>,
     pub(super) pci: Option<Arc<Bus>>,
     pub(super) pump: Option<Pump>,
+    pub(super) terminal: Option<Terminal>,
     /// What the firmware tables tell of.
     pub(super) told: Vec<MmioDevice>,
 }
@@ -282,9 +284,16 @@ impl Devices {
         memory: &Memory,
         vm: &Arc<dyn Vm>,
         buses: &mut Buses,
+        output: ConsoleOutput,
     ) -> Result<Self, MachineError> {
-        let (devices, pump) = make(spec, memory)?;
-        let mut all = Self { attached: Vec::new(), pci: None, pump, told: Vec::new() };
+        let (mut devices, pump) = make(spec, memory)?;
+        let mut terminal = None;
+        if spec.console == ConsoleDevice::Virtio {
+            let (console, hand) = Terminal::start(output)?;
+            devices.push(Box::new(console));
+            terminal = Some(hand);
+        }
+        let mut all = Self { attached: Vec::new(), pci: None, pump, terminal, told: Vec::new() };
         match spec.bus {
             DeviceBus::Mmio => all.on_pages(devices, memory, vm, buses)?,
             DeviceBus::Pci => all.on_pci(devices, memory, vm, buses)?,

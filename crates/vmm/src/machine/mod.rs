@@ -5,6 +5,7 @@ mod devices;
 mod processor;
 pub(crate) mod snapshot;
 mod specification;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -183,10 +184,23 @@ impl Machine {
         self.stopped.is_none()
     }
 
-    /// The way to its serial port for input.
+    /// The way to its console for input.
     pub fn input_line(&self) -> ConsoleOutput {
+        if let Some(terminal) = &self.devices.terminal {
+            return terminal.input_line();
+        }
         let serial = Arc::clone(&self.serial);
         Arc::new(move |bytes| serial.input(bytes))
+    }
+
+    /// Tells its virtio console that the terminal has this size.
+    ///
+    /// # Errors
+    /// It has none: a serial port does not know of sizes.
+    pub fn resize_console(&self, columns: u16, rows: u16) -> Result<(), MachineError> {
+        let terminal = self.devices.terminal.as_ref().ok_or(MachineError::NoDevice("virtio console"))?;
+        terminal.resize(columns, rows);
+        Ok(())
     }
 
     /// Presses its power button.

@@ -21,6 +21,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("/", "GET", |state, _| Ok(Response::json(&state.inspect()))),
     ("/balloon", "PUT", balloon),
     ("/boot", "PUT", |state, _| done(state.boot())),
+    ("/console", "PUT", resize),
     ("/kill", "PUT", |state, _| {
         state.kill();
         Ok(Response::done())
@@ -102,6 +103,18 @@ struct Restore {
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
     serde_json::from_slice(&request.body).map_err(|error| Response::error(400, &format!("the request's body: {error}")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Size {
+    columns: u16,
+    rows: u16,
+}
+
+fn resize(state: &mut State, request: &Request) -> Result<Response, Response> {
+    let Size { columns, rows } = body(request)?;
+    done(state.resize_console(columns, rows))
 }
 
 fn balloon(state: &mut State, request: &Request) -> Result<Response, Response> {

@@ -160,6 +160,10 @@ impl State {
         Ok(self.machine("the balloon")?.set_balloon(bytes)?)
     }
 
+    pub(super) fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), StateError> {
+        Ok(self.machine("the console's size")?.resize_console(columns, rows)?)
+    }
+
     fn begin(
         &mut self,
         make: impl FnOnce(ConsoleOutput, &Sender<Event>) -> Result<Machine, MachineError>,

@@ -16,8 +16,15 @@ struct Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended; the process in the jail ends with it.
-        let _ended = self.child.kill();
+        // One that still answers ends in order, and its lock is free then.
+        let asked = UnixStream::connect(&self.socket).and_then(|mut stream| {
+            stream.write_all(b"PUT /kill HTTP/1.1\r\n\r\n")?;
+            stream.read_to_end(&mut Vec::new())
+        });
+        if asked.is_err() {
+            // It may have ended; the process in the jail ends with it.
+            let _ended = self.child.kill();
+        }
         let _ended = self.child.wait();
     }
 }
@@ -41,8 +48,10 @@ impl Program {
         std::fs::write(&file, spec.to_string()).unwrap();
         let inside = folder.join("inside");
         let words = ["--machine", file.to_str().unwrap(), "--inside", inside.to_str().unwrap()];
-        let program = Self { child: begin(folder, &words), socket: folder.join("api.sock") };
-        while !program.socket.exists() {
+        let mut program = Self { child: begin(folder, &words), socket: folder.join("api.sock") };
+        // It is there a moment before somebody listens on it.
+        while UnixStream::connect(&program.socket).is_err() {
+            assert_eq!(program.child.try_wait().unwrap(), None, "it has ended");
             std::thread::yield_now();
         }
         program
