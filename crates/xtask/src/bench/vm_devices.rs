@@ -147,7 +147,8 @@ impl Bench {
                 let run = if peer == "insula" { self.ours(device, work) } else { self.qemu(device, work) };
                 let mut said = String::new();
                 let sample = groups.measure(peer, || {
-                    said = run.timeout(Duration::from_secs(600)).capture()?.stdout;
+                    let shown = run.timeout(Duration::from_secs(600)).capture()?;
+                    said = shown.stdout + &shown.stderr;
                     Ok(())
                 })?;
                 let rate = rate(&said, work);

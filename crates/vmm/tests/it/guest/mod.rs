@@ -1,5 +1,7 @@
 //! Linux in a machine.
 
+mod devices;
+
 use std::path::{Path, PathBuf};
 
 use control::machine::{BackendChoice, DeviceBus, ShareSpec};
@@ -24,8 +26,8 @@ while read word; do
 done < /dev/ttyS0
 ";
 
-/// The guest's kernel and its first file system; `None`, with a reason, where they can't be had.
-fn files(folder: &Path) -> Option<(PathBuf, PathBuf)> {
+/// The guest's kernel and its first file system, with `init` as its first process; `None`, with a reason, where they can't be had.
+fn files(folder: &Path, init: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let named = std::env::var_os("INSULA_GUEST_VMLINUX").map(PathBuf::from);
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join(KERNEL));
     let Some(kernel) = named.into_iter().chain(beside).find(|path| path.is_file()) else {
@@ -36,7 +38,7 @@ fn files(folder: &Path) -> Option<(PathBuf, PathBuf)> {
         println!("skipped: no /bin/busybox (package busybox-static)");
         return None;
     };
-    let content = [("init".to_owned(), 0o755, INIT.as_bytes().to_vec()), ("bin/busybox".to_owned(), 0o755, busybox)];
+    let content = [("init".to_owned(), 0o755, init.to_vec()), ("bin/busybox".to_owned(), 0o755, busybox)];
     let initrd = folder.join("initrd");
     std::fs::write(&initrd, testkit::guest::archive(&content)).unwrap();
     Some((kernel, initrd))
@@ -49,7 +51,7 @@ fn from_json<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
 #[test]
 fn linux_boots_uses_its_devices_and_goes_on_from_a_snapshot() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((kernel, initrd)) = files(folder.path()) else { return };
+    let Some((kernel, initrd)) = files(folder.path(), INIT.as_bytes()) else { return };
     let share = folder.path().join("share");
     std::fs::create_dir(&share).unwrap();
     std::fs::write(share.join("file"), "of the host").unwrap();

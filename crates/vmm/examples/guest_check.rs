@@ -1,0 +1,326 @@
+//! The first process of a guest whose devices are tried (`crates/vmm/tests/it/guest/devices.rs`): does what the kernel's command line names
+//! by `checks=`, and says of each how it went.
+//!
+//! ```text
+//! CHECK name ok      CHECK name FAILED: why      and behind the last one: CHECKS DONE
+//! ```
+//!
+//! Then it takes orders, a line each, on the console: the names of further checks, `restart` or `off`.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FallocateFlags, FlockOperation, XattrFlags};
+use rustix::mount::MountFlags;
+
+type Outcome = Result<(), Box<dyn Error>>;
+type Check = fn() -> Outcome;
+
+/// Sorted by name.
+const CHECKS: [(&str, Check); 12] = [
+    ("again", again),
+    ("block", block),
+    ("clear", clear),
+    ("entropy", entropy),
+    ("free", free),
+    ("image", image),
+    ("net", net),
+    ("pmem", pmem),
+    ("read-only", read_only),
+    ("share", share),
+    ("share-read-only", share_read_only),
+    ("use", use_memory),
+];
+
+const MIB: usize = 1 << 20;
+
+fn main() {
+    if std::env::args().len() > 1 {
+        // It was run only to see that it runs.
+        return;
+    }
+    let _ = fs::create_dir_all("/mnt/rw").and_then(|()| fs::create_dir_all("/mnt/ro"));
+    for (kind, place) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
+        let _ = rustix::mount::mount(kind, place, kind, MountFlags::empty(), None);
+    }
+    let Ok(mut console) = OpenOptions::new().read(true).write(true).open("/dev/console") else { return };
+    let wanted = std::env::var("checks").unwrap_or_default();
+    answer(&mut console, &wanted.replace(',', " "));
+    let Ok(reader) = console.try_clone() else { return };
+    for line in BufReader::new(reader).lines().map_while(Result::ok) {
+        let order = match line.trim() {
+            "off" => rustix::system::RebootCommand::PowerOff,
+            "restart" => rustix::system::RebootCommand::Restart,
+            names => {
+                answer(&mut console, names);
+                continue;
+            }
+        };
+        rustix::fs::sync();
+        let _ = rustix::system::reboot(order);
+    }
+}
+
+fn answer(console: &mut File, names: &str) {
+    for name in names.split_whitespace() {
+        let check = CHECKS.iter().find(|(known, _)| *known == name);
+        let outcome = check.map_or_else(|| Err("there is no such check".into()), |(_, check)| check());
+        let _ = match outcome {
+            Ok(()) => writeln!(console, "CHECK {name} ok"),
+            Err(why) => writeln!(console, "CHECK {name} FAILED: {why}"),
+        };
+    }
+    let _ = writeln!(console, "CHECKS DONE");
+}
+
+/// An error with these words if something is not so.
+fn hold(so: bool, words: impl Into<String>) -> Outcome {
+    if so { Ok(()) } else { Err(words.into().into()) }
+}
+
+fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|at| ((at / 512) * 31 + at % 512 + seed) as u8).collect()
+}
+
+fn word(path: &str) -> Result<String, Box<dyn Error>> {
+    Ok(fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?.trim().to_owned())
+}
+
+/// What is written comes back from the device itself, and the disk tells its name and its queues.
+fn block() -> Outcome {
+    hold(word("/sys/block/vda/serial")? == "disk0", "the disk has another name")?;
+    let queues = fs::read_dir("/sys/block/vda/mq")?.count();
+    let processors = std::thread::available_parallelism()?.get();
+    hold(queues == processors, format!("{queues} queues for {processors} processors"))?;
+    let disk = OpenOptions::new().read(true).write(true).open("/dev/vda")?;
+    disk.write_all_at(&pattern(MIB, 1), 0)?;
+    disk.sync_all()?;
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let mut bytes = vec![0; MIB];
+    disk.read_exact_at(&mut bytes, 0)?;
+    hold(bytes == pattern(MIB, 1), "the disk reads otherwise than it was written")
+}
+
+/// Discarded and zeroed ranges, behind the megabyte that `block` writes.
+fn clear() -> Outcome {
+    let disk = OpenOptions::new().read(true).write(true).open("/dev/vda")?;
+    disk.write_all_at(&pattern(MIB, 2), MIB as u64)?;
+    disk.sync_all()?;
+    let quarter = MIB as u64 / 4;
+    rustix::fs::fallocate(&disk, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, MIB as u64, quarter)?;
+    rustix::fs::fallocate(&disk, FallocateFlags::ZERO_RANGE, MIB as u64 + quarter, quarter)?;
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let mut bytes = vec![0; MIB];
+    disk.read_exact_at(&mut bytes, MIB as u64)?;
+    let half = MIB / 2;
+    hold(bytes[..half].iter().all(|byte| *byte == 0), "cleared ranges are not zero")?;
+    hold(bytes[half..] == pattern(MIB, 2)[half..], "what was not cleared has changed")
+}
+
+fn read_only() -> Outcome {
+    hold(word("/sys/block/vdb/ro")? == "1", "the disk is not read-only")?;
+    let mut bytes = vec![0; MIB];
+    // More than once: it is a slow disk, and the second time has to wait for its turn.
+    for _ in 0..2 {
+        fs::write("/proc/sys/vm/drop_caches", "3")?;
+        File::open("/dev/vdb")?.read_exact(&mut bytes)?;
+        hold(bytes == pattern(MIB, 3), "the disk reads otherwise")?;
+    }
+    let written = OpenOptions::new().write(true).open("/dev/vdb").and_then(|mut disk| disk.write_all(&[0; 512]));
+    hold(written.is_err(), "the disk can be written")
+}
+
+/// An image upon another one: the one below shows through, and writes stay above.
+fn image() -> Outcome {
+    let disk = OpenOptions::new().read(true).write(true).open("/dev/vdc")?;
+    let mut bytes = vec![0; MIB];
+    disk.read_exact_at(&mut bytes, 0)?;
+    hold(bytes == pattern(MIB, 4), "the image below does not show through")?;
+    disk.write_all_at(&pattern(MIB, 5), MIB as u64 / 2 + 512)?;
+    for step in 0..64_u64 {
+        disk.write_all_at(&pattern(4096, step as usize), 4 * MIB as u64 + step * 100_352)?;
+    }
+    disk.sync_all()?;
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    disk.read_exact_at(&mut bytes, MIB as u64 / 2 + 512)?;
+    hold(bytes == pattern(MIB, 5), "the image reads otherwise than it was written")
+}
+
+/// The drivers leave their devices and come back to them.
+fn again() -> Outcome {
+    for driver in ["virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon"] {
+        let folder = format!("/sys/bus/virtio/drivers/{driver}");
+        let mut devices: Vec<String> = fs::read_dir(&folder)?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("virtio"))
+            .collect();
+        hold(!devices.is_empty(), format!("{driver} has no device"))?;
+        // Disks are named in the order in which they come back.
+        devices.sort();
+        for order in ["unbind", "bind", "unbind", "bind"] {
+            for device in &devices {
+                fs::write(format!("{folder}/{order}"), device).map_err(|error| format!("{order} {driver}: {error}"))?;
+            }
+        }
+    }
+    let mut bytes = vec![0; MIB];
+    File::open("/dev/vda")?.read_exact(&mut bytes)?;
+    hold(bytes == pattern(MIB, 1), "the disk reads otherwise after its driver came back")
+}
+
+fn entropy() -> Outcome {
+    hold(word("/sys/class/misc/hw_random/rng_current")?.starts_with("virtio_rng"), "another source is in use")?;
+    let (mut first, mut second) = ([0; 64], [0; 64]);
+    let mut source = File::open("/dev/hwrng")?;
+    source.read_exact(&mut first)?;
+    source.read_exact(&mut second)?;
+    hold(first != second && first != [0; 64], "the numbers are not random")
+}
+
+fn pmem() -> Outcome {
+    let mut memory = OpenOptions::new().read(true).write(true).open("/dev/pmem0")?;
+    memory.write_all(&pattern(MIB, 6))?;
+    memory.sync_all()?;
+    memory.seek(SeekFrom::Start(0))?;
+    let mut bytes = vec![0; MIB];
+    memory.read_exact(&mut bytes)?;
+    hold(bytes == pattern(MIB, 6), "persistent memory reads otherwise than it was written")
+}
+
+/// What the address is given to.
+const LEASE: &str = "#!/bin/busybox sh
+[ $1 = bound ] && /bin/busybox ifconfig eth0 $ip netmask $subnet && /bin/busybox route add default gw $router
+";
+
+/// Asks for an address; then streams and datagrams to the host, and a stream from it.
+fn net() -> Outcome {
+    fs::write("/tmp/lease", LEASE)?;
+    fs::set_permissions("/tmp/lease", fs::Permissions::from_mode(0o755))?;
+    for line in ["ifconfig eth0 up", "udhcpc -q -n -i eth0 -s /tmp/lease"] {
+        let status = std::process::Command::new("/bin/busybox").args(line.split(' ')).status()?;
+        hold(status.success(), format!("{line}: {status}"))?;
+    }
+    let host = |name: &str| std::env::var(name).map_err(|_| format!("{name}= is missing"));
+    let mut stream = TcpStream::connect(host("tcp")?)?;
+    let sent = pattern(4 * MIB, 7);
+    let mut back = vec![0; sent.len()];
+    std::thread::scope(|scope| {
+        let mut half = stream.try_clone()?;
+        scope.spawn(move || half.write_all(&sent));
+        stream.read_exact(&mut back)
+    })?;
+    hold(back == pattern(4 * MIB, 7), "a stream came back otherwise")?;
+    let refused = TcpStream::connect("10.0.2.2:1");
+    hold(refused.is_err(), "somebody listens on a port where nobody does")?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut bytes = vec![0; 2000];
+    socket.send_to(&pattern(1200, 8), host("udp")?)?;
+    let (length, _) = socket.recv_from(&mut bytes)?;
+    hold(bytes[..length] == pattern(1200, 8), "a datagram came back otherwise")?;
+    let listener = TcpListener::bind("0.0.0.0:7777")?;
+    if let Ok(mut console) = OpenOptions::new().write(true).open("/dev/console") {
+        writeln!(console, "LISTENING")?;
+    }
+    let (mut stream, _) = listener.accept()?;
+    let mut asked = [0; 5];
+    stream.read_exact(&mut asked)?;
+    stream.write_all(b"from the guest ")?;
+    stream.write_all(&asked)?;
+    Ok(())
+}
+
+/// What programs expect of a file system, on a folder of the host.
+fn share() -> Outcome {
+    let root = Path::new("/mnt/rw");
+    rustix::mount::mount("rw", root, "virtiofs", MountFlags::empty(), None)?;
+    let path = |name: &str| root.join(name);
+    hold(fs::read(path("given"))? == b"by the host", "a file of the host reads otherwise")?;
+    fs::write(path("a"), pattern(3 * MIB, 9))?;
+    hold(fs::read(path("a"))? == pattern(3 * MIB, 9), "a file reads otherwise than it was written")?;
+    fs::rename(path("a"), path("b"))?;
+    fs::hard_link(path("b"), path("c"))?;
+    hold(fs::metadata(path("c"))?.nlink() == 2 && !path("a").exists(), "a link or a renaming went wrong")?;
+    symlink("b", path("l"))?;
+    hold(
+        fs::read_link(path("l"))? == Path::new("b") && fs::metadata(path("l"))?.len() == 3 * MIB as u64,
+        "a symbolic link",
+    )?;
+    fs::set_permissions(path("b"), fs::Permissions::from_mode(0o640))?;
+    hold(fs::metadata(path("c"))?.mode() & 0o7777 == 0o640, "the mode was not changed")?;
+    rustix::fs::setxattr(path("b"), "user.colour", b"green", XattrFlags::empty())?;
+    let mut value = [0_u8; 16];
+    let length = rustix::fs::getxattr(path("c"), "user.colour", &mut value)?;
+    hold(&value[..length] == b"green", "an attribute reads otherwise")?;
+    let mut log = OpenOptions::new().append(true).create(true).open(path("log"))?;
+    let mut other = OpenOptions::new().append(true).open(path("log"))?;
+    log.write_all(b"one")?;
+    other.write_all(b"two")?;
+    log.write_all(b"three")?;
+    hold(fs::read(path("log"))? == b"onetwothree", "what is appended does not stand at the end")?;
+    let mut open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path("gone"))?;
+    fs::remove_file(path("gone"))?;
+    open.write_all(b"still here")?;
+    open.seek(SeekFrom::Start(0))?;
+    let mut text = String::new();
+    open.read_to_string(&mut text)?;
+    hold(text == "still here", "a file that was removed while open is lost")?;
+    open.set_len(4)?;
+    hold(open.metadata()?.len() == 4, "a file was not cut")?;
+    let (first, second) = (File::open(path("b"))?, File::open(path("b"))?);
+    rustix::fs::flock(&first, FlockOperation::NonBlockingLockExclusive)?;
+    hold(rustix::fs::flock(&second, FlockOperation::NonBlockingLockExclusive).is_err(), "a lock does not hold")?;
+    many(&path("many"))?;
+    outside(root)?;
+    // A program is mapped from the share.
+    fs::copy("/init", path("program"))?;
+    fs::set_permissions(path("program"), fs::Permissions::from_mode(0o755))?;
+    let mapped = std::process::Command::new(path("program")).arg("--nothing").status();
+    hold(mapped.is_ok(), "a program on the share can't be run")
+}
+
+fn many(folder: &Path) -> Outcome {
+    fs::create_dir(folder)?;
+    for number in 0..2000 {
+        File::create(folder.join(format!("file-{number}")))?;
+    }
+    let names: BTreeSet<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.file_name()).collect();
+    hold(names.len() == 2000, format!("{} of 2000 files are listed", names.len()))?;
+    fs::remove_dir(folder).err().ok_or("a folder with files was removed")?;
+    fs::remove_dir_all(folder)?;
+    hold(!folder.exists(), "a folder was not removed")
+}
+
+/// Nothing of the host beside the folder is reached, by whatever name.
+fn outside(root: &Path) -> Outcome {
+    hold(fs::read(root.join("../secret")).is_err(), "the folder above is reached")?;
+    // A link of the host's that leads out is followed by the guest, in the guest.
+    hold(fs::read(root.join("out")).is_err(), "a link leads out of the folder")?;
+    symlink("../secret", root.join("mine"))?;
+    hold(fs::read(root.join("mine")).is_err(), "a link of the guest's leads out of the folder")
+}
+
+fn share_read_only() -> Outcome {
+    rustix::mount::mount("ro", "/mnt/ro", "virtiofs", MountFlags::empty(), None)?;
+    hold(fs::read("/mnt/ro/given")? == b"by the host", "a file of the host reads otherwise")?;
+    hold(fs::write("/mnt/ro/given", b"by the guest").is_err(), "a file can be written")?;
+    hold(fs::remove_file("/mnt/ro/given").is_err(), "a file can be removed")?;
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open("/mnt/ro/new");
+    hold(made.is_err(), "a file can be made")
+}
+
+/// Takes much memory, as a file in it, and keeps it.
+fn use_memory() -> Outcome {
+    Ok(fs::write("/tmp/much", vec![1; 64 * MIB])?)
+}
+
+fn free() -> Outcome {
+    Ok(fs::remove_file("/tmp/much")?)
+}
