@@ -20,6 +20,7 @@ mod failure;
 mod flags;
 mod http;
 mod image;
+mod kernel;
 mod network;
 mod output;
 mod registry;
@@ -62,6 +63,7 @@ static COMMANDS: &[&Command] = &[
     &image::import::COMMAND,
     &system::info::COMMAND,
     &container::inspect::COMMAND,
+    &kernel::GROUP,
     &container::lifecycle::KILL,
     &image::archive::LOAD,
     &image::registry::LOGIN,

@@ -120,7 +120,7 @@ pub(crate) fn install_release() -> Result<PathBuf> {
     programs.extend(build(&["--profile", "shim", "-p", "container", "--bins"])?);
     let bin = target_dir()?.join("insula/bin");
     std::fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
-    for wanted in ["insula", "insulad", "insula-netd", "insula-oci", "insula-shim", "insula-vmm"] {
+    for wanted in ["insula", "insulad", "insula-init", "insula-netd", "insula-oci", "insula-shim", "insula-vmm"] {
         let built = programs.iter().find(|path| path.file_name().is_some_and(|name| name == wanted));
         let built = built.with_context(|| format!("the build made no program named {wanted}"))?;
         // Renamed into place: the old file may be running.

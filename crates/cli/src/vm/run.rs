@@ -16,6 +16,7 @@ use super::place::Place;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
+use crate::kernel;
 use crate::output;
 use crate::value::number;
 
@@ -34,7 +35,7 @@ enum Origin {
 
 pub(crate) static COMMAND: Command = Command {
     name: "run",
-    usage: "[OPTIONS] --kernel FILE",
+    usage: "[OPTIONS]",
     about: "Boot a Linux kernel in a new virtual machine",
     flags: &[&[
         Flag::switch("balloon", "A balloon, to take memory back"),
@@ -51,7 +52,11 @@ pub(crate) static COMMAND: Command = Command {
         Flag::switch("detach", "Run in the background and print the machine's name").short('d'),
         Flag::list("disk", "FILE[,ro][,qcow2][,backing][,direct]", "A disk, raw or in a qcow2 image"),
         Flag::value("initrd", "FILE", "The kernel's first file system"),
-        Flag::value("kernel", "FILE", "The kernel: ELF or bzImage, also compressed with zstd"),
+        Flag::value(
+            "kernel",
+            "FILE|NAME",
+            "The kernel: ELF or bzImage, also compressed with zstd, or an installed one",
+        ),
         Flag::value("memory", "SIZE", "Memory (default 256m)").short('m'),
         Flag::value("memory-overhead", "SIZE", "The most memory that the machine's process may use beside the guest's"),
         Flag::value("name", "NAME", "The machine's name"),
@@ -66,6 +71,10 @@ pub(crate) static COMMAND: Command = Command {
         Flag::list("share", "DIR:TAG[:ro]", "A folder that the guest can mount by the tag, as virtiofs"),
         Flag::value("soft-tier", "block|interp", "How the software CPU runs code: translated, or interpreted"),
         Flag::value("soft-time", "host|instructions", "The software CPU's clock (instructions: the same run always)"),
+        Flag::switch(
+            "test-devices",
+            "Ports for guests that are tests: what is written to 0xf4 is the exit code's upper part",
+        ),
         Flag::switch("track-dirty", "Note written pages, for incremental snapshots"),
         Flag::value("vsock", "CID", "Sockets to the guest of this number, by vsock.sock in the machine's folder"),
         Flag::switch("rm", "Forget the machine when it has ended"),
@@ -84,14 +93,12 @@ fn count(text: &str) -> Result<u32, String> {
 }
 
 /// The body of the machine's configuration.
-fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
-    let Some(kernel) = given.read("kernel", device::absolute)? else {
-        return Err(Failure::new("a kernel is needed; give it with --kernel FILE"));
-    };
+fn specification(context: &Context, given: &Parsed, place: &Place) -> Result<Value, Failure> {
+    let chosen = kernel::choose(context, given.value("kernel"))?;
     let mut spec = Map::new();
-    spec.insert("kernel".to_owned(), json!(kernel));
+    spec.insert("kernel".to_owned(), json!(chosen.kernel));
     let mut put = |key: &str, value: Option<Value>| value.map(|value| spec.insert(key.to_owned(), value));
-    put("initrd", given.read("initrd", device::absolute)?.map(|path| json!(path)));
+    put("initrd", given.read("initrd", device::absolute)?.or(chosen.initrd).map(|path| json!(path)));
     put("cpus", given.read("cpus", count)?.map(Value::from));
     put("memory", given.read("memory", memory)?.map(Value::from));
     put("disks", given.read_list("disk", device::disk)?.map(Value::from));
@@ -102,6 +109,7 @@ fn specification(given: &Parsed, place: &Place) -> Result<Value, Failure> {
     put("vsock", cid.map(|cid| json!({ "cid": cid, "path": place.inside().join("vsock.sock") })));
     put("balloon", given.on("balloon").then_some(true.into()));
     put("track_dirty", given.on("track-dirty").then_some(true.into()));
+    put("test_devices", given.on("test-devices").then_some(true.into()));
     for (flag, key) in [
         ("backend", "backend"),
         ("boot", "boot"),
@@ -250,7 +258,7 @@ fn begin(
 fn run(context: &Context, given: &Parsed) -> Outcome {
     let name = given.value("name").map_or_else(new_name, str::to_owned);
     let place = Place::of(context, &name)?;
-    let spec = specification(given, &place)?;
+    let spec = specification(context, given, &place)?;
     place.take(&spec)?;
     go(&place, Origin::Specification, &[("/boot", None)], given)
 }

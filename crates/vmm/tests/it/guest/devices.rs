@@ -10,7 +10,7 @@ use std::time::Duration;
 use control::machine::{BackendChoice, DeviceBus, MachineSpec};
 use vmm::Event;
 
-use super::{files, from_json};
+use super::{from_json, initrd, kernel};
 use crate::support::{Running, spec};
 
 const MIB: usize = 1 << 20;
@@ -171,7 +171,7 @@ fn held() -> u64 {
 fn linux_finds_every_device_in_order() {
     for (bus, cpus) in [(DeviceBus::Pci, 2), (DeviceBus::Mmio, 1)] {
         let folder = tempfile::tempdir().unwrap();
-        let Some((kernel, initrd)) = files(folder.path(), &program()) else { return };
+        let Some((kernel, initrd)) = kernel().zip(initrd(folder.path(), &program())) else { return };
         let Some(host) = Host::new(folder.path()) else { return };
         let mut spec = spec(&kernel, BackendChoice::Soft);
         (spec.initrd, spec.memory, spec.cpus, spec.bus) = (Some(initrd), 256 << 20, cpus, bus);

@@ -1,6 +1,8 @@
 //! Linux in a machine.
 
+mod boots;
 mod devices;
+mod power;
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +11,9 @@ use vmm::{Event, Writing};
 
 use crate::support::{Running, spec};
 
-/// The kernel's file name; looked for in `INSULA_GUEST_VMLINUX`, then beside the repository.
-const KERNEL: &str = "shared/kernel/vmlinux-microvm-6.1.zst";
+/// The kernels' file names; looked for by the variable that names another, then beside the repository.
+const VMLINUX: (&str, &str) = ("INSULA_GUEST_VMLINUX", "shared/kernel/vmlinux-microvm-6.1.zst");
+const BZIMAGE: (&str, &str) = ("INSULA_GUEST_KERNEL", "shared/kernel/bzImage-microvm-6.1");
 
 const INIT: &str = "#!/bin/busybox sh
 B=/bin/busybox
@@ -26,14 +29,27 @@ while read word; do
 done < /dev/ttyS0
 ";
 
-/// The guest's kernel and its first file system, with `init` as its first process; `None`, with a reason, where they can't be had.
-fn files(folder: &Path, init: &[u8]) -> Option<(PathBuf, PathBuf)> {
-    let named = std::env::var_os("INSULA_GUEST_VMLINUX").map(PathBuf::from);
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join(KERNEL));
-    let Some(kernel) = named.into_iter().chain(beside).find(|path| path.is_file()) else {
-        println!("skipped: no guest kernel; name a vmlinux in INSULA_GUEST_VMLINUX");
-        return None;
-    };
+/// A kernel's file; `None`, with a reason, where there is none.
+fn find((variable, file): (&str, &str)) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join(file));
+    let found = named.into_iter().chain(beside).find(|path| path.is_file());
+    if found.is_none() {
+        println!("skipped: no guest kernel; name one in {variable}");
+    }
+    found
+}
+
+fn kernel() -> Option<PathBuf> {
+    find(VMLINUX)
+}
+
+fn bzimage() -> Option<PathBuf> {
+    find(BZIMAGE)
+}
+
+/// A first file system with busybox and this first program; `None`, with a reason, where it can't be had.
+fn initrd(folder: &Path, init: &[u8]) -> Option<PathBuf> {
     let Ok(busybox) = std::fs::read("/bin/busybox") else {
         println!("skipped: no /bin/busybox (package busybox-static)");
         return None;
@@ -41,7 +57,7 @@ fn files(folder: &Path, init: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let content = [("init".to_owned(), 0o755, init.to_vec()), ("bin/busybox".to_owned(), 0o755, busybox)];
     let initrd = folder.join("initrd");
     std::fs::write(&initrd, testkit::guest::archive(&content)).unwrap();
-    Some((kernel, initrd))
+    Some(initrd)
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
@@ -51,7 +67,7 @@ fn from_json<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
 #[test]
 fn linux_boots_uses_its_devices_and_goes_on_from_a_snapshot() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((kernel, initrd)) = files(folder.path(), INIT.as_bytes()) else { return };
+    let Some((kernel, initrd)) = kernel().zip(initrd(folder.path(), INIT.as_bytes())) else { return };
     let share = folder.path().join("share");
     std::fs::create_dir(&share).unwrap();
     std::fs::write(share.join("file"), "of the host").unwrap();
