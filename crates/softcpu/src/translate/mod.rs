@@ -288,14 +288,15 @@ impl<'a> Translator<'a> {
             }
             First::Dead => (0, 0),
         };
-        if first == First::Host {
-            self.code.load(R10, RSP_HOST, COUNT);
-            self.code.lea(R10, R10, n as i32);
-            self.code.store(RSP_HOST, COUNT, R10);
-        } else {
-            self.code.add_mem(RSP_HOST, COUNT, n as i32);
-        }
+        self.count(n);
         entries
+    }
+
+    /// Adds up the number of instructions. Flags are kept.
+    fn count(&mut self, n: usize) {
+        self.code.load(R10, RSP_HOST, COUNT);
+        self.code.lea(R10, R10, n as i32);
+        self.code.store(RSP_HOST, COUNT, R10);
     }
 
     /// What becomes of flags in the block at an address in this page.
@@ -325,7 +326,7 @@ impl<'a> Translator<'a> {
         self.turn = Turn::Here(self.code.len());
         self.flags = Flags::Again(setter);
         self.poll(self.place.lin, First::Dead);
-        self.code.add_mem(RSP_HOST, COUNT, guests.len() as i32);
+        self.count(guests.len());
         self.instructions(guests);
     }
 
