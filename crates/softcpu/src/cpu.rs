@@ -11,7 +11,7 @@ use crate::host::native::Natives;
 use crate::host::ram::PAGE;
 use crate::mmu::fetch::FetchTlb;
 use crate::state::{CR0_EM, CR0_TS, CR4_FSGSBASE, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState};
-use crate::translate::{Fpu, Locks, Place};
+use crate::translate::{Fpu, Locks, Pace, Place};
 
 /// Why the loop was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -397,6 +397,7 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
         built_in: Terms::of(x.s).built_in,
         locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
         fpu,
+        pace: if x.shared.counted.is_some() { Pace::Counted } else { Pace::Free },
         at: x.jit.next_address(),
         offset: x.jit.offset_of_next(),
         thunks: x.jit.thunks(),

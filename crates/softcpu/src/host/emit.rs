@@ -191,14 +191,6 @@ impl Code {
         self.mem(dst, base, disp);
     }
 
-    /// `add qword [base+disp], imm`.
-    pub(crate) fn add_mem(&mut self, base: Reg, disp: i32, v: i32) {
-        self.rex(1, 0, 0, base);
-        self.u8(0x81);
-        self.mem(0, base, disp);
-        self.u32(v as u32);
-    }
-
     /// `jmp [base+disp]`.
     pub(crate) fn jump_mem(&mut self, base: Reg, disp: i32) {
         self.rex(0, 0, 0, base);

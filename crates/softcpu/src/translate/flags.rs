@@ -4,7 +4,7 @@
 //! reads them or sets only some. Whatever may leave the block for the interpreter wants all of them, so that faults show them
 //! right; between two instructions that set them they are given up if nothing of the kind stands between.
 
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, RflagsBits, UsedRegister};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits, UsedRegister};
 
 use super::{Guest, JNE, R10, RSP_HOST, Translator, is_memory};
 use crate::host::jit::ATTENTION;
@@ -125,9 +125,11 @@ pub(super) struct Live {
 /// Fills in what is wanted: backwards over a block, behind whose end all are.
 pub(super) fn mark(guests: &mut [Guest]) {
     let mut live = ALL;
-    for g in guests.iter_mut().rev() {
+    for at in (0..guests.len()).rev() {
+        let reached = writes_again(&guests[..=at]);
+        let g = &mut guests[at];
         let behind = live;
-        let read = if may_leave(g) { ALL } else { g.instr.rflags_read() & ALL };
+        let read = if may_leave(g) && !reached { ALL } else { g.instr.rflags_read() & ALL };
         live = (live & !set(&g.instr)) | read;
         g.live = Live { before: live, behind };
     }
@@ -138,6 +140,40 @@ fn may_leave(g: &Guest) -> bool {
     let i = &g.instr;
     let memory = i.mnemonic() != Mnemonic::Lea && (0..i.op_count()).any(|n| is_memory(i, n));
     g.ends || memory || i.is_stack_instruction() || i.is_string_instruction() || i.is_privileged() || !plain(i)
+}
+
+/// Whether the last of these instructions sets all flags and writes where one shortly before it has just written: it can't fault, as that
+/// did not, and so nobody sees the flags between the two.
+fn writes_again(guests: &[Guest]) -> bool {
+    let Some((last, before)) = guests.split_last() else { return false };
+    let i = &last.instr;
+    if !changes_memory(i) || set(i) != ALL {
+        return false;
+    }
+    let address = |i: &Instruction| {
+        let size = i.memory_size().size();
+        (i.memory_base(), i.memory_index(), i.memory_index_scale(), i.memory_displacement64(), i.memory_segment(), size)
+    };
+    let part = |r: Register| [i.memory_base(), i.memory_index()].iter().any(|a| a.full_register() == r.full_register());
+    for g in before.iter().rev() {
+        let b = &g.instr;
+        if changes_memory(b) {
+            return address(b) == address(i) && !i.is_ip_rel_memory_operand();
+        }
+        // Between them only what computes another register.
+        let computes = matches!(b.mnemonic(), Mnemonic::Lea | Mnemonic::Mov) && b.op0_kind() == OpKind::Register;
+        let loads = b.mnemonic() == Mnemonic::Mov && b.op1_kind() == OpKind::Memory;
+        if !computes || loads || part(b.op0_register()) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether an instruction computes in memory and changes no register.
+fn changes_memory(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    is_memory(i, 0) && matches!(i.mnemonic(), M::Add | M::Sub | M::And | M::Or | M::Xor | M::Inc | M::Dec | M::Neg)
 }
 
 /// Whether translated code certainly does a register instruction by itself.

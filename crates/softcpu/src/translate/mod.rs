@@ -51,6 +51,8 @@ pub(crate) struct Place<'a> {
     pub(crate) locks: Locks,
     /// XMM registers may be used.
     pub(crate) fpu: Fpu,
+    /// Whether a block may go on with itself.
+    pub(crate) pace: Pace,
     /// Host address of the code to be made.
     pub(crate) at: u64,
     /// The same as an offset, for links.
@@ -70,6 +72,15 @@ impl Place<'_> {
 pub(crate) enum Fpu {
     Ready,
     Trapped,
+}
+
+/// How far translated code may run by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Until something wants the CPU.
+    Free,
+    /// A block at most, as instructions are waited for by their number.
+    Counted,
 }
 
 /// Whether locked instructions have to be.
@@ -174,7 +185,8 @@ pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<Translatio
     }
     let mut t = Translator::new(place, jit);
     let (host, parked) = t.begin(guests.len(), flags::first(&guests));
-    t.turn = if t.first == First::Parked && turns(&guests, t.place.lin) { Turn::First } else { Turn::Plain };
+    let turns = t.first == First::Parked && t.place.pace == Pace::Free && turns(&guests, t.place.lin);
+    t.turn = if turns { Turn::First } else { Turn::Plain };
     let ended = t.instructions(&guests);
     t.other_turns(&guests);
     if !ended && let Some(last) = guests.last() {
@@ -288,14 +300,15 @@ impl<'a> Translator<'a> {
             }
             First::Dead => (0, 0),
         };
-        if first == First::Host {
-            self.code.load(R10, RSP_HOST, COUNT);
-            self.code.lea(R10, R10, n as i32);
-            self.code.store(RSP_HOST, COUNT, R10);
-        } else {
-            self.code.add_mem(RSP_HOST, COUNT, n as i32);
-        }
+        self.count(n);
         entries
+    }
+
+    /// Adds up the number of instructions. Flags are kept.
+    fn count(&mut self, n: usize) {
+        self.code.load(R10, RSP_HOST, COUNT);
+        self.code.lea(R10, R10, n as i32);
+        self.code.store(RSP_HOST, COUNT, R10);
     }
 
     /// What becomes of flags in the block at an address in this page.
@@ -325,7 +338,7 @@ impl<'a> Translator<'a> {
         self.turn = Turn::Here(self.code.len());
         self.flags = Flags::Again(setter);
         self.poll(self.place.lin, First::Dead);
-        self.code.add_mem(RSP_HOST, COUNT, guests.len() as i32);
+        self.count(guests.len());
         self.instructions(guests);
     }
 

@@ -143,6 +143,16 @@ pub(super) fn memory(i: &Instruction, uses: &mut InstructionInfoFactory) -> Opti
     Some(Some(Memory { access, size, aligned }))
 }
 
+/// Whether an instruction computes in memory, four or eight bytes and not as one locked step.
+fn changes(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let computes = matches!(
+        i.mnemonic(),
+        M::Adc | M::Add | M::And | M::Dec | M::Inc | M::Neg | M::Not | M::Or | M::Sbb | M::Sub | M::Xadd | M::Xor
+    );
+    computes && is_memory(i, 0) && !i.has_lock_prefix() && matches!(i.memory_size().size(), 4 | 8)
+}
+
 impl Translator<'_> {
     /// A host register that holds a guest register: loaded into `scratch` if it has none of its own.
     fn guest(&mut self, r: Register, scratch: Reg) -> Reg {
@@ -250,6 +260,9 @@ impl Translator<'_> {
             i.set_has_lock_prefix(false);
         }
         let kept = self.rename(&mut i, Register::R10)?;
+        if kept.is_none() && changes(&i) {
+            return self.in_three_steps(i);
+        }
         if let Some(k) = kept {
             self.code.load(R10, RSP_HOST, gpr(k.number() as u8));
         }
@@ -257,6 +270,22 @@ impl Translator<'_> {
         if let Some(k) = kept {
             self.code.store(RSP_HOST, gpr(k.number() as u8), R10);
         }
+        Some(())
+    }
+
+    /// An instruction that computes in memory: load, compute, store. Processors hand a stored value on to the load of another
+    /// instruction in no time, but not to one that does all three.
+    fn in_three_steps(&mut self, mut i: Instruction) -> Option<()> {
+        let wide = i.memory_size().size() == 8;
+        // REX.W and nothing, by the size: mov r10, [r9]
+        let rex = if wide { 0x4d } else { 0x45 };
+        self.code.raw(&[rex, 0x8b, 0x11]);
+        i.set_op_kind(0, OpKind::Register);
+        i.set_op_register(0, if wide { Register::R10 } else { Register::R10D });
+        i.set_memory_base(Register::None);
+        self.encode(&i)?;
+        // mov [r9], r10
+        self.code.raw(&[rex, 0x89, 0x11]);
         Some(())
     }
 

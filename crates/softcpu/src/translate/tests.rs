@@ -117,3 +117,15 @@ fn a_loop_faults_in_a_later_turn_as_in_the_first() {
         ]);
     }
 }
+
+#[test]
+fn a_second_write_to_a_place_gives_up_flags_and_one_to_another_does_not() {
+    // add [rsi], rdx; lea rcx, [rax + 3]
+    let first = [0x48, 0x01, 0x16, 0x48, 0x8d, 0x48, 3];
+    // sub [rsi], rcx; mov r12, [rdi]; cmp rax, 1
+    check(&[&first, &[0x48, 0x29, 0x0e, 0x4c, 0x8b, 0x27, 0x48, 0x83, 0xf8, 1]]);
+    // lea rsi, [rdi]; sub [rsi], rcx; cmp rax, 1
+    check(&[&first, &[0x48, 0x8d, 0x37, 0x48, 0x29, 0x0e, 0x48, 0x83, 0xf8, 1]]);
+    // sub [rdi], rcx; cmp rax, 1
+    check(&[&first, &[0x48, 0x29, 0x0f, 0x48, 0x83, 0xf8, 1]]);
+}
