@@ -96,9 +96,9 @@ pub(super) fn measure(bin: &Path, groups: &Groups, fixture: &Fixture, rounds: u3
         for round in 0..=rounds {
             for (peer, kept) in engines.iter().zip(&mut measured) {
                 ensure!(!shell::interrupted(), "interrupted");
-                let before = disk(&peer.images())?;
+                let before = disk_at_rest(&peer.images())?;
                 let pull = groups.measure(peer.name, || peer.pull(&name))?;
-                kept.bytes = disk(&peer.images())?.saturating_sub(before);
+                kept.bytes = disk_at_rest(&peer.images())?.saturating_sub(before);
                 let removal = groups.measure(peer.name, || peer.remove_image(&name))?;
                 if round > 0 {
                     kept.pulls.push(pull);
@@ -139,7 +139,7 @@ pub(super) fn measure(bin: &Path, groups: &Groups, fixture: &Fixture, rounds: u3
 
 /// What the image takes once its compressed layer is reduced, and the processor time of that, in seconds.
 fn reduced(insula: &Peer<'_>, name: &str, groups: &Groups) -> Result<(u64, f64)> {
-    let before = disk(&insula.images())?;
+    let before = disk_at_rest(&insula.images())?;
     insula.pull(name)?;
     let blobs = insula.images().first().context("no folder of images")?.join("blobs/sha256");
     let parts = || {
@@ -155,7 +155,7 @@ fn reduced(insula: &Peer<'_>, name: &str, groups: &Groups) -> Result<(u64, f64)>
         }
         Ok(())
     })?;
-    let bytes = disk(&insula.images())?.saturating_sub(before);
+    let bytes = disk_at_rest(&insula.images())?.saturating_sub(before);
     insula.remove_image(name)?;
     Ok((bytes, work.cpu_ms / 1e3))
 }
@@ -196,11 +196,12 @@ fn table(engines: &[Peer<'_>], measured: &[Measured], rounds: u32, reduced: u64)
 
 /// The most memory that our daemon, and not one of its registries, had at once.
 fn peak(pids: &[i32], fixture: &Fixture) -> Option<u64> {
-    let marker = fixture.dir().display().to_string();
+    // The folder of all that is this bench's own, so that other daemons of the machine do not count.
+    let marker = fixture.dir().parent().unwrap_or(fixture.dir()).display().to_string();
     let of = |pid: &i32| -> Option<u64> {
         let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let words = String::from_utf8_lossy(&words).into_owned();
-        if words.contains("registry") && words.contains(&marker) && words.contains("serve") {
+        if !words.contains(&marker) || words.contains("serve") {
             return None;
         }
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -208,6 +209,21 @@ fn peak(pids: &[i32], fixture: &Fixture) -> Option<u64> {
         Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
     };
     pids.iter().filter_map(of).max()
+}
+
+/// What folders take on disk once nothing is removed behind an answer any more.
+fn disk_at_rest(folders: &[PathBuf]) -> Result<u64> {
+    let mut last = disk(folders)?;
+    for _ in 0..120 {
+        ensure!(!shell::interrupted(), "interrupted");
+        std::thread::sleep(Duration::from_millis(500));
+        let now = disk(folders)?;
+        if now == last {
+            return Ok(now);
+        }
+        last = now;
+    }
+    anyhow::bail!("what the images take on disk does not come to rest")
 }
 
 /// What folders take on disk, each file once.
