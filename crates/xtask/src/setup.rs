@@ -92,6 +92,18 @@ const NEEDS: &[Need] = &[
         why: "client libraries of the conformance tests",
         purposes: TEST,
     },
+    program(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "guests of the tests; peer of the benchmark of virtual machines",
+        TEST_AND_BENCH,
+    ),
+    program(
+        "qemu-img",
+        "qemu-utils",
+        "makes and judges the images of the virtual disks' tests and benchmark",
+        TEST_AND_BENCH,
+    ),
     program("runc", "runc", "peer of the benchmark; reference of the runtime's tests", TEST_AND_BENCH),
     program("skopeo", "skopeo", "client of the registry's tests", TEST),
     program("strace", "strace", "counts system calls, and makes them fail", TEST_AND_BENCH),

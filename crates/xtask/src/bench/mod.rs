@@ -135,12 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let effort = network::Effort { rounds: effort.0, seconds: effort.1 };
             in_groups(|groups| network::measure(&bin, groups, &effort))?
         }
-        What::VmDevices(_) => {
-            let groups = Groups::create()?;
-            let report = vm_devices::measure(&bin, &groups, if rounds.quick { 1 } else { 5 });
-            groups.remove();
-            report?
-        }
+        What::VmDevices(_) => in_groups(|groups| vm_devices::measure(&bin, groups, if rounds.quick { 1 } else { 5 }))?,
         What::Image(_) => images(&bin, if rounds.quick { 1 } else { 5 })?,
         // has returned above
         What::Connections(_) | What::Registry(_) => return Ok(()),

@@ -1,8 +1,8 @@
 //! `cargo xtask bench vm-devices`: disks and networks of a Linux guest on the software CPU, beside QEMU's.
 //!
 //! Both boot the same kernel with the same first file system (`crates/vmm/examples/guest_devices.rs`), which moves bytes and ends. Processor
-//! time is that of the machine's process, vCPU and device threads together, less that of a boot with the same device; the guest itself
-//! says how long it moved bytes. The other end of the network is a process of its own, whose time counts for neither.
+//! time is that of the machine's process, vCPU and device threads together, less that of a boot with the same device, and so is the time
+//! by the clock. The other end of the network is a process of its own, whose time counts for neither.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -139,11 +139,11 @@ impl Bench {
         self.fixture.qemu(&self.work(device, work)).args(modern).args(more)
     }
 
-    /// Processor time in milliseconds, and what the guest moved in a microsecond, of ours and of QEMU.
-    fn both(&self, groups: &Groups, rounds: u32, device: Device, work: &str) -> Result<[(Spread, f64); 2]> {
-        let mut kept = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+    /// What a piece of work took on ours and on QEMU.
+    fn both(&self, groups: &Groups, rounds: u32, device: Device, work: &str) -> Result<[Taken; 2]> {
+        let mut kept = [(Vec::new(), Vec::new(), 0.0), (Vec::new(), Vec::new(), 0.0)];
         for _ in 0..rounds {
-            for (peer, (times, rates)) in ["insula", "qemu"].into_iter().zip(&mut kept) {
+            for (peer, (cpu, wall, moved)) in ["insula", "qemu"].into_iter().zip(&mut kept) {
                 let run = if peer == "insula" { self.ours(device, work) } else { self.qemu(device, work) };
                 let mut said = String::new();
                 let sample = groups.measure(peer, || {
@@ -151,22 +151,41 @@ impl Bench {
                     said = shown.stdout + &shown.stderr;
                     Ok(())
                 })?;
-                let rate = rate(&said, work);
-                rates.push(rate.with_context(|| format!("the guest on {peer} did not finish {work:?}:\n{said}"))?);
-                times.push(sample.cpu_ms);
+                *moved = moved_in(&said, work)
+                    .with_context(|| format!("the guest on {peer} did not finish {work:?}:\n{said}"))?;
+                cpu.push(sample.cpu_ms);
+                wall.push(sample.wall_ms);
             }
         }
-        Ok(kept.map(|(times, rates)| (Spread::of(times), Spread::of(rates).median)))
+        Ok(kept.map(|(cpu, wall, moved)| Taken { cpu: Spread::of(cpu).median, wall: Spread::of(wall).median, moved }))
     }
 }
 
-/// What was moved in a microsecond, from the guest's last words: `DONE work moved microseconds`.
-fn rate(said: &str, work: &str) -> Option<f64> {
+/// Medians of a piece of work, in milliseconds, and what it moved: bytes, or turns.
+#[derive(Clone, Copy)]
+struct Taken {
+    cpu: f64,
+    wall: f64,
+    moved: f64,
+}
+
+impl Taken {
+    /// Processor time less that of the boot.
+    fn cpu_less(self, boot: Self) -> f64 {
+        (self.cpu - boot.cpu).max(LEAST_MS)
+    }
+
+    /// What was moved in a millisecond, by the host's clock: a guest that gets too little of the processor may lose time of its own.
+    fn rate_less(self, boot: Self) -> f64 {
+        self.moved / (self.wall - boot.wall).max(LEAST_MS)
+    }
+}
+
+/// What was moved, from the guest's last words: `DONE work moved microseconds`.
+fn moved_in(said: &str, work: &str) -> Option<f64> {
     let done = format!("DONE {work} ");
-    let mut words = said.lines().find_map(|line| line.trim().strip_prefix(&done))?.split_whitespace();
-    let moved: f64 = words.next()?.parse().ok()?;
-    let spent: f64 = words.next()?.parse().ok()?;
-    Some(moved / spent.max(1.0))
+    let words = said.lines().find_map(|line| line.trim().strip_prefix(&done))?;
+    words.split_whitespace().next()?.parse().ok()
 }
 
 /// Measures everything; `bin` holds our programs.
@@ -187,20 +206,20 @@ fn all(bench: &Bench, groups: &Groups, rounds: u32) -> Result<String> {
     );
     let (mut product, mut count) = (0.0, 0.0);
     for (device, title, pieces) in WORK {
-        let [(ours, _), (theirs, _)] = bench.both(groups, rounds.max(3), device, "nothing")?;
+        let [ours, theirs] = bench.both(groups, rounds.max(3), device, "nothing")?;
         for work in pieces {
-            let [(here, fast), (there, other)] = bench.both(groups, rounds, device, work)?;
-            let (here, there) = (here.median - ours.median, there.median - theirs.median);
-            let times = there.max(LEAST_MS) / here.max(LEAST_MS);
+            let [here, there] = bench.both(groups, rounds, device, work)?;
+            let (cpu, other_cpu) = (here.cpu_less(ours), there.cpu_less(theirs));
+            let times = other_cpu / cpu;
             product += times.ln();
             count += 1.0;
-            // Turns a microsecond are millions a second.
-            let unit = if matches!(*work, "flush" | "tcp-answers") { 1000.0 } else { 1.0 };
-            let (fast, other) = (fast * unit, other * unit);
+            // Bytes a millisecond are thousands a second, as turns are.
+            let unit = if matches!(*work, "flush" | "tcp-answers") { 1.0 } else { 1e-3 };
+            let (rate, other_rate) = (here.rate_less(ours) * unit, there.rate_less(theirs) * unit);
             let _ = writeln!(
                 text,
-                "| {title} | {work} | {here:.0} | {there:.0} | {times:.2} | {fast:.1} | {other:.1} | {:.2} |",
-                fast / other
+                "| {title} | {work} | {cpu:.0} | {other_cpu:.0} | {times:.2} | {rate:.1} | {other_rate:.1} | {:.2} |",
+                rate / other_rate
             );
         }
     }
@@ -219,8 +238,16 @@ mod tests {
     #[test]
     fn the_guests_last_words_are_understood() {
         let said = "[    1.2] noise\nDONE read-4k 4096 8\r\n";
-        assert_eq!(rate(said, "read-4k"), Some(512.0));
-        assert_eq!(rate(said, "read"), None);
-        assert_eq!(rate("DONE x nothing", "x"), None);
+        assert_eq!(moved_in(said, "read-4k"), Some(4096.0));
+        assert_eq!(moved_in(said, "read"), None);
+        assert_eq!(moved_in("DONE x nothing", "x"), None);
+    }
+
+    #[test]
+    fn the_boot_is_taken_off() {
+        let boot = Taken { cpu: 1000.0, wall: 2000.0, moved: 0.0 };
+        let work = Taken { cpu: 1500.0, wall: 4000.0, moved: 8_000_000.0 };
+        assert_eq!((work.cpu_less(boot), work.rate_less(boot)), (500.0, 4000.0));
+        assert_eq!(boot.cpu_less(work), LEAST_MS);
     }
 }
