@@ -148,7 +148,8 @@ impl Translator<'_> {
         self.code.raw(&[0x49, 0xc1, 0xe2, 16, 0x49, 0xc1, 0xfa, 16, 0x49, 0x39, 0xca]);
         let mut slow = vec![self.code.branch(JNE)];
         self.code.load(R10, RSP_HOST, gpr(11));
-        self.test_r10(flags::TF as u32);
+        // Single steps and checks of alignment are the interpreter's.
+        self.test_r10((flags::TF | flags::AC) as u32);
         slow.push(self.code.branch(JNE));
         self.test_r10(flags::IF as u32);
         let off = self.code.branch(JE);
