@@ -352,11 +352,8 @@ impl Island {
         }
         let id = id.to_string();
         self.world(&id).folder = true;
-        let stored = self.fate();
-        if stored.is_err() {
-            // what has no record is swept when a daemon begins
-            return stored;
-        }
+        // what has no record then is swept when a daemon begins
+        self.fate()?;
         self.store.insert(id.clone(), record.clone());
         self.names.insert(name, id.clone());
         self.owners.insert(id.clone(), Owner { record, connected: false, grace: None, restart: None, stopping: false });
