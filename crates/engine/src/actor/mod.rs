@@ -16,7 +16,7 @@ mod network;
 mod probe;
 mod recover;
 
-use crate::decide::{Effect, Input, decide};
+use crate::decide::{Effect, Input, decide, is_recorded};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::Helper;
@@ -329,16 +329,8 @@ impl Actor {
     /// Stores the record with its events in one transaction, then shows both to everybody.
     fn commit(&mut self, next: Container, events: Vec<Event>) -> Result<()> {
         let changed = next != self.container;
-        // a start that has shown nothing yet, and was given no address, needs no record: a daemon that dies here leaves a
-        // helper to be found; and one that dies before a removal finds how the container ended once more
-        let unrecorded = match next.phase {
-            // how well it is changes with an event; each probe alone is worth no write
-            Phase::Running => events.is_empty() && differs_in_health_only(&next, &self.container),
-            Phase::Starting => events.is_empty() && next.links().next().is_none(),
-            Phase::Removing => next.spec.auto_remove && self.container.is_alive(),
-            _ => false,
-        };
-        let record = (changed && !unrecorded).then_some(&next);
+        let recorded = changed && is_recorded(&self.container, &next, !events.is_empty());
+        let record = recorded.then_some(&next);
         if record.is_some() || !events.is_empty() {
             self.inner.store_change(record, &events)?;
         }
@@ -392,10 +384,6 @@ impl Actor {
             }
         }
     }
-}
-
-fn differs_in_health_only(next: &Container, old: &Container) -> bool {
-    next.health != old.health && Container { health: old.health.clone(), ..next.clone() } == *old
 }
 
 /// Answers; a caller that went away does not matter.

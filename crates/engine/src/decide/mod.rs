@@ -3,6 +3,10 @@
 //! Pure and synchronous: no clock, no driver, no I/O, so that tests can throw any order of inputs at it. The task that owns
 //! a container (`actor`) feeds it and carries out the effects in the order given, after the new record is stored.
 
+mod recovery;
+
+pub(crate) use recovery::{Found, Step, is_recorded, recovery, starts_again};
+
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::health;
 use crate::model::{Container, Finished, HealthStatus, Phase, Probe, RestartPolicy, Runtime};
@@ -129,7 +133,7 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
             effects
         }
         Input::Frozen | Input::Thawed => Vec::new(),
-        Input::Ended(exit) => ended(&mut next, exit, Effect::Dismiss),
+        Input::Ended(exit) => ended(&mut next, exit, [Effect::Dismiss]),
         Input::HelperGone => helper_gone(&mut next, now_ns),
         Input::GraceOver if next.is_alive() => vec![Effect::Signal(signal::KILL), Effect::Thaw],
         Input::RestartDue if next.phase == Phase::Exited && next.restarting => {
@@ -200,9 +204,8 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
         Some(grace) => vec![Effect::Signal(signal), Effect::ArmGrace(grace)],
         None => vec![Effect::Signal(signal)],
     };
-    if next.phase == Phase::Paused {
-        effects.push(Effect::Thaw);
-    }
+    // a pause may be on its way that has not been told of yet; one that is not frozen does not mind
+    effects.push(Effect::Thaw);
     effects.push(Effect::Emit("kill", vec![("signal", signal.to_string())]));
     Ok(effects)
 }
@@ -221,9 +224,7 @@ fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
     let mut effects = vec![Effect::Signal(signal)];
     if signal == signal::KILL {
         next.stopped_by_user = true;
-        if next.phase == Phase::Paused {
-            effects.push(Effect::Thaw);
-        }
+        effects.push(Effect::Thaw);
     }
     effects.push(Effect::Emit("kill", vec![("signal", signal.to_string())]));
     Ok(effects)
@@ -286,18 +287,18 @@ fn helper_gone(next: &mut Container, now_ns: u64) -> Vec<Effect> {
         }
         Phase::Running | Phase::Paused => {
             let exit = Exit { code: LOST_CODE, oom_killed: false, at_ns: now_ns };
-            let mut effects = ended(next, &exit, Effect::Sweep);
+            // before a removal, not behind it: what leaves its networks is recorded
+            let effects = ended(next, &exit, [Effect::Sweep, Effect::Dismiss]);
             if let Some(finished) = &mut next.finished {
                 finished.error = "the container's helper process was killed, and the container with it".into();
             }
-            effects.push(Effect::Dismiss);
             effects
         }
         Phase::Created | Phase::Exited | Phase::Removing => Vec::new(),
     }
 }
 
-fn ended(next: &mut Container, exit: &Exit, release: Effect) -> Vec<Effect> {
+fn ended<const N: usize>(next: &mut Container, exit: &Exit, release: [Effect; N]) -> Vec<Effect> {
     if !next.is_alive() {
         return Vec::new();
     }
@@ -315,7 +316,7 @@ fn ended(next: &mut Container, exit: &Exit, release: Effect) -> Vec<Effect> {
         words.push(("oomKilled", "true".into()));
     }
     effects.push(Effect::Emit("die", words));
-    effects.push(release);
+    effects.extend(release);
     if next.spec.auto_remove || next.remove_at_end {
         next.phase = Phase::Removing;
         effects.push(Effect::Delete);
@@ -342,5 +343,7 @@ fn restart_after(next: &mut Container, code: i32, ran_ns: u64) -> Option<u64> {
     Some(FIRST_BACKOFF_MS.checked_shl(next.restart_count.min(20)).unwrap_or(LONGEST_BACKOFF_MS).min(LONGEST_BACKOFF_MS))
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use crate::model::{Container, ContainerId, ContainerSpec, Phase, Process, Restar
 use control::Exit;
 use proptest::prelude::*;
 
-fn container() -> Container {
+pub(super) fn container() -> Container {
     Container {
         id: ContainerId::known(&"ab".repeat(32)),
         name: "web".into(),

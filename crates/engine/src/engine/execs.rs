@@ -90,7 +90,8 @@ impl Engine {
                     streams: Streams {
                         stdin: exec.spec.attach_stdin,
                         stdout: exec.spec.attach_stdout,
-                        stderr: exec.spec.attach_stderr,
+                        // without frames there is but one stream
+                        stderr: exec.spec.attach_stderr && client.framing == Framing::Multiplexed,
                     },
                     ahead: client.ahead,
                     detach_keys: crate::keys::parse(exec.spec.detach_keys.as_deref())?,
