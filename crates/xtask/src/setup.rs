@@ -75,8 +75,8 @@ const NEEDS: &[Need] = &[
     program("mkfs.erofs", "erofs-utils", "reference for our EROFS writer", TEST),
     program("cc", "gcc", "links the programs", ALL),
     program("gpgv", "gpgv", "checks signatures for `insula image bootstrap`", ALL),
-    program("ip", "iproute2", "makes and looks at networks of tests and benchmarks", TEST_AND_BENCH),
     program("iperf3", "iperf3", "counts bytes in the benchmark of networks", &[Purpose::Bench]),
+    program("ip", "iproute2", "makes and looks at networks of tests and benchmarks", TEST_AND_BENCH),
     Need { sign: Sign::Package, package: "libc6-dev", why: "static C library to link with", purposes: ALL },
     Need {
         sign: Sign::Package,
