@@ -11,6 +11,7 @@ use crate::model::{
     RestartPolicy, Runtime,
 };
 use crate::network::book::Book;
+use crate::network::wiring::Targets;
 use control::Exit;
 use net::firewall::Protocol;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -225,7 +226,8 @@ impl Island {
     fn grant(&mut self, id: &str) -> Option<Container> {
         let mut next = self.owners[id].record.clone();
         let leases = self.book.lease(&self.network.id, &next.id, &[]).ok()?;
-        let to: Vec<_> = leases.iter().map(|lease| lease.address.address()).collect();
+        let passed = leases.iter().map(|lease| lease.address.address()).collect();
+        let to = Targets { passed, direct: Vec::new() };
         match self.book.publish(&next.id, &next.spec.publish, &to, &BTreeSet::new()) {
             Ok(published) => next.published = published,
             Err(_) => {
