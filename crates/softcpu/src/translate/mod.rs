@@ -429,8 +429,10 @@ impl<'a> Translator<'a> {
 
     /// An encoded guest instruction.
     fn encode(&mut self, i: &Instruction) -> Option<()> {
-        self.encoder.encode(i, 0).ok()?;
+        let done = self.encoder.encode(i, 0);
+        // What can't be encoded, such as `mov ah, [r9]`, has left bytes there, too.
         let bytes = self.encoder.take_buffer();
+        done.ok()?;
         self.code.raw(&bytes);
         Some(())
     }

@@ -129,3 +129,10 @@ fn a_second_write_to_a_place_gives_up_flags_and_one_to_another_does_not() {
     // sub [rdi], rcx; cmp rax, 1
     check(&[&first, &[0x48, 0x29, 0x0f, 0x48, 0x83, 0xf8, 1]]);
 }
+
+/// `ah` has no place beside the host registers that memory is reached by: the interpreter does it, and nothing of the attempt stays.
+#[test]
+fn what_can_not_be_encoded_leaves_nothing_behind() {
+    // mov ah, [rsi]; add ch, [rsi + 1]; mov rcx, [rsi]; mov [rdi], rcx
+    check(&[&[0x8a, 0x26], &[0x02, 0x6e, 0x01], &[0x48, 0x8b, 0x0e], &[0x48, 0x89, 0x0f]]);
+}
