@@ -164,7 +164,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("DELETE", "/networks/none", "", 403, "pre-defined");
     island.refused("POST", "/networks/create", "{}", 400, "Name");
     island.refused("POST", "/networks/create", "{\"Name\":\"host\"}", 403, "predefined host network");
-    island.refused("POST", "/networks/create", "{\"Name\":\"a b\"}", 400, "a b");
+    island.refused("POST", "/networks/create", "{\"Name\":\"a/b\"}", 400, "a/b");
     island.refused("POST", "/networks/host/connect", "{\"Container\":\"nobody\"}", 404, "No such container: nobody");
     island.refused("GET", "/swarm", "", 503, "not a swarm manager");
     island.refused("POST", "/session", "", 501, "sessions of BuildKit");
