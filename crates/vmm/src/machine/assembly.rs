@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use control::machine::MachineSpec;
+use control::machine::{BackendChoice, MachineSpec};
 use hv::clock::ClockState;
 use hv::cpu_model::CpuModel;
 use hv::vm::Logging;
@@ -70,7 +70,8 @@ fn parts(
     output: ConsoleOutput,
     events: &Sender<Event>,
 ) -> Result<Parts, MachineError> {
-    let backend = backend::choose(spec.backend);
+    let choice = if specification::wants_soft(spec) { BackendChoice::Soft } else { spec.backend };
+    let backend = backend::choose(choice);
     let vm = backend::create(backend, memory.clone(), model, spec).map_err(refused(backend))?;
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, Arc::clone(&output), events);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use control::machine::{MAX_CPUS, MachineSpec};
+use control::machine::{BackendChoice, MAX_CPUS, MachineSpec};
 use hv::memory::MAX_RAM;
 
 /// The least memory with which a Linux kernel comes up.
@@ -38,6 +38,9 @@ pub enum SpecError {
     /// A guest's address for sockets.
     #[error("the guest's address for sockets is {0}: give a number from 3 to 4294967294")]
     Cid(u32),
+    /// A wish that only the software CPU can fulfil.
+    #[error("soft_tier and soft_time are the software CPU's: leave them out, or the backend kvm")]
+    SoftOnly,
     /// A hardware address.
     #[error("\"{0}\" is no hardware address of a card: write six pairs of hexadecimal digits, the first one even")]
     Mac(String),
@@ -53,12 +56,20 @@ pub(crate) fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     if let Some(cid) = spec.vsock.as_ref().map(|vsock| vsock.cid).filter(|cid| !(3..u32::MAX).contains(cid)) {
         return Err(SpecError::Cid(cid));
     }
+    if wants_soft(spec) && spec.backend == BackendChoice::Kvm {
+        return Err(SpecError::SoftOnly);
+    }
     let system = rustix::system::sysinfo();
     let host = system.totalram.saturating_mul(system.mem_unit.into());
     if spec.memory > host {
         return Err(SpecError::HostMemory { wanted: spec.memory / MIB, host: host / MIB });
     }
     Ok(())
+}
+
+/// Whether it asks for what only the software CPU has.
+pub(super) fn wants_soft(spec: &MachineSpec) -> bool {
+    (spec.soft_tier, spec.soft_time) != Default::default()
 }
 
 /// The hardware address of card number `index`: as given, or a locally administered one.

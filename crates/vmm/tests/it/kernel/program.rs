@@ -110,6 +110,7 @@ fn impossible_machines_are_explained_and_leave_nothing() {
         (json!({ "memory": 8_u64 << 40 }), "bytes of memory"),
         (json!({ "memory": 512_u64 << 30 }), "the host has"),
         (json!({ "cpus": 0 }), "give 1 to 64"),
+        (json!({ "backend": "kvm", "soft_tier": "interp" }), "the software CPU's"),
         (json!({ "cpus": 65 }), "give 1 to 64"),
         (json!({ "colour": "red" }), "unknown field"),
         (json!({ "vsock": { "cid": 2, "path": path("v") } }), "from 3 to"),
