@@ -206,8 +206,15 @@ impl Natives {
         // SAFETY: `at` is code that `build` made with this signature: it changes the state and caller-saved registers only.
         let f: extern "sysv64" fn(*mut CpuState) = unsafe { std::mem::transmute(at) };
         f(state);
+        // Where the host's unit stood is an address of ours, and no guest's business; newer processors tell it only behind exceptions.
+        state.fx.0[LAST_INSTRUCTION..LAST_OPERAND + 8].fill(0);
     }
 }
+
+/// Of the last x87 instruction: its address, and its operand's, in the image that fxsave makes.
+/// Source: Intel SDM volume 1, table 10-2.
+const LAST_INSTRUCTION: usize = 8;
+const LAST_OPERAND: usize = 16;
 
 fn each(set: u16, mut f: impl FnMut(u8)) {
     for r in 0..16 {

@@ -132,6 +132,18 @@ fn deadlines_are_one_shot_and_read_zero_afterwards() {
 }
 
 #[test]
+fn a_periodic_counter_begins_anew_before_its_interrupt_is_served() {
+    let mut lapic = on();
+    lapic.write_page(0x3e0, 0xb, 0);
+    lapic.write_page(0x320, 1 << 17 | 0xec, 0);
+    lapic.write_page(0x380, 1_000_000, 0);
+    assert_eq!(lapic.read_page(0x390, 400_000), 600_000);
+    assert_eq!(lapic.read_page(0x390, 2_300_000), 700_000);
+    lapic.advance(2_300_000);
+    assert_eq!((lapic.take_vector(), lapic.due()), (Some(0xec), Some(3_000_000)));
+}
+
+#[test]
 fn masked_timers_are_silent() {
     let mut lapic = on();
     lapic.write_page(0x320, MASKED | 0xec, 0);

@@ -69,6 +69,8 @@ impl Timer {
     /// The current-count register.
     pub(super) fn current(&self, now: u64) -> u32 {
         let (Some(due), true) = (self.due, self.mode != Mode::Deadline) else { return 0 };
+        // A counter that begins anew does so by itself, whenever its interrupt is served.
+        let due = if self.mode == Mode::Periodic { self.next(due, now) } else { due };
         let left = self.scale.ns(due.saturating_sub(now)).div_ceil(self.tick_ns());
         u32::try_from(left).unwrap_or(u32::MAX).min(self.initial)
     }
@@ -121,11 +123,14 @@ impl Timer {
     /// Whether it has fired by now; arms the next period.
     pub(super) fn fire(&mut self, now: u64) -> bool {
         let Some(due) = self.due.filter(|due| now >= *due) else { return false };
-        self.due = (self.mode == Mode::Periodic && self.initial != 0).then(|| {
-            let period = self.scale.ticks(self.period_ns()).max(1);
-            // Periods that went by unserved are one interrupt.
-            due + period * ((now - due) / period + 1)
-        });
+        // Periods that went by unserved are one interrupt.
+        self.due = (self.mode == Mode::Periodic && self.initial != 0).then(|| self.next(due, now));
         true
+    }
+
+    /// The first end of a period behind `now`, where one is at `due`.
+    fn next(&self, due: u64, now: u64) -> u64 {
+        let period = self.scale.ticks(self.period_ns()).max(1);
+        if now < due { due } else { due + period * ((now - due) / period + 1) }
     }
 }
