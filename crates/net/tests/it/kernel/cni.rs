@@ -52,7 +52,7 @@ fn standard_plugins_connect_check_and_disconnect() {
     assert_eq!(one.links().inspect("eth0").unwrap().unwrap().mac.unwrap().to_string(), "02:00:00:00:00:01");
     let other = host.inside(|| runner.add(list, &second)).unwrap();
     two.serve_tcp("10.90.0.3:80", "two");
-    assert_eq!(one.ask_tcp("10.90.0.3:80").as_deref(), Some("two 10.90.0.2"));
+    assert_eq!(one.ask_tcp_expecting("10.90.0.3:80", Some("two 10.90.0.2")).as_deref(), Some("two 10.90.0.2"));
     host.inside(|| runner.check(list, &first, &result)).unwrap();
     let again = host.inside(|| runner.add(list, &first)).unwrap_err().to_string();
     assert!(again.contains("plugin bridge refused ADD"), "{again}");
@@ -102,14 +102,17 @@ fn we_are_a_plugin() {
     );
     assert_eq!(result["interfaces"][2]["name"], "eth0");
     one.serve_tcp("[::]:80", "one");
-    assert_eq!(host.ask_tcp("127.0.0.1:8080").as_deref(), Some("one ::ffff:10.91.0.1"));
+    assert_eq!(
+        host.ask_tcp_expecting("127.0.0.1:8080", Some("one ::ffff:10.91.0.1")).as_deref(),
+        Some("one ::ffff:10.91.0.1")
+    );
     let busy = call(&host, "ADD", &two, "two", &configuration);
     assert!(busy.code == 1 && busy.stdout.contains("port 8080/tcp is published already"), "{busy:?}");
     assert_eq!(call(&host, "ADD", &one, "one", &configuration).code, 1, "a second time");
     configuration["runtimeConfig"] = json!({"ips": ["10.91.0.77"], "mac": "02:00:00:00:00:77"});
     let added = call(&host, "ADD", &two, "two", &configuration);
     assert!(added.stdout.contains("10.91.0.77/24"), "{added:?}");
-    assert!(two.ask_tcp("10.91.0.2:80").is_some());
+    assert!(two.ask_tcp_expecting("10.91.0.2:80", Some("")).is_some());
     let unchecked = call(&host, "CHECK", &one, "one", &configuration);
     assert!(unchecked.stdout.contains("prevResult"), "{unchecked:?}");
     configuration["prevResult"] = result;

@@ -139,12 +139,15 @@ fn an_open_network_is_reached_and_a_separate_one_is_not_from_within() {
     let network = world.rules.networks.get_mut("net-br1").unwrap();
     (network.v4, network.masquerade) = (Gateway::NatUnprotected, false);
     world.firewall.apply(&world.rules).unwrap();
-    assert_eq!(world.outside.ask_tcp("10.71.0.3:80").as_deref(), Some("b ::ffff:192.0.2.9"));
+    assert_eq!(
+        world.outside.ask_tcp_expecting("10.71.0.3:80", Some("b ::ffff:192.0.2.9")).as_deref(),
+        Some("b ::ffff:192.0.2.9")
+    );
     world.rules.networks.get_mut("net-br1").unwrap().separate = true;
     world.firewall.apply(&world.rules).unwrap();
     assert!(world.firewall.is_intact().unwrap());
     world.publish(&[publication(None, Protocol::Tcp, 8080, "10.71.0.3", 80)]);
-    assert!(world.a.ask_tcp("192.0.2.1:8080").is_some(), "published ports are for all");
+    assert!(world.a.ask_tcp_expecting("192.0.2.1:8080", Some("")).is_some(), "published ports are for all");
 }
 
 #[test]
@@ -322,7 +325,7 @@ fn rules_of_others_keep_their_say() {
     assert_eq!(world.outside.ask_tcp("192.0.2.1:8080"), None);
     world.host.run("nft", &["add rule ip filter FORWARD meta l4proto tcp ct original proto-dst 8080 accept"]).unwrap();
     world.host.run("nft", &["add rule ip filter FORWARD ct state established accept"]).unwrap();
-    assert!(world.outside.ask_tcp("192.0.2.1:8080").is_some());
+    assert!(world.outside.ask_tcp_expecting("192.0.2.1:8080", Some("")).is_some());
 }
 
 /// What a Docker daemon of the host and a kube-proxy have, as iptables writes it into nftables: chains at the same hooks with

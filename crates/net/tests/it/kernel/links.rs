@@ -81,7 +81,7 @@ fn containers_that_must_not_meet_do_not() {
     }
     host.serve_tcp("10.77.0.1:80", "host");
     two.serve_tcp("10.77.0.3:80", "two");
-    assert_eq!(one.ask_tcp("10.77.0.1:80").as_deref(), Some("host 10.77.0.2"));
+    assert_eq!(one.ask_tcp_expecting("10.77.0.1:80", Some("host 10.77.0.2")).as_deref(), Some("host 10.77.0.2"));
     assert_eq!(one.ask_tcp("10.77.0.3:80"), None);
 }
 
@@ -103,7 +103,7 @@ fn sub_links_of_a_parent() {
     other.links().connect(one.fd(), &spec("10.78.0.2/24")).unwrap();
     other.links().connect(two.fd(), &spec("10.78.0.3/24")).unwrap();
     two.serve_tcp("10.78.0.3:80", "two");
-    assert_eq!(one.ask_tcp("10.78.0.3:80").as_deref(), Some("two 10.78.0.2"));
+    assert_eq!(one.ask_tcp_expecting("10.78.0.3:80", Some("two 10.78.0.2")).as_deref(), Some("two 10.78.0.2"));
     other.links().disconnect(one.fd(), &spec("10.78.0.2/24")).unwrap();
     assert!(one.links().inspect("eth0").unwrap().is_none());
     let ipvlan = EndpointSpec {
@@ -157,7 +157,10 @@ fn two_hosts_share_a_network_through_a_tunnel() {
         host.links().connect(containers[index].fd(), &endpoint("net-br0", "net-c0", &[&address], &[])).unwrap();
     }
     containers[1].serve_tcp("10.80.0.2:80", "far");
-    assert_eq!(containers[0].ask_tcp("10.80.0.2:80").as_deref(), Some("far 10.80.0.1"));
+    assert_eq!(
+        containers[0].ask_tcp_expecting("10.80.0.2:80", Some("far 10.80.0.1")).as_deref(),
+        Some("far 10.80.0.1")
+    );
     let peer = "192.0.2.2".parse().unwrap();
     hosts[0].links().remove_vxlan_peer("net-vx0", peer).unwrap();
     assert!(hosts[0].links().remove_vxlan_peer("net-vx0", peer).is_err(), "it is gone");
@@ -301,7 +304,7 @@ fn limits_hold_both_ways() {
     spec.rate = Rate { receive: Some(4_000_000), send: Some(2_000_000) };
     host.links().connect(inside.fd(), &spec).unwrap();
     inside.serve_tcp("10.77.0.2:80", "in");
-    assert_eq!(host.ask_tcp("10.77.0.2:80").as_deref(), Some("in 10.77.0.1"));
+    assert_eq!(host.ask_tcp_expecting("10.77.0.2:80", Some("in 10.77.0.1")).as_deref(), Some("in 10.77.0.1"));
     let Some(text) = host.run("tc", &["-s", "qdisc"]) else { return println!("skipped: no tc") };
     assert!(text.contains("tbf") && text.contains("rate 32Mbit") && text.contains("rate 16Mbit"), "{text}");
     let sent: Vec<&str> = text.split("qdisc tbf").skip(1).collect();

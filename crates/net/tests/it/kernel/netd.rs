@@ -489,7 +489,11 @@ fn ports_are_reached_over_ipv6_where_no_rule_can_help() {
     helper.call(Request::Reserve { owner: "one".to_owned(), ports: ports.clone() });
     helper.call(Request::Publish(ports));
     for address in ["[::1]:8080", "[2001:db8::7]:8080"] {
-        assert_eq!(helper.host.ask_tcp(address).as_deref(), Some("in 10.1.0.1"), "{address}");
+        assert_eq!(
+            helper.host.ask_tcp_expecting(address, Some("in 10.1.0.1")).as_deref(),
+            Some("in 10.1.0.1"),
+            "{address}"
+        );
     }
     assert!(
         helper.netd.call(&Request::Reserve { owner: "two".to_owned(), ports: vec![port(Some("::"))] }, &[]).is_err()
