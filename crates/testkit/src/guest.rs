@@ -177,6 +177,16 @@ fn init_script(command: &[&str]) -> String {
     )
 }
 
+/// Writes an archive whose first program is the running one: it goes on in a guest.
+///
+/// # Panics
+/// When the program can't be read or the archive not be written.
+pub fn archive_self(path: &Path) {
+    let own = fs::read("/proc/self/exe").unwrap_or_else(|error| panic!("read this program: {error}"));
+    let archive = archive(&[("init".to_owned(), 0o755, own)]);
+    fs::write(path, archive).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
 /// The files and the folders above them as a `newc` archive, which the kernel unpacks as its root.
 ///
 /// # Source

@@ -49,15 +49,10 @@ enum Way {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some("archive") => write_archive(Path::new(&arguments[2])),
+        Some("archive") => testkit::guest::archive_self(Path::new(&arguments[2])),
         Some("serve") => serve(&arguments[2]).expect("the address can be served"),
         _ => work(),
     }
-}
-
-fn write_archive(path: &Path) {
-    let own = std::fs::read("/proc/self/exe").expect("this program can be read");
-    std::fs::write(path, testkit::guest::archive(&[("init".to_owned(), 0o755, own)])).expect("the archive is written");
 }
 
 /// Does the work, says so on the console with what it moved in how many microseconds, and ends the guest.

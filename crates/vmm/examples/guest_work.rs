@@ -35,15 +35,10 @@ const PIECES: [Piece; 16] = [
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some("archive") => write_archive(Path::new(&arguments[2])),
+        Some("archive") => testkit::guest::archive_self(Path::new(&arguments[2])),
         Some("end") => {}
         _ => work(),
     }
-}
-
-fn write_archive(path: &Path) {
-    let own = std::fs::read("/proc/self/exe").expect("this program can be read");
-    std::fs::write(path, testkit::guest::archive(&[("init".to_owned(), 0o755, own)])).expect("the archive is written");
 }
 
 /// Does the work, says so on the console, and ends the guest.
