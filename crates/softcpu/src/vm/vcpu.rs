@@ -65,24 +65,7 @@ impl SoftVcpu {
             machine.timer.arm(irqchip.due(self.index));
         }
         let board = VcpuBoard { machine: &machine, bus, index: self.index };
-        if irqchip.has_signals(self.index) {
-            let signals = irqchip.take_signals(self.index);
-            if signals.init {
-                self.reset();
-            }
-            if let Some(page) = signals.startup
-                && matches!(self.mode, MpState::Uninitialized | MpState::InitReceived)
-            {
-                self.cpu.state_mut().start_up(page);
-                self.mode = MpState::Runnable;
-            }
-            if self.mode != MpState::Uninitialized {
-                let s = self.cpu.state_mut();
-                // While one is being handled a single other waits.
-                let most = if s.nmi_blocked { 1 } else { 2 };
-                s.nmi_pending = (s.nmi_pending + signals.nmi).min(most);
-            }
-        }
+        self.heed_signals();
         if self.cpu.state().nmi_due() {
             self.wake_up();
             self.cpu.state_mut().nmi_pending -= 1;
@@ -99,6 +82,29 @@ impl SoftVcpu {
             self.cpu.with(&machine.shared, &board, |x| x.interrupt(v)).ok()?;
         }
         Some(())
+    }
+
+    /// Does what other processors and devices have sent: INIT, start-up, NMI.
+    fn heed_signals(&mut self) {
+        if !self.machine.irqchip.has_signals(self.index) {
+            return;
+        }
+        let signals = self.machine.irqchip.take_signals(self.index);
+        if signals.init {
+            self.reset();
+        }
+        if let Some(page) = signals.startup
+            && matches!(self.mode, MpState::Uninitialized | MpState::InitReceived)
+        {
+            self.cpu.state_mut().start_up(page);
+            self.mode = MpState::Runnable;
+        }
+        if self.mode != MpState::Uninitialized {
+            let s = self.cpu.state_mut();
+            // While one is being handled a single other waits.
+            let most = if s.nmi_blocked { 1 } else { 2 };
+            s.nmi_pending = (s.nmi_pending + signals.nmi).min(most);
+        }
     }
 
     fn wake_up(&mut self) {
@@ -194,6 +200,8 @@ impl Vcpu for SoftVcpu {
     }
 
     fn state(&mut self) -> Result<VcpuState, VmError> {
+        // What was sent and not heeded yet has no place in a state.
+        self.heed_signals();
         Ok(convert::save(&self.machine, self.index, self.cpu.state(), self.mode))
     }
 
