@@ -52,5 +52,5 @@ fn guests_with_several_processors_go_on_in_other_machines_and_on_the_other_tier(
     let choices = TIERS.map(|tier| Choices { tier, ..Choices::default() });
     let ended = run(&image, 3, &choices, Duration::from_millis(100));
     assert_eq!(ended.status, Ok(0), "after {} moves: {}", ended.moves, ended.said);
-    assert!(ended.moves > 0, "it never moved");
+    assert!(ended.moves > 2, "only {} moves", ended.moves);
 }
