@@ -335,11 +335,12 @@ fn await_ready(
 /// Sets how readily the kernel kills the process for want of memory; lowering it needs a right that we may lack.
 fn adjust_oom(pid: i32, spec: &Spec) -> Option<String> {
     let wanted = spec.process().as_ref()?.oom_score_adj()?;
-    write_oom(pid, wanted)
+    write_oom(&pid.to_string(), wanted)
 }
 
-pub(crate) fn write_oom(pid: i32, wanted: i32) -> Option<String> {
-    let path = format!("/proc/{pid}/oom_score_adj");
+/// Of a process by its number, or of "self".
+pub(crate) fn write_oom(process: &str, wanted: i32) -> Option<String> {
+    let path = format!("/proc/{process}/oom_score_adj");
     let error = std::fs::write(Path::new(&path), wanted.to_string()).err()?;
     Some(format!("oom_score_adj {wanted} was not set: {error}"))
 }

@@ -80,14 +80,17 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
     let (mut streams, ends) = stdio::ends(plan.stdio, terminal)?;
     let (line, theirs) = Line::pair()?;
     let way = Way::of(&plan);
-    if plan.terms.lifetime == Lifetime::Free {
-        // the new process is in sight of the container's from its birth: until it is the program, nobody there may look into its memory
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-            .doing(|| "prctl(PR_SET_DUMPABLE)")?;
+    if way != Way::Rootless {
+        hide(&plan)?;
     }
     let enter = |back: BorrowedFd<'_>| {
         if way == Way::Rootless {
             join_groups(&plan)?;
+        }
+        adjust_oom(&plan, &theirs)?;
+        if way == Way::Rootless {
+            // only now: what a hidden process has in /proc is root's
+            hide(&plan)?;
         }
         sys::process::setns(proof, plan.init, plan.namespaces).doing(|| "cannot enter the container's namespaces")?;
         if way == Way::Through {
@@ -124,12 +127,18 @@ pub fn exec(proof: SingleThread, plan: Plan<'_>) -> Result<Running> {
             _ => return Err(SetupError::new(FailureKind::Internal, "the process was killed while it was being made")),
         }
     }
-    if let Some(wanted) = plan.process.oom_score_adj() {
-        warnings.extend(write_oom(pid, wanted));
-    }
     let pidfd = doomed.release()?;
     warnings.extend(await_exec(&line, pidfd.as_fd()).inspect_err(|_| reap(&pidfd))?);
     Ok(Running { pidfd, pid, streams, warnings })
+}
+
+/// The new process is in sight of the container's from its birth: until it is the program, nobody there may look into its memory.
+fn hide(plan: &Plan<'_>) -> Result<()> {
+    if plan.terms.lifetime != Lifetime::Free {
+        return Ok(());
+    }
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .doing(|| "prctl(PR_SET_DUMPABLE)")
 }
 
 /// How a process gets into the container.
@@ -163,11 +172,20 @@ fn join_groups(plan: &Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Done by the process itself, or by the one that it is born of, while our own /proc is in sight: nothing of the program runs without it.
+fn adjust_oom(plan: &Plan<'_>, line: &Line) -> Result<()> {
+    let failed = plan.process.oom_score_adj().and_then(|wanted| write_oom("self", wanted));
+    failed.map_or(Ok(()), |warning| line.say(&Word::Warning(warning), &[]))
+}
+
 fn inside(proof: SingleThread, (plan, way): (&Plan<'_>, Way), ends: &Ends, line: &Line) -> Result<()> {
     die_with_parent()?;
     schedule::affinity(plan.process, Moment::Initial)?;
     if way != Way::Rootless {
         join_groups(plan)?;
+    }
+    if way == Way::Straight {
+        adjust_oom(plan, line)?;
     }
     if !schedule::names_processors(plan.process, Moment::Initial) {
         schedule::all_processors();
