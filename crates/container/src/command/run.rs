@@ -70,7 +70,7 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
         made.end(&warn)?;
         return Err(Failure::from(error).doing("unable to start container process"));
     }
-    if let Err(error) = life::poststart(&made.record, Some(&made.birth)) {
+    if let Err(error) = life::poststart(&made.record, Some(made.birth.pid), made.container.pidfd.as_fd()) {
         made.end(&warn)?;
         return Err(error.into());
     }

@@ -4,12 +4,14 @@ use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
+use std::cell::OnceCell;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Every file that a container's folder may have.
-const FILES: [&str; 5] = ["criu.pid", "init.json", "seccomp", "start", "state.json"];
+const FILES: [&str; 4] = ["criu.pid", "seccomp", "start", RECORD];
+const RECORD: &str = "state.json";
 /// The folder that a container is shown if somebody waits for its readiness.
 const NOTIFY: &str = "notify";
 const START: &str = "start";
@@ -24,6 +26,8 @@ pub(crate) struct Root(PathBuf);
 pub(crate) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
+    /// The record, if it was begun here.
+    record: OnceCell<OwnedFd>,
 }
 
 /// Checks a container's id.
@@ -88,7 +92,7 @@ impl Root {
         let path = self.0.join(id);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Folder { fd, path }),
+            Ok(fd) => Ok(Folder { fd, path, record: OnceCell::new() }),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 Err(SetupError::new(FailureKind::NotFound, "container does not exist"))
             }
@@ -158,14 +162,43 @@ impl Folder {
 
     /// Writes a new file.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)).doing(|| self.shown(name))?;
+        let fd = self.open(name, OFlags::CREATE | OFlags::TRUNC)?;
+        self.put(fd.as_fd(), name, bytes)?;
+        sys::process::close_later(fd);
+        Ok(())
+    }
+
+    /// Begins the record of a new container.
+    pub(crate) fn begin_record(&self, bytes: &[u8]) -> Result<()> {
+        let fd = self.open(RECORD, OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND)?;
+        self.put(self.record.get_or_init(|| fd).as_fd(), RECORD, bytes)
+    }
+
+    /// Adds to the record.
+    pub(crate) fn add_to_record(&self, bytes: &[u8]) -> Result<()> {
+        if let Some(fd) = self.record.get() {
+            return self.put(fd.as_fd(), RECORD, bytes);
+        }
+        let fd = self.open(RECORD, OFlags::APPEND)?;
+        self.put(self.record.get_or_init(|| fd).as_fd(), RECORD, bytes)
+    }
+
+    /// The record; `None` where there is none.
+    pub(crate) fn record(&self) -> Result<Option<Vec<u8>>> {
+        self.read(RECORD)
+    }
+
+    fn open(&self, name: &str, how: OFlags) -> Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | how;
+        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)).doing(|| self.shown(name))
+    }
+
+    fn put(&self, file: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let count = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest)).doing(|| self.shown(name))?;
+            let count = rustix::io::retry_on_intr(|| rustix::io::write(file, rest)).doing(|| self.shown(name))?;
             rest = rest.get(count..).unwrap_or_default();
         }
-        sys::process::close_later(fd);
         Ok(())
     }
 
@@ -287,9 +320,11 @@ mod tests {
         let one = root.reserve("one").unwrap();
         assert_eq!(root.reserve("one").unwrap_err().kind, FailureKind::Conflict);
         assert_eq!(root.find("two").unwrap_err().kind, FailureKind::NotFound);
-        one.write("state.json", b"{}").unwrap();
-        assert_eq!(one.read("state.json").unwrap().unwrap(), b"{}");
-        assert_eq!(one.read("init.json").unwrap(), None);
+        one.begin_record(b"{}").unwrap();
+        one.add_to_record(b"[]").unwrap();
+        root.find("one").unwrap().add_to_record(b"{}").unwrap();
+        assert_eq!(one.record().unwrap().unwrap(), b"{}[]{}");
+        assert_eq!(one.read("seccomp").unwrap(), None);
         assert_eq!(root.ids().unwrap(), ["one"]);
         std::fs::write(one.path().join("mine"), "").unwrap();
         assert_eq!(one.remove().unwrap_err().kind, FailureKind::Conflict);

@@ -43,7 +43,7 @@ pub(crate) struct SubGroup<'a> {
 ///
 /// # Errors
 /// [`FailureKind::Conflict`] for a container that does not run, and as [`exec::exec`].
-pub(crate) fn run(proof: SingleThread, known: Known, order: &Order<'_>) -> Result<Running> {
+pub(crate) fn run(proof: SingleThread, mut known: Known, order: &Order<'_>) -> Result<Running> {
     let refuse = |text: &str| Err(SetupError::new(FailureKind::Conflict, text));
     match known.status {
         Status::Running | Status::Created => {}
@@ -51,7 +51,9 @@ pub(crate) fn run(proof: SingleThread, known: Known, order: &Order<'_>) -> Resul
         Status::Paused => return refuse("cannot exec in a paused container (use --ignore-paused to override)"),
         Status::Stopped | Status::Creating => return refuse("cannot exec in a stopped container"),
     }
-    let (birth, pidfd) = known.init()?;
+    let ended = || SetupError::new(FailureKind::Conflict, "container not running");
+    let pidfd = known.process.take().ok_or_else(ended)?;
+    let birth = known.birth.as_ref().ok_or_else(ended)?;
     let seccomp = known.record.seccomp(&known.folder)?;
     let keyring = if known.record.keyring { Some(keyring_of(&known.record.id)?) } else { None };
     let namespaces = Namespaces::from_bits_truncate(birth.namespaces);

@@ -4,8 +4,8 @@ use super::clock::Moment;
 use super::criu::{Criu, Field};
 use super::folder::{Folder, Root};
 use super::group::{self, Planned};
-use super::record::{Birth, Origin, Record};
-use super::status::{self, Seen, Status};
+use super::record::{Birth, Mark, Origin, Record};
+use super::status::{self, Status};
 use crate::agent::Listener;
 use crate::command::log::Log;
 use crate::create::{self, Container, First, Owners, Pivot, Plan, Terms, await_exec, reap};
@@ -22,7 +22,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::borrow::Cow;
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sys::mount::UnmountFlags;
@@ -103,6 +103,8 @@ pub(crate) struct Known {
     pub(crate) record: Record<'static>,
     pub(crate) birth: Option<Birth>,
     pub(crate) status: Status,
+    /// The first process, if it lived when it was looked at.
+    pub(crate) process: Option<OwnedFd>,
 }
 
 impl Known {
@@ -112,23 +114,20 @@ impl Known {
     /// [`FailureKind::NotFound`] where there is none.
     pub(crate) fn find(root: &Root, id: &str) -> Result<Self> {
         let folder = root.find(id)?;
-        let Some(record) = Record::read(&folder)? else {
+        let Some((record, birth)) = Record::read(&folder)? else {
             return Err(SetupError::new(FailureKind::NotFound, "container does not exist"));
         };
-        let birth = Birth::read(&folder)?;
-        let status = status::of(birth.as_ref());
-        Ok(Self { folder, record, birth, status })
+        let (status, process) = status::look(birth.as_ref());
+        Ok(Self { folder, record, birth, status, process })
     }
 
     /// The first process, of which it is sure that it is the recorded one.
     ///
     /// # Errors
     /// [`FailureKind::Conflict`] where it has ended.
-    pub(crate) fn init(&self) -> Result<(&Birth, OwnedFd)> {
-        let ended = || SetupError::new(FailureKind::Conflict, "container not running");
-        let birth = self.birth.as_ref().ok_or_else(ended)?;
-        let pidfd = open_process(birth).ok_or_else(ended)?;
-        Ok((birth, pidfd))
+    pub(crate) fn init(&self) -> Result<(&Birth, BorrowedFd<'_>)> {
+        let living = self.birth.as_ref().zip(self.process.as_ref().map(AsFd::as_fd));
+        living.ok_or_else(|| SetupError::new(FailureKind::Conflict, "container not running"))
     }
 
     /// Its control group.
@@ -136,13 +135,6 @@ impl Known {
         let record = self.birth.as_ref().map_or(&self.record.group, |birth| &birth.group);
         Group::from_record(record).doing(|| "cannot open the control group")
     }
-}
-
-fn open_process(birth: &Birth) -> Option<OwnedFd> {
-    let pidfd = pidfd_open(Pid::from_raw(birth.pid)?, PidfdFlags::empty()).ok()?;
-    // opened first, looked at afterwards: the number cannot be used again now
-    Seen::at(birth.pid).filter(|seen| seen.start == birth.start && !matches!(seen.state, b'Z' | b'X'))?;
-    Some(pidfd)
 }
 
 /// Makes a container. What fails leaves nothing behind.
@@ -288,7 +280,7 @@ fn revive(
     let namespaces = listed.iter().fold(Namespaces::empty(), |all, one| all | crate::namespaces::kind_of(one.typ()).0);
     let mut birth = Birth {
         pid: 0,
-        start: 0,
+        mark: Mark::Start(0),
         namespaces: namespaces.bits(),
         group: group.record(),
         resctrl: None,
@@ -301,7 +293,7 @@ fn revive(
         if script != "setup-namespaces" || pid == 0 {
             return Ok(());
         }
-        birth.of(pid)?.write(folder)?;
+        birth.of(pid, Mark::at(pid))?.write(folder)?;
         let state = state_of(record, "creating", Some(pid));
         hooks::run_all("prestart", all.and_then(hooks::prestart), &state)?;
         hooks::run_all("createRuntime", all.and_then(|all| all.create_runtime().as_ref()), &state)
@@ -326,7 +318,7 @@ fn revive(
         Ok((number.as_raw_nonzero().get(), pidfd, done.terminal))
     };
     let made = run().and_then(|(pid, pidfd, terminal)| {
-        birth.of(pid)?.write(folder)?;
+        birth.of(pid, Mark::of(pid, pidfd.as_fd()))?.write(folder)?;
         let mut container = Container::restored(pidfd, pid, group.clone(), namespaces);
         container.streams.terminal = terminal;
         Ok((container, birth))
@@ -365,7 +357,7 @@ fn build(
     let (recorded, freezer) = (group.record(), group::freezer(&group));
     let mut birth = Birth {
         pid: 0,
-        start: 0,
+        mark: Mark::Start(0),
         namespaces: 0,
         group: recorded,
         resctrl: class.kept.clone(),
@@ -374,7 +366,7 @@ fn build(
     };
     let spec_hooks = order.spec.hooks().as_ref();
     let mut run_hooks = |pid: i32| {
-        birth.of(pid)?.write(folder)?;
+        birth.of(pid, Mark::at(pid))?.write(folder)?;
         let state = state_of(record, "creating", Some(pid));
         hooks::run_all("prestart", spec_hooks.and_then(hooks::prestart), &state)?;
         hooks::run_all("createRuntime", spec_hooks.and_then(|all| all.create_runtime().as_ref()), &state)
@@ -403,7 +395,8 @@ fn build(
     warnings.iter().for_each(|text| order.log.warn(text));
     birth.namespaces = container.namespaces.bits();
     let placed = birth.resctrl.as_ref().map_or(Ok(()), |class| class.place(container.pid)).doing(|| "linux.intelRdt");
-    match placed.and_then(|()| birth.of(container.pid)?.write(folder)) {
+    match placed.and_then(|()| birth.of(container.pid, Mark::of(container.pid, container.pidfd.as_fd()))?.write(folder))
+    {
         Ok(()) => {
             class.keep();
             Ok((container, birth))
@@ -451,9 +444,9 @@ pub(crate) fn keyring_of(id: &str) -> Result<CString> {
 
 impl Birth {
     /// The same for the process that has come to be.
-    fn of(&mut self, pid: i32) -> Result<&Self> {
+    fn of(&mut self, pid: i32, mark: Option<Mark>) -> Result<&Self> {
         let ended = || SetupError::new(FailureKind::Internal, "the container's first process has ended");
-        (self.pid, self.start) = (pid, Seen::at(pid).ok_or_else(ended)?.start);
+        (self.pid, self.mark) = (pid, mark.ok_or_else(ended)?);
         Ok(self)
     }
 }
@@ -484,8 +477,8 @@ pub(crate) fn start(root: &Root, id: &str) -> Result<()> {
         }
     }
     // before it may run, as it may end at once
-    let process = known.birth.as_ref().and_then(open_process);
-    let process = process.ok_or_else(|| SetupError::new(FailureKind::Internal, "the container's process is gone"))?;
+    let gone = || SetupError::new(FailureKind::Internal, "the container's process is gone");
+    let process = known.process.as_ref().ok_or_else(gone)?;
     let line = Line::over(known.folder.connect()?);
     match line.hear()? {
         Some((Word::Ready, _)) => line.say(&Word::Go, &[])?,
@@ -493,20 +486,18 @@ pub(crate) fn start(root: &Root, id: &str) -> Result<()> {
         _ => return Err(SetupError::new(FailureKind::Conflict, "cannot start an already running container")),
     }
     await_exec(&line, process.as_fd())?;
-    poststart(&known.record, known.birth.as_ref())
+    poststart(&known.record, known.birth.as_ref().map(|birth| birth.pid), process.as_fd())
 }
 
 /// Runs the hooks behind the start; one that fails ends the container.
-pub(crate) fn poststart(record: &Record<'_>, birth: Option<&Birth>) -> Result<()> {
+pub(crate) fn poststart(record: &Record<'_>, pid: Option<i32>, process: BorrowedFd<'_>) -> Result<()> {
     if record.poststart.is_empty() {
         return Ok(());
     }
-    let state = state_of(record, "running", birth.map(|birth| birth.pid));
+    let state = state_of(record, "running", pid);
     hooks::run_all("poststart", Some(&record.poststart.to_vec()), &state).inspect_err(|_| {
-        if let Some(pidfd) = birth.and_then(open_process) {
-            // it may end at this moment
-            let _ = sys::signal::kill_pidfd(pidfd.as_fd(), SIGKILL);
-        }
+        // it may end at this moment
+        let _ = sys::signal::kill_pidfd(process, SIGKILL);
     })
 }
 
@@ -559,8 +550,8 @@ pub(crate) fn delete(root: &Root, id: &str, force: Force, warn: &dyn Fn(&str)) -
         Err(error) if error.kind == FailureKind::NotFound && force == Force::Yes => return Ok(()),
         other => other?,
     };
-    let record = match Record::read(&folder) {
-        Ok(Some(record)) => record,
+    let (record, birth) = match Record::read(&folder) {
+        Ok(Some(read)) => read,
         Ok(None) => return folder.remove(),
         Err(error) if force == Force::Yes => {
             warn(&error.message);
@@ -568,15 +559,14 @@ pub(crate) fn delete(root: &Root, id: &str, force: Force, warn: &dyn Fn(&str)) -
         }
         Err(error) => return Err(error),
     };
-    let birth = Birth::read(&folder)?;
-    let status = status::of(birth.as_ref());
+    let (status, process) = status::look(birth.as_ref());
     if force == Force::No && !matches!(status, Status::Stopped | Status::Created) {
         let text = format!("cannot delete container {id} that is not stopped: {status}");
         return Err(SetupError::new(FailureKind::Conflict, text));
     }
     let recorded = birth.as_ref().map_or(&record.group, |birth| &birth.group);
     let group = Group::from_record(recorded).doing(|| "cannot open the control group")?;
-    if let Some(pidfd) = birth.as_ref().and_then(open_process) {
+    if let Some(pidfd) = process {
         // it may end at this moment
         let _ = sys::signal::kill_pidfd(pidfd.as_fd(), SIGKILL);
         if status == Status::Paused {

@@ -1,12 +1,11 @@
 //! What a runtime without a daemon knows of its containers: a folder for each.
 //!
 //! ```text
-//! ROOT/ID/state.json   the record: written before anything outside the folder is made, never changed
-//! ROOT/ID/init.json    the first process: written once it exists
+//! ROOT/ID/state.json   the record: written before anything outside the folder is made; the first process is added once it exists
 //! ROOT/ID/seccomp      its compiled filter, for further processes
 //! ROOT/ID/start        the socket on which the first process waits for its start
 //!
-//!  mkdir ─> state.json ─> group, process ─> init.json ─> created ── start ──> running <─> paused
+//!  mkdir ─> record ─> group, process ─> the rest of it ─> created ── start ──> running <─> paused
 //!     │ creating                                            │                    │
 //!     └────────────────── delete --force ───────────────────┴────> stopped <─────┘ ─── delete ──> nothing
 //! ```

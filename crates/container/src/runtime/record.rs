@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The form of the files; another one is refused.
-const FORM: u32 = 1;
+/// The form of the file; another one is refused.
+const FORM: u32 = 2;
 
 /// All that later commands need of the configuration, which may have changed by then.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,8 +70,9 @@ pub(crate) struct Record<'a> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Birth {
     pub(crate) pid: i32,
-    /// When the kernel says it began, in ticks since boot: a number of process may be used again.
-    pub(crate) start: u64,
+    /// Which of the processes that ever have this number it is.
+    #[serde(flatten)]
+    pub(crate) mark: Mark,
     /// The namespaces that it does not share with us, as clone(2) has them.
     pub(crate) namespaces: u64,
     /// The control group that it has: a user may have got less than was wanted.
@@ -84,6 +85,16 @@ pub(crate) struct Birth {
     /// Where it comes from.
     #[serde(default, skip_serializing_if = "Origin::is_made")]
     pub(crate) origin: Origin,
+}
+
+/// What tells a process from a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mark {
+    /// The number of its inode in pidfs, which no other process gets until the next boot: Linux 6.9.
+    Inode(u64),
+    /// When the kernel says it began, in ticks since boot.
+    Start(u64),
 }
 
 /// Where a first process comes from.
@@ -110,26 +121,28 @@ impl<'a> Record<'a> {
 
     /// Writes the record of a new container, with its filter.
     pub(crate) fn write(&self, folder: &Folder, seccomp: Option<&[u8]>) -> Result<()> {
-        let bytes = serde_json::to_vec(self).doing(|| "cannot write the record")?;
-        folder.write("state.json", &bytes)?;
+        folder.begin_record(&serde_json::to_vec(self).doing(|| "cannot write the record")?)?;
         seccomp.map_or(Ok(()), |bytes| folder.write("seccomp", bytes))
     }
 
-    /// Reads the record; `None` where the container was never made.
+    /// Reads the record, with the first process if there was one yet; `None` where the container was never made.
     ///
     /// # Errors
     /// [`FailureKind::Internal`] for a record of another form.
-    pub(crate) fn read(folder: &Folder) -> Result<Option<Record<'static>>> {
-        let Some(bytes) = folder.read("state.json")?.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+    pub(crate) fn read(folder: &Folder) -> Result<Option<(Record<'static>, Option<Birth>)>> {
+        let Some(bytes) = folder.record()?.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
         let shown = || folder.path().join("state.json").display().to_string();
-        let record: Record<'static> = match serde_json::from_slice(&bytes) {
+        let mut parts = serde_json::Deserializer::from_slice(&bytes);
+        let record = match Record::<'static>::deserialize(&mut parts) {
             Ok(record) => record,
             // cut short: nothing was made behind it
             Err(error) if error.is_eof() => return Ok(None),
             Err(error) => return Err(error).doing(shown),
         };
         if record.form == FORM {
-            Ok(Some(record))
+            // one that is cut short was not acted upon
+            let births = parts.into_iter::<Birth>().map_while(std::result::Result::ok);
+            Ok(Some((record, births.last())))
         } else {
             let text = format!("{} is of form {}, this program knows {FORM}", shown(), record.form);
             Err(SetupError::new(FailureKind::Internal, text))
@@ -155,14 +168,8 @@ impl<'a> Record<'a> {
 }
 
 impl Birth {
-    /// Writes down the first process.
+    /// Adds the first process to the record; what is added last counts.
     pub(crate) fn write(&self, folder: &Folder) -> Result<()> {
-        folder.write("init.json", &serde_json::to_vec(self).doing(|| "cannot write the record")?)
-    }
-
-    /// Reads it; `None` where there was none yet.
-    pub(crate) fn read(folder: &Folder) -> Result<Option<Self>> {
-        let Some(bytes) = folder.read("init.json")? else { return Ok(None) };
-        Ok(serde_json::from_slice(&bytes).ok())
+        folder.add_to_record(&serde_json::to_vec(self).doing(|| "cannot write the record")?)
     }
 }

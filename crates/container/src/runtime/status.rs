@@ -1,9 +1,13 @@
 //! The status of a container, as the kernel shows it.
 
-use super::record::{Birth, Origin};
+use super::record::{Birth, Mark, Origin};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt::{self, Display};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+/// The file system of pidfds, where they have one of their own: linux/magic.h.
+const PIDFS: u64 = 0x5049_4446;
 /// Forked, has not executed anything yet: `PF_FORKNOEXEC` of linux/sched.h.
 const FORK_NO_EXEC: u64 = 0x40;
 
@@ -67,17 +71,56 @@ impl Seen {
     }
 }
 
+impl Mark {
+    /// The mark of the process behind a pidfd; `None` when it is gone.
+    pub(crate) fn of(pid: i32, process: BorrowedFd<'_>) -> Option<Self> {
+        let own = rustix::fs::fstatfs(process).is_ok_and(|system| u64::try_from(system.f_type) == Ok(PIDFS));
+        if own {
+            return rustix::fs::fstat(process).ok().map(|stat| Self::Inode(stat.st_ino));
+        }
+        Seen::at(pid).map(|seen| Self::Start(seen.start))
+    }
+
+    /// The mark of a living process that nobody reaps meanwhile.
+    pub(crate) fn at(pid: i32) -> Option<Self> {
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Self::of(pid, pidfd.as_fd())
+    }
+
+    /// Whether the process of this number is the one that was marked; what is seen of it was seen after the pidfd was opened.
+    fn is_of(self, process: BorrowedFd<'_>, seen: &Seen) -> bool {
+        match self {
+            Self::Inode(inode) => rustix::fs::fstat(process).is_ok_and(|stat| stat.st_ino == inode),
+            Self::Start(start) => seen.start == start,
+        }
+    }
+}
+
+/// The recorded first process, while it lives, and what is seen of it.
+fn first(birth: &Birth) -> Option<(OwnedFd, Seen)> {
+    let pidfd = pidfd_open(Pid::from_raw(birth.pid)?, PidfdFlags::empty()).ok()?;
+    // opened first, looked at afterwards: the number cannot be used again now
+    let seen = Seen::at(birth.pid).filter(|seen| !matches!(seen.state, b'Z' | b'X'))?;
+    birth.mark.is_of(pidfd.as_fd(), &seen).then_some((pidfd, seen))
+}
+
+/// The status of a container by its first process, and that process while it lives.
+pub(crate) fn look(birth: Option<&Birth>) -> (Status, Option<OwnedFd>) {
+    let Some(birth) = birth else { return (Status::Creating, None) };
+    let Some((process, seen)) = first(birth) else { return (Status::Stopped, None) };
+    // criu's processes never execute what they are: they are forked and filled
+    let waits = seen.flags & FORK_NO_EXEC != 0 && birth.origin == Origin::Made;
+    let status = match () {
+        () if frozen(birth) => Status::Paused,
+        () if waits => Status::Created,
+        () => Status::Running,
+    };
+    (status, Some(process))
+}
+
 /// The status of a container by its first process.
 pub(crate) fn of(birth: Option<&Birth>) -> Status {
-    let Some(birth) = birth else { return Status::Creating };
-    match Seen::at(birth.pid) {
-        Some(seen) if seen.start != birth.start || matches!(seen.state, b'Z' | b'X') => Status::Stopped,
-        None => Status::Stopped,
-        Some(_) if frozen(birth) => Status::Paused,
-        // criu's processes never execute what they are: they are forked and filled
-        Some(seen) if seen.flags & FORK_NO_EXEC != 0 && birth.origin == Origin::Made => Status::Created,
-        Some(_) => Status::Running,
-    }
+    look(birth).0
 }
 
 fn frozen(birth: &Birth) -> bool {
@@ -102,13 +145,22 @@ mod tests {
     fn this_process_has_been_executed() {
         let own = Seen::at(rustix::process::getpid().as_raw_nonzero().get()).unwrap();
         assert_eq!(own.flags & FORK_NO_EXEC, 0);
-        let birth = |start: u64| -> Birth {
-            let pid = rustix::process::getpid().as_raw_nonzero().get();
-            let text = serde_json::json!({"pid": pid, "start": start, "namespaces": 0, "group": {"hierarchies": []}});
+        let pid = rustix::process::getpid();
+        let birth = |mark: Mark| -> Birth {
+            let mut text =
+                serde_json::json!({"pid": pid.as_raw_nonzero().get(), "namespaces": 0, "group": {"hierarchies": []}});
+            let mark = serde_json::to_value(mark).unwrap();
+            text.as_object_mut().unwrap().extend(mark.as_object().unwrap().clone());
             serde_json::from_value(text).unwrap()
         };
-        assert_eq!(of(Some(&birth(own.start))), Status::Running);
-        assert_eq!(of(Some(&birth(own.start + 1))), Status::Stopped);
+        assert_eq!(of(Some(&birth(Mark::Start(own.start)))), Status::Running);
+        assert_eq!(of(Some(&birth(Mark::Start(own.start + 1)))), Status::Stopped);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let mark = Mark::of(pid.as_raw_nonzero().get(), pidfd.as_fd()).unwrap();
+        assert_eq!(of(Some(&birth(mark))), Status::Running);
+        if let Mark::Inode(inode) = mark {
+            assert_eq!(of(Some(&birth(Mark::Inode(inode + 1)))), Status::Stopped);
+        }
         assert_eq!(of(None), Status::Creating);
     }
 }
