@@ -12,11 +12,53 @@ use crate::shape::{Always, Record, Type};
 use crate::{emit, merge};
 
 /// What does not make another container.
-const APART: &[&str] = &["build", "pull_policy", "scale", "depends_on", "profiles"];
+const APART: &[&str] = &["build", "pull_policy", "scale"];
 
 /// A service's hash.
 #[must_use]
 pub fn service(node: &Node) -> String {
+    let mut node = settings(node);
+    if let Some(map) = node.as_map_mut() {
+        map.retain(|name, _| !["depends_on", "profiles"].contains(&name));
+    }
+    digest(&as_go(node, &Type::Record(&schema::SERVICE)))
+}
+
+/// Whether a container with this hash is what the service says, whichever version of docker compose has made it.
+///
+/// Up to 2.26 at least, profiles and what a service depends on counted, files' modes were numbers, and a network's priority came first.
+#[must_use]
+pub fn is_of_service(hash: &str, node: &Node) -> bool {
+    hash == service(node) || hash == service_before(node)
+}
+
+fn service_before(node: &Node) -> String {
+    let mut node = as_go(settings(node), &Type::Record(&schema::SERVICE));
+    let Some(map) = node.as_map_mut() else { return String::new() };
+    for section in ["configs", "secrets"] {
+        let Some(Value::List(files)) = map.get_mut(section).map(|files| &mut files.value) else { continue };
+        files.iter_mut().filter_map(Node::as_map_mut).filter_map(|file| file.get_mut("mode")).for_each(number);
+    }
+    if let Some(networks) = map.get_mut("networks").and_then(Node::as_map_mut) {
+        for (_, network) in networks.iter_mut() {
+            let Some(network) = network.as_map_mut() else { continue };
+            network.sort_by_rank(|name| usize::from(name != "priority"));
+        }
+    }
+    digest(&node)
+}
+
+/// An octal text as the number that it says.
+fn number(mode: &mut Node) {
+    if let Value::Text(text) = &mode.value
+        && let Ok(number) = i64::from_str_radix(text, 8)
+    {
+        mode.value = Value::Int(number);
+    }
+}
+
+/// What of a service decides about its containers.
+fn settings(node: &Node) -> Node {
     let mut node = node.clone();
     if let Some(map) = node.as_map_mut() {
         map.retain(|name, _| !APART.contains(&name));
@@ -24,7 +66,7 @@ pub fn service(node: &Node) -> String {
             deploy.remove("replicas");
         }
     }
-    digest(&as_go(node, &Type::Record(&schema::SERVICE)))
+    node
 }
 
 /// A network's hash.

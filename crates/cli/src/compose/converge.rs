@@ -180,7 +180,7 @@ fn differs(stack: &Stack, service: &Service, member: &Member, rules: &Rules, rec
         Recreate::Force => return true,
         Recreate::Diverged => {}
     }
-    if member.label(label::HASH) != hash::service(&service.node) {
+    if !hash::is_of_service(member.label(label::HASH), &service.node) {
         return true;
     }
     let image = rules.images.get(&service.name).map(String::as_str).unwrap_or_default();

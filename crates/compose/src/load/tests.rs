@@ -48,6 +48,19 @@ fn check_merge(files: &[(&str, &str)], expect: &str) {
     assert_eq!(services(files, &options(&names)), expect);
 }
 
+/// As 2.26.1 hashes the services of a project: what one depends on and its profiles count, and modes are numbers.
+#[test]
+fn hashes_of_older_versions_are_known() {
+    let golden = include_str!("golden.yaml").replace("    gpus: all\n", "");
+    let mut asked = options(&[]);
+    asked.profiles = vec!["p".to_owned()];
+    let project = project(&[("compose.yaml", &golden)], &asked).unwrap();
+    let web = &project.services["web"].node;
+    assert!(hash::is_of_service("f6d6c44ce4ba2c248255731127fbdd6cac1cbd6f94cfa96ae9f2f0ab1cf0d63a", web));
+    assert!(hash::is_of_service(&hash::service(web), web));
+    assert!(!hash::is_of_service("", web) && !hash::is_of_service(&hash::service(&project.services["db"].node), web));
+}
+
 /// What docker compose 2.40.3 prints for this file with `config --hash "*"`; its networks and volumes get these labels.
 #[test]
 fn hashes_are_those_of_docker_compose() {

@@ -8,13 +8,13 @@ use testkit::wait_for;
 
 use crate::subject::{Run, SOON, Subject, finish};
 
-struct Stack {
-    subject: Subject,
+pub(super) struct Stack {
+    pub(super) subject: Subject,
 }
 
 impl Stack {
     /// A daemon with the image, and a project `shop` of one file.
-    fn start(file: &str) -> Option<Self> {
+    pub(super) fn start(file: &str) -> Option<Self> {
         let subject = Subject::start()?;
         let _ = subject.island.dir("shop");
         let stack = Self { subject };
@@ -22,11 +22,11 @@ impl Stack {
         Some(stack)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(super) fn write(&self, name: &str, text: &str) {
         fs::write(self.subject.island.path("shop").join(name), text).unwrap();
     }
 
-    fn run(&self, words: &[&str]) -> Run {
+    pub(super) fn run(&self, words: &[&str]) -> Run {
         let words = [&["compose"][..], words].concat();
         let mut command = self.subject.command(&words);
         for name in ["COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES"] {
@@ -37,37 +37,37 @@ impl Stack {
     }
 
     #[track_caller]
-    fn ok(&self, words: &[&str]) -> Run {
+    pub(super) fn ok(&self, words: &[&str]) -> Run {
         self.run(words).expect(0)
     }
 
     /// Containers' names and ids.
     #[track_caller]
-    fn ids(&self) -> Vec<(String, String)> {
+    pub(super) fn ids(&self) -> Vec<(String, String)> {
         let listed = self.ok(&["ps", "-a", "--no-trunc", "--format", "{{.Name}} {{.ID}}"]);
         let pair = |line: &str| line.split_once(' ').map(|(name, id)| (name.to_owned(), id.to_owned()));
         listed.out.lines().filter_map(pair).collect()
     }
 
     #[track_caller]
-    fn names(&self) -> String {
+    pub(super) fn names(&self) -> String {
         self.ids().into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
     }
 
     #[track_caller]
-    fn inspect(&self, name: &str) -> Value {
+    pub(super) fn inspect(&self, name: &str) -> Value {
         let text = self.subject.insula(&["inspect", name]).expect(0).out;
         serde_json::from_str::<Value>(&text).unwrap()[0].clone()
     }
 
-    fn finish(self) {
+    pub(super) fn finish(self) {
         let volumes = self.subject.insula(&["volume", "ls", "-q"]).expect(0);
         assert_eq!(volumes.text(), "", "volumes are left");
         self.subject.finish();
     }
 }
 
-const SHOP: &str = r#"
+pub(super) const SHOP: &str = r#"
 x-base: &base {image: "test:1", network_mode: none, stop_grace_period: 0s}
 services:
   db:

@@ -1,6 +1,7 @@
 //! What docker's own client and library ask for, of whichever subject is chosen.
 
 mod compose;
+mod compose_plugin;
 mod copy;
 mod health;
 mod library;
