@@ -10,7 +10,7 @@ use crate::host::jit::{Behind, Exit, Found, Jit, Key, Link, Site, enter};
 use crate::host::native::Natives;
 use crate::host::ram::PAGE;
 use crate::mmu::fetch::FetchTlb;
-use crate::state::{CR0_EM, CR0_TS, CR4_FSGSBASE, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState};
+use crate::state::{CR0_EM, CR0_TS, CR4_FSGSBASE, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState, View};
 use crate::translate::{Fpu, Locks, Pace, Place};
 
 /// Why the loop was left.
@@ -169,8 +169,9 @@ impl Cpu {
         let x = &mut self.split(shared, board);
         let gpa = x.fetch_address(x.s.rip)?;
         let key = Key { gpa, lin: x.s.rip, mode: x.view as u8 | 4 };
-        let generation = x.shared.code.generation(gpa);
-        let Found::Code(entry) = translate(x, key, Fpu::Ready, generation, len) else {
+        let terms = Terms { fpu: Fpu::Ready, ..Terms::of(x.s) };
+        let begin = Begin { key, view: x.view, terms, generation: x.shared.code.generation(gpa) };
+        let Found::Code(entry) = translate(x, &begin, len) else {
             return run_block(x, Length::One).map(|_| ()).map_err(|_| Fault::Triple);
         };
         x.leave = false;
@@ -333,13 +334,14 @@ fn translated(x: &mut Exec<'_>, link: &mut Option<Link>) -> Done {
     let mode = x.view as u8 | if fpu == Fpu::Ready { 4 } else { 0 };
     let key = Key { gpa, lin, mode };
     let generation = x.shared.code.generation(gpa);
-    let mut found = x.jit.find(&key, generation);
+    let found = x.jit.find(&key, generation);
     if found == Found::Unknown {
+        // The block may end in another mode than it is translated for.
+        let begin = Begin { key, view: x.view, terms, generation };
         let entered = run_block(x, Length::All)?;
         if entered >= WORTH && x.shared.code.generation(gpa) == generation {
-            found = translate(x, key, fpu, generation, usize::MAX);
+            translate(x, &begin, usize::MAX);
         }
-        let _ = found;
         return Ok(());
     }
     let Found::Code(entry) = found else {
@@ -379,8 +381,18 @@ const LONGEST_BLOCK: u64 = 256;
 /// How often the interpreter runs a block before it is translated.
 const WORTH: u32 = 2;
 
-/// Translates the block at `key`, out of at most `limit` bytes.
-fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize) -> Found {
+/// What is so where a block begins.
+struct Begin {
+    key: Key,
+    view: View,
+    terms: Terms,
+    /// Of its page, before its bytes were read.
+    generation: u32,
+}
+
+/// Translates a block, out of at most `limit` bytes.
+fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
+    let Begin { key, view, terms, generation } = *begin;
     if x.jit.nearly_full() {
         x.jit.clear();
     }
@@ -393,10 +405,10 @@ fn translate(x: &mut Exec<'_>, key: Key, fpu: Fpu, generation: u32, limit: usize
     let place = Place {
         lin: key.lin,
         page: &page[..len],
-        view: x.view,
-        built_in: Terms::of(x.s).built_in,
+        view,
+        built_in: terms.built_in,
         locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
-        fpu,
+        fpu: terms.fpu,
         pace: if x.shared.counted.is_some() { Pace::Counted } else { Pace::Free },
         at: x.jit.next_address(),
         offset: x.jit.offset_of_next(),

@@ -30,6 +30,8 @@ pub(crate) trait Board {
     fn wrmsr(&self, index: u32, v: u64) -> bool;
     /// The time-stamp counter before the guest's offset.
     fn tsc(&self) -> u64;
+    /// What is added to the host's counter for it, if that is where time comes from. It stays while the CPU runs.
+    fn tsc_offset(&self) -> u64;
     /// The task priority, CR8.
     fn cr8(&self) -> u64;
     /// Sets the task priority.

@@ -375,6 +375,22 @@ fn demoted(instr: &Instruction) -> bool {
     matches!(instr.mnemonic(), Mnemonic::Tzcnt | Mnemonic::Lzcnt | Mnemonic::Endbr64 | Mnemonic::Endbr32)
 }
 
+/// What older CPUs make of a scan with a prefix.
+pub(crate) fn as_older(mut instr: Instruction) -> Instruction {
+    use iced_x86::Code as C;
+    let code = match instr.code() {
+        C::Tzcnt_r16_rm16 => C::Bsf_r16_rm16,
+        C::Tzcnt_r32_rm32 => C::Bsf_r32_rm32,
+        C::Tzcnt_r64_rm64 => C::Bsf_r64_rm64,
+        C::Lzcnt_r16_rm16 => C::Bsr_r16_rm16,
+        C::Lzcnt_r32_rm32 => C::Bsr_r32_rm32,
+        C::Lzcnt_r64_rm64 => C::Bsr_r64_rm64,
+        other => other,
+    };
+    instr.set_code(code);
+    instr
+}
+
 fn second_size(instr: &Instruction) -> u8 {
     if instr.op_count() < 2 {
         return 0;

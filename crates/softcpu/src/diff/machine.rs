@@ -46,6 +46,9 @@ impl Board for Empty {
     fn tsc(&self) -> u64 {
         0
     }
+    fn tsc_offset(&self) -> u64 {
+        0
+    }
     fn cr8(&self) -> u64 {
         0
     }

@@ -85,14 +85,15 @@ pub(super) unsafe fn exchange<const B: usize>(p: *mut u8, old: u64, new: u64) ->
 /// As for [`store`], and `p` is aligned.
 pub(super) unsafe fn exchange16(p: *mut u8, old: u128, new: u128) -> u128 {
     let (mut lo, mut hi) = (old as u64, (old >> 64) as u64);
-    // SAFETY: the caller promises mapped, aligned, writable bytes; rbx belongs to LLVM and is put back.
+    // SAFETY: the caller promises mapped, aligned, writable bytes; rbx belongs to LLVM and is put back, so that
+    // no operand may be left to it to place: that could be rbx.
     unsafe {
         asm!(
-            "xchg rbx, {n}",
-            "lock cmpxchg16b xmmword ptr [{p}]",
-            "mov rbx, {n}",
-            n = inout(reg) new as u64 => _,
-            p = in(reg) p,
+            "xchg rbx, rsi",
+            "lock cmpxchg16b xmmword ptr [rdi]",
+            "mov rbx, rsi",
+            inout("rsi") new as u64 => _,
+            in("rdi") p,
             in("rcx") (new >> 64) as u64,
             inout("rax") lo,
             inout("rdx") hi,

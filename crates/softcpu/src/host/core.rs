@@ -39,6 +39,8 @@ pub(crate) struct Own {
     pub(super) pending: u64,
     /// The byte that asks for attention.
     pub(super) attention: u64,
+    /// What is added to the host's time-stamp counter for the board's.
+    pub(super) tsc_offset: u64,
     /// The tables of indirect jumps, one a view.
     pub(super) jumps: [u64; 3],
     /// MXCSR of Rust code.
@@ -86,6 +88,7 @@ impl CoreBox {
                     far: u64::MAX,
                     pending: 0,
                     attention: 0,
+                    tsc_offset: 0,
                     jumps: [0; 3],
                     host_mxcsr: 0x1f80,
                 },

@@ -16,7 +16,7 @@ use crate::cpu::Terms;
 use crate::decode::Op;
 use crate::exec::Exec;
 use crate::flags::ARITH;
-use crate::state::CpuState;
+use crate::state::{CpuState, Msrs};
 use crate::translate::Translation;
 use crate::translate::flags::FlagsAt;
 
@@ -43,7 +43,12 @@ pub(crate) const FAR: i32 = OWN + offset_of!(Own, far) as i32;
 pub(crate) const PENDING: i32 = OWN + offset_of!(Own, pending) as i32;
 pub(crate) const ATTENTION: i32 = OWN + offset_of!(Own, attention) as i32;
 const JUMP_TABLES: i32 = OWN + offset_of!(Own, jumps) as i32;
-const SWAPPED_GS: i32 = STATE + (offset_of!(CpuState, msr) + offset_of!(crate::state::Msrs, kernel_gs_base)) as i32;
+const MSRS: i32 = STATE + offset_of!(CpuState, msr) as i32;
+const SWAPPED_GS: i32 = MSRS + offset_of!(Msrs, kernel_gs_base) as i32;
+pub(crate) const CR4: i32 = STATE + offset_of!(CpuState, cr4) as i32;
+pub(crate) const TSC_OFFSET: i32 = MSRS + offset_of!(Msrs, tsc_offset) as i32;
+pub(crate) const TSC_AUX: i32 = MSRS + offset_of!(Msrs, tsc_aux) as i32;
+pub(crate) const HOST_TSC_OFFSET: i32 = OWN + offset_of!(Own, tsc_offset) as i32;
 const RESUME: i32 = OWN + offset_of!(Own, resume) as i32;
 const EXEC: i32 = OWN + offset_of!(Own, exec) as i32;
 const HOST_SP: i32 = OWN + offset_of!(Own, host_sp) as i32;
@@ -554,6 +559,7 @@ pub(crate) fn enter(x: &mut Exec<'_>, entries: Entries) -> Exit {
     let jumps = [0, 1, 2].map(|v: usize| x.jit.jumps[v].address());
     let attention = x.board.attention_flag() as u64;
     let pending = u64::from(x.board.vector_waits());
+    let tsc_offset = x.board.tsc_offset();
     let core: *mut Core = x.core;
     let exec: *mut Exec<'_> = x;
     // SAFETY: `x` was made from this core by `Cpu::split`, and nobody else uses the fields of translated code.
@@ -562,6 +568,7 @@ pub(crate) fn enter(x: &mut Exec<'_>, entries: Entries) -> Exit {
     own.jumps = jumps;
     own.attention = attention;
     own.pending = pending;
+    own.tsc_offset = tsc_offset;
     own.link = NO_LINK;
     own.far = NO_LINK;
     // SAFETY: the address is that of the enter thunk, which has this signature.

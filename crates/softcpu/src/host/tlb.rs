@@ -10,8 +10,8 @@ use super::access;
 use super::ram::{HostPage, PAGE, Ram};
 use crate::state::View;
 
-/// Entries of a table.
-pub(crate) const ENTRIES: usize = 256;
+/// Entries of a table: 4 MiB of pages at once. To empty one costs as much as it holds, however large it is.
+pub(crate) const ENTRIES: usize = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -25,8 +25,11 @@ const fn none(i: usize) -> Entry {
     Entry { tag: (i as u64 ^ 1) << 12, host: std::ptr::null_mut() }
 }
 
+// SAFETY: null pointers, for all threads alike.
+unsafe impl Sync for Entry {}
+
 /// A table without translations.
-const NONE: [Entry; ENTRIES] = {
+static NONE: [Entry; ENTRIES] = {
     let mut t = [none(0); ENTRIES];
     let mut i = 0;
     while i < ENTRIES {
@@ -44,12 +47,50 @@ struct Tables {
     write: [Entry; ENTRIES],
 }
 
+/// One bit an entry.
+type Bits = [u64; ENTRIES / 64];
+
+/// Slots in use, each once.
+#[derive(Clone)]
+struct Slots {
+    listed: Vec<u16>,
+    known: Bits,
+}
+
+impl Slots {
+    fn new() -> Self {
+        Self { listed: Vec::with_capacity(ENTRIES), known: [0; ENTRIES / 64] }
+    }
+
+    fn add(&mut self, i: usize) {
+        let (word, bit) = (&mut self.known[i / 64], 1 << (i % 64));
+        if *word & bit == 0 {
+            *word |= bit;
+            self.listed.push(i as u16);
+        }
+    }
+
+    /// All of them; none is left.
+    fn drain(&mut self) -> impl Iterator<Item = usize> {
+        self.known = [0; ENTRIES / 64];
+        self.listed.drain(..).map(usize::from)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.listed.iter().map(|&i| usize::from(i))
+    }
+}
+
 /// The data TLB of one CPU. It keeps the memory that it points into.
 #[repr(C, align(64))]
 pub(crate) struct Tlb {
     views: [Tables; 3],
     /// Which entries came from global pages: they outlive a load of CR3.
-    global: [[[u64; ENTRIES / 64]; 2]; 3],
+    global: [[Bits; 2]; 3],
+    /// Slots with entries that a load of CR3 ends, a list a view.
+    local: [Slots; 3],
+    /// Slots with entries of global pages.
+    lasting: [Slots; 3],
     _ram: Arc<Ram>,
 }
 
@@ -70,7 +111,8 @@ impl Tlb {
 
     pub(crate) fn new(ram: Arc<Ram>) -> Self {
         let tables = Tables { read: NONE, write: NONE };
-        Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], _ram: ram }
+        let slots = || std::array::from_fn(|_| Slots::new());
+        Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], local: slots(), lasting: slots(), _ram: ram }
     }
 
     /// Reads `B` bytes at linear address `addr`, or nothing if the page is not in the table.
@@ -160,32 +202,34 @@ impl Tlb {
             self.views[v].write[i] = e;
             mark(&mut self.global[v][1], i, global);
         }
+        match global {
+            Global::Yes => self.lasting[v].add(i),
+            Global::No => self.local[v].add(i),
+        }
     }
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        for t in &mut self.views {
-            t.read = NONE;
-            t.write = NONE;
+        for (v, t) in self.views.iter_mut().enumerate() {
+            for i in self.local[v].drain().chain(self.lasting[v].drain()) {
+                t.read[i] = NONE[i];
+                t.write[i] = NONE[i];
+            }
         }
-        self.global = Default::default();
+        self.global = [[[0; ENTRIES / 64]; 2]; 3];
     }
 
     /// Forgets all but global pages.
     pub(crate) fn flush_local(&mut self) {
-        for (t, g) in self.views.iter_mut().zip(&self.global) {
-            for (table, bits) in [(&mut t.read, &g[0]), (&mut t.write, &g[1])] {
-                for (n, &keep) in bits.iter().enumerate() {
-                    let range = 64 * n..64 * n + 64;
-                    if keep == 0 {
-                        table[range.clone()].copy_from_slice(&NONE[range]);
-                        continue;
-                    }
-                    for i in range {
-                        if keep & (1 << (i % 64)) == 0 {
-                            table[i] = NONE[i];
-                        }
-                    }
+        for (v, t) in self.views.iter_mut().enumerate() {
+            let global = &self.global[v];
+            for i in self.local[v].drain() {
+                let keeps = |bits: &Bits| bits[i / 64] & (1 << (i % 64)) != 0;
+                if !keeps(&global[0]) {
+                    t.read[i] = NONE[i];
+                }
+                if !keeps(&global[1]) {
+                    t.write[i] = NONE[i];
                 }
             }
         }
@@ -203,8 +247,9 @@ impl Tlb {
     /// Forgets that a page of memory may be written, under whatever linear address; says whether it could be.
     pub(crate) fn protect(&mut self, page: HostPage) -> bool {
         let mut found = false;
-        for t in &mut self.views {
-            for (i, e) in t.write.iter_mut().enumerate() {
+        for (v, t) in self.views.iter_mut().enumerate() {
+            for i in self.local[v].iter().chain(self.lasting[v].iter()) {
+                let e = &mut t.write[i];
                 if e.host == page.0 {
                     *e = NONE[i];
                     found = true;
@@ -222,7 +267,7 @@ impl Tlb {
     }
 }
 
-fn mark(bits: &mut [u64; ENTRIES / 64], i: usize, global: Global) {
+fn mark(bits: &mut Bits, i: usize, global: Global) {
     let bit = 1 << (i % 64);
     match global {
         Global::Yes => bits[i / 64] |= bit,

@@ -7,8 +7,10 @@
 //! A block has two entries: one for flags in the host's flags, where a linked jump leads, and one for parked flags, where tables of
 //! jumps lead too. The code begins with what it wants itself; the other entry brings them there.
 
+mod bits;
 pub(crate) mod flags;
 mod operand;
+mod string;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -223,6 +225,7 @@ fn decode(place: &Place<'_>, at: usize) -> Vec<Guest> {
         if !crate::decode::known(&instr) {
             break;
         }
+        let instr = crate::decode::as_older(instr);
         let ends = ends_before(&instr) && !inline(&instr, place);
         let rip = start.wrapping_add(at as u64);
         at += instr.len();
@@ -355,7 +358,8 @@ impl<'a> Translator<'a> {
         }
         let mark = self.code.len();
         let (colds, flags, setter) = (self.cold.len(), self.flags, self.setter);
-        let ways = [Self::stack, Self::system, Self::divide, Self::plain];
+        let ways =
+            [Self::stack, Self::system, Self::processor, Self::string, Self::bit_in_memory, Self::divide, Self::plain];
         for way in ways {
             if way(self, g, behind).is_some() {
                 return false;
@@ -406,9 +410,9 @@ impl<'a> Translator<'a> {
         let table = TLB + Tlb::TABLE * (2 * self.place.view as i32 + i32::from(access == Access::Write));
         let c = &mut self.code;
         c.mov(R10, R9);
-        // shr r10, 8; and r10d, 0xff0
+        // shr r10, 8; and r10d, the offset of the last entry
         c.raw(&[0x49, 0xc1, 0xea, 8, 0x41, 0x81, 0xe2]);
-        c.u32(0xff0);
+        c.u32(Tlb::TABLE as u32 - 16);
         // xor r9, [table + r10]
         c.indexed(0x33, R9, R10, table);
         let slow = if aligned {

@@ -303,7 +303,9 @@ impl Translator<'_> {
         };
         let regs = gprs(&i);
         let touched = |r: &Register| in_memory(*r) || (r.is_gpr() && r.full_register() == Register::RSP);
-        if !regs.iter().any(touched) {
+        // A scan may have lost a prefix that means another instruction to the host.
+        let scan = matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
+        if !scan && !regs.iter().any(touched) {
             let at = (g.rip & (PAGE - 1)) as usize;
             let bytes = &self.place.page[at..at + i.len()];
             self.code.bytes.extend_from_slice(bytes);

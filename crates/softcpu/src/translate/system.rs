@@ -1,14 +1,17 @@
 //! Instructions by which programs and kernels meet: system calls and the way back, interrupt flag, flags on the stack, division.
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Mnemonic, OpKind, Register};
 
 use super::flags::Flags;
-use super::{Access, Guest, JNE, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
+use super::{Access, Guest, JNE, Pace, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
 use crate::cpu::BuiltIn;
 use crate::flags;
-use crate::host::jit::{CPL, PARKED, PENDING, RFLAGS, SPARE, gpr, segment_base, segment_rights, segment_selector};
+use crate::host::jit::{
+    CPL, CR4, HOST_TSC_OFFSET, PARKED, PENDING, RFLAGS, SPARE, TSC_AUX, TSC_OFFSET, gpr, segment_base, segment_rights,
+    segment_selector,
+};
 use crate::interp::far::{Call, call_segments, return_segments};
-use crate::state::{CR4_SMAP, CS, EFER_SCE, SS, Segment, View};
+use crate::state::{CR4_FSGSBASE, CR4_SMAP, CR4_TSD, CS, EFER_SCE, FS, GS, SS, Segment, View};
 
 /// `jae rel32`.
 const JAE: &[u8] = &[0x0f, 0x83];
@@ -180,6 +183,119 @@ impl Translator<'_> {
     fn test_r10(&mut self, bits: u32) {
         self.code.raw(&[0x41, 0xf7, 0xc2]);
         self.code.u32(bits);
+    }
+
+    /// What tells or sets registers of the processor's own: bases and selectors of segments, the time-stamp counter; no answer if it is
+    /// nothing of the kind.
+    pub(super) fn processor(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        match g.instr.mnemonic() {
+            Mnemonic::Rdfsbase => self.read_base(g, FS),
+            Mnemonic::Rdgsbase => self.read_base(g, GS),
+            Mnemonic::Wrfsbase => self.write_base(g, behind, FS),
+            Mnemonic::Wrgsbase => self.write_base(g, behind, GS),
+            Mnemonic::Mov => self.read_selector(g),
+            Mnemonic::Rdtsc | Mnemonic::Rdtscp => self.read_counter(g, behind),
+            _ => None,
+        }
+    }
+
+    /// Puts r9 into a guest register, as wide as `r` is.
+    fn set_guest(&mut self, r: Register) {
+        let n = r.full_register().number() as u8;
+        if r.size() == 2 {
+            if in_memory(r) {
+                // mov [rsp + disp], r9w
+                self.code.raw(&[0x66, 0x44, 0x89, 0x8c, 0x24]);
+                self.code.u32(gpr(n) as u32);
+            } else {
+                let n = if n == 4 { R11 } else { n };
+                // mov n, r9w
+                self.code.raw(&[0x66, 0x44 | (n >> 3), 0x89, 0xc8 | (n & 7)]);
+            }
+            return;
+        }
+        if r.size() == 4 {
+            self.code.mov32(R9, R9);
+        }
+        match n {
+            4 => self.code.mov(R11, R9),
+            _ if in_memory(r) => self.code.store(RSP_HOST, gpr(n), R9),
+            _ => self.code.mov(n, R9),
+        }
+    }
+
+    fn read_base(&mut self, g: &Guest, segment: usize) -> Option<()> {
+        if self.place.built_in.cr4 & CR4_FSGSBASE == 0 {
+            return None;
+        }
+        self.code.load(R9, RSP_HOST, segment_base(segment));
+        self.set_guest(g.instr.op0_register());
+        Some(())
+    }
+
+    fn write_base(&mut self, g: &Guest, behind: usize, segment: usize) -> Option<()> {
+        if self.place.built_in.cr4 & CR4_FSGSBASE == 0 {
+            return None;
+        }
+        let r = g.instr.op0_register();
+        self.free_flags(g);
+        match r.full_register().number() as u8 {
+            4 => self.code.mov(R9, R11),
+            n if in_memory(r) => self.code.load(R9, RSP_HOST, gpr(n)),
+            n => self.code.mov(R9, n),
+        }
+        if r.size() == 4 {
+            self.code.mov32(R9, R9);
+        }
+        self.code.mov(R10, R9);
+        // shl r10, 16; sar r10, 16; cmp r10, r9
+        self.code.raw(&[0x49, 0xc1, 0xe2, 16, 0x49, 0xc1, 0xfa, 16, 0x4d, 0x39, 0xca]);
+        let slow = self.code.branch(JNE);
+        self.code.store(RSP_HOST, segment_base(segment), R9);
+        self.slow_step(g, behind, vec![slow], self.flags);
+        Some(())
+    }
+
+    /// mov from a segment register to a general one.
+    fn read_selector(&mut self, g: &Guest) -> Option<()> {
+        let i = &g.instr;
+        let registers = i.op0_kind() == OpKind::Register && i.op1_kind() == OpKind::Register;
+        if !registers || !i.op1_register().is_segment_register() {
+            return None;
+        }
+        // movzx r9d, word [rsp + disp]
+        self.code.raw(&[0x44, 0x0f, 0xb7, 0x8c, 0x24]);
+        self.code.u32(segment_selector(i.op1_register().number()) as u32);
+        self.set_guest(i.op0_register());
+        Some(())
+    }
+
+    /// rdtsc and rdtscp, if the host's counter is the source of time and the system lets everybody read it.
+    fn read_counter(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        if self.place.pace == Pace::Counted {
+            return None;
+        }
+        self.free_flags(g);
+        // test byte [cr4], TSD
+        self.code.raw(&[0xf6, 0x84, 0x24]);
+        self.code.u32(CR4 as u32);
+        self.code.u8(CR4_TSD as u8);
+        let slow = self.code.branch(JNE);
+        // rdtsc; shl rdx, 32; add rax, rdx
+        self.code.raw(&[0x0f, 0x31, 0x48, 0xc1, 0xe2, 32, 0x48, 0x01, 0xd0]);
+        // add rax, [offsets]
+        self.code.indexed_none(0x03, 0, HOST_TSC_OFFSET);
+        self.code.indexed_none(0x03, 0, TSC_OFFSET);
+        self.code.mov(2, 0);
+        // shr rdx, 32; mov eax, eax
+        self.code.raw(&[0x48, 0xc1, 0xea, 32, 0x89, 0xc0]);
+        if g.instr.mnemonic() == Mnemonic::Rdtscp {
+            // mov ecx, [tsc_aux]
+            self.code.raw(&[0x8b, 0x8c, 0x24]);
+            self.code.u32(TSC_AUX as u32);
+        }
+        self.slow_step(g, behind, vec![slow], self.flags);
+        Some(())
     }
 
     /// div and idiv of 32 and 64 bits where the quotient certainly fits: else there may be a fault to deliver.

@@ -103,11 +103,16 @@ impl Translator<'_> {
 
     fn pop(&mut self, g: &Guest, behind: usize) -> Option<()> {
         let r = g.instr.op0_register();
-        if g.instr.op0_kind() != OpKind::Register || !r.is_gpr64() || r == Register::RSP {
+        if g.instr.op0_kind() != OpKind::Register || !r.is_gpr64() {
             return None;
         }
         self.code.mov(R9, R11);
         let slow = self.stack_lookup(g, Access::Read);
+        if r == Register::RSP {
+            self.code.load(R11, R9, 0);
+            self.slow_step(g, behind, vec![slow], self.flags);
+            return Some(());
+        }
         self.code.lea(R11, R11, 8);
         if in_memory(r) {
             self.code.load(R10, R9, 0);

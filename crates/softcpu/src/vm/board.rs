@@ -141,6 +141,10 @@ impl Board for VcpuBoard<'_> {
         self.machine.clock.tsc()
     }
 
+    fn tsc_offset(&self) -> u64 {
+        self.machine.clock.tsc_offset()
+    }
+
     fn cr8(&self) -> u64 {
         u64::from(self.machine.irqchip.cr8(self.index))
     }
