@@ -3,13 +3,15 @@
 //! # Source
 //! D-Bus Specification, "Type System", "Message Protocol" and "Authentication Protocol".
 
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::{BufRead as _, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 /// More than any message that systemd sends us.
 const LONGEST_MESSAGE: u32 = 1 << 20;
+/// More than any answer to who we are.
+const LONGEST_LINE: u64 = 4096;
 /// How long the other side may take to say something.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -189,7 +191,7 @@ impl<'a> Reader<'a> {
 /// A connection to a bus, or to systemd itself.
 #[derive(Debug)]
 pub(crate) struct Bus {
-    stream: UnixStream,
+    stream: BufReader<UnixStream>,
     serial: u32,
 }
 
@@ -204,26 +206,28 @@ pub(crate) struct Target {
 impl Bus {
     /// Connects and proves who we are.
     pub(crate) fn connect(socket: &Path) -> Result<Self> {
-        let mut stream = UnixStream::connect(socket)?;
+        let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
+        let mut own = Self { stream: BufReader::new(stream), serial: 0 };
         let digits = rustix::process::geteuid().as_raw().to_string();
         let uid: String = digits.bytes().map(|digit| format!("{digit:02x}")).collect();
-        stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes())?;
+        // In one piece, before the answer. systemd looks once at what it has read with the last line of this, and then waits for more:
+        // a call that came together with it would never be heard.
+        own.write(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes())?;
         let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            line.push(byte[0]);
-            if line.len() > 4096 {
-                return Err(Error::from(ErrorKind::InvalidData));
-            }
+        Read::by_ref(&mut own.stream).take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\r\n") {
+            return Err(Error::from(ErrorKind::InvalidData));
         }
         if !line.starts_with(b"OK ") {
             return Err(Error::from(ErrorKind::PermissionDenied));
         }
-        stream.write_all(b"BEGIN\r\n")?;
-        Ok(Self { stream, serial: 0 })
+        Ok(own)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.get_mut().write_all(bytes)
     }
 
     /// Sends a call and gives its serial number.
@@ -231,7 +235,7 @@ impl Bus {
         self.serial += 1;
         let fields = [(1, "o", to.path), (2, "s", to.interface), (3, "s", member), (6, "s", to.destination)];
         let message = encode(CALL, self.serial, &fields, None, arguments);
-        self.stream.write_all(&message)?;
+        self.write(&message)?;
         Ok(self.serial)
     }
 
