@@ -368,7 +368,7 @@ fn labels(process: &Process) -> Result<()> {
         return Err(SetupError::unsupported(text));
     }
     let confines = process.apparmor_profile().as_deref().is_some_and(|name| !name.is_empty() && name != "unconfined");
-    if confines && !Path::new("/sys/module/apparmor/parameters/enabled").exists() {
+    if confines && !crate::process::apparmor() {
         let text = "process.apparmorProfile: is given, but AppArmor is not enabled on this host";
         return Err(SetupError::unsupported(text));
     }

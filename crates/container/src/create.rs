@@ -6,7 +6,8 @@ use crate::init::{self, Beyond, Inside, mounts};
 use crate::namespaces::{Wanted, container_root, fork_into, inodes, map_ids};
 use crate::stdio::{self, Stdio, Streams};
 use crate::sync::{Line, Word};
-use cgroup::{Group, Host};
+use cgroup::systemd::{Scope, Systemd};
+use cgroup::{Group, Host, Rights};
 use control::{CgroupValue, Created, FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::{LinuxResources, Spec};
 use std::ffi::CStr;
@@ -54,6 +55,9 @@ pub struct Terms<'a> {
     pub hooks: Option<&'a mut dyn FnMut(i32) -> Result<()>>,
     /// Whose the files of the root file system are in a user namespace.
     pub owners: Owners,
+    /// The unit into which systemd puts the first process, where its maker may not: before it has namespaces, so only with a user
+    /// namespace.
+    pub scope: Option<Scope>,
 }
 
 impl std::fmt::Debug for Terms<'_> {
@@ -260,10 +264,15 @@ pub fn create_in(
     let sources = mounts::open_sources(plan.spec, &group, host.version())?;
     let mapped = wanted.new.contains(Namespaces::USER);
     let root = if mapped { None } else { Some(init::root::open(plan.rootfs, &plan.layers, None)?) };
-    let into = group.v2_fd();
-    let joins = if into.is_some() { Vec::new() } else { group.join_fds().doing(|| "cannot open the control group")? };
-    let (line, theirs) = Line::pair()?;
     let mut terms = plan.terms;
+    let attached = terms.scope.take().filter(|_| mapped);
+    let into = if attached.is_some() { None } else { group.v2_fd() };
+    let joins = if into.is_some() || attached.is_some() {
+        Vec::new()
+    } else {
+        group.join_fds().doing(|| "cannot open the control group")?
+    };
+    let (line, theirs) = Line::pair()?;
     let inside = Inside {
         spec: plan.spec,
         rootfs: plan.rootfs,
@@ -288,6 +297,9 @@ pub fn create_in(
     let doomed = Doomed::new(pidfd);
     crate::interfaces::give(proof, plan.spec, pid, doomed.process()?)?;
     warnings.extend(adjust_oom(pid, plan.spec));
+    if let Some(scope) = &attached {
+        attach(scope, pid)?;
+    }
     if mapped {
         let user = map_ids(pid, plan.spec)?;
         // overlayfs acts as whoever mounts it, and must be somebody that the container's ids know
@@ -310,6 +322,13 @@ pub fn create_in(
     let container =
         Container { pidfd, pid, group, streams, namespaces: wanted.new | wanted.joined(), line: Some(line) };
     Ok((container, warnings))
+}
+
+/// Has the user's systemd put a process into its unit.
+pub(crate) fn attach(scope: &Scope, pid: i32) -> Result<()> {
+    let what = || format!("systemd did not put the process into {}", scope.unit);
+    let pid = u32::try_from(pid).unwrap_or(0);
+    Systemd::connect(Rights::User).and_then(|mut systemd| systemd.attach(scope, pid)).doing(what)
 }
 
 fn await_ready(

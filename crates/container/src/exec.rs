@@ -1,14 +1,16 @@
 //! One more process in a running container.
 
-use crate::create::{Doomed, await_exec, reap, write_oom};
+use crate::create::{Doomed, attach, await_exec, reap, write_oom};
 use crate::error::{Doing, Result, SetupError};
 use crate::namespaces::fork_through;
 use crate::process::{self, Console, Job, become_root, die_with_parent, join_keyring, live_on};
 use crate::schedule::{self, Moment};
 use crate::stdio::{self, Ends, Stdio, Streams};
 use crate::sync::{Line, Word};
+use cgroup::systemd::Scope;
 use control::{FailureKind, SeccompProgram};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
+use rustix::io::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::process::{Forked, Namespaces, SingleThread};
@@ -45,6 +47,8 @@ pub struct Terms {
     pub agent: Option<String>,
     /// The execution domain.
     pub personality: Option<LinuxPersonalityDomain>,
+    /// The unit into which systemd puts it, where we may not.
+    pub scope: Option<Scope>,
 }
 
 /// What happens to a process when the one that started it ends.
@@ -166,10 +170,11 @@ impl Way {
 }
 
 fn join_groups(plan: &Plan<'_>) -> Result<()> {
-    for procs in &plan.groups {
-        rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
+    let joined = plan.groups.iter().try_for_each(|procs| rustix::io::write(procs, b"0").map(drop));
+    match (joined, &plan.terms.scope) {
+        (Err(Errno::ACCESS | Errno::PERM), Some(scope)) => attach(scope, rustix::process::getpid().as_raw_pid()),
+        (joined, _) => joined.doing(|| "cannot enter the control group"),
     }
-    Ok(())
 }
 
 /// Done by the process itself, or by the one that it is born of, while our own /proc is in sight: nothing of the program runs without it.
@@ -199,7 +204,7 @@ fn inside(proof: SingleThread, (plan, way): (&Plan<'_>, Way), ends: &Ends, line:
     let (preserved, agent) = (plan.terms.preserved, plan.terms.agent.clone());
     let job = Job { process: plan.process, seccomp: plan.seccomp, line, preserved, agent };
     if let Some(name) = &plan.terms.keyring {
-        join_keyring(name, line);
+        join_keyring(name, plan.process, line)?;
     }
     if let Some(master) = job.streams(ends, Console::None)? {
         line.say(&Word::Ready, &[master.as_fd()])?;

@@ -55,14 +55,33 @@ pub(crate) fn live_on() -> Result<()> {
     rustix::process::set_parent_process_death_signal(None).doing(|| "prctl(PR_SET_PDEATHSIG)")
 }
 
-/// Takes a session keyring of the container's own; a host without keyrings is no reason to fail.
-pub(crate) fn join_keyring(name: &CStr, line: &Line) {
+/// Takes a session keyring of the container's own, with the label of its keys; a host without keyrings is no reason to fail.
+pub(crate) fn join_keyring(name: &CStr, process: &Process, line: &Line) -> Result<()> {
+    label_keys(process)?;
     if let Err(error) = sys::keyring::join_session(name)
         && error.errno != Errno::NOSYS
     {
         // a parent that has gone hears nothing any more
         let _ = line.say(&Word::Warning(format!("session keyring {name:?} was not joined: {error}")), &[]);
     }
+    Ok(())
+}
+
+/// Whether AppArmor works on this host: its files are there, too, where another module was chosen instead.
+pub(crate) fn apparmor() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+}
+
+/// Has keys that are made from now on carry the process's label, until it becomes its program.
+fn label_keys(process: &Process) -> Result<()> {
+    selinux_label(process).map_or(Ok(()), |label| {
+        attribute("attr/keycreate", label)
+            .map_err(|error| SetupError::unsupported(format!("process.selinuxLabel {label:?}: {}", error.message)))
+    })
+}
+
+fn selinux_label(process: &Process) -> Option<&str> {
+    process.selinux_label().as_deref().filter(|label| !label.is_empty())
 }
 
 /// Becomes root in a user namespace.
@@ -239,20 +258,19 @@ impl Job<'_> {
     fn label(&self) -> Result<()> {
         let process = self.process;
         let profile = process.apparmor_profile().as_deref().filter(|name| !name.is_empty());
-        let enabled = || Path::new("/sys/module/apparmor").exists();
-        if let Some(profile) = profile.filter(|name| *name != "unconfined" || enabled()) {
+        if let Some(profile) = profile.filter(|name| *name != "unconfined" || apparmor()) {
             attribute("attr/apparmor/exec", &format!("exec {profile}"))
                 .or_else(|_| attribute("attr/exec", &format!("exec {profile}")))
                 .map_err(|error| {
                     SetupError::unsupported(format!("process.apparmorProfile {profile:?}: {}", error.message))
                 })?;
         }
-        if let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) {
-            attribute("attr/exec", label).and_then(|()| attribute("attr/keycreate", label)).map_err(|error| {
+        if let Some(label) = selinux_label(process) {
+            attribute("attr/exec", label).map_err(|error| {
                 SetupError::unsupported(format!("process.selinuxLabel {label:?}: {}", error.message))
             })?;
         }
-        Ok(())
+        label_keys(process)
     }
 
     /// The seccomp program and the final capabilities, for a process of ours that stays.

@@ -264,6 +264,16 @@ impl Systemd {
         }
     }
 
+    /// Has systemd put one more process into the scope: for a user who may not, because the process is outside of the user's own groups.
+    /// The user's manager asks the system's for that.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub fn attach(&mut self, scope: &Scope, pid: u32) -> Result<()> {
+        let arguments = [Value::Text(scope.unit.clone()), Value::Text(String::new()), Value::Words(vec![pid])];
+        self.call(MANAGER, "AttachProcessesToUnit", &scope.unit, &arguments).map(drop)
+    }
+
     /// Has systemd know the new limits, which it would otherwise set back at its next look.
     ///
     /// # Errors

@@ -83,6 +83,7 @@ fn a_scope_is_started_changed_and_stopped() {
         ("ResetFailedUnit", Answer::Empty),
         ("StartTransientUnit", Answer::Job("/job/1", "done")),
         ("SetUnitProperties", Answer::Empty),
+        ("AttachProcessesToUnit", Answer::Empty),
         ("StopUnit", Answer::Job("/job/2", "done")),
         ("ResetFailedUnit", Answer::Error("org.freedesktop.systemd1.NoSuchUnit")),
         ("StopUnit", Answer::Error("org.freedesktop.systemd1.NoSuchUnit")),
@@ -97,6 +98,7 @@ fn a_scope_is_started_changed_and_stopped() {
     let asked = Asked { version: Version::V2, resources: &resources, annotations: Some(&annotations) };
     systemd.start(&scope, 4242, "abc", &asked).unwrap();
     systemd.set(&scope, &asked).unwrap();
+    systemd.attach(&scope, 4243).unwrap();
     systemd.stop(&scope).unwrap();
     systemd.stop(&scope).unwrap();
     let failed = systemd.start(&scope, 4242, "abc", &asked).unwrap_err().to_string();
@@ -108,6 +110,7 @@ fn a_scope_is_started_changed_and_stopped() {
     }
     assert!(bodies[4].windows(4).any(|window| window == 4242_u32.to_le_bytes()), "the process is named");
     assert!(holds(&bodies[5], "MemoryMax") && !holds(&bodies[5], "Delegate"));
+    assert!(holds(&bodies[6], "libpod-abc.scope") && bodies[6].ends_with(&4243_u32.to_le_bytes()));
 }
 
 #[test]

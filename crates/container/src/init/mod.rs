@@ -193,7 +193,7 @@ fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     let agent = inside.seccomp.and_then(|_| crate::agent::describe(inside.spec, beyond.state.as_ref()));
     let mut job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved, agent };
     if let Some(name) = beyond.keyring {
-        process::join_keyring(name, &inside.line);
+        process::join_keyring(name, process, &inside.line)?;
     }
     let terminal = job.streams(&inside.ends, process::Console::Mount)?;
     if let Some(asked) = inside.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {

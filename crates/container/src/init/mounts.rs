@@ -12,7 +12,7 @@ use crate::sync::Word;
 use cgroup::{Group, Version};
 use control::FailureKind;
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -228,7 +228,7 @@ fn fresh(
     }
     let destination = mount.destination();
     let label = inside.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
-    let label = label.filter(|label| !label.is_empty() && !matches!(kind, "mqueue" | "proc" | "sysfs"));
+    let label = label.filter(|label| !label.is_empty() && !matches!(kind, "proc" | "sysfs"));
     let long = options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|text| text.len() > LONGEST_VALUE));
     let mapped = inside.own.contains(Namespaces::USER);
     let rest = Options { propagation: options.propagation.clone(), ..Options::default() };
@@ -311,7 +311,7 @@ fn make(
         if let Some(mode) = mode {
             context.set_string("mode", &format!("{mode:o}"))?;
         }
-        if let Some(label) = label {
+        if let Some(label) = label.filter(|_| !is_made_before(kind)) {
             context.set_string("context", label)?;
         }
         context.create()?;
@@ -323,6 +323,11 @@ fn make(
         let kind = if error.option.is_empty() { FailureKind::Internal } else { FailureKind::Invalid };
         SetupError::new(kind, error.to_string())
     })?;
+    if let Some(label) = label.filter(|_| is_made_before(kind)) {
+        let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+        rustix::fs::setxattr(path, "security.selinux", label.as_bytes(), XattrFlags::empty())
+            .doing(|| format!("cannot label it {label:?}"))?;
+    }
     if options.copy_up {
         copy::folder(target, tree.as_fd()).doing(|| "tmpcopyup")?;
         if attributes.contains(MountAttr::RDONLY) {
@@ -331,6 +336,11 @@ fn make(
         }
     }
     Ok(tree)
+}
+
+/// Whether a file system is older than its mount, so that it takes no label from it: that of a namespace's message queues.
+fn is_made_before(kind: &str) -> bool {
+    kind == "mqueue"
 }
 
 /// Tells a file system its own options.
@@ -356,7 +366,7 @@ fn classic(
         Some(value) => format!("{key}={value}"),
         None => key.clone(),
     };
-    let label = label.map(|label| format!("context=\"{label}\""));
+    let label = label.filter(|_| !is_made_before(kind_of(mount))).map(|label| format!("context=\"{label}\""));
     let data: Vec<String> = options.data.iter().map(word).chain(label).collect();
     let source = mount.source().as_deref().unwrap_or(Path::new("none")).to_string_lossy();
     let place = PathBuf::from(format!("/proc/self/fd/{}", target.as_raw_fd()));

@@ -1,10 +1,12 @@
 //! One more process in a container.
 
+use super::group;
 use super::life::{self, Known, keyring_of};
 use super::status::Status;
 use crate::error::{Doing, Result, SetupError};
 use crate::exec::{self, Lifetime, Plan, Running, Terms};
 use crate::stdio::Stdio;
+use cgroup::Rights;
 use control::FailureKind;
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
@@ -64,6 +66,7 @@ pub(crate) fn run(proof: SingleThread, mut known: Known, order: &Order<'_>) -> R
     // the new process is in the container's sight from its birth, and takes along what is open here (CVE-2016-9962)
     drop(known.folder);
     let personality = known.record.personality;
+    let scope = known.record.unit().filter(|_| order.groups.is_empty() && group::rights() == Rights::User);
     let plan = Plan {
         process: order.process,
         seccomp: seccomp.as_ref(),
@@ -71,7 +74,7 @@ pub(crate) fn run(proof: SingleThread, mut known: Known, order: &Order<'_>) -> R
         init: pidfd.as_fd(),
         namespaces,
         groups,
-        terms: Terms { preserved: order.preserved, keyring, lifetime: Lifetime::Free, agent, personality },
+        terms: Terms { preserved: order.preserved, keyring, lifetime: Lifetime::Free, agent, personality, scope },
     };
     exec::exec(proof, plan)
 }

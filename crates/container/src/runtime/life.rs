@@ -389,6 +389,7 @@ fn build(
             state: Some(state_of(record, "creating", None)),
             hooks: Some(&mut run_hooks),
             owners: Owners::Kept,
+            scope: planned.scope.clone().filter(|_| group::rights() == cgroup::Rights::User),
         },
     };
     let (container, warnings) = create::create_in(proof, plan, (&planned.host, group), warnings)?;
