@@ -19,8 +19,8 @@ use crate::wait_for;
 
 /// The kernel's file name; looked for in `INSULA_GUEST_KERNEL`, then beside the repository.
 const KERNEL: &str = "shared/kernel/bzImage-microvm-6.1";
-/// What the init script prints before the program's exit code.
-const MARK: &str = "insula-guest-exit:";
+/// What a guest prints before the exit code of the program that it ran.
+pub const MARK: &str = "insula-guest-exit:";
 
 /// A guest that has not been started yet.
 #[derive(Debug)]
@@ -133,17 +133,27 @@ impl Guest {
             qemu.arg("-drive").arg(format!("id=d,if=none,format=raw,file={}", disk.display()));
             qemu.args(["-device", "virtio-blk-device,drive=d"]);
         }
-        let child = qemu.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("qemu-system-x86_64: {error}"));
-        let mut machine = Machine(child);
-        let ended = wait_for(self.timeout, || machine.0.try_wait().ok().flatten());
-        drop(machine);
-        let mut output = String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).replace('\r', "");
-        if ended.is_none() {
-            output += "\nthe guest did not end in time\n";
-        }
-        let code = output.lines().rev().find_map(|line| line.trim().strip_prefix(MARK)?.parse().ok());
-        Outcome { code, output }
+        watch(qemu, &console, self.timeout)
     }
+}
+
+/// Starts a machine and waits for its end, at most for so long; what it says is in the file `console`, and there a line of
+/// [`MARK`] and an exit code.
+///
+/// # Panics
+/// When the machine can't be started.
+#[must_use]
+pub fn watch(mut qemu: Command, console: &Path, timeout: Duration) -> Outcome {
+    let child = qemu.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{qemu:?}: {error}"));
+    let mut machine = Machine(child);
+    let ended = wait_for(timeout, || machine.0.try_wait().ok().flatten());
+    drop(machine);
+    let mut output = String::from_utf8_lossy(&fs::read(console).unwrap_or_default()).replace('\r', "");
+    if ended.is_none() {
+        output += "\nthe guest did not end in time\n";
+    }
+    let code = output.lines().rev().find_map(|line| line.trim().strip_prefix(MARK)?.parse().ok());
+    Outcome { code, output }
 }
 
 /// A running machine, ended with its owner.

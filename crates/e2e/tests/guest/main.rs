@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's broken expectation is a panic, in its tools as well")]
 
+mod booted;
 #[expect(dead_code, reason = "the suite asks for more of a bundle")]
 #[path = "../runtime/bundle.rs"]
 mod bundle;

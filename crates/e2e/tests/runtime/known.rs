@@ -5,6 +5,29 @@
 
 /// Test, subjects, reason; sorted.
 const KNOWN: &[(&str, &str, &str)] = &[
+    ("booted::apparmor::a_profile_that_does_not_exist_is_refused", "crun", "does not say that it is for AppArmor"),
+    (
+        "booted::apparmor::no_profile_and_unconfined_are_no_confinement",
+        "crun",
+        "an empty name is taken for a profile's",
+    ),
+    (
+        "booted::selinux::an_apparmor_profile_is_refused_here",
+        "crun runc",
+        "crun drops the profile; runc refuses unconfined where AppArmor is built in and another module is chosen",
+    ),
+    ("booted::session::a_users_containers_are_in_the_users_session", "crun", "systemd is told no limits"),
+    (
+        "booted::session::another_process_of_a_users_is_in_the_session_too",
+        "crun runc",
+        "a process outside of the user's own groups stays where it is",
+    ),
+    (
+        "booted::systemd::changed_limits_stay_when_systemd_looks_again",
+        "crun runc",
+        "crun tells systemd no limits; runc does not tell a limit of swap that has become 0",
+    ),
+    ("booted::systemd::limits_are_systemds_too", "crun", "systemd is told no limits"),
     ("cgroups::a_block_device_that_does_not_exist_is_refused", "crun", "the groups of a refused container stay"),
     ("cgroups::a_burst_of_processor_time_is_allowed", "crun runc", "cpu.burst came later"),
     ("cgroups::a_frozen_group_is_refused", "crun", "hangs in a frozen group"),

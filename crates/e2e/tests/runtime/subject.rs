@@ -81,7 +81,10 @@ pub(crate) struct Subject {
 /// Runs a test: it gets a subject, and nothing may be left afterwards. What `known.rs` lists for the subject may fail.
 pub(crate) fn test<F: Fn(&Subject)>(body: F) {
     let Some(subject) = Subject::new() else { return };
-    let test = std::any::type_name::<F>().trim_start_matches("runtime::kernel::").trim_end_matches("::{{closure}}");
+    let test = std::any::type_name::<F>()
+        .trim_start_matches("runtime::kernel::")
+        .trim_start_matches("guest::")
+        .trim_end_matches("::{{closure}}");
     let reason = known::reason(&subject.name, test);
     let ended = catch_unwind(AssertUnwindSafe(|| {
         body(&subject);

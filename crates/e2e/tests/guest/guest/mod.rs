@@ -1,9 +1,13 @@
-//! Boots the guest and reads what it says.
+//! Boots the guests and reads what they say.
 
-use std::path::{Path, PathBuf};
+mod debian;
 
-use testkit::guest::{Guest, is_inside};
+use std::path::Path;
+
+use testkit::guest::{Guest, Outcome, is_inside};
 use testkit::rootfs;
+
+use debian::{Debian, First, built};
 
 /// pivot_root(2) refuses the root that the kernel began with, so the tests see a mount of it.
 const ENTER: &str = "#!/bin/busybox sh
@@ -30,15 +34,6 @@ const CRIU: &[&str] = &[
 const MATCHES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 const MATCH: &[&str] = &["libxt_mark.so", "libxt_standard.so", "libxt_tcp.so"];
 
-/// The runtime, as it was built beside this test.
-fn runtime() -> PathBuf {
-    let built = || Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned());
-    let folder = std::env::var_os("INSULA_E2E_BIN").map(PathBuf::from).or_else(built).unwrap();
-    let path = folder.join("insula-oci");
-    assert!(path.is_file(), "{} is not there; cargo build -p container --bin insula-oci makes it", path.display());
-    path
-}
-
 #[test]
 fn the_runtime_on_version_2_and_with_criu() {
     if is_inside() {
@@ -47,7 +42,11 @@ fn the_runtime_on_version_2_and_with_criu() {
     }
     let Some(mut guest) = Guest::new_or_skip() else { return };
     let own = std::env::current_exe().unwrap();
-    guest = guest.program(&own, "inside").program(&runtime(), "insula-oci").file("bin/enter", 0o755, ENTER.as_bytes());
+    guest = guest.program(&own, "inside").program(&built("insula-oci", "container"), "insula-oci").file(
+        "bin/enter",
+        0o755,
+        ENTER.as_bytes(),
+    );
     for name in CRIU {
         let Some(path) = rootfs::find(name) else {
             println!("skipped: {name} is not installed");
@@ -67,8 +66,61 @@ fn the_runtime_on_version_2_and_with_criu() {
     let only = std::env::var("INSULA_GUEST_TESTS").unwrap_or_else(|_| "inside::".to_owned());
     let words = ["/bin/enter", "/bin/inside", &only, "--ignored", "--test-threads=2", "--nocapture"];
     let outcome = guest.disk_mib(16).memory_mib(1024).run(&words);
+    good(&outcome);
+}
+
+/// What a Debian runs: the tests of some modules, with each of the runtimes.
+fn suite(before: &str, modules: &str) -> String {
+    // for whoever works at one of them
+    let runtimes = std::env::var("INSULA_E2E_RUNTIME").unwrap_or_else(|_| "insula-oci runc crun".to_owned());
+    let only = std::env::var("INSULA_GUEST_TESTS");
+    let modules = only.as_deref().unwrap_or(modules);
+    format!(
+        "{before}\ncode=0\nfor one in {runtimes}; do echo runtime: $one; \
+        INSULA_E2E_RUNTIME=$(command -v $one) inside {modules} --ignored --test-threads=2 --nocapture || code=1; done; exit $code"
+    )
+}
+
+/// A Debian with what the tests need; `None` where there is none, with the reason printed.
+fn debian() -> Option<Debian> {
+    if is_inside() {
+        println!("skipped: this is the guest");
+        return None;
+    }
+    let debian = Debian::new_or_skip()?;
+    let own = std::env::current_exe().unwrap();
+    Some(debian.program(&own, "inside").program(&built("insula-oci", "container"), "insula-oci"))
+}
+
+#[track_caller]
+fn good(outcome: &Outcome) {
     println!("{}", outcome.output);
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
     // a skip in there would make this test say nothing
     assert!(!outcome.output.contains("skipped:"), "{}", outcome.output);
+}
+
+#[test]
+fn a_debian_with_systemd_and_apparmor() {
+    let Some(debian) = debian() else { return };
+    let before = "apparmor_parser -K -r /etc/apparmor.d/insula-test
+        useradd -m user && loginctl enable-linger user && systemctl start user@1000.service";
+    let debian = debian.file("etc/apparmor.d/insula-test", 0o644, include_bytes!("../booted/profiles"));
+    let modules = "booted::apparmor booted::session booted::systemd";
+    good(&debian.run(First::Systemd, "security=apparmor", &suite(before, modules)));
+}
+
+#[test]
+fn a_debian_with_selinux() {
+    let Some(debian) = debian() else { return };
+    let before = "
+        mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
+        mount -t cgroup2 cgroup2 /sys/fs/cgroup
+        mkdir /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs shm /dev/shm
+        busybox ip link set lo up
+        mount -t selinuxfs selinuxfs /sys/fs/selinux
+        secilc -o /tmp/policy -f /dev/null -c 33 /root/policy.cil && cat /tmp/policy > /sys/fs/selinux/load
+        echo 1 > /sys/fs/selinux/enforce; id -Z";
+    let debian = debian.file("root/policy.cil", 0o644, include_bytes!("../booted/policy.cil"));
+    good(&debian.run(First::Script, "security=selinux selinux=1", &suite(before, "booted::selinux")));
 }
