@@ -261,7 +261,8 @@ pub struct PitChannel {
     pub bcd: u8,
     /// The gate input.
     pub gate: u8,
-    /// Guest time at which the count was loaded, nanoseconds of [`crate::clock::ClockState::ns`].
+    /// Guest time at which the count was loaded, nanoseconds of [`crate::clock::ClockState::ns`]; below zero
+    /// if that was so long ago that nothing is to come of it.
     pub loaded_ns: i64,
 }
 

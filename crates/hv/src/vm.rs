@@ -106,6 +106,11 @@ pub trait Vm: Send + Sync {
     /// What the guest sees by CPUID, as this host can give it.
     fn cpu_model(&self) -> &CpuModel;
 
+    /// What the backend counts about its own work, by name; nothing if it counts nothing.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Makes vCPU number `index`, in the state after power-on: the first one runs at the reset vector, the others wait
     /// for the start-up IPI. Each index may be made once.
     ///

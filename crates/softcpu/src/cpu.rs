@@ -372,7 +372,7 @@ fn forget_translations(x: &mut Exec<'_>) {
         x.blocks.clear();
         x.natives.clear();
     }
-    x.jit.clear();
+    x.jit.clear(&x.shared.counters);
 }
 
 /// No block has more instructions, in the interpreter or translated.
@@ -394,13 +394,13 @@ struct Begin {
 fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
     let Begin { key, view, terms, generation } = *begin;
     if x.jit.nearly_full() {
-        x.jit.clear();
+        x.jit.clear(&x.shared.counters);
     }
     let mut page = [0; PAGE as usize];
     let start = key.gpa & !(PAGE - 1);
     let len = limit.saturating_add((key.gpa - start) as usize).min(PAGE as usize);
     if !x.shared.ram.read(start, &mut page[..len]) {
-        return x.jit.keep(key, generation, None);
+        return x.jit.keep(key, generation, None, &x.shared.counters);
     }
     let place = Place {
         lin: key.lin,
@@ -414,7 +414,9 @@ fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
         offset: x.jit.offset_of_next(),
         thunks: x.jit.thunks(),
     };
-    let Some(made) = crate::translate::block(place, x.jit) else { return x.jit.keep(key, generation, None) };
+    let Some(made) = crate::translate::block(place, x.jit) else {
+        return x.jit.keep(key, generation, None, &x.shared.counters);
+    };
     x.jit.translated += made.guests as u64;
     for part in &made.parts {
         let (gpa, bytes) = (start + part.start as u64, part.len() as u64);
@@ -431,7 +433,7 @@ fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
     if !there || made.parts.iter().any(|part| again[part.clone()] != page[part.clone()]) {
         return Found::Unknown;
     }
-    x.jit.keep(key, generation, Some(&made))
+    x.jit.keep(key, generation, Some(&made), &x.shared.counters)
 }
 
 /// DR6: a debug register was about to be touched.

@@ -1,5 +1,7 @@
 //! What an instruction's handler has in its hands: the CPU's state, its view of memory, and the board around it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::code_pages::CodePages;
 use crate::decode::cache::BlockCache;
 use crate::fault::{Done, Fault};
@@ -56,10 +58,37 @@ pub(crate) enum First {
     No,
 }
 
+/// What the CPUs of a machine count about translations.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Bytes of translations that are kept.
+    pub(crate) bytes: AtomicU64,
+    /// Translations that are kept.
+    pub(crate) blocks: AtomicU64,
+    /// How often a CPU has forgotten all of its own: for want of room, or as what they take for granted had changed.
+    pub(crate) flushes: AtomicU64,
+}
+
+impl Counters {
+    /// Another translation is kept.
+    pub(crate) fn kept(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A CPU has forgotten all of its own.
+    pub(crate) fn forgot(&self, bytes: usize, blocks: usize) {
+        self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.blocks.fetch_sub(blocks as u64, Ordering::Relaxed);
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// What all CPUs of a machine share.
 pub(crate) struct Shared {
     pub(crate) ram: std::sync::Arc<Ram>,
     pub(crate) code: CodePages,
+    pub(crate) counters: Counters,
     /// How many CPUs there are.
     pub(crate) cpus: u32,
     /// The clock, if it goes by instructions: it is told of each that the interpreter does, and nothing runs past the moment when

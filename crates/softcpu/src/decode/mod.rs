@@ -375,6 +375,13 @@ fn demoted(instr: &Instruction) -> bool {
     matches!(instr.mnemonic(), Mnemonic::Tzcnt | Mnemonic::Lzcnt | Mnemonic::Endbr64 | Mnemonic::Endbr32)
 }
 
+/// Whether an instruction shifts or rotates by a count.
+pub(crate) fn shifts(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let m = i.mnemonic();
+    matches!(m, M::Rcl | M::Rcr | M::Rol | M::Ror | M::Sal | M::Sar | M::Shl | M::Shld | M::Shr | M::Shrd)
+}
+
 /// What older CPUs make of a scan with a prefix.
 pub(crate) fn as_older(mut instr: Instruction) -> Instruction {
     use iced_x86::Code as C;

@@ -108,20 +108,7 @@ pub(crate) fn undefined_flags(i: &Instruction, s: &CpuState) -> u64 {
             bits |= flag;
         }
     }
-    let shift = matches!(
-        i.mnemonic(),
-        Mnemonic::Shl
-            | Mnemonic::Sal
-            | Mnemonic::Shr
-            | Mnemonic::Sar
-            | Mnemonic::Rol
-            | Mnemonic::Ror
-            | Mnemonic::Rcl
-            | Mnemonic::Rcr
-            | Mnemonic::Shld
-            | Mnemonic::Shrd
-    );
-    if shift {
+    if crate::decode::shifts(i) {
         // AF always; OF for counts other than one; CF when the count passes the operand.
         bits |= AF | OF;
         let size = match i.op_kind(0) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Case;
 use crate::code_pages::CodePages;
 use crate::cpu::{Cpu, Tier};
-use crate::exec::{Board, First, Shared};
+use crate::exec::{Board, Counters, First, Shared};
 use crate::fault::{Fault, vector};
 use crate::host::oracle::{CODE, DATA, DATA_LEN, Trap};
 use crate::host::ram::Ram;
@@ -115,7 +115,8 @@ impl Machine {
     pub(crate) fn new() -> std::io::Result<Self> {
         let ram = Arc::new(Ram::anonymous(RAM)?);
         build_tables(&ram);
-        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: 1, counted: None };
+        let code = CodePages::new(ram.end());
+        let shared = Shared { code, counters: Counters::default(), ram, cpus: 1, counted: None };
         let cpu = Cpu::new(&shared, Tier::Interpret)?;
         Ok(Self { shared, cpu })
     }

@@ -11,10 +11,11 @@ use super::code::{CodeBuf, Entry};
 use super::core::{Core, Own};
 use super::emit::{Code, R9, R10, R11, RSP_HOST};
 use super::jumps::Jumps;
+use super::lookup::Lookups;
 use super::tlb::{Global, Tlb};
 use crate::cpu::Terms;
 use crate::decode::Op;
-use crate::exec::Exec;
+use crate::exec::{Counters, Exec};
 use crate::flags::ARITH;
 use crate::state::{CpuState, Msrs};
 use crate::translate::Translation;
@@ -189,6 +190,7 @@ pub(crate) struct Thunks {
     pub(crate) exit: u64,
     /// The same with parked flags.
     pub(crate) exit_parked: u64,
+    pub(crate) lookups: Lookups,
 }
 
 /// All translated code of a CPU.
@@ -212,6 +214,8 @@ pub(crate) struct Jit {
     pub(crate) end: u64,
     /// Instructions translated.
     pub(crate) translated: u64,
+    /// Translations in the room for code.
+    kept: usize,
 }
 
 /// Mixes keys faster than the default; they are no strangers' choice that could hurt.
@@ -335,6 +339,46 @@ extern "sysv64" fn step(exec: *mut Exec<'_>, core: *const Core) -> u64 {
     }
 }
 
+/// The piece that lets the interpreter do one instruction: entered with parked flags at its begin, with flags in the host's at the offset.
+fn step_code() -> (Code, usize) {
+    let mut c = Code::default();
+    // The return address stands where the core is reached by.
+    c.pop(R10);
+    c.store(RSP_HOST, RESUME, R10);
+    c.unpark();
+    let over = c.branch(&[0xe9]);
+    let plain_step = c.len();
+    c.pop(R10);
+    c.store(RSP_HOST, RESUME, R10);
+    c.here(over);
+    c.store(RSP_HOST, SITE, R9);
+    store_guest(&mut c);
+    c.mov(3, RSP_HOST);
+    c.load(7, 3, EXEC);
+    c.mov(6, 3);
+    c.load(RSP_HOST, 3, HOST_SP);
+    c.mov_imm(0, step as *const () as u64);
+    // call rax
+    c.raw(&[0xff, 0xd0]);
+    c.mov(RSP_HOST, 3);
+    // cmp rax, 2; ja to code elsewhere; test eax, eax; jnz out
+    c.raw(&[0x48, 0x83, 0xf8, SHUT_DOWN as u8]);
+    let elsewhere = c.branch(&[0x0f, 0x87]);
+    c.raw(&[0x85, 0xc0]);
+    let out = c.branch(&[0x0f, 0x85]);
+    load_guest(&mut c);
+    c.jump_mem(RSP_HOST, RESUME);
+    c.here(elsewhere);
+    c.store(RSP_HOST, RESUME, 0);
+    load_guest(&mut c);
+    // Known code is entered with parked flags.
+    c.park();
+    c.jump_mem(RSP_HOST, RESUME);
+    c.here(out);
+    leave(&mut c);
+    (c, plain_step)
+}
+
 impl Jit {
     /// Room for translations, without any.
     ///
@@ -355,6 +399,7 @@ impl Jit {
             epoch: 0,
             end: u64::MAX,
             translated: 0,
+            kept: 0,
         };
         let failed = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let mut c = Code::default();
@@ -379,43 +424,13 @@ impl Jit {
         leave(&mut c);
         let exit = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
-        let mut c = Code::default();
-        // The return address stands where the core is reached by.
-        c.pop(R10);
-        c.store(RSP_HOST, RESUME, R10);
-        c.unpark();
-        let over = c.branch(&[0xe9]);
-        let plain_step = c.len();
-        c.pop(R10);
-        c.store(RSP_HOST, RESUME, R10);
-        c.here(over);
-        c.store(RSP_HOST, SITE, R9);
-        store_guest(&mut c);
-        c.mov(3, RSP_HOST);
-        c.load(7, 3, EXEC);
-        c.mov(6, 3);
-        c.load(RSP_HOST, 3, HOST_SP);
-        c.mov_imm(0, step as *const () as u64);
-        // call rax
-        c.raw(&[0xff, 0xd0]);
-        c.mov(RSP_HOST, 3);
-        // cmp rax, 2; ja to code elsewhere; test eax, eax; jnz out
-        c.raw(&[0x48, 0x83, 0xf8, SHUT_DOWN as u8]);
-        let elsewhere = c.branch(&[0x0f, 0x87]);
-        c.raw(&[0x85, 0xc0]);
-        let out = c.branch(&[0x0f, 0x85]);
-        load_guest(&mut c);
-        c.jump_mem(RSP_HOST, RESUME);
-        c.here(elsewhere);
-        c.store(RSP_HOST, RESUME, 0);
-        load_guest(&mut c);
-        // Known code is entered with parked flags.
-        c.park();
-        c.jump_mem(RSP_HOST, RESUME);
-        c.here(out);
-        leave(&mut c);
+        let (c, plain_step) = step_code();
         let step = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
+        let lookups = Lookups::new(|c| {
+            let made = jit.code.push(&c.bytes).ok_or_else(failed)?;
+            Ok(jit.code.address(made))
+        })?;
         let at = |e| jit.code.address(e);
         jit.thunks = Thunks {
             enter: at(enter),
@@ -423,6 +438,7 @@ impl Jit {
             step_parked: at(step),
             exit: at(exit) + plain_exit as u64,
             exit_parked: at(exit),
+            lookups,
         };
         jit.start = jit.code.used();
         Ok(jit)
@@ -451,18 +467,21 @@ impl Jit {
         self.code.left() < 1 << 20
     }
 
-    /// Keeps a translation, or that there is none.
-    pub(crate) fn keep(&mut self, key: Key, generation: u32, made: Option<&Translation>) -> Found {
+    /// Keeps a translation, or that there is none; `counters` hear of it.
+    pub(crate) fn keep(&mut self, key: Key, generation: u32, made: Option<&Translation>, counters: &Counters) -> Found {
         let entry = made.and_then(|t| {
             let start = self.code.push(&t.code.bytes)?.0;
+            counters.kept(self.code.used() - start as usize);
+            self.kept += 1;
             Some(Entries { host: Entry(start + t.host as u32), parked: Entry(start + t.parked as u32) })
         });
         self.known.insert(key, Known { generation, entry });
         entry.map_or(Found::Interpret, Found::Code)
     }
 
-    /// Forgets every translation.
-    pub(crate) fn clear(&mut self) {
+    /// Forgets every translation; `counters` hear of it.
+    pub(crate) fn clear(&mut self, counters: &Counters) {
+        counters.forgot(self.code.used() - self.start, std::mem::take(&mut self.kept));
         self.known.clear();
         // What jumped there is gone with it.
         self.far.clear();

@@ -10,6 +10,7 @@ pub(crate) mod core;
 pub(crate) mod emit;
 pub(crate) mod jit;
 mod jumps;
+pub(crate) mod lookup;
 pub(crate) mod native;
 #[cfg(any(test, feature = "diff"))]
 #[expect(clippy::multiple_unsafe_ops_per_block, reason = "its blocks are sequences of system calls")]

@@ -81,10 +81,24 @@ impl Slots {
     }
 }
 
+/// Where the stack is: one page that may be written, found without looking for its place in a table.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Window {
+    page: Entry,
+    /// Offsets below it may be accessed with up to eight bytes; zero if the window is shut.
+    end: u64,
+}
+
+/// No page.
+const SHUT: Window = Window { page: none(0), end: 0 };
+
 /// The data TLB of one CPU. It keeps the memory that it points into.
 #[repr(C, align(64))]
 pub(crate) struct Tlb {
     views: [Tables; 3],
+    /// The stacks. Whatever takes an entry out of a table of writes shuts them.
+    windows: [Window; 3],
     /// Which entries came from global pages: they outlive a load of CR3.
     global: [[Bits; 2]; 3],
     /// Slots with entries that a load of CR3 ends, a list a view.
@@ -99,20 +113,38 @@ unsafe impl Send for Tlb {}
 
 /// Where a lookup's entry stands.
 #[inline(always)]
-fn slot(addr: u64) -> usize {
+const fn slot(addr: u64) -> usize {
     (addr >> 12) as usize % ENTRIES
 }
 
 impl Tlb {
     /// Offset of the tables, for translated code: two tables a view, of entries (tag, host page).
     pub(crate) const VIEWS: i32 = std::mem::offset_of!(Tlb, views) as i32;
+    /// Offset of the windows on stacks, for translated code: one a view, of (tag, host page, end).
+    pub(crate) const WINDOWS: i32 = std::mem::offset_of!(Tlb, windows) as i32;
+    /// Where the entry of an address stands in a table, in bytes.
+    pub(crate) const fn place(addr: u64) -> i32 {
+        (slot(addr) * size_of::<Entry>()) as i32
+    }
+
+    /// Bytes of a window.
+    pub(crate) const WINDOW: i32 = size_of::<Window>() as i32;
+    /// The end of a window that is open.
+    pub(crate) const WINDOW_END: i32 = PAGE as i32 - 7;
     /// Bytes of a table.
     pub(crate) const TABLE: i32 = (ENTRIES * size_of::<Entry>()) as i32;
 
     pub(crate) fn new(ram: Arc<Ram>) -> Self {
         let tables = Tables { read: NONE, write: NONE };
         let slots = || std::array::from_fn(|_| Slots::new());
-        Self { views: [tables; 3], global: [[[0; ENTRIES / 64]; 2]; 3], local: slots(), lasting: slots(), _ram: ram }
+        Self {
+            views: [tables; 3],
+            windows: [SHUT; 3],
+            global: [[[0; ENTRIES / 64]; 2]; 3],
+            local: slots(),
+            lasting: slots(),
+            _ram: ram,
+        }
     }
 
     /// Reads `B` bytes at linear address `addr`, or nothing if the page is not in the table.
@@ -210,6 +242,7 @@ impl Tlb {
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
+        self.windows = [SHUT; 3];
         for (v, t) in self.views.iter_mut().enumerate() {
             for i in self.local[v].drain().chain(self.lasting[v].drain()) {
                 t.read[i] = NONE[i];
@@ -221,6 +254,7 @@ impl Tlb {
 
     /// Forgets all but global pages.
     pub(crate) fn flush_local(&mut self) {
+        self.windows = [SHUT; 3];
         for (v, t) in self.views.iter_mut().enumerate() {
             let global = &self.global[v];
             for i in self.local[v].drain() {
@@ -238,6 +272,7 @@ impl Tlb {
     /// Forgets one linear page.
     pub(crate) fn flush_page(&mut self, addr: u64) {
         let i = slot(addr);
+        self.windows = [SHUT; 3];
         for t in &mut self.views {
             t.read[i] = NONE[i];
             t.write[i] = NONE[i];
@@ -246,7 +281,8 @@ impl Tlb {
 
     /// Forgets that a page of memory may be written, under whatever linear address; says whether it could be.
     pub(crate) fn protect(&mut self, page: HostPage) -> bool {
-        let mut found = false;
+        let mut found = self.windows.iter().any(|w| w.end != 0 && w.page.host == page.0);
+        self.windows = [SHUT; 3];
         for (v, t) in self.views.iter_mut().enumerate() {
             for i in self.local[v].iter().chain(self.lasting[v].iter()) {
                 let e = &mut t.write[i];
@@ -261,6 +297,7 @@ impl Tlb {
 
     /// Forgets every page that may be written: dirty tracking starts again.
     pub(crate) fn protect_all(&mut self) {
+        self.windows = [SHUT; 3];
         for t in &mut self.views {
             t.write = NONE;
         }

@@ -9,6 +9,8 @@ use hv::state::{PitChannel, PitState};
 /// Ticks a second.
 const HZ: u64 = 1_193_182;
 const NS: u64 = 1_000_000_000;
+/// When a count was loaded that has pulsed.
+const PULSED: i64 = -1;
 /// Fastest period of channel 0 that is served.
 const SHORTEST_NS: u64 = 200_000;
 
@@ -248,9 +250,14 @@ impl Pit {
         true
     }
 
-    /// Its state.
+    /// Its state. A count that has ended and has pulsed is one that was loaded before time began: one that has ended a moment ago may
+    /// still have to.
     pub(super) fn save(&self) -> PitState {
-        PitState { channels: self.channels, speaker: self.speaker }
+        let mut channels = self.channels;
+        if channels[0].mode == 0 && channels[0].loaded_ns > 0 && self.due.is_none() {
+            channels[0].loaded_ns = PULSED;
+        }
+        PitState { channels, speaker: self.speaker }
     }
 
     /// Takes a saved state over.
@@ -262,9 +269,14 @@ impl Pit {
         self.speaker = state.speaker & 3;
         self.due = None;
         let first = &self.channels[0];
-        let over = first.mode == 0 && output(first, now);
-        if first.loaded_ns != 0 && !over {
-            self.arm(now);
+        match (first.mode, u64::try_from(first.loaded_ns)) {
+            (_, Err(_) | Ok(0)) => {}
+            (0, Ok(loaded)) => {
+                let due = loaded.saturating_add(ns(reload(first)));
+                // Of a count that has ended long ago nobody waits for the pulse.
+                self.due = (now.saturating_sub(due) < NS).then_some(due);
+            }
+            _ => self.arm(now),
         }
     }
 }
@@ -277,6 +289,27 @@ mod tests {
         pit.write(0x43, control, now);
         pit.write(port, count as u8, now);
         pit.write(port, (count >> 8) as u8, now);
+    }
+
+    #[test]
+    fn a_pulse_that_has_not_been_is_not_lost_in_a_state_and_comes_once() {
+        let mut pit = Pit::default();
+        program(&mut pit, 0x30, 0x40, 1000, 5 * NS);
+        let due = pit.due().unwrap();
+        // Its time has come when the state is taken, or only when it is taken over.
+        for later in [due + 1, due + NS / 2] {
+            let mut other = Pit::default();
+            other.restore(&pit.save(), later);
+            assert!(other.fire(later));
+            assert!(!other.fire(later));
+            let mut third = Pit::default();
+            third.restore(&other.save(), later + 1);
+            assert_eq!(third.due(), None, "it has been");
+            assert!(output(&third.channels[0], later + 1));
+        }
+        let mut late = Pit::default();
+        late.restore(&pit.save(), due + 2 * NS);
+        assert_eq!(late.due(), None, "nobody waits");
     }
 
     #[test]

@@ -189,21 +189,12 @@ fn set(i: &Instruction) -> u32 {
 
 /// Whether an instruction sets its flags whatever its operands are.
 fn certain(i: &Instruction) -> bool {
+    if crate::decode::shifts(i) {
+        // A count of zero leaves all flags alone.
+        let last = i.op_count() - 1;
+        return i.op_kind(last) == OpKind::Immediate8 && i.immediate(last) & 31 != 0;
+    }
     match i.mnemonic() {
-        Mnemonic::Shl
-        | Mnemonic::Sal
-        | Mnemonic::Shr
-        | Mnemonic::Sar
-        | Mnemonic::Rol
-        | Mnemonic::Ror
-        | Mnemonic::Rcl
-        | Mnemonic::Rcr
-        | Mnemonic::Shld
-        | Mnemonic::Shrd => {
-            // A count of zero leaves all flags alone.
-            let last = i.op_count() - 1;
-            i.op_kind(last) == OpKind::Immediate8 && i.immediate(last) & 31 != 0
-        }
         // Undefined flags of these stay as they are here, or as the interpreter has them.
         Mnemonic::Bsf | Mnemonic::Bsr | Mnemonic::Tzcnt | Mnemonic::Lzcnt => false,
         _ => !i.is_string_instruction(),
@@ -239,6 +230,7 @@ pub(super) fn first(guests: &[Guest]) -> First {
 impl Translator<'_> {
     /// Puts the flags away: nothing that follows may read the host's. r10 is lost.
     pub(super) fn park(&mut self) {
+        self.placed = None;
         self.code.park();
         self.flags = Flags::Parked;
     }
@@ -256,11 +248,11 @@ impl Translator<'_> {
     /// Makes the host's flags the guest's. r10 may be lost.
     pub(super) fn fetch_flags(&mut self) {
         match self.flags {
-            Flags::Host => {}
+            Flags::Host => return,
             Flags::Parked => self.code.unpark(),
             Flags::Again(s) => self.code.raw(s.code()),
         }
-        self.flags = Flags::Host;
+        (self.flags, self.placed) = (Flags::Host, None);
     }
 
     /// Before the flags go to another block by a table of jumps. r10 may be lost.
@@ -309,6 +301,7 @@ impl Translator<'_> {
     /// A jump back looks whether something else wants the CPU, and leaves for `target` then. `then`: what becomes of the flags there.
     pub(super) fn poll(&mut self, target: u64, then: First) {
         let at = self.flags;
+        self.placed = None;
         if at == Flags::Host && then != First::Dead {
             self.park();
         }

@@ -9,6 +9,7 @@
 
 mod bits;
 pub(crate) mod flags;
+mod memory;
 mod operand;
 mod string;
 mod system;
@@ -22,14 +23,18 @@ use iced_x86::{Encoder, FlowControl, Instruction, InstructionInfoFactory, Mnemon
 
 use crate::cpu::BuiltIn;
 use crate::host::emit::{Code, R9, R10, R11, RSP_HOST};
-use crate::host::jit::{Behind, COUNT, FAR, Jit, LINK, LINK_PARKED, RIP, TLB, Thunks};
+use crate::host::jit::{Behind, COUNT, FAR, Jit, LINK, LINK_PARKED, RIP, Thunks};
+use crate::host::lookup::Access;
 use crate::host::ram::PAGE;
-use crate::host::tlb::Tlb;
 use crate::state::{CR4_SMAP, CodeSize, EFER_SCE, View};
 use flags::{First, Flags, Live, Setter};
+use memory::{Look, Miss};
 
 /// Instructions of a block at most.
 const LONGEST: usize = 64;
+/// Instructions of several turns of a loop that are made in a row, if they are so few: they share the look at what wants the CPU, and the
+/// count.
+const IN_A_ROW: usize = 24;
 /// `jmp rel32`.
 const JMP: &[u8] = &[0xe9];
 /// `call rel32`.
@@ -38,6 +43,10 @@ const CALL: &[u8] = &[0xe8];
 const JNE: &[u8] = &[0x0f, 0x85];
 /// `ja rel32`.
 const JA: &[u8] = &[0x0f, 0x87];
+/// `jae rel32`, which is `jnc rel32`.
+const JAE: &[u8] = &[0x0f, 0x83];
+/// `jb rel32`, which is `jc rel32`.
+const JB: &[u8] = &[0x0f, 0x82];
 
 /// Where and how a block runs.
 pub(crate) struct Place<'a> {
@@ -96,11 +105,15 @@ pub(crate) enum Locks {
 
 /// A way out of the straight line, emitted behind the block.
 enum Cold {
-    /// The interpreter does the instruction: branches that lead here, address, instructions behind it, where flags are, where to
-    /// go on.
-    Step { from: Vec<usize>, rip: u64, behind: usize, flags: Flags, resume: usize },
+    /// The interpreter does the instruction: what leads here, address, instructions behind it, where flags are, where to go on, and
+    /// whether r10 is the place of a page there.
+    Step { from: Vec<Miss>, rip: u64, behind: usize, flags: Flags, resume: usize, placed: bool },
+    /// The interpreter does the last instruction, and the dispatcher goes on.
+    Last { from: Vec<Miss>, rip: u64, flags: Flags },
     /// The block is left for an address in its page: the jump is linked then. Inside a page no page table can come between.
     Exit { from: usize, rip: u64, flags: Flags },
+    /// A row of turns is left for an address, with so many instructions counted that do not run.
+    Early { from: usize, rip: u64, flags: Flags, rest: usize },
     /// The block is left for the dispatcher.
     Leave { from: usize, rip: u64, flags: Flags },
     /// The block is left for an address in another page: the jump is linked if that is in every address space, else it goes by the
@@ -127,6 +140,12 @@ pub(crate) struct Translator<'a> {
     encoder: Encoder,
     uses: InstructionInfoFactory,
     cold: Vec<Cold>,
+    /// What is added to r9 for the memory operand at hand.
+    offset: i32,
+    /// Lookups that may have to be done the long way.
+    looks: Vec<Look>,
+    /// Where r10 is the place of a page in a table: the register whose page it is.
+    placed: Option<Register>,
     /// Where flags are at this point of the code.
     flags: Flags,
     /// How the flags of this point can be had again.
@@ -151,6 +170,8 @@ enum Turn {
     Others(usize),
     /// The others, which start here.
     Here(usize),
+    /// One that goes on to the next in a row: so many instructions are counted behind it.
+    Through(usize),
 }
 
 /// A block in machine code.
@@ -186,10 +207,15 @@ pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<Translatio
         return straddles.then(|| straddler(place, jit));
     }
     let mut t = Translator::new(place, jit);
-    let (host, parked) = t.begin(guests.len(), flags::first(&guests));
-    let turns = t.first == First::Parked && t.place.pace == Pace::Free && turns(&guests, t.place.lin);
-    t.turn = if turns { Turn::First } else { Turn::Plain };
-    let ended = t.instructions(&guests);
+    let first = flags::first(&guests);
+    let turns = t.place.pace == Pace::Free && turns(&guests, t.place.lin);
+    let (times, turn) = match first {
+        First::Dead if turns => (times(&guests), Turn::Plain),
+        First::Parked if turns => (1, Turn::First),
+        _ => (1, Turn::Plain),
+    };
+    let (host, parked) = t.begin(times * guests.len(), first);
+    let ended = t.in_a_row(&guests, times, turn);
     t.other_turns(&guests);
     if !ended && let Some(last) = guests.last() {
         let next = last.rip.wrapping_add(last.instr.len() as u64);
@@ -207,6 +233,11 @@ fn turns(guests: &[Guest], begin: u64) -> bool {
         let target = g.rip.wrapping_add(g.instr.near_branch_target());
         g.instr.is_jcc_short_or_near() && target == begin
     })
+}
+
+/// How often a block that jumps back to its begin is made in a row.
+fn times(guests: &[Guest]) -> usize {
+    (IN_A_ROW / guests.len()).clamp(1, 4)
 }
 
 /// Bytes of instructions in a row.
@@ -273,7 +304,7 @@ impl<'a> Translator<'a> {
     fn new(place: Place<'a>, jit: &'a mut Jit) -> Self {
         let (code, encoder) = (Code::default(), Encoder::new(64));
         let uses = InstructionInfoFactory::new();
-        let (cold, seen) = (Vec::new(), Vec::new());
+        let (cold, seen, looks) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             place,
             jit,
@@ -281,6 +312,9 @@ impl<'a> Translator<'a> {
             encoder,
             uses,
             cold,
+            looks,
+            offset: 0,
+            placed: None,
             flags: Flags::Host,
             setter: None,
             turn: Turn::Plain,
@@ -309,8 +343,13 @@ impl<'a> Translator<'a> {
 
     /// Adds up the number of instructions. Flags are kept.
     fn count(&mut self, n: usize) {
+        self.add_to_count(n as i32);
+    }
+
+    fn add_to_count(&mut self, n: i32) {
+        self.placed = None;
         self.code.load(R10, RSP_HOST, COUNT);
-        self.code.lea(R10, R10, n as i32);
+        self.code.lea(R10, R10, n);
         self.code.store(RSP_HOST, COUNT, R10);
     }
 
@@ -325,11 +364,15 @@ impl<'a> Translator<'a> {
         flags::first(&guests)
     }
 
-    /// All instructions; whether the last ends the block.
-    fn instructions(&mut self, guests: &[Guest]) -> bool {
+    /// All instructions, several times in a row, the last of which is made as `last`; whether the last instruction ends the block.
+    fn in_a_row(&mut self, guests: &[Guest], times: usize, last: Turn) -> bool {
         let mut ended = false;
-        for (i, g) in guests.iter().enumerate() {
-            ended = self.instruction(g, guests.len() - 1 - i);
+        for left in (0..times).rev() {
+            let rest = left * guests.len();
+            self.turn = if left > 0 { Turn::Through(rest) } else { last };
+            for (i, g) in guests.iter().enumerate() {
+                ended = self.instruction(g, rest + guests.len() - 1 - i);
+            }
         }
         ended
     }
@@ -338,11 +381,11 @@ impl<'a> Translator<'a> {
     fn other_turns(&mut self, guests: &[Guest]) {
         let (Turn::Others(from), Some(setter)) = (self.turn, self.setter) else { return };
         self.code.here(from);
-        self.turn = Turn::Here(self.code.len());
+        let (begin, times) = (self.code.len(), times(guests));
         self.flags = Flags::Again(setter);
         self.poll(self.place.lin, First::Dead);
-        self.count(guests.len());
-        self.instructions(guests);
+        self.count(times * guests.len());
+        self.in_a_row(guests, times, Turn::Here(begin));
     }
 
     /// One instruction; whether it ends the block.
@@ -357,7 +400,8 @@ impl<'a> Translator<'a> {
             return true;
         }
         let mark = self.code.len();
-        let (colds, flags, setter) = (self.cold.len(), self.flags, self.setter);
+        let (colds, looks) = (self.cold.len(), self.looks.len());
+        let (flags, setter, placed) = (self.flags, self.setter, self.placed);
         let ways =
             [Self::stack, Self::system, Self::processor, Self::string, Self::bit_in_memory, Self::divide, Self::plain];
         for way in ways {
@@ -367,7 +411,8 @@ impl<'a> Translator<'a> {
             // Whatever a failed attempt has left is taken back.
             self.code.bytes.truncate(mark);
             self.cold.truncate(colds);
-            (self.flags, self.setter) = (flags, setter);
+            self.looks.truncate(looks);
+            (self.flags, self.setter, self.placed) = (flags, setter, placed);
         }
         self.step(g, behind);
         false
@@ -376,7 +421,7 @@ impl<'a> Translator<'a> {
     /// Leaves an instruction to the interpreter.
     fn step(&mut self, g: &Guest, behind: usize) {
         self.call_step(g.rip, behind, Behind::Block);
-        (self.flags, self.setter) = (Flags::Host, None);
+        (self.flags, self.setter, self.placed) = (Flags::Host, None, None);
     }
 
     /// Calls the interpreter for one instruction. Flags are in the host's flags then, and where they were.
@@ -404,33 +449,6 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// The TLB's lookup of the address in r9, which becomes a host address. r10 and flags are lost. Returns the branch that is
-    /// taken if it fails.
-    fn lookup(&mut self, access: Access, size: usize, aligned: bool) -> usize {
-        let table = TLB + Tlb::TABLE * (2 * self.place.view as i32 + i32::from(access == Access::Write));
-        let c = &mut self.code;
-        c.mov(R10, R9);
-        // shr r10, 8; and r10d, the offset of the last entry
-        c.raw(&[0x49, 0xc1, 0xea, 8, 0x41, 0x81, 0xe2]);
-        c.u32(Tlb::TABLE as u32 - 16);
-        // xor r9, [table + r10]
-        c.indexed(0x33, R9, R10, table);
-        let slow = if aligned {
-            // test r9, everything but the aligned offsets of a page
-            c.raw(&[0x49, 0xf7, 0xc1]);
-            c.u32(!0xff0_u32);
-            c.branch(JNE)
-        } else {
-            // cmp r9, the last offset that fits
-            c.raw(&[0x49, 0x81, 0xf9]);
-            c.u32(PAGE as u32 - size as u32);
-            c.branch(JA)
-        };
-        // add r9, [table + 8 + r10]
-        c.indexed(0x03, R9, R10, table + 8);
-        slow
-    }
-
     /// An encoded guest instruction.
     fn encode(&mut self, i: &Instruction) -> Option<()> {
         let done = self.encoder.encode(i, 0);
@@ -453,29 +471,50 @@ impl<'a> Translator<'a> {
             self.before(g);
             self.registers_only(g)?;
             self.behind(g);
+            self.forget_place_of_changed(g);
             return Some(());
         };
-        self.address(i, g.rip)?;
-        self.free_flags(g);
-        let slow = self.lookup(memory.access, memory.size, memory.aligned);
+        let slow = self.operand_lookup(g, &memory)?;
         let flags = self.flags;
         self.before(g);
         self.with_memory(i)?;
         self.behind(g);
+        self.forget_place_of_changed(g);
         self.slow_step(g, behind, vec![slow], flags);
         Some(())
     }
 
     /// What was put off: emitted behind the block.
     fn finish_cold(&mut self) {
+        self.finish_looks();
+        for cold in std::mem::take(&mut self.cold) {
+            if let Cold::Early { from, rip, flags, rest } = cold {
+                self.code.here(from);
+                self.flags = flags;
+                self.add_to_count(-(rest as i32));
+                self.jump_to(rip);
+            } else {
+                self.cold.push(cold);
+            }
+        }
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Step { from, rip, behind, flags, resume } => {
-                    from.into_iter().for_each(|f| self.code.here(f));
+                Cold::Early { .. } => {}
+                Cold::Step { from, rip, behind, flags, resume, placed } => {
+                    self.missed(&from);
                     self.flags = flags;
                     self.call_step(rip, behind, Behind::Block);
+                    if placed {
+                        // Any place of a table: what is there does not fit, or does.
+                        self.code.mov_imm(R10, 0);
+                    }
                     let back = self.place.at + resume as u64;
                     self.code.branch_to(JMP, self.place.at, back);
+                }
+                Cold::Last { from, rip, flags } => {
+                    self.missed(&from);
+                    self.flags = flags;
+                    self.call_step(rip, 0, Behind::Dispatcher);
                 }
                 Cold::Leave { from, rip, flags } => {
                     self.code.here(from);
@@ -529,13 +568,6 @@ impl<'a> Translator<'a> {
         };
         self.code.branch_to(JMP, self.place.at, exit);
     }
-}
-
-/// What a lookup is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
-    Read,
-    Write,
 }
 
 /// Whether an operand is a memory one.

@@ -160,6 +160,7 @@ impl Translator<'_> {
         match n {
             4 => R11,
             9..=11 => {
+                self.placed = None;
                 self.code.load(scratch, RSP_HOST, gpr(n));
                 scratch
             }
@@ -189,6 +190,7 @@ impl Translator<'_> {
         }
         let seg = i.memory_segment();
         if matches!(seg, Register::FS | Register::GS) {
+            self.placed = None;
             self.code.load(R10, RSP_HOST, segment_base(seg.number()));
             // lea r9, [r9 + r10]
             self.code.raw(&[0x4f, 0x8d, 0x0c, 0x11]);
@@ -254,8 +256,8 @@ impl Translator<'_> {
         i.set_memory_base(Register::R9);
         i.set_memory_index(Register::None);
         i.set_memory_index_scale(1);
-        i.set_memory_displacement64(0);
-        i.set_memory_displ_size(0);
+        i.set_memory_displacement64(self.offset as u64);
+        i.set_memory_displ_size(if self.offset == 0 { 0 } else { 8 });
         if self.place.locks == Locks::Dropped {
             i.set_has_lock_prefix(false);
         }
@@ -264,6 +266,7 @@ impl Translator<'_> {
             return self.in_three_steps(i);
         }
         if let Some(k) = kept {
+            self.placed = None;
             self.code.load(R10, RSP_HOST, gpr(k.number() as u8));
         }
         self.encode(&i)?;
@@ -277,15 +280,18 @@ impl Translator<'_> {
     /// instruction in no time, but not to one that does all three.
     fn in_three_steps(&mut self, mut i: Instruction) -> Option<()> {
         let wide = i.memory_size().size() == 8;
-        // REX.W and nothing, by the size: mov r10, [r9]
+        self.placed = None;
+        // REX.W and nothing, by the size: mov r10, [r9 + offset]
         let rex = if wide { 0x4d } else { 0x45 };
-        self.code.raw(&[rex, 0x8b, 0x11]);
+        self.code.raw(&[rex, 0x8b, 0x91]);
+        self.code.u32(self.offset as u32);
         i.set_op_kind(0, OpKind::Register);
         i.set_op_register(0, if wide { Register::R10 } else { Register::R10D });
         i.set_memory_base(Register::None);
         self.encode(&i)?;
-        // mov [r9], r10
-        self.code.raw(&[rex, 0x89, 0x11]);
+        // mov [r9 + offset], r10
+        self.code.raw(&[rex, 0x89, 0x91]);
+        self.code.u32(self.offset as u32);
         Some(())
     }
 
@@ -336,6 +342,9 @@ impl Translator<'_> {
                 i.set_op_register(n, stack_register(r));
             }
         }
+        if !kept.is_empty() {
+            self.placed = None;
+        }
         for (at, k) in kept.iter().enumerate() {
             self.code.load(R9 + at as u8, RSP_HOST, gpr(k.number() as u8));
         }
@@ -346,9 +355,17 @@ impl Translator<'_> {
         Some(())
     }
 
-    /// lea: the address goes through r9.
+    /// lea: as it stands where its registers do, else the address goes through r9.
     fn load_address(&mut self, g: &Guest) -> Option<()> {
         let i = &g.instr;
+        let stands =
+            |r: Register| r == Register::None || (r.is_gpr() && !in_memory(r) && r.full_register() != Register::RSP);
+        if [i.op0_register(), i.memory_base(), i.memory_index()].into_iter().all(stands) {
+            let at = (g.rip & (PAGE - 1)) as usize;
+            let bytes = &self.place.page[at..at + i.len()];
+            self.code.bytes.extend_from_slice(bytes);
+            return Some(());
+        }
         // Segments play no part.
         let mut flat = *i;
         flat.set_segment_prefix(Register::None);

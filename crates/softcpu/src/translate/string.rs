@@ -2,7 +2,7 @@
 
 use iced_x86::{Mnemonic, OpKind, Register};
 
-use super::{Access, Guest, JA, JNE, R9, R10, RSP_HOST, Translator};
+use super::{Access, Guest, JA, JNE, Miss, R9, R10, RSP_HOST, Translator};
 use crate::host::jit::{RFLAGS, SPARE};
 use crate::host::ram::PAGE;
 
@@ -47,20 +47,20 @@ impl Translator<'_> {
         self.code.raw(&[0xf6, 0x84, 0x24]);
         self.code.u32((RFLAGS + 1) as u32);
         self.code.u8(4);
-        let mut slow = vec![self.code.branch(JNE)];
+        let mut slow: Vec<Miss> = vec![self.code.branch(JNE).into()];
         // cmp rcx, the elements of a page
         self.code.raw(&[0x48, 0x81, 0xf9]);
         self.code.u32(PAGE as u32 / u32::from(size));
-        slow.push(self.code.branch(JA));
+        slow.push(self.code.branch(JA).into());
         if work == Work::Move {
             self.code.mov(R9, RSI);
             slow.push(self.lookup(Access::Read, 1, false));
-            slow.push(self.branch_if_beyond(size));
+            slow.push(self.branch_if_beyond(size).into());
             self.code.store(RSP_HOST, SPARE, R9);
         }
         self.code.mov(R9, RDI);
         slow.push(self.lookup(Access::Write, 1, false));
-        slow.push(self.branch_if_beyond(size));
+        slow.push(self.branch_if_beyond(size).into());
         self.run_string(work, size);
         self.slow_step(g, behind, slow, self.flags);
         Some(())

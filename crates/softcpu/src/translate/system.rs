@@ -3,7 +3,7 @@
 use iced_x86::{Mnemonic, OpKind, Register};
 
 use super::flags::Flags;
-use super::{Access, Guest, JNE, Pace, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
+use super::{Access, Cold, Guest, JAE, JNE, Miss, Pace, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
 use crate::cpu::BuiltIn;
 use crate::flags;
 use crate::host::jit::{
@@ -13,8 +13,6 @@ use crate::host::jit::{
 use crate::interp::far::{Call, call_segments, return_segments};
 use crate::state::{CR4_FSGSBASE, CR4_SMAP, CR4_TSD, CS, EFER_SCE, FS, GS, SS, Segment, View};
 
-/// `jae rel32`.
-const JAE: &[u8] = &[0x0f, 0x83];
 /// `jbe rel32`.
 const JBE: &[u8] = &[0x0f, 0x86];
 /// `je rel32`.
@@ -57,7 +55,7 @@ impl Translator<'_> {
         let slow = self.branch_if_pending();
         self.byte_group(1, RFLAGS + 1, 2);
         self.code.here(already);
-        self.slow_step(g, behind, vec![slow], self.flags);
+        self.slow_step(g, behind, vec![slow.into()], self.flags);
         Some(())
     }
 
@@ -67,6 +65,7 @@ impl Translator<'_> {
             return None;
         }
         let before = self.flags;
+        self.placed = None;
         self.fetch_flags();
         self.code.pushfq();
         self.code.pop(R10);
@@ -77,7 +76,7 @@ impl Translator<'_> {
         }
         // They are still parked if they were.
         self.flags = Flags::Parked;
-        let slow = self.lookup(Access::Write, 8, false);
+        let slow = self.window_lookup(Access::Write, 8);
         self.code.load(R10, RSP_HOST, SPARE);
         self.and_r10(flags::ARITH as u32);
         self.code.store(RSP_HOST, SPARE, R10);
@@ -149,14 +148,14 @@ impl Translator<'_> {
         self.code.mov(R10, 1);
         // shl r10, 16; sar r10, 16; cmp r10, rcx
         self.code.raw(&[0x49, 0xc1, 0xe2, 16, 0x49, 0xc1, 0xfa, 16, 0x49, 0x39, 0xca]);
-        let mut slow = vec![self.code.branch(JNE)];
+        let mut slow: Vec<Miss> = vec![self.code.branch(JNE).into()];
         self.code.load(R10, RSP_HOST, gpr(11));
         // Single steps and checks of alignment are the interpreter's.
         self.test_r10((flags::TF | flags::AC) as u32);
-        slow.push(self.code.branch(JNE));
+        slow.push(self.code.branch(JNE).into());
         self.test_r10(flags::IF as u32);
         let off = self.code.branch(JE);
-        slow.push(self.branch_if_pending());
+        slow.push(self.branch_if_pending().into());
         self.code.here(off);
         self.and_r10((flags::POPF | flags::VIF | flags::VIP) as u32);
         // or r10d, 2
@@ -176,8 +175,7 @@ impl Translator<'_> {
         self.code.mov(R10, 1);
         self.jump_r10();
         self.place.view = before;
-        slow.into_iter().for_each(|at| self.code.here(at));
-        self.step_and_leave(g);
+        self.cold.push(Cold::Last { from: slow, rip: g.rip, flags: Flags::Parked });
     }
 
     fn test_r10(&mut self, bits: u32) {
@@ -188,6 +186,7 @@ impl Translator<'_> {
     /// What tells or sets registers of the processor's own: bases and selectors of segments, the time-stamp counter; no answer if it is
     /// nothing of the kind.
     pub(super) fn processor(&mut self, g: &Guest, behind: usize) -> Option<()> {
+        self.placed = None;
         match g.instr.mnemonic() {
             Mnemonic::Rdfsbase => self.read_base(g, FS),
             Mnemonic::Rdgsbase => self.read_base(g, GS),
@@ -252,7 +251,7 @@ impl Translator<'_> {
         self.code.raw(&[0x49, 0xc1, 0xe2, 16, 0x49, 0xc1, 0xfa, 16, 0x4d, 0x39, 0xca]);
         let slow = self.code.branch(JNE);
         self.code.store(RSP_HOST, segment_base(segment), R9);
-        self.slow_step(g, behind, vec![slow], self.flags);
+        self.slow_step(g, behind, vec![slow.into()], self.flags);
         Some(())
     }
 
@@ -294,7 +293,7 @@ impl Translator<'_> {
             self.code.raw(&[0x8b, 0x8c, 0x24]);
             self.code.u32(TSC_AUX as u32);
         }
-        self.slow_step(g, behind, vec![slow], self.flags);
+        self.slow_step(g, behind, vec![slow.into()], self.flags);
         Some(())
     }
 
@@ -313,7 +312,7 @@ impl Translator<'_> {
         // REX.W and nothing, by the size.
         let w = if size == 8 { 8 } else { 0 };
         // It leaves them as they are, as the interpreter does.
-        let mut slow = Vec::new();
+        let mut slow: Vec<Miss> = Vec::new();
         self.free_flags(g);
         if i.op0_kind() == OpKind::Memory {
             self.address(i, g.rip)?;
@@ -332,16 +331,16 @@ impl Translator<'_> {
         if signed {
             // mov r9, rax; sar r9, all; cmp r9, rdx
             self.code.raw(&[0x41 | w, 0x89, 0xc1, 0x41 | w, 0xc1, 0xf9, 8 * size as u8 - 1, 0x41 | w, 0x39, 0xd1]);
-            slow.push(self.code.branch(JNE));
+            slow.push(self.code.branch(JNE).into());
             // lea r9, [r10 + 1]; cmp r9, 1: zero and minus one
             self.code.raw(&[0x45 | w, 0x8d, 0x4a, 1, 0x41 | w, 0x83, 0xf9, 1]);
-            slow.push(self.code.branch(JBE));
+            slow.push(self.code.branch(JBE).into());
             // idiv r10
             self.code.raw(&[0x41 | w, 0xf7, 0xfa]);
         } else {
             // cmp rdx, r10; div r10
             self.code.raw(&[0x44 | w, 0x39, 0xd2]);
-            slow.push(self.code.branch(JAE));
+            slow.push(self.code.branch(JAE).into());
             self.code.raw(&[0x41 | w, 0xf7, 0xf2]);
         }
         self.slow_step(g, behind, slow, self.flags);
@@ -356,7 +355,7 @@ impl Translator<'_> {
         self.code.load(R10, R9, 0);
         self.code.store(RSP_HOST, SPARE, R10);
         self.code.lea(R9, R11, -8);
-        let write = self.lookup(Access::Write, 8, false);
+        let write = self.window_lookup(Access::Write, 8);
         self.code.load(R10, RSP_HOST, SPARE);
         self.code.store(R9, 0, R10);
         self.code.lea(R11, R11, -8);

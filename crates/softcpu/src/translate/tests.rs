@@ -92,7 +92,7 @@ fn flags_that_were_put_away_are_read_and_passed_on() {
 
 #[test]
 fn a_loop_faults_in_a_later_turn_as_in_the_first() {
-    for turns in [1_i32, 2, 5] {
+    for turns in [1_i32, 2, 5, 6, 7, 9] {
         // lea rdi, [rdi - 8 * turns - 8]
         let [a, b, c, d] = (-8 * turns - 8).to_le_bytes();
         let begin = [0x48, 0x8d, 0xbf, a, b, c, d];
@@ -135,4 +135,133 @@ fn a_second_write_to_a_place_gives_up_flags_and_one_to_another_does_not() {
 fn what_can_not_be_encoded_leaves_nothing_behind() {
     // mov ah, [rsi]; add ch, [rsi + 1]; mov rcx, [rsi]; mov [rdi], rcx
     check(&[&[0x8a, 0x26], &[0x02, 0x6e, 0x01], &[0x48, 0x8b, 0x0e], &[0x48, 0x89, 0x0f]]);
+}
+
+/// Runs code on both tiers up to its end, at an offset of the first page of data, and compares everything.
+fn check_done(parts: &[&[u8]], offset: u64) {
+    let code = parts.concat();
+    let mut page = Box::new([0xcc; 4096]);
+    page[AT..AT + code.len()].copy_from_slice(&code);
+    let mut state = user_state();
+    state.rip = CODE + AT as u64;
+    let at = DATA + offset;
+    state.gpr = [at, 9, at, at, at, at, at, at, at, at, at, 12, at, at, at, at];
+    let instr = Decoder::with_ip(64, &code, state.rip, DecoderOptions::NONE).decode();
+    let data: Vec<u8> = (0..DATA_LEN).map(|n| (n * 7 + n / 256) as u8).collect();
+    let case = Case { page, at: AT, instr, state, data };
+    let mut machine = Machine::new().unwrap();
+    // Once more with the TLB as the first run has left it.
+    for round in 0..2 {
+        let (ours, our_data) = machine.run_code(&case, Tier::Translate, code.len());
+        let (judge, judge_data) = machine.run_code(&case, Tier::Interpret, code.len());
+        let what = format!("{code:02x?} at {offset:#x} in round {round}");
+        assert_eq!(ours.rip, judge.rip, "{what}");
+        assert_eq!(ours.gpr, judge.gpr, "{what}");
+        assert_eq!(ours.rflags & ARITH, judge.rflags & ARITH, "{what}");
+        assert_eq!(ours.instructions, judge.instructions, "{what}");
+        assert!(our_data == judge_data, "{what}");
+    }
+}
+
+#[test]
+fn operands_beside_each_other_and_on_the_stack_are_found_also_over_the_end_of_a_page() {
+    let beside: [&[u8]; 12] = [
+        &[0x48, 0x8b, 0x06],             // mov rax, [rsi]
+        &[0x4c, 0x8b, 0x66, 0x08],       // mov r12, [rsi + 8]
+        &[0x48, 0x89, 0x4e, 0x10],       // mov [rsi + 16], rcx
+        &[0x48, 0x01, 0x4e, 0x14],       // add [rsi + 20], rcx
+        &[0x4c, 0x8b, 0x56, 0x18],       // mov r10, [rsi + 24]
+        &[0x66, 0x89, 0x4e, 0x1d],       // mov [rsi + 29], cx
+        &[0x48, 0x83, 0x7e, 0x20, 0x05], // cmp qword [rsi + 32], 5
+        &[0x48, 0x8b, 0x5e, 0x28],       // mov rbx, [rsi + 40]
+        &[0x0f, 0x92, 0x46, 0x30],       // setb [rsi + 48]
+        &[0x48, 0x8b, 0x76, 0x38],       // mov rsi, [rsi + 56]
+        &[0x48, 0x8d, 0x77, 0x40],       // lea rsi, [rdi + 64]
+        &[0x48, 0x8b, 0x0e],             // mov rcx, [rsi]
+    ];
+    let stack: [&[u8]; 10] = [
+        &[0x50],                         // push rax
+        &[0x41, 0x52],                   // push r10
+        &[0x48, 0x8b, 0x4c, 0x24, 0x08], // mov rcx, [rsp + 8]
+        &[0x89, 0x4c, 0x24, 0x16],       // mov [rsp + 22], ecx
+        &[0x48, 0x8b, 0x16],             // mov rdx, [rsi]
+        &[0x5b],                         // pop rbx
+        &[0x48, 0x03, 0x5e, 0x08],       // add rbx, [rsi + 8]
+        &[0x9c],                         // pushfq
+        &[0x48, 0x83, 0xc4, 0x20],       // add rsp, 32
+        &[0x41, 0x5a],                   // pop r10
+    ];
+    for offset in (0x100..0x140).chain(0xf80..0x1010) {
+        check_done(&beside, offset);
+        check_done(&stack, offset);
+    }
+}
+
+#[test]
+fn strings_bits_and_fixed_addresses_are_as_the_interpreter_has_them() {
+    let count = |n: u8| [0xb9, n, 0, 0, 0];
+    for n in [0, 1, 5, 200] {
+        for string in [
+            &[0xf3, 0xa4][..],
+            &[0xf3, 0x48, 0xa5],
+            &[0xf3, 0xa5],
+            &[0xf3, 0xaa],
+            &[0xf3, 0x48, 0xab],
+            &[0x66, 0xf3, 0xab],
+        ] {
+            for offset in [0x200, 0xe00, 0xff8, 0xfff] {
+                // lea rdi, [rdi + 3]
+                check_done(&[&count(n), &[0x48, 0x8d, 0x7f, 3], string], offset);
+            }
+        }
+    }
+    for bit in [[0xb9, 3, 0, 0, 0], [0xb9, 0x45, 1, 0, 0], [0xb9, 0xf0, 0xff, 0xff, 0xff]] {
+        for opcode in [0xa3, 0xab, 0xb3, 0xbb] {
+            for offset in [0x200, 0xfd0] {
+                // op [rsi + 8], rcx; ecx; r10d out of memory
+                check_done(
+                    &[&bit, &[0x48, 0x63, 0xc9], &[0x48, 0x0f, opcode, 0x4e, 0x08], &[0x0f, 0xb6, 0xd8]],
+                    offset,
+                );
+                check_done(&[&bit, &[0x0f, opcode, 0x4e, 0x08]], offset);
+                check_done(&[&[0x41, 0xba, 0x21, 0, 0, 0], &[0x44, 0x0f, opcode, 0x16]], offset);
+            }
+        }
+    }
+    // tzcnt rax, rcx and lzcnt ecx, [rsi] of a processor that has neither; mov ax, fs; mov ebx, ds; test eax, eax, as scans leave flags undefined
+    check_done(
+        &[
+            &[0xf3, 0x48, 0x0f, 0xbc, 0xc1],
+            &[0xf3, 0x0f, 0xbd, 0x0e],
+            &[0x66, 0x8c, 0xe0],
+            &[0x8c, 0xdb],
+            &[0x85, 0xc0],
+        ],
+        0x200,
+    );
+    // add qword [DATA + 0x208], 7; mov rcx, [DATA + 0x208]
+    let a = (DATA as u32 + 0x208).to_le_bytes();
+    check_done(&[&[0x48, 0x83, 0x04, 0x25], &a, &[7], &[0x48, 0x8b, 0x0c, 0x25], &a], 0x200);
+}
+
+#[test]
+fn loops_that_are_made_several_times_in_a_row_end_after_every_number_of_turns() {
+    // dec ecx, jnz and cmp rbx, rax; jb as ends
+    let loops: [&[&[u8]]; 4] = [
+        &[&[0x48, 0x01, 0xc8], &[0x48, 0x31, 0xd8], &[0xff, 0xc9], &[0x75, 0xf6]],
+        &[&[0x48, 0x01, 0x0e], &[0x48, 0x83, 0xc6, 0x08], &[0xff, 0xc9], &[0x75, 0xf5]],
+        &[&[0x48, 0x11, 0xc0], &[0xff, 0xc9], &[0x75, 0xf9]],
+        &[&[0xff, 0xc1], &[0x88, 0x0e], &[0x83, 0xf9, 0x17], &[0x72, 0xf7]],
+    ];
+    for parts in loops {
+        for turns in 1..23 {
+            let count = [0xb9, turns, 0, 0, 0];
+            let mut all: Vec<&[u8]> = vec![&count];
+            all.extend(parts);
+            // setb dl; a last instruction
+            all.push(&[0x0f, 0x92, 0xc2]);
+            check_done(&all, 0x200);
+            check_done(&all, 0xfa0);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::flags::{First, Flags};
-use super::{Access, Cold, Guest, JMP, JNE, R9, R10, R11, RSP_HOST, Translator, Turn, in_memory, system};
+use super::{Access, Cold, Guest, JMP, JNE, Miss, R9, R10, R11, RSP_HOST, Translator, Turn, in_memory, system};
 use crate::host::jit::{ATTENTION, Behind, RFLAGS, RIP, SPARE, gpr, jump_table, segment_base, swapped_gs};
 use crate::host::ram::PAGE;
 use crate::state::{GS, View};
@@ -20,6 +20,7 @@ impl Translator<'_> {
             Mnemonic::Leave if i.code() == iced_x86::Code::Leaveq => {
                 self.code.mov(R9, 5);
                 let slow = self.stack_lookup(g, Access::Read);
+                self.placed = None;
                 self.code.lea(R11, 5, 8);
                 self.code.load(5, R9, 0);
                 self.slow_step(g, behind, vec![slow], self.flags);
@@ -34,6 +35,7 @@ impl Translator<'_> {
         if self.place.view == View::User {
             return None;
         }
+        self.placed = None;
         // or / and byte [rsp + disp], imm
         let (op, byte, v): (u8, i32, u8) = match g.instr.mnemonic() {
             Mnemonic::Swapgs => {
@@ -62,15 +64,15 @@ impl Translator<'_> {
         Some(())
     }
 
-    fn stack_lookup(&mut self, g: &Guest, access: Access) -> usize {
+    fn stack_lookup(&mut self, g: &Guest, access: Access) -> Miss {
         self.free_flags(g);
-        self.lookup(access, 8, false)
+        self.window_lookup(access, 8)
     }
 
     /// The interpreter does the instruction if one of `from` is taken, where flags are at `flags`; it goes on here.
-    pub(super) fn slow_step(&mut self, g: &Guest, behind: usize, from: Vec<usize>, flags: Flags) {
-        let resume = self.code.len();
-        self.cold.push(Cold::Step { from, rip: g.rip, behind, flags, resume });
+    pub(super) fn slow_step(&mut self, g: &Guest, behind: usize, from: Vec<Miss>, flags: Flags) {
+        let (resume, placed) = (self.code.len(), self.placed.is_some());
+        self.cold.push(Cold::Step { from, rip: g.rip, behind, flags, resume, placed });
     }
 
     fn push(&mut self, g: &Guest, behind: usize) -> Option<()> {
@@ -89,6 +91,7 @@ impl Translator<'_> {
                 let r = i.op0_register();
                 let n = r.number() as u8;
                 if in_memory(r) {
+                    self.placed = None;
                     self.code.load(R10, RSP_HOST, gpr(n));
                     self.code.store(R9, 0, R10);
                 } else {
@@ -115,11 +118,13 @@ impl Translator<'_> {
         }
         self.code.lea(R11, R11, 8);
         if in_memory(r) {
+            self.placed = None;
             self.code.load(R10, R9, 0);
             self.code.store(RSP_HOST, gpr(r.number() as u8), R10);
         } else {
             self.code.load(r.number() as u8, R9, 0);
         }
+        self.forget_place_of_changed(g);
         self.slow_step(g, behind, vec![slow], self.flags);
         Some(())
     }
@@ -141,6 +146,13 @@ impl Translator<'_> {
             FlowControl::ConditionalBranch => {
                 self.before(g);
                 let flags = self.flags;
+                if let Turn::Through(rest) = self.turn {
+                    let c = g.instr.condition_code() as u8 - 1;
+                    // The other way round.
+                    let from = self.code.branch(&[0x0f, 0x80 | (c ^ 1)]);
+                    self.cold.push(Cold::Early { from, rip: next, flags, rest });
+                    return;
+                }
                 if let Turn::Here(begin) = self.turn
                     && self.setter.is_some()
                 {
@@ -256,12 +268,9 @@ impl Translator<'_> {
     }
 
     /// The interpreter does a transfer, and the dispatcher goes on.
-    fn slow_leave(&mut self, g: &Guest, behind: usize, slow: usize) {
+    fn slow_leave(&mut self, g: &Guest, behind: usize, slow: Miss) {
         debug_assert_eq!(behind, 0, "a transfer ends its block");
-        let over = self.code.branch(JMP);
-        self.code.here(slow);
-        self.step_and_leave(g);
-        self.code.here(over);
+        self.cold.push(Cold::Last { from: vec![slow], rip: g.rip, flags: self.flags });
     }
 
     /// The interpreter does the last instruction, and the dispatcher goes on.
@@ -299,7 +308,8 @@ impl Translator<'_> {
                 self.step_and_leave(g);
                 return;
             }
-            let slow = self.stack_lookup(g, Access::Read);
+            self.free_flags(g);
+            let slow = self.lookup(Access::Read, 8, false);
             self.code.load(R10, R9, 0);
             self.slow_leave(g, behind, slow);
         }

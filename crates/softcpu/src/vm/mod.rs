@@ -11,7 +11,7 @@ mod slot;
 mod timer;
 mod vcpu;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hv::clock::{ClockState, GuestClock, TimeSource};
@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::code_pages::CodePages;
 use crate::cpu::Tier;
-use crate::exec::Shared;
+use crate::exec::{Counters, Shared};
 use crate::host::ram::Ram;
 use crate::irqchip::{Irqchip, Wake};
 use irqfd::Irqfds;
@@ -112,7 +112,8 @@ impl SoftVm {
         let irqchip = Arc::new(Irqchip::new(vcpus, Arc::clone(&clock), Arc::clone(&slots) as Arc<dyn Wake>));
         let ram = Arc::new(Ram::of(&memory));
         let counted = (time == TimeSource::Instructions).then(|| Arc::clone(&clock));
-        let shared = Shared { code: CodePages::new(ram.end()), ram, cpus: vcpus, counted };
+        let code = CodePages::new(ram.end());
+        let shared = Shared { code, counters: Counters::default(), ram, cpus: vcpus, counted };
         let timer = Timer::new(Arc::clone(&irqchip), Arc::clone(&clock), Arc::clone(&slots))
             .map_err(|source| VmError::Host { what: "starting the machine's timer", source })?;
         let machine = Arc::new(Machine {
@@ -155,6 +156,17 @@ impl Vm for SoftVm {
 
     fn cpu_model(&self) -> &CpuModel {
         &self.0.model
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let told = |v: &AtomicU64| v.load(Ordering::Relaxed);
+        let shared = &self.0.shared;
+        vec![
+            ("code_bytes", told(&shared.counters.bytes)),
+            ("code_blocks", told(&shared.counters.blocks)),
+            ("code_flushes", told(&shared.counters.flushes)),
+            ("code_invalidations", shared.code.epoch()),
+        ]
     }
 
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, VmError> {

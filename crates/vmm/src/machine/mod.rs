@@ -266,12 +266,15 @@ impl Machine {
         Ok(())
     }
 
-    /// What its devices have counted: their names with numbers behind, and their counters.
+    /// What its devices have counted: their names with numbers behind, and their counters; and what its processors have, if they do.
     pub fn metrics(&self) -> Vec<(String, virtio::device::Metrics)> {
-        self.devices
-            .slots()
-            .enumerate()
-            .map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics()))
-            .collect()
+        let devices = self.devices.slots().enumerate();
+        let mut all: Vec<_> =
+            devices.map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics())).collect();
+        let processors: virtio::device::Metrics = self.vm.counters().into_iter().collect();
+        if !processors.is_empty() {
+            all.push(("processors".to_owned(), processors));
+        }
+        all
     }
 }

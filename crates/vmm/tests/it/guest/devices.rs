@@ -183,6 +183,7 @@ fn linux_finds_every_device_in_order() {
         let metrics: std::collections::BTreeMap<_, _> = guest.machine.metrics().into_iter().collect();
         assert!(metrics["block1"]["throttled"] > 0, "the limit was never met: {:?}", metrics["block1"]);
         assert_eq!(metrics["block2"]["errors"], 0);
+        assert!(metrics["processors"]["code_blocks"] > 0, "nothing was translated: {:?}", metrics["processors"]);
         // Free pages go back to the host, and a balloon takes others.
         guest.input("use\n");
         checked(&guest, "", "use");
