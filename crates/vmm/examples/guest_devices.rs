@@ -55,21 +55,22 @@ fn main() {
     }
 }
 
-/// Does the work, says so on the console with what it moved in how many microseconds, and ends the guest.
+/// Does the work, says on the console when it begins and what it has moved in how many microseconds, and ends the guest.
 fn work() {
     let wanted = std::env::var("work").unwrap_or_default();
     let flags = rustix::mount::MountFlags::empty();
     let _ = rustix::mount::mount("devtmpfs", "/dev", "devtmpfs", flags, None);
-    if let Some((name, piece)) = PIECES.iter().find(|(name, _)| *name == wanted) {
+    if let Some((name, piece)) = PIECES.iter().find(|(name, _)| *name == wanted)
+        && let Ok(mut console) = File::options().write(true).open("/dev/console")
+    {
+        let _ = writeln!(console, "BEGIN {name}");
         let since = Instant::now();
         let outcome = piece();
         let spent = since.elapsed().as_micros();
-        if let Ok(mut console) = File::options().write(true).open("/dev/console") {
-            let _ = match outcome {
-                Ok(moved) => writeln!(console, "DONE {name} {moved} {spent}"),
-                Err(error) => writeln!(console, "FAILED {name}: {error}"),
-            };
-        }
+        let _ = match outcome {
+            Ok(moved) => writeln!(console, "DONE {name} {moved} {spent}"),
+            Err(error) => writeln!(console, "FAILED {name}: {error}"),
+        };
     }
     rustix::fs::sync();
     let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);

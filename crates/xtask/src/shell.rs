@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -142,6 +142,30 @@ impl Run {
         let mut child = self.start()?;
         let status = self.wait(&mut child)?;
         Ok(Captured { status, stdout: text_of(&mut out)?, stderr: text_of(&mut err)? })
+    }
+
+    /// Runs the program and keeps what it prints; `each` sees every line of its standard output as it comes. The program must leave nobody
+    /// behind who keeps that open.
+    pub(crate) fn capture_lines(mut self, mut each: impl FnMut(&str) + Send) -> Result<Captured> {
+        let mut err = unnamed_file()?;
+        self.command.stdout(Stdio::piped()).stderr(err.try_clone().context("cannot duplicate a descriptor")?);
+        let mut child = self.start()?;
+        let output = child.stdout.take().context("the program has no output")?;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let mut all = String::new();
+                for line in BufReader::new(output).split(b'\n').map_while(std::io::Result::ok) {
+                    let line = String::from_utf8_lossy(&line);
+                    each(&line);
+                    all.push_str(&line);
+                    all.push('\n');
+                }
+                all
+            });
+            let status = self.wait(&mut child)?;
+            let stdout = reader.join().map_err(|_| anyhow!("the reader of `{self}` panicked"))?;
+            Ok(Captured { status, stdout, stderr: text_of(&mut err)? })
+        })
     }
 
     /// Runs the program and returns its standard output; fails with its standard error unless it ends with 0.

@@ -118,7 +118,8 @@ impl Groups {
         }
     }
 
-    fn usage(&self, peer: &str) -> Result<Duration> {
+    /// What the peer has used until now, without waiting for it to come to rest.
+    pub(crate) fn usage(&self, peer: &str) -> Result<Duration> {
         let file = self.group(peer).join(match self.counter {
             Counter::V1 => "cpuacct.usage",
             Counter::V2 => "cpu.stat",

@@ -21,6 +21,7 @@ mod wire;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
+use std::time::Instant;
 
 pub use forward::{Forward, ForwardError, Protocol};
 
@@ -176,6 +177,8 @@ pub struct UserNet {
     streams: Streams,
     datagrams: Datagrams,
     listeners: Listeners,
+    /// When the timer runs out, if it runs. It may run out before anything is due, which costs less than to set it anew each time.
+    alarm: Option<Instant>,
     /// Whether the streams may have something for the guest that has not been asked for.
     unasked: bool,
 }
@@ -196,6 +199,7 @@ impl UserNet {
             streams: Streams::new(plan, 0),
             datagrams: Datagrams::new(plan),
             listeners: Listeners::open(forwards)?,
+            alarm: None,
             unasked: false,
         })
     }
@@ -207,10 +211,13 @@ impl UserNet {
     /// Lets the streams go as far as they can, and sets the timer for what they wait for.
     fn poll(&mut self, events: &Events) -> Result<(), DeviceError> {
         self.unasked = false;
-        let delay = self.streams.poll(events)?;
-        delay
-            .map_or_else(|| self.timer.stop(), |delay| self.timer.set(delay))
-            .map_err(DeviceError::host("timerfd_settime"))
+        let Some(delay) = self.streams.poll(events)? else { return Ok(()) };
+        let due = Instant::now() + delay;
+        if self.alarm.is_none_or(|alarm| due < alarm) {
+            self.timer.set(delay).map_err(DeviceError::host("timerfd_settime"))?;
+            self.alarm = Some(due);
+        }
+        Ok(())
     }
 
     /// The guest sends a frame.
@@ -260,6 +267,8 @@ impl Backend for UserNet {
 
     fn stop(&mut self, events: &Events) {
         events.remove(&self.timer);
+        // What is pending is seen at the next start, and does no harm.
+        self.alarm = None;
         self.listeners.ignore(events);
         self.datagrams.ignore(events);
         // The streams' sockets leave the events as they are closed.
@@ -275,6 +284,7 @@ impl Backend for UserNet {
     fn ready(&mut self, events: &Events, first: u64, token: u64) -> Result<u16, DeviceError> {
         if token == first + TIMER {
             self.timer.take();
+            self.alarm = None;
         } else if self.listeners.has(token - first - FIRST_SOCKET) {
             let number = token - first - FIRST_SOCKET;
             self.listeners.serve(number, &mut self.streams, &mut self.datagrams, events)?;

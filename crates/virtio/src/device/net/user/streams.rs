@@ -31,6 +31,11 @@ const BUFFER: usize = 256 << 10;
 const MOST: usize = 1024;
 /// Rounds between smoltcp and the sockets before others have their turn.
 const ROUNDS: usize = 32;
+/// How long an answer of the other end may take to carry the acknowledgement of what the guest sent. One of its own costs the guest as much
+/// as the answer does.
+const ACKNOWLEDGEMENT: Duration = Duration::from_millis(2);
+/// A frame that is longer holds two segments or more, which are acknowledged at once (RFC 9293, 3.8.6.3).
+const TWO_SEGMENTS: usize = 2 * 1460;
 /// The gateway's ports for streams from outside.
 const FIRST_PORT: u16 = 49_152;
 
@@ -49,6 +54,8 @@ struct Stream {
     stage: Stage,
     ends: (SocketAddrV4, SocketAddrV4),
     watch: Watch,
+    /// The host's socket may have something to read.
+    readable: bool,
     /// The host will send no more.
     host_done: bool,
     /// The host was told that the guest will send no more.
@@ -76,7 +83,7 @@ fn ip(address: std::net::Ipv4Addr) -> IpAddress {
 fn socket() -> Socket<'static> {
     let mut socket = Socket::new(SocketBuffer::new(vec![0; BUFFER]), SocketBuffer::new(vec![0; BUFFER]));
     socket.set_nagle_enabled(false);
-    socket.set_ack_delay(None);
+    socket.set_ack_delay(Some(ACKNOWLEDGEMENT.into()));
     socket
 }
 
@@ -122,6 +129,11 @@ impl Streams {
         let known = self.by_ends.get(&ends).and_then(|number| self.streams.get(number));
         match known {
             Some(Stream { stage: Stage::Connecting(_), .. }) => {}
+            Some(Stream { stage: Stage::Open(handle), .. }) => {
+                let delay = (frame.len() <= TWO_SEGMENTS).then_some(ACKNOWLEDGEMENT);
+                self.sockets.get_mut::<Socket<'_>>(*handle).set_ack_delay(delay.map(Into::into));
+                self.wire.arrive(frame);
+            }
             None if segment.begins => match self.connect(segment.target) {
                 Some(host) => self.insert(host, Stage::Connecting(frame), ends),
                 // Nobody listens at smoltcp: it resets.
@@ -138,7 +150,8 @@ impl Streams {
         self.next += 1;
         self.by_ends.insert(ends, number);
         let watch = Watch::default();
-        self.streams.insert(number, Stream { host, stage, ends, watch, host_done: false, guest_done: false });
+        let stream = Stream { host, stage, ends, watch, readable: true, host_done: false, guest_done: false };
+        self.streams.insert(number, stream);
     }
 
     /// Begins to connect on the host.
@@ -176,6 +189,7 @@ impl Streams {
         let Some(step) = token.checked_sub(self.first_token) else { return };
         let number = step / 2;
         let Some(stream) = self.streams.get_mut(&number) else { return };
+        stream.readable = true;
         let Stage::Connecting(syn) = &mut stream.stage else { return };
         let syn = std::mem::take(syn);
         let connected = matches!(stream.host.take_error(), Ok(None)) && stream.host.peer_addr().is_ok();
@@ -286,9 +300,13 @@ impl Stream {
     /// From the host to the guest.
     fn inwards(&mut self, socket: &mut Socket<'_>) -> bool {
         let mut moved = false;
-        while !self.host_done && socket.can_send() {
+        while self.readable && !self.host_done && socket.can_send() {
             let read = socket.send(|room| match self.host.read(room) {
-                Ok(done) => (done, Ok(done)),
+                Ok(done) => {
+                    // If there is more, the events tell.
+                    self.readable = done == room.len();
+                    (done, Ok(done))
+                }
                 Err(error) => (0, Err(error.kind())),
             });
             match read {
@@ -299,7 +317,11 @@ impl Stream {
                 }
                 Ok(Ok(_)) => moved = true,
                 Ok(Err(ErrorKind::Interrupted)) => {}
-                Ok(Err(ErrorKind::WouldBlock)) | Err(_) => return moved,
+                Ok(Err(ErrorKind::WouldBlock)) => {
+                    self.readable = false;
+                    return moved;
+                }
+                Err(_) => return moved,
                 Ok(Err(_)) => {
                     socket.abort();
                     self.host_done = true;
