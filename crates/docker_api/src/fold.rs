@@ -1,7 +1,8 @@
 //! JSON whose keys may be written in capitals or not: `detachKeys` is `DetachKeys`.
 //!
 //! Docker's engine reads bodies so, and there are clients that rely on it. What a struct calls its fields, it tells when it is read;
-//! a key that is none of them, but is one but for its letters' case, is read as that one.
+//! a key that is none of them, but is one but for its letters' case, is read as that one. And what is `null` is as if it were
+//! not there: nothing, zero, an empty text, list or map.
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
@@ -31,6 +32,21 @@ pub(crate) fn field<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
 }
 
 struct Fold(Value);
+
+impl Fold {
+    /// This, or what stands for `null` where a value of one kind is asked for.
+    fn or(self, nothing: impl FnOnce() -> Value) -> Self {
+        if self.0.is_null() { Self(nothing()) } else { self }
+    }
+}
+
+macro_rules! or_nothing {
+    ($($name:ident $nothing:expr;)*) => {
+        $(fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.or(|| $nothing).deserialize_any(visitor)
+        })*
+    };
+}
 
 impl<'de> IntoDeserializer<'de, Error> for Fold {
     type Deserializer = Self;
@@ -73,7 +89,7 @@ impl<'de> Deserializer<'de> for Fold {
     ) -> Result<V::Value, Error> {
         match self.0 {
             Value::Object(map) => Self(Value::Object(folded(map, fields))).deserialize_any(visitor),
-            other => Self(other).deserialize_any(visitor),
+            other => Self(other).deserialize_map(visitor),
         }
     }
 
@@ -94,12 +110,25 @@ impl<'de> Deserializer<'de> for Fold {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.0.deserialize_enum(name, variants, visitor)
+        self.or(|| Value::String(String::new())).0.deserialize_enum(name, variants, visitor)
+    }
+
+    or_nothing! {
+        deserialize_bool Value::Bool(false);
+        deserialize_f64 Value::from(0.0);
+        deserialize_i32 Value::from(0);
+        deserialize_i64 Value::from(0);
+        deserialize_map Value::Object(Map::new());
+        deserialize_seq Value::Array(Vec::new());
+        deserialize_str Value::String(String::new());
+        deserialize_string Value::String(String::new());
+        deserialize_u16 Value::from(0);
+        deserialize_u32 Value::from(0);
+        deserialize_u64 Value::from(0);
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map identifier ignored_any
+        i8 i16 i128 u8 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any
     }
 }
 
@@ -130,6 +159,20 @@ mod tests {
         assert_eq!(exec.tty, Some(false));
         assert_eq!(field(&json!({ "macaddress": "x" }), "MacAddress"), Some(&json!("x")));
         assert_eq!(field(&json!({ "macaddress": "x", "MacAddress": "y" }), "MacAddress"), Some(&json!("y")));
+    }
+
+    #[test]
+    fn null_is_as_if_it_were_not_there() {
+        let body: ContainerCreateBody = from_value(json!({
+            "Image": null, "Env": null, "Tty": null, "Labels": { "a": null }, "ExposedPorts": { "80/tcp": null },
+            "HostConfig": { "Memory": null, "Binds": [null], "RestartPolicy": { "Name": null, "MaximumRetryCount": null } },
+        }))
+        .unwrap();
+        assert_eq!((body.image, body.env, body.tty), (None, None, None));
+        assert_eq!(body.labels.unwrap()["a"], "");
+        assert_eq!(body.host_config.unwrap().binds.unwrap(), [""]);
+        let exec: ExecConfig = from_value(Value::Null).unwrap();
+        assert_eq!(exec.cmd, None);
     }
 
     #[test]
