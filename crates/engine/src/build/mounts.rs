@@ -91,7 +91,7 @@ impl Prepare<'_> {
                 kind: MountKind::Tmpfs { bytes: *size_bytes, mode: Some(0o755), options: Vec::new() },
             }),
             Mount::Secret { id, target, env, presence, owner } => {
-                let Some(secret) = self.build.secrets.get(id) else {
+                let Some(secret) = self.build.secret(id).await? else {
                     return missing(
                         *presence,
                         format!("the secret \"{id}\" was not given; give it with: --secret id={id},src=FILE"),
@@ -110,7 +110,7 @@ impl Prepare<'_> {
                 }
             }
             Mount::Ssh { id, target, presence, owner } => {
-                let Some(socket) = self.build.ssh.get(id) else {
+                let Some(socket) = self.build.agent(id).await? else {
                     return missing(
                         *presence,
                         format!("the SSH agent \"{id}\" was not given; give it with: --ssh {id}"),

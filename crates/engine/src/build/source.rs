@@ -42,6 +42,7 @@ pub(super) async fn open(inner: &Arc<Inner>, request: &mut BuildRequest) -> Resu
     let opened = tokio::task::spawn_blocking(move || match context {
         BuildContext::Empty => empty(&inner, asked, text),
         BuildContext::Folder(folder) => self::folder(&inner, &folder, asked, text, None),
+        BuildContext::Files(files) => sent(files, asked, text),
         BuildContext::Archive(archive) => self::archive(&inner, archive, asked, text),
         BuildContext::Remote(address) => from_network(&inner, &address, asked, text),
     });
@@ -72,6 +73,11 @@ impl Files for Nothing {
 fn empty(_: &Inner, name: String, text: Option<Vec<u8>>) -> Result<Source> {
     let text = text.ok_or_else(|| EngineError::invalid("there is neither a context nor a Dockerfile"))?;
     Ok(Source { name, text, files: Arc::new(Nothing), _fetched: None })
+}
+
+fn sent(files: Box<dyn Files + Send + Sync>, name: String, text: Option<Vec<u8>>) -> Result<Source> {
+    let text = text.ok_or_else(|| EngineError::invalid("there is no Dockerfile"))?;
+    Ok(Source { name, text, files: Arc::from(files), _fetched: None })
 }
 
 fn folder(

@@ -18,6 +18,7 @@
 //! Neighbours: [`crate::dockerfile`] for the text, the engine for the doing.
 
 mod archive;
+mod arriving;
 pub mod config;
 mod context;
 pub mod copy;
@@ -33,6 +34,7 @@ mod stage;
 mod tests;
 mod transfer;
 
+pub use arriving::{ArrivalError, ArrivedContext, Arriving, Slot};
 pub use config::{Change, Config, History, ImageSpec};
 pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};
 pub use error::{BuildError, BuildFault};
