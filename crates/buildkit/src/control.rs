@@ -112,13 +112,10 @@ async fn prune(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
     if asked.keep_bytes > 0 {
         let text =
             "--keep-storage is not taken here; nothing was removed: the cache is kept within its bounds by itself";
-        return Err(Status::new(Code::UNIMPLEMENTED, text));
+        return Err(Status::told(text));
     }
     if !Filter::read(&asked.filter)?.is_all() {
-        return Err(Status::new(
-            Code::UNIMPLEMENTED,
-            "prune takes the filters until and unused-for; nothing was removed",
-        ));
+        return Err(Status::told("prune takes the filters until and unused-for; nothing was removed"));
     }
     let before = kit.engine.build_cache();
     let unused_for = u64::try_from(asked.keep_duration).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
@@ -215,7 +212,7 @@ async fn solve(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
         () = replies.gone() => Err(Status::new(Code::CANCELLED, "the client has gone")),
         () = session_gone(&kit, &job) => Err(Status::new(Code::CANCELLED, "the client's session has ended")),
     };
-    job.board.lock().await.finish().await;
+    job.board.lock().await.finish(&done).await;
     drop(entry);
     replies.send(&SolveResponse { exporter_response: done? }).await
 }

@@ -3,18 +3,23 @@
 //! ```text
 //! POST /session  the client serves:  files, secrets, agents, credentials      session
 //! POST /grpc     we serve:           Control, LLBBridge                       control, build
+//! POST /build    with version=2, as clients from before buildx ask         classic
 //! ```
 //!
-//! Both are connections that stop being HTTP/1 and become gRPC's, over HTTP/2 (`rpc`). The build itself is the engine's, as
+//! The first two are connections that stop being HTTP/1 and become gRPC's, over HTTP/2 (`rpc`). The build itself is the engine's, as
 //! for every other client: there is no graph of operations (LLB), and no front end but the one for Dockerfiles.
 //!
 //! Neighbours: the engine below; `docker_api` hands over the connections.
 
 mod build;
+mod classic;
 mod control;
+pub mod fuzzing;
 mod rpc;
 mod session;
 mod wire;
+
+pub use classic::ClassicBuild;
 
 use engine::Engine;
 use hyper::HeaderMap;
@@ -61,6 +66,11 @@ impl BuildKit {
     /// Has a session until its connection ends.
     pub async fn session(self: Arc<Self>, greeting: Greeting, stream: impl Read + Write + Unpin + Send + 'static) {
         self.sessions.hold(greeting.0, stream).await;
+    }
+
+    /// Ends a solve, if there is one with this name.
+    pub fn cancel(&self, id: &str) {
+        self.jobs.cancel(id);
     }
 
     /// Serves the calls of a connection until it ends.

@@ -6,7 +6,7 @@ use crate::listener::{Listener, Stream};
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::reply::{self, Reply, Result};
-use crate::route::{self, Version};
+use crate::route::{self, Uploads, Version};
 use crate::settings::Settings;
 use buildkit::BuildKit;
 use bytes::Bytes;
@@ -49,6 +49,7 @@ pub(crate) struct Api {
     pub(crate) settings: RwLock<Arc<Settings>>,
     pub(crate) metrics: Metrics,
     pub(crate) buildkit: Arc<BuildKit>,
+    pub(crate) uploads: Uploads,
 }
 
 impl Server {
@@ -63,7 +64,14 @@ impl Server {
     pub fn with_settings(engine: Engine, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
         let buildkit = BuildKit::new(engine.clone());
-        let api = Arc::new(Api { engine, attaching: Arc::default(), settings, metrics: Metrics::default(), buildkit });
+        let api = Arc::new(Api {
+            engine,
+            attaching: Arc::default(),
+            settings,
+            metrics: Metrics::default(),
+            buildkit,
+            uploads: Uploads::default(),
+        });
         let counting = Arc::downgrade(&api);
         let mut events = api.engine.events(None);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

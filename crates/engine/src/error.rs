@@ -33,7 +33,7 @@ pub struct EngineError {
 }
 
 /// What an error about a place in a Dockerfile consists of, for those who show the place themselves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mark {
     /// Where.
     pub place: Place,

@@ -5,7 +5,7 @@ use super::job::Job;
 use super::progress::{MAKING, Stage};
 use super::request::reference;
 use crate::BuildKit;
-use crate::rpc::{Code, Status};
+use crate::rpc::Status;
 use crate::session::{Session, send_files, send_stream};
 use crate::wire::control::Typed;
 use engine::image::Image;
@@ -79,11 +79,11 @@ async fn sent(kit: &BuildKit, job: &Job, image: &Image, output: (usize, &Typed))
         other => {
             let text =
                 format!("there is no output of the type {other:?} here; there are image, local, tar, oci and docker");
-            return Err(Status::new(Code::UNIMPLEMENTED, text));
+            return Err(Status::told(text));
         }
     };
     if exporter.attrs.get("tar").is_some_and(|tar| tar == "false") {
-        return Err(Status::new(Code::UNIMPLEMENTED, "an image is sent as an archive; leave tar=false out"));
+        return Err(Status::told("an image is sent as an archive; leave tar=false out"));
     }
     {
         let mut board = job.board.lock().await;

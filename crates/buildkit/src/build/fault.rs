@@ -3,11 +3,11 @@
 //! # Source
 //! BuildKit, `solver/errdefs` and `util/grpcerrors`: details are JSON under the name that their type is registered by.
 
-use crate::rpc::{Code, Status};
+use crate::rpc::Status;
 use crate::wire::Any;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use engine::{EngineError, ErrorClass};
+use engine::EngineError;
 use serde_json::json;
 
 const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
@@ -19,21 +19,9 @@ pub(crate) struct SourceFile {
     pub(crate) text: Vec<u8>,
 }
 
-fn code(class: ErrorClass) -> Code {
-    match class {
-        ErrorClass::NotFound => Code::NOT_FOUND,
-        ErrorClass::Conflict | ErrorClass::Denied => Code::PRECONDITION,
-        ErrorClass::Unsupported => Code::UNIMPLEMENTED,
-        ErrorClass::Unavailable => Code::UNAVAILABLE,
-        ErrorClass::Internal => Code::INTERNAL,
-        // clients put the code's name before the message but for this one
-        ErrorClass::Invalid | ErrorClass::NotModified => Code::UNKNOWN,
-    }
-}
-
 /// An error without a place.
 pub(crate) fn failed(error: EngineError) -> Status {
-    Status::new(code(error.class()), error.to_string())
+    Status::told(error.to_string())
 }
 
 /// An error of a build. Its place goes as a detail, since clients show the lines around it themselves.
@@ -47,7 +35,7 @@ pub(super) fn with_source(error: EngineError, file: &SourceFile) -> Status {
         "info": { "filename": file.name, "data": STANDARD.encode(&file.text), "language": "Dockerfile" },
         "ranges": [{ "start": place, "end": end }],
     });
-    let mut status = Status::new(code(error.class()), mark.what.clone());
+    let mut status = Status::told(mark.what.clone());
     status.details.push(Any { type_url: SOURCE.to_owned(), value: detail.to_string().into_bytes() });
     status
 }

@@ -136,6 +136,13 @@ impl Jobs {
         Ok(Entry { jobs: self, reference: reference.to_owned() })
     }
 
+    /// Ends one.
+    pub(crate) fn cancel(&self, reference: &str) {
+        if let Some(job) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(reference) {
+            job.stop();
+        }
+    }
+
     /// Finds one, which may be on its way.
     pub(crate) async fn find(&self, reference: &str) -> Result<Arc<Job>, Status> {
         let wait = async {

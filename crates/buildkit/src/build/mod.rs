@@ -38,15 +38,15 @@ const DEPTH: usize = 256;
 pub(crate) async fn build(
     kit: &BuildKit,
     job: &Arc<Job>,
-    asked: Asked,
+    mut asked: Asked,
     gone: impl Future<Output = ()>,
 ) -> Result<(), Status> {
     let session = kit.sessions.find(&job.session).await?;
     let (stop, stopped) = watch::channel(false);
     let work = async {
-        let source = source::open(kit, &session, job, &asked).await?;
+        let source = source::open(kit, &session, job, &mut asked).await?;
         let visit = Arc::new(Visit::new(Arc::clone(&session), kit.engine.clone()));
-        let (request, file) = request::make(job, asked, source, visit)?;
+        let (request, file) = request::make(job, asked, source, Some(visit))?;
         let (events, happened) = mpsc::channel(DEPTH);
         let building = kit.engine.build(request, events, stopped);
         let (outcome, ()) = tokio::join!(building, tell(job, happened));
@@ -70,6 +70,17 @@ pub(crate) async fn build(
     // steps at work are waited for, so that nothing is left of them
     let _ = work.await;
     Err(Status::new(Code::CANCELLED, "the build was cancelled"))
+}
+
+/// What a request for a build is taken for, without building; for the fuzz target.
+pub(crate) fn read(job: &Job, asked: Asked) -> Result<engine::BuildRequest, Status> {
+    let opened = source::Opened {
+        context: engine::BuildContext::Empty,
+        file: None,
+        named: std::collections::BTreeMap::new(),
+        contexts: std::collections::BTreeMap::new(),
+    };
+    request::make(job, asked, opened, None).map(|(request, _)| request)
 }
 
 async fn tell(job: &Job, mut happened: mpsc::Receiver<BuildEvent>) {

@@ -125,6 +125,9 @@ impl Board {
             BuildEvent::Planned { stages, .. } => self.stages = stages,
             BuildEvent::Warning(text) => self.warn(&text).await,
             BuildEvent::Looking(name) => self.begin(&metadata(&name)).await,
+            BuildEvent::Fetching(name) => {
+                self.part(&metadata(&name), &format!("fetching {name}"), 0, Stage::Going).await;
+            }
             BuildEvent::Found(name) => self.end(&metadata(&name), "").await,
             BuildEvent::Begun { stage, step, text } => {
                 if let Some(name) = self.step_name(stage, step, &text) {
@@ -176,11 +179,12 @@ impl Board {
         }
     }
 
-    /// All has ended well.
-    pub(crate) async fn finish(&mut self) {
+    /// The solve has ended, well or not; what is still going on was given up then.
+    pub(crate) async fn finish<T, E>(&mut self, outcome: &Result<T, E>) {
         let open: Vec<String> = self.open.keys().cloned().collect();
+        let error = if outcome.is_ok() { "" } else { CANCELLED };
         for key in open {
-            self.end(&key, "").await;
+            self.end(&key, error).await;
         }
     }
 }

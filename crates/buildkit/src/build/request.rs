@@ -3,12 +3,13 @@
 use super::fault::SourceFile;
 use super::job::Job;
 use super::source::Opened;
-use crate::rpc::{Code, Status};
-use crate::session::Visit;
+use crate::rpc::Status;
 use crate::wire::control::Typed;
 use engine::image::dockerfile::Dockerfile;
 use engine::model::{NetworkMode, Ulimit};
-use engine::{Bases, BuildContext, BuildRequest, CachePlace, CacheSource, CacheSteps, CacheTarget, Entitlement, Reuse};
+use engine::{
+    Bases, BuildContext, BuildRequest, CachePlace, CacheSource, CacheSteps, CacheTarget, Entitlement, Respondent, Reuse,
+};
 use oci::reference::Reference;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,24 +19,26 @@ const FRONTEND: &str = "dockerfile.v0";
 const SYNTAXES: [&str; 3] = ["docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream"];
 
 /// What a front end is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Asked {
     options: BTreeMap<String, String>,
     cache_imports: Vec<Typed>,
+    /// The context, where it came with the request.
+    pub(super) context: Option<BuildContext>,
 }
 
 impl Asked {
     /// Takes the options of the Dockerfile's front end.
     ///
     /// # Errors
-    /// [`Code::UNIMPLEMENTED`] for another front end, and for graphs of operations.
+    /// For another front end, and for graphs of operations.
     pub(crate) fn new(
         frontend: &str,
         options: BTreeMap<String, String>,
         cache_imports: Vec<Typed>,
         graphs: bool,
     ) -> Result<Self, Status> {
-        let unknown = |text: String| Status::new(Code::UNIMPLEMENTED, text);
+        let unknown = |text: String| Status::told(text);
         if graphs {
             return Err(unknown("graphs of operations (LLB) are not built here; give a Dockerfile".to_owned()));
         }
@@ -52,7 +55,15 @@ impl Asked {
         if let Some(what) = options.get("requestid") {
             return Err(unknown(format!("the front end's request {what:?} is not answered here; it builds")));
         }
-        Ok(Self { options, cache_imports })
+        Ok(Self { options, cache_imports, context: None })
+    }
+
+    /// As [`Self::new`], with a context that is here already.
+    pub(crate) fn with_context(
+        options: BTreeMap<String, String>,
+        context: Option<BuildContext>,
+    ) -> Result<Self, Status> {
+        Ok(Self { context, ..Self::new(FRONTEND, options, Vec::new(), false)? })
     }
 
     pub(super) fn option(&self, name: &str) -> Option<&str> {
@@ -64,7 +75,7 @@ impl Asked {
     }
 
     /// What stands behind a prefix.
-    fn group<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (String, String)> + 'a {
+    pub(super) fn group<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (String, String)> + 'a {
         let pairs = self.options.iter();
         pairs.filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())))
     }
@@ -82,21 +93,22 @@ pub(super) fn make(
     job: &Job,
     asked: Asked,
     opened: Opened,
-    visit: Arc<Visit>,
+    respondent: Option<Arc<dyn Respondent>>,
 ) -> Result<(BuildRequest, SourceFile), Status> {
     for (kind, value) in asked.group("attest:") {
         if !value.split(',').any(|word| word == "disabled=true") {
             let text = format!("attestations ({kind}) are not made here; build with --provenance=false --sbom=false");
-            return Err(Status::new(Code::UNIMPLEMENTED, text));
+            return Err(Status::told(text));
         }
     }
-    let Opened { context, file } = opened;
+    let Opened { context, file, named, contexts } = opened;
     let name = asked.option("filename").unwrap_or("Dockerfile").to_owned();
     let file = file.unwrap_or(SourceFile { name: name.clone(), text: Vec::new() });
     syntax(&asked, &file)?;
     let mut request = BuildRequest {
         text: (!file.text.is_empty() || matches!(context, BuildContext::Files(_))).then(|| file.text.clone()),
         context,
+        contexts,
         dockerfile: name,
         network: network(asked.option("force-network-mode")),
         shm_bytes: number(&asked, "shm-size")?.filter(|bytes| *bytes > 0),
@@ -107,7 +119,7 @@ pub(super) fn make(
         allow: job.entitlements.iter().filter_map(|name| Entitlement::find(name)).collect(),
         cache_from: Vec::new(),
         cache_to: job.cache_exports.iter().map(cache_target).collect::<Result<_, _>>()?,
-        respondent: Some(visit),
+        respondent,
         ..BuildRequest::default()
     };
     for source in asked.cache_imports.iter().chain(&job.cache_imports) {
@@ -127,6 +139,7 @@ pub(super) fn make(
     let options = &mut request.options;
     options.target = asked.option("target").map(str::to_owned);
     options.arguments = asked.group("build-arg:").collect();
+    options.contexts = named;
     options.labels = asked.group("label:").collect();
     match asked.list("platform")[..] {
         [] => {}
@@ -137,7 +150,7 @@ pub(super) fn make(
 }
 
 fn invalid(text: impl Into<String>) -> Status {
-    Status::invalid(text)
+    Status::told(text)
 }
 
 /// The Dockerfile may name its front end: this one stands for Docker's own, and for no other.
@@ -148,7 +161,7 @@ fn syntax(asked: &Asked, file: &SourceFile) -> Result<(), Status> {
     match given.or_else(written) {
         Some(name) if !is_dockerfile(&name) => {
             let text = format!("there is no front end {name:?} here; a Dockerfile's syntax can be docker/dockerfile:1");
-            Err(Status::new(Code::UNIMPLEMENTED, text))
+            Err(Status::told(text))
         }
         _ => Ok(()),
     }
@@ -218,7 +231,7 @@ fn cache_name(one: &Typed) -> Result<Reference, Status> {
 
 fn unknown_cache(kind: &str) -> Status {
     let text = format!("there is no cache of the type {kind:?} here; there are inline and registry");
-    Status::new(Code::UNIMPLEMENTED, text)
+    Status::told(text)
 }
 
 fn cache_source(one: &Typed) -> Result<CacheSource, Status> {

@@ -8,7 +8,8 @@ use crate::BuildKit;
 use crate::rpc::{Code, Status};
 use crate::session::{Part, Session, pull, receive};
 use engine::BuildContext;
-use engine::image::build::{ArrivedContext, Files};
+use engine::image::build::{ArrivedContext, Files, NamedContext};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +27,10 @@ pub(super) struct Opened {
     pub(super) context: BuildContext,
     /// The Dockerfile, where it is not in the context.
     pub(super) file: Option<SourceFile>,
+    /// What names stand for.
+    pub(super) named: BTreeMap<String, NamedContext>,
+    /// The files of those that are files.
+    pub(super) contexts: BTreeMap<String, BuildContext>,
 }
 
 /// A part of the client's files, told of as a vertex.
@@ -88,7 +93,7 @@ impl Transfer<'_> {
         let Some(text) = text else {
             let error = format!("failed to read dockerfile: open {name}: no such file or directory");
             self.job.board.lock().await.end(&vertex, &error).await;
-            return Err(Status::new(Code::UNKNOWN, error));
+            return Err(Status::told(error));
         };
         let ignore = read(&files, &beside)?;
         self.end(&vertex).await;
@@ -101,11 +106,12 @@ impl Transfer<'_> {
         folder: &str,
         ignore: Option<Vec<u8>>,
         vertex: &str,
+        label: &str,
     ) -> Result<ArrivedContext, Status> {
         let ignore = match ignore {
             Some(beside) => Some(beside),
             None => {
-                let vertex = "[internal] load .dockerignore";
+                let vertex = &format!("[{label}] load .dockerignore");
                 self.begin(vertex).await;
                 let follow = vec![".dockerignore".to_owned()];
                 let part = Part { folder: folder.to_owned(), follow, ..Part::default() };
@@ -124,15 +130,19 @@ impl Transfer<'_> {
     }
 }
 
-pub(super) async fn open(kit: &BuildKit, session: &Session, job: &Job, asked: &Asked) -> Result<Opened, Status> {
+pub(super) async fn open(kit: &BuildKit, session: &Session, job: &Job, asked: &mut Asked) -> Result<Opened, Status> {
     let transfer = Transfer { kit, session, job };
+    if let Some(context) = asked.context.take() {
+        return Ok(Opened { context, file: None, named: BTreeMap::new(), contexts: BTreeMap::new() });
+    }
     let name = asked.option("filename").unwrap_or("Dockerfile");
     let local = asked.option("dockerfilekey");
     let Some(address) = asked.option("context") else {
         let (file, ignore) = transfer.dockerfile(local.unwrap_or("dockerfile"), name).await?;
         let folder = asked.option("contextkey").unwrap_or("context");
-        let files = transfer.folder(folder, ignore, "[internal] load build context").await?;
-        return Ok(Opened { context: BuildContext::Files(Box::new(files)), file: Some(file) });
+        let files = transfer.folder(folder, ignore, "[internal] load build context", "internal").await?;
+        let (named, contexts) = named(&transfer, asked.group("context:").collect()).await?;
+        return Ok(Opened { context: BuildContext::Files(Box::new(files)), file: Some(file), named, contexts });
     };
     let file = match local {
         Some(folder) => Some(transfer.dockerfile(folder, name).await?.0),
@@ -142,7 +152,42 @@ pub(super) async fn open(kit: &BuildKit, session: &Session, job: &Job, asked: &A
         None => BuildContext::Remote(address.to_owned()),
         Some(path) => BuildContext::Archive(Box::new(pull(session, path)?)),
     };
-    Ok(Opened { context, file })
+    let (named, contexts) = named(&transfer, asked.group("context:").collect()).await?;
+    Ok(Opened { context, file, named, contexts })
+}
+
+/// The contexts that have names: what each stands for, and the files of those that are files.
+async fn named(
+    transfer: &Transfer<'_>,
+    given: Vec<(String, String)>,
+) -> Result<(BTreeMap<String, NamedContext>, BTreeMap<String, BuildContext>), Status> {
+    let (mut named, mut contexts) = (BTreeMap::new(), BTreeMap::new());
+    for (name, value) in given {
+        // for one platform of several
+        let name = name.split_once("::").map_or(name.as_str(), |(name, _)| name).to_owned();
+        if let Some(image) = value.strip_prefix("docker-image://") {
+            named.insert(name, NamedContext::Image(image.to_owned()));
+            continue;
+        }
+        let context = match value.split_once(':') {
+            Some(("local", folder)) => {
+                let vertex = format!("[context {name}] load from client");
+                let files = transfer.folder(folder, None, &vertex, &format!("context {name}")).await?;
+                BuildContext::Files(Box::new(files))
+            }
+            Some(("http" | "https" | "git" | "ssh", _)) => BuildContext::Remote(value.clone()),
+            _ => {
+                let text = format!(
+                    "the context {name} cannot be {value:?}; it can be a folder, a repository, an archive in the network or \
+                     docker-image://NAME"
+                );
+                return Err(Status::told(text));
+            }
+        };
+        named.insert(name.clone(), NamedContext::Files);
+        contexts.insert(name, context);
+    }
+    Ok((named, contexts))
 }
 
 /// A file's text, if it is there.

@@ -109,6 +109,12 @@ impl Frames {
     }
 }
 
+/// The message at the front of what has come, if it is all there.
+pub(crate) fn next_in<M: Message + Default>(buffer: &mut BytesMut) -> Result<Option<M>, Status> {
+    let Some(message) = split(buffer)? else { return Ok(None) };
+    M::decode(message).map(Some).map_err(|error| Status::invalid(format!("a message makes no sense: {error}")))
+}
+
 /// Takes a whole message off the front.
 fn split(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     let Some((head, _)) = buffer.split_first_chunk::<HEAD>() else { return Ok(None) };

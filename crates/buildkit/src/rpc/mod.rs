@@ -15,6 +15,7 @@ mod server;
 mod status;
 
 pub(crate) use client::{Channel, Outgoing};
+pub(crate) use frame::next_in;
 pub(crate) use server::{Call, Method, Replies, serve};
 pub(crate) use status::{Code, Status};
 

@@ -22,7 +22,6 @@ impl Code {
     pub(crate) const INVALID: Self = Self(3);
     pub(crate) const NOT_FOUND: Self = Self(5);
     pub(crate) const EXHAUSTED: Self = Self(8);
-    pub(crate) const PRECONDITION: Self = Self(9);
     pub(crate) const UNIMPLEMENTED: Self = Self(12);
     pub(crate) const INTERNAL: Self = Self(13);
     pub(crate) const UNAVAILABLE: Self = Self(14);
@@ -40,6 +39,11 @@ pub(crate) struct Status {
 impl Status {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: Vec::new() }
+    }
+
+    /// Something for the user, before which clients put no code.
+    pub(crate) fn told(message: impl Into<String>) -> Self {
+        Self::new(Code::UNKNOWN, message)
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

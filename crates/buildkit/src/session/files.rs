@@ -183,3 +183,15 @@ fn file(stat: Stat) -> File {
     let xattrs = stat.xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect();
     File { stat: tree::Stat { mode: bits, uid: stat.uid, gid: stat.gid, mtime, xattrs }, kind }
 }
+
+/// Takes a client's messages as they come, for the fuzz target.
+pub(crate) fn take(bytes: &[u8], arriving: Arriving) -> Result<ArrivedContext, Status> {
+    let mut buffer = bytes::BytesMut::from(bytes);
+    let (waiting, coming) = (VecDeque::new(), BTreeMap::new());
+    let mut intake = Intake { arriving, number: 0, waiting, coming, listed: false };
+    while let Some(packet) = crate::rpc::next_in::<Packet>(&mut buffer)? {
+        intake.packet(packet)?;
+        intake.coming.extend(intake.waiting.drain(..));
+    }
+    Ok(intake.arriving.done())
+}

@@ -9,7 +9,7 @@ mod send;
 mod upload;
 
 pub(crate) use ask::Visit;
-pub(crate) use files::{Part, receive};
+pub(crate) use files::{Part, receive, take};
 pub(crate) use send::{send_files, send_stream};
 pub(crate) use upload::pull;
 

@@ -33,9 +33,7 @@ type Lines = mpsc::Sender<io::Result<Bytes>>;
 /// `POST /build`
 pub(crate) async fn classic(call: Call) -> Result {
     if call.query.text("version") == Some("2") {
-        return Err(ApiError::unsupported(
-            "builds by BuildKit are asked for at /grpc here; install the client's plugin buildx, or build with DOCKER_BUILDKIT=0",
-        ));
+        return super::buildkit::build(call).await;
     }
     let mut request = classic_request(&call.query)?;
     request.proofs = super::registry::proofs(&call)?;
@@ -169,7 +167,7 @@ pub(crate) fn cache(call: &Call) -> Vec<Value> {
 }
 
 /// A body as a context.
-fn archive(mut body: Incoming, early: Bytes) -> BuildContext {
+pub(super) fn archive(mut body: Incoming, early: Bytes) -> BuildContext {
     let (pieces, archive) = Archive::new();
     tokio::spawn(async move {
         let wanted = early.is_empty() || pieces.send(Ok(early)).await.is_ok();
@@ -276,6 +274,7 @@ impl<'a> Teller<'a> {
         Some(match event {
             BuildEvent::Planned { steps, .. } => BuildLine::Planned(steps),
             BuildEvent::Warning(text) => BuildLine::Warning(text),
+            BuildEvent::Fetching(name) => BuildLine::Warning(fetching(&name)),
             BuildEvent::Begun { stage, step, text } => BuildLine::Begun(stage, step, text),
             BuildEvent::Cached { step, .. } => BuildLine::Cached(step),
             BuildEvent::Output { step, bytes, .. } => BuildLine::Output(step, self.text(step, bytes)),
@@ -304,7 +303,9 @@ impl<'a> Teller<'a> {
 
     async fn in_order(&mut self, event: BuildEvent) {
         let stage = match &event {
-            BuildEvent::Planned { .. } | BuildEvent::Warning(_) => return self.show(event).await,
+            BuildEvent::Planned { .. } | BuildEvent::Warning(_) | BuildEvent::Fetching(_) => {
+                return self.show(event).await;
+            }
             BuildEvent::Looking(_) | BuildEvent::Found(_) | BuildEvent::Making | BuildEvent::Keeping(_) => return,
             BuildEvent::Begun { stage, .. }
             | BuildEvent::Cached { stage, .. }
@@ -347,6 +348,7 @@ impl<'a> Teller<'a> {
                 return;
             }
             BuildEvent::Warning(text) => format!("[Warning] {text}\n"),
+            BuildEvent::Fetching(name) => format!("[Warning] {}\n", fetching(&name)),
             BuildEvent::Begun { step, text, .. } => format!("Step {step}/{} : {text}\n", self.steps),
             BuildEvent::Cached { .. } => " ---> Using cache\n".to_owned(),
             BuildEvent::Output { step, bytes, .. } => self.text(step, bytes),
@@ -381,6 +383,10 @@ impl<'a> Teller<'a> {
     }
 }
 
+fn fetching(name: &str) -> String {
+    format!("fetching the image {name}")
+}
+
 fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
     let name = |text: &str| {
         text.parse::<Reference>()
@@ -391,7 +397,7 @@ fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
 }
 
 /// A parameter that is a JSON document.
-fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
+pub(super) fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
     let Some(text) = query.text(name) else { return Ok(T::default()) };
     serde_json::from_str(text)
         .map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))

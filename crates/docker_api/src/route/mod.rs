@@ -15,6 +15,8 @@ mod stats;
 mod system;
 mod volume;
 
+pub(crate) use buildkit::Uploads;
+
 use crate::query::percent_decode;
 use crate::reply::Reply;
 use crate::server::Call;
@@ -54,6 +56,7 @@ static ROUTES: &[Route] = routes! {
     "/_ping" HEAD system::ping;
     "/auth" POST registry::auth;
     "/build" POST build::classic;
+    "/build/cancel" POST buildkit::cancel;
     "/build/prune" POST build::prune;
     "/commit" POST archive::commit;
     "/configs" GET system::no_swarm;

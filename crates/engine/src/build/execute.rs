@@ -40,6 +40,8 @@ pub(super) struct Build {
     /// The layers of the images that stages begin with or copy from.
     pub(super) images: BTreeMap<ImageRequest, Vec<LayerId>>,
     pub(super) context: SharedFiles,
+    /// The contexts that have names.
+    pub(super) named: BTreeMap<String, SharedFiles>,
     pub(super) remotes: BTreeMap<Remote, Fetched>,
     pub(super) reuse: Reuse,
     /// Stages whose steps are done again in any case.
@@ -225,7 +227,7 @@ impl Build {
                 }
                 self.others(step).await?;
                 if let Err(error) = self.step(&mut progress, step, (index, number), at).await {
-                    self.tell(BuildEvent::Failed { stage: index, step: at.step, error: error.to_string() }).await;
+                    self.tell(BuildEvent::Failed { stage: index, step: at.step, error: brief(&error) }).await;
                     return Err(pointed(step, error));
                 }
             }
@@ -366,6 +368,7 @@ impl Build {
             }
             let layers = match origin {
                 Origin::Context => return Ok(Arc::clone(&self.context)),
+                Origin::Named(name) => return Ok(Arc::clone(self.named.get(name).unwrap_or(&self.context))),
                 Origin::Image(request) => self.images[request].clone(),
                 // its step has waited for it
                 Origin::Stage(index) => match self.stages.get(index).and_then(OnceCell::get) {
@@ -431,6 +434,7 @@ impl Build {
         let files = self.files(&step.origin).await?;
         let place = match &step.origin {
             Origin::Context => "the build context".to_owned(),
+            Origin::Named(name) => format!("the context \"{name}\""),
             Origin::Stage(index) => format!("stage {index}"),
             Origin::Image(request) => format!("the image \"{}\"", request.name),
         };
@@ -597,18 +601,30 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     done.map_err(|error| EngineError::internal("a step was cut short", &error))?
 }
 
+/// With the words of Docker's classic builder, and those of BuildKit for clients that show the output themselves.
 fn failed_command(argv: &[String], ended: &super::run::Ended) -> EngineError {
+    let what = format!("process \"{}\" did not complete successfully: exit code: {}", argv.join(" "), ended.code);
     let mut text = format!("The command '{}' returned a non-zero code: {}", argv.join(" "), ended.code);
     let last = ended.last_output.trim_end();
     if !last.is_empty() {
         text.push_str("; the last output was:\n");
         last.lines().for_each(|line| text.push_str(&format!("  > {line}\n")));
     }
-    EngineError::invalid(text.trim_end())
+    EngineError::invalid(text.trim_end()).marked(Some(Box::new(Mark { what, ..Mark::default() })))
+}
+
+/// What is wrong, without what was told of before.
+fn brief(error: &EngineError) -> String {
+    error.mark().map_or_else(|| error.to_string(), |mark| mark.what.clone())
 }
 
 /// The error with the place of its instruction.
 fn pointed(step: &Step, error: EngineError) -> EngineError {
     let fault = Box::new(StepFault(error.to_string()));
-    EngineError::pointed(error.class(), &Pointed { place: Box::new(step.place.clone()), fault, hint: None })
+    let place = Box::new(step.place.clone());
+    let whole = EngineError::pointed(error.class(), &Pointed { place: place.clone(), fault, hint: None });
+    match error.mark() {
+        Some(mark) => whole.marked(Some(Box::new(Mark { place: *place, what: mark.what.clone() }))),
+        None => whole,
+    }
 }

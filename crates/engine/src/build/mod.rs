@@ -37,7 +37,7 @@ use crate::engine::{Engine, Inner, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{DEFAULT_NETWORK, EventKind, NetworkMode};
 use execute::Build;
-use image::build::{BaseImage, BuildError, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
+use image::build::{BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
 use image::dockerfile::Dockerfile;
 use image::{Image, LayerId};
 use source::Source;
@@ -80,6 +80,7 @@ struct Prepared {
     held: Vec<image::Held>,
     remotes: BTreeMap<Remote, remote::Fetched>,
     source: Source,
+    named: BTreeMap<String, Source>,
 }
 
 async fn build(
@@ -90,7 +91,8 @@ async fn build(
 ) -> Result<BuildOutcome> {
     let given = std::mem::take(&mut request.proofs);
     let proofs = Proofs { given, respondent: request.respondent.clone() };
-    let Prepared { plan, images, held, remotes, source } = prepare(inner, &mut request, &proofs, &events).await?;
+    let Prepared { plan, images, held, remotes, source, named } =
+        prepare(inner, &mut request, &proofs, &events).await?;
     let steps = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
     let _ = events.send(BuildEvent::Planned { steps, stages: outline(&plan) }).await;
     for warning in &plan.warnings {
@@ -108,6 +110,7 @@ async fn build(
         stages: plan.stages.keys().map(|index| (*index, tokio::sync::OnceCell::new())).collect(),
         images,
         context: source.files(),
+        named: named.iter().map(|(name, source)| (name.clone(), source.files())).collect(),
         remotes,
         reuse: request.reuse,
         fresh: fresh(&plan, &request.fresh),
@@ -179,6 +182,7 @@ async fn prepare(
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Prepared> {
     let source = source::open(inner, request).await?;
+    let named = source::open_named(inner, request).await?;
     let file =
         Dockerfile::parse(&source.name, &source.text).map_err(|e| EngineError::pointed(ErrorClass::Invalid, &e))?;
     let (mut known, mut layers, mut held) = (Images::new(), BTreeMap::new(), Vec::new());
@@ -207,11 +211,15 @@ async fn prepare(
     };
     let options = request.options.clone();
     let files = source.files();
-    let planned = tokio::task::spawn_blocking(move || Plan::new(&file, &graph, &options, &known, &*files));
+    let others: Vec<_> = named.iter().map(|(name, source)| (name.clone(), source.files())).collect();
+    let planned = tokio::task::spawn_blocking(move || {
+        let named = others.iter().map(|(name, files)| (name.clone(), &**files as &dyn Files)).collect();
+        Plan::with_contexts(&file, &graph, &options, &known, &Contexts { main: &*files, named })
+    });
     let plan = planned.await.map_err(|error| EngineError::internal("planning was cut short", &error))?;
     let plan = plan.map_err(|error| wrong(&error))?;
     let remotes = fetch(inner, &plan).await?;
-    Ok(Prepared { plan, images: layers, held, remotes, source })
+    Ok(Prepared { plan, images: layers, held, remotes, source, named })
 }
 
 fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
@@ -241,7 +249,7 @@ async fn base(
         Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
         _ => {}
     }
-    let _ = events.send(BuildEvent::Warning(format!("fetching the image {}", wanted.name))).await;
+    let _ = events.send(BuildEvent::Fetching(wanted.name.clone())).await;
     fetch_image(inner, wanted, proofs).await?;
     let image = inner.images.get(&wanted.name).map_err(image_error)?;
     if fits(&image) {

@@ -11,7 +11,7 @@ use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Mount as ContainerMount, MountKind, Propagation, ReadOnlyDepth};
 use image::Layers;
 use image::build::copy::{self, Destination, Existing, Selection, Shape};
-use image::build::{Files, Origin, RunMount, RunStep};
+use image::build::{Files, RunMount, RunStep};
 use image::dockerfile::{Access, Mount, MountOwner, Presence, Sharing};
 use oci::digest::Digest;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -134,7 +134,7 @@ impl Prepare<'_> {
         let files = self.build.files(&origin).await?;
         let folder = folder.to_owned();
         let source = if source.is_empty() { "/".to_owned() } else { source.to_owned() };
-        let context = origin == Origin::Context;
+        let context = origin.is_given();
         let done = tokio::task::spawn_blocking(move || copy_out(&*files, &source, &folder, context)).await;
         done.map_err(|error| EngineError::internal("copying was cut short", &error))?
     }

@@ -32,6 +32,8 @@ pub trait Respondent: std::fmt::Debug + Send + Sync {
 pub struct BuildRequest {
     /// Where its files are.
     pub context: BuildContext,
+    /// Further files by the names that [`Options::contexts`] has for them.
+    pub contexts: BTreeMap<String, BuildContext>,
     /// The Dockerfile's path in the context; `Dockerfile` if empty.
     pub dockerfile: String,
     /// The Dockerfile's text, where it is not in the context.
@@ -222,6 +224,8 @@ pub enum BuildEvent {
     },
     /// An image is looked for, here and then at its registry.
     Looking(String),
+    /// It is not here, or not to be taken from here.
+    Fetching(String),
     /// It is there.
     Found(String),
     /// All steps are done; the image is made.

@@ -39,11 +39,11 @@ pub use config::{Change, Config, History, ImageSpec};
 pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};
 pub use error::{BuildError, BuildFault};
 pub use files::{File, FileKind, Files, FilesError};
-pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, Node, Options, Origin};
+pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, NamedContext, Node, Options, Origin};
 pub use ignore::{Ignore, IgnoreError};
 pub use key::CacheKey;
 pub use mode::{Account, AccountFiles, Accounts, Chmod, ChmodError, Clause, Folder, Owner, OwnerError};
 pub use plan::{
-    Action, CopySource, CopyStep, Input, Keep, Keys, Plan, Recipe, Remote, RunMount, RunStep, Script, StagePlan, Step,
-    Unpacked,
+    Action, Contexts, CopySource, CopyStep, Input, Keep, Keys, Plan, Recipe, Remote, RunMount, RunStep, Script,
+    StagePlan, Step, Unpacked,
 };
