@@ -22,7 +22,7 @@ fn is_kept(exporter: &Typed) -> bool {
 /// # Errors
 /// For an output that there is not, and what the client says.
 pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String, String>, Status> {
-    let mut response = BTreeMap::new();
+    let mut response = job.response();
     let Some(outcome) = job.outcome().await else { return Ok(response) };
     let image = outcome.image;
     let outputs: Vec<(usize, &Typed)> = job.exporters.iter().enumerate().collect();

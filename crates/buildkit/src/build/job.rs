@@ -4,7 +4,7 @@ use super::progress::Board;
 use crate::rpc::Status;
 use crate::wire::control::{StatusResponse, Typed};
 use engine::BuildOutcome;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
@@ -13,6 +13,8 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages that wait for whoever watches.
 const DEPTH: usize = 1024;
+/// So many solves that have ended are remembered.
+const REMEMBERED: usize = 32;
 /// The most solves at a time.
 const MOST: usize = 1024;
 
@@ -27,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) board: Mutex<Board>,
     watched: StdMutex<Option<mpsc::Receiver<StatusResponse>>>,
     outcome: Mutex<Option<BuildOutcome>>,
+    /// What the answer says besides.
+    response: StdMutex<BTreeMap<String, String>>,
     returned: watch::Sender<Option<Result<(), Status>>>,
     cancel: watch::Sender<bool>,
 }
@@ -44,6 +48,7 @@ impl Job {
             board: Mutex::new(Board::new(reference, sender)),
             watched: StdMutex::new(Some(receiver)),
             outcome: Mutex::default(),
+            response: StdMutex::default(),
             returned: watch::Sender::new(None),
             cancel: watch::Sender::new(false),
         }
@@ -71,6 +76,16 @@ impl Job {
     /// The result, if there is one.
     pub(crate) async fn outcome(&self) -> Option<BuildOutcome> {
         self.outcome.lock().await.clone()
+    }
+
+    /// The answer says this, too.
+    pub(super) fn respond(&self, key: &str, value: String) {
+        self.response.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value);
+    }
+
+    /// What the answer says besides.
+    pub(super) fn response(&self) -> BTreeMap<String, String> {
+        self.response.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The client's front end has said its last word.
@@ -102,6 +117,8 @@ impl Job {
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     open: StdMutex<BTreeMap<String, Arc<Job>>>,
+    /// The last ones that have ended: whoever asks what happened may come when it has.
+    ended: StdMutex<VecDeque<(String, Arc<Job>)>>,
     changed: Notify,
 }
 
@@ -114,14 +131,25 @@ pub(crate) struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        let job = self.jobs.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.reference);
-        if let Some(job) = job {
+        let mut open = self.jobs.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(job) = open.remove(&self.reference) {
             job.stop();
+            let mut ended = self.jobs.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.truncate(REMEMBERED - 1);
+            ended.push_front((self.reference.clone(), job));
         }
     }
 }
 
 impl Jobs {
+    /// One that is going on, or was just now.
+    fn known(&self, reference: &str) -> Option<Arc<Job>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = || ended.iter().find(|(name, _)| name == reference).map(|(_, job)| Arc::clone(job));
+        open.get(reference).cloned().or_else(past)
+    }
+
     /// Makes a solve known.
     pub(crate) fn enter(&self, reference: &str, job: &Arc<Job>) -> Result<Entry<'_>, Status> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,13 +178,37 @@ impl Jobs {
                 let changed = self.changed.notified();
                 let mut changed = std::pin::pin!(changed);
                 changed.as_mut().enable();
-                if let Some(job) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(reference) {
-                    return Arc::clone(job);
+                if let Some(job) = self.known(reference) {
+                    return job;
                 }
                 changed.await;
             }
         };
         let found = tokio::time::timeout(PATIENCE, wait).await;
         found.map_err(|_| Status::unavailable(format!("no solve {reference:?} is going on")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_comes_late_still_hears() {
+        let jobs = Jobs::default();
+        let job = Arc::new(Job::new("r", String::new()));
+        let entry = jobs.enter("r", &job).unwrap();
+        assert!(jobs.enter("r", &job).is_err() && jobs.enter("", &job).is_err());
+        job.board.lock().await.begin("x").await;
+        job.board.lock().await.finish(&Ok::<(), ()>(())).await;
+        drop((entry, job));
+        let late = jobs.find("r").await.unwrap();
+        let mut heard = late.watch().await.unwrap();
+        let mut vertexes = Vec::new();
+        while let Some(message) = heard.recv().await {
+            vertexes.extend(message.vertexes);
+        }
+        assert_eq!(vertexes.iter().map(|one| one.completed.is_some()).collect::<Vec<_>>(), [false, true]);
+        assert!(late.watch().await.is_none(), "one watches");
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! Clients that name a front end in `Control.Solve` need no gateway.
 
+mod caches;
 mod export;
 mod fault;
 mod job;
@@ -45,8 +46,9 @@ pub(crate) async fn build(
     let (stop, stopped) = watch::channel(false);
     let work = async {
         let source = source::open(kit, &session, job, &mut asked).await?;
+        let (caches, copies) = caches::open(kit, &session, job, &mut asked).await?;
         let visit = Arc::new(Visit::new(Arc::clone(&session), kit.engine.clone()));
-        let (request, file) = request::make(job, asked, source, Some(visit))?;
+        let (request, file) = request::make(job, asked, source, caches, Some(visit))?;
         let (events, happened) = mpsc::channel(DEPTH);
         let building = kit.engine.build(request, events, stopped);
         let (outcome, ()) = tokio::join!(building, tell(job, happened));
@@ -57,6 +59,7 @@ pub(crate) async fn build(
                 return Err(fault::with_source(error, &file));
             }
         };
+        copies.send(&session, job).await?;
         job.built(outcome).await
     };
     let mut work = std::pin::pin!(work);
@@ -80,7 +83,7 @@ pub(crate) fn read(job: &Job, asked: Asked) -> Result<engine::BuildRequest, Stat
         named: std::collections::BTreeMap::new(),
         contexts: std::collections::BTreeMap::new(),
     };
-    request::make(job, asked, opened, None).map(|(request, _)| request)
+    request::make(job, asked, opened, caches::Caches::default(), None).map(|(request, _)| request)
 }
 
 async fn tell(job: &Job, mut happened: mpsc::Receiver<BuildEvent>) {

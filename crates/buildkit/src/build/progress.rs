@@ -16,8 +16,9 @@ const OUTPUT: i64 = 1;
 #[derive(Debug)]
 pub(crate) struct Board {
     reference: String,
-    sender: mpsc::Sender<StatusResponse>,
-    /// Somebody watches; until then what does not fit is dropped rather than waited for.
+    /// Nothing once the solve has ended.
+    sender: Option<mpsc::Sender<StatusResponse>>,
+    /// Somebody watches; until then nothing is waited for, and what programs write is dropped.
     watched: bool,
     /// Vertexes that have begun and not ended, by their keys.
     open: BTreeMap<String, Vertex>,
@@ -30,7 +31,7 @@ impl Board {
     pub(super) fn new(reference: &str, sender: mpsc::Sender<StatusResponse>) -> Self {
         Self {
             reference: reference.to_owned(),
-            sender,
+            sender: Some(sender),
             watched: false,
             open: BTreeMap::new(),
             stages: Vec::new(),
@@ -43,10 +44,12 @@ impl Board {
     }
 
     async fn send(&self, message: StatusResponse) {
+        let Some(sender) = &self.sender else { return };
         // whoever watches may have gone
         match self.watched {
-            true => drop(self.sender.send(message).await),
-            false => drop(self.sender.try_send(message)),
+            true => drop(sender.send(message).await),
+            false if message.logs.is_empty() => drop(sender.try_send(message)),
+            false => {}
         }
     }
 
@@ -186,6 +189,7 @@ impl Board {
         for key in open {
             self.end(&key, error).await;
         }
+        self.sender = None;
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a front end's options to a build of ours.
 
+use super::caches::Caches;
 use super::fault::SourceFile;
 use super::job::Job;
 use super::source::Opened;
@@ -7,9 +8,7 @@ use crate::rpc::Status;
 use crate::wire::control::Typed;
 use engine::image::dockerfile::Dockerfile;
 use engine::model::{NetworkMode, Ulimit};
-use engine::{
-    Bases, BuildContext, BuildRequest, CachePlace, CacheSource, CacheSteps, CacheTarget, Entitlement, Respondent, Reuse,
-};
+use engine::{Bases, BuildContext, BuildRequest, Entitlement, Respondent, Reuse};
 use oci::reference::Reference;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ const SYNTAXES: [&str; 3] = ["docker/dockerfile", "docker.io/docker/dockerfile",
 #[derive(Debug)]
 pub(crate) struct Asked {
     options: BTreeMap<String, String>,
-    cache_imports: Vec<Typed>,
+    pub(super) cache_imports: Vec<Typed>,
     /// The context, where it came with the request.
     pub(super) context: Option<BuildContext>,
 }
@@ -93,6 +92,7 @@ pub(super) fn make(
     job: &Job,
     asked: Asked,
     opened: Opened,
+    caches: Caches,
     respondent: Option<Arc<dyn Respondent>>,
 ) -> Result<(BuildRequest, SourceFile), Status> {
     for (kind, value) in asked.group("attest:") {
@@ -117,17 +117,11 @@ pub(super) fn make(
         extra_hosts: asked.list("add-hosts").into_iter().map(host).collect::<Result<_, _>>()?,
         names: names(&job.exporters)?,
         allow: job.entitlements.iter().filter_map(|name| Entitlement::find(name)).collect(),
-        cache_from: Vec::new(),
-        cache_to: job.cache_exports.iter().map(cache_target).collect::<Result<_, _>>()?,
+        cache_from: caches.from,
+        cache_to: caches.to,
         respondent,
         ..BuildRequest::default()
     };
-    for source in asked.cache_imports.iter().chain(&job.cache_imports) {
-        let source = cache_source(source)?;
-        if !request.cache_from.contains(&source) {
-            request.cache_from.push(source);
-        }
-    }
     if asked.option("image-resolve-mode") == Some("pull") {
         request.pull = Bases::Always;
     }
@@ -223,33 +217,4 @@ fn names(exporters: &[Typed]) -> Result<Vec<Reference>, Status> {
 pub(super) fn reference(text: &str) -> Result<Reference, Status> {
     let parsed = text.parse::<Reference>().map(Reference::tagged);
     parsed.map_err(|error| invalid(format!("invalid reference {text:?}: {error}")))
-}
-
-fn cache_name(one: &Typed) -> Result<Reference, Status> {
-    reference(one.attrs.get("ref").ok_or_else(|| invalid("a cache at a registry needs ref=NAME"))?)
-}
-
-fn unknown_cache(kind: &str) -> Status {
-    let text = format!("there is no cache of the type {kind:?} here; there are inline and registry");
-    Status::told(text)
-}
-
-fn cache_source(one: &Typed) -> Result<CacheSource, Status> {
-    match one.kind.as_str() {
-        "registry" => cache_name(one).map(CacheSource::Named),
-        other => Err(unknown_cache(other)),
-    }
-}
-
-fn cache_target(one: &Typed) -> Result<CacheTarget, Status> {
-    let place = match one.kind.as_str() {
-        "inline" => CachePlace::Image,
-        "registry" => CachePlace::Registry(cache_name(one)?),
-        other => return Err(unknown_cache(other)),
-    };
-    let steps = match one.attrs.get("mode").map(String::as_str) {
-        Some("max") => CacheSteps::All,
-        _ => CacheSteps::Result,
-    };
-    Ok(CacheTarget { place, steps })
 }

@@ -21,6 +21,7 @@ impl Code {
     pub(crate) const UNKNOWN: Self = Self(2);
     pub(crate) const INVALID: Self = Self(3);
     pub(crate) const NOT_FOUND: Self = Self(5);
+    pub(crate) const ALREADY_EXISTS: Self = Self(6);
     pub(crate) const EXHAUSTED: Self = Self(8);
     pub(crate) const UNIMPLEMENTED: Self = Self(12);
     pub(crate) const INTERNAL: Self = Self(13);

@@ -4,11 +4,13 @@
 //! BuildKit, `session/manager.go` and `session/session.go`: the headers of the request that begins one.
 
 mod ask;
+mod content;
 mod files;
 mod send;
 mod upload;
 
 pub(crate) use ask::Visit;
+pub(crate) use content::Store;
 pub(crate) use files::{Part, receive, take};
 pub(crate) use send::{send_files, send_stream};
 pub(crate) use upload::pull;

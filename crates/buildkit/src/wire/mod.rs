@@ -4,6 +4,7 @@
 //! BuildKit 0.13, `api/services/control/control.proto`, `frontend/gateway/pb/gateway.proto`, `solver/pb/ops.proto`,
 //! `session/*/*.proto`; fsutil, `types/wire.proto` and `types/stat.proto`; gRPC, `google/rpc/status.proto`. The names are theirs.
 
+pub(crate) mod content;
 pub(crate) mod control;
 pub(crate) mod files;
 pub(crate) mod gateway;
