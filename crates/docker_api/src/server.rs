@@ -6,8 +6,9 @@ use crate::listener::{Listener, Stream};
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::reply::{self, Reply, Result};
-use crate::route::{self, Version};
+use crate::route::{self, Uploads, Version};
 use crate::settings::Settings;
+use buildkit::BuildKit;
 use bytes::Bytes;
 use docker_wire::{API_VERSION, MIN_API_VERSION};
 use engine::Engine;
@@ -47,6 +48,8 @@ pub(crate) struct Api {
     pub(crate) attaching: Arc<Pending>,
     pub(crate) settings: RwLock<Arc<Settings>>,
     pub(crate) metrics: Metrics,
+    pub(crate) buildkit: Arc<BuildKit>,
+    pub(crate) uploads: Uploads,
 }
 
 impl Server {
@@ -60,7 +63,15 @@ impl Server {
     #[must_use]
     pub fn with_settings(engine: Engine, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
-        let api = Arc::new(Api { engine, attaching: Arc::default(), settings, metrics: Metrics::default() });
+        let buildkit = BuildKit::new(engine.clone());
+        let api = Arc::new(Api {
+            engine,
+            attaching: Arc::default(),
+            settings,
+            metrics: Metrics::default(),
+            buildkit,
+            uploads: Uploads::default(),
+        });
         let counting = Arc::downgrade(&api);
         let mut events = api.engine.events(None);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

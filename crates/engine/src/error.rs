@@ -1,5 +1,6 @@
 //! The engine's one error at its edge: a class that facades map to their codes, and words for the user.
 
+use image::dockerfile::{Place, Pointed};
 use std::fmt;
 
 /// What kind of failure; each facade has one table from these to its own codes.
@@ -28,6 +29,16 @@ pub enum ErrorClass {
 pub struct EngineError {
     class: ErrorClass,
     message: String,
+    mark: Option<Box<Mark>>,
+}
+
+/// What an error about a place in a Dockerfile consists of, for those who show the place themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Where.
+    pub place: Place,
+    /// What is wrong there.
+    pub what: String,
 }
 
 impl std::error::Error for EngineError {}
@@ -41,7 +52,26 @@ impl fmt::Display for EngineError {
 impl EngineError {
     /// An error of `class`; `message` says what was wrong, with what, and what to do.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into() }
+        Self { class, message: message.into(), mark: None }
+    }
+
+    /// An error about a place in a Dockerfile.
+    pub fn pointed<E: std::error::Error>(class: ErrorClass, error: &Pointed<E>) -> Self {
+        let mut what = chain(&*error.fault);
+        if let Some(hint) = &error.hint {
+            what.push_str(&format!("; {hint}"));
+        }
+        Self::new(class, error.to_string()).marked(Some(Box::new(Mark { place: (*error.place).clone(), what })))
+    }
+
+    pub(crate) fn marked(self, mark: Option<Box<Mark>>) -> Self {
+        Self { mark, ..self }
+    }
+
+    /// The place that it is about.
+    #[must_use]
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_deref()
     }
 
     /// The request is wrong.
@@ -66,7 +96,7 @@ impl EngineError {
 
     /// As [`Self::internal`], with a class.
     pub fn because(class: ErrorClass, what: impl fmt::Display, cause: &dyn std::error::Error) -> Self {
-        Self { class, message: format!("{what}: {}", chain(cause)) }
+        Self::new(class, format!("{what}: {}", chain(cause)))
     }
 
     /// What kind of failure it is.

@@ -41,8 +41,9 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use build::{
-    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheEntry, CacheFilter, CachePlace, CacheSource,
-    CacheSteps, CacheTarget, Entitlement, PrunedCache, Reuse, Squash,
+    Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CACHE_BYTES, CacheEntry, CacheFilter,
+    CachePlace, CacheSource, CacheSteps, CacheTarget, Entitlement, PrunedCache, Respondent, Reuse, Squash,
+    StageOutline,
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};
@@ -53,7 +54,7 @@ pub use engine::{
     Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, ExecClient, HostInfo, LayerStep, Leave, Progress,
     Proof, Pull, Remove, Saving, SearchResult, Wait,
 };
-pub use error::{EngineError, ErrorClass, Result, chain};
+pub use error::{EngineError, ErrorClass, Mark, Result, chain};
 pub use event_log::Events;
 pub use explain::{Explanation, Row, Section};
 pub use image;

@@ -33,7 +33,7 @@ type Lines = mpsc::Sender<io::Result<Bytes>>;
 /// `POST /build`
 pub(crate) async fn classic(call: Call) -> Result {
     if call.query.text("version") == Some("2") {
-        return no_session(call).await;
+        return super::buildkit::build(call).await;
     }
     let mut request = classic_request(&call.query)?;
     request.proofs = super::registry::proofs(&call)?;
@@ -94,13 +94,6 @@ pub(crate) async fn own(call: Call) -> Result {
 /// Nobody has a name for the image.
 fn built_for_nothing_else(asked: &Build, outcome: &std::result::Result<BuildOutcome, EngineError>) -> bool {
     asked.tags.is_empty() && outcome.as_ref().is_ok_and(|built| built.image.references.is_empty())
-}
-
-/// `POST /session`, and builds that need one.
-pub(crate) async fn no_session(_: Call) -> Result {
-    Err(ApiError::unsupported(
-        "sessions of BuildKit are not supported; build with DOCKER_BUILDKIT=0, or with: insula build",
-    ))
 }
 
 /// `GET /insula/tree/{name}`: what the image's layers give together.
@@ -174,7 +167,7 @@ pub(crate) fn cache(call: &Call) -> Vec<Value> {
 }
 
 /// A body as a context.
-fn archive(mut body: Incoming, early: Bytes) -> BuildContext {
+pub(super) fn archive(mut body: Incoming, early: Bytes) -> BuildContext {
     let (pieces, archive) = Archive::new();
     tokio::spawn(async move {
         let wanted = early.is_empty() || pieces.send(Ok(early)).await.is_ok();
@@ -279,13 +272,19 @@ impl<'a> Teller<'a> {
 
     fn own_line(&mut self, event: BuildEvent) -> Option<BuildLine> {
         Some(match event {
-            BuildEvent::Planned { steps } => BuildLine::Planned(steps),
+            BuildEvent::Planned { steps, .. } => BuildLine::Planned(steps),
             BuildEvent::Warning(text) => BuildLine::Warning(text),
+            BuildEvent::Fetching(name) => BuildLine::Warning(fetching(&name)),
             BuildEvent::Begun { stage, step, text } => BuildLine::Begun(stage, step, text),
             BuildEvent::Cached { step, .. } => BuildLine::Cached(step),
             BuildEvent::Output { step, bytes, .. } => BuildLine::Output(step, self.text(step, bytes)),
             BuildEvent::Done { step, .. } => BuildLine::Done(step),
-            BuildEvent::StageDone { .. } => return None,
+            BuildEvent::StageDone { .. }
+            | BuildEvent::Looking(_)
+            | BuildEvent::Found(_)
+            | BuildEvent::Making
+            | BuildEvent::Failed { .. }
+            | BuildEvent::Keeping(_) => return None,
         })
     }
 
@@ -304,11 +303,15 @@ impl<'a> Teller<'a> {
 
     async fn in_order(&mut self, event: BuildEvent) {
         let stage = match &event {
-            BuildEvent::Planned { .. } | BuildEvent::Warning(_) => return self.show(event).await,
+            BuildEvent::Planned { .. } | BuildEvent::Warning(_) | BuildEvent::Fetching(_) => {
+                return self.show(event).await;
+            }
+            BuildEvent::Looking(_) | BuildEvent::Found(_) | BuildEvent::Making | BuildEvent::Keeping(_) => return,
             BuildEvent::Begun { stage, .. }
             | BuildEvent::Cached { stage, .. }
             | BuildEvent::Output { stage, .. }
             | BuildEvent::Done { stage, .. }
+            | BuildEvent::Failed { stage, .. }
             | BuildEvent::StageDone { stage } => *stage,
         };
         let shown = *self.shown.get_or_insert(stage);
@@ -340,16 +343,17 @@ impl<'a> Teller<'a> {
 
     async fn show(&mut self, event: BuildEvent) {
         let text = match event {
-            BuildEvent::Planned { steps } => {
+            BuildEvent::Planned { steps, .. } => {
                 self.steps = steps;
                 return;
             }
             BuildEvent::Warning(text) => format!("[Warning] {text}\n"),
+            BuildEvent::Fetching(name) => format!("[Warning] {}\n", fetching(&name)),
             BuildEvent::Begun { step, text, .. } => format!("Step {step}/{} : {text}\n", self.steps),
             BuildEvent::Cached { .. } => " ---> Using cache\n".to_owned(),
             BuildEvent::Output { step, bytes, .. } => self.text(step, bytes),
             BuildEvent::Done { made, .. } => format!(" ---> {made}\n"),
-            BuildEvent::StageDone { .. } => return,
+            _ => return,
         };
         send(self.client, &json!({ "stream": text })).await;
     }
@@ -379,6 +383,10 @@ impl<'a> Teller<'a> {
     }
 }
 
+fn fetching(name: &str) -> String {
+    format!("fetching the image {name}")
+}
+
 fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
     let name = |text: &str| {
         text.parse::<Reference>()
@@ -389,7 +397,7 @@ fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
 }
 
 /// A parameter that is a JSON document.
-fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
+pub(super) fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
     let Some(text) = query.text(name) else { return Ok(T::default()) };
     serde_json::from_str(text)
         .map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))
@@ -617,7 +625,7 @@ mod tests {
         let begun = |stage, step| BuildEvent::Begun { stage, step, text: format!("RUN {step}") };
         let output = |stage, step, text: &[u8]| BuildEvent::Output { stage, step, bytes: text.to_vec() };
         let events = vec![
-            BuildEvent::Planned { steps: 4 },
+            BuildEvent::Planned { steps: 4, stages: Vec::new() },
             begun(0, 1),
             begun(1, 3),
             output(0, 1, b"\xc3"),

@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod buildkit;
 mod container;
 mod copy;
 mod exec;
@@ -13,6 +14,8 @@ mod registry;
 mod stats;
 mod system;
 mod volume;
+
+pub(crate) use buildkit::Uploads;
 
 use crate::query::percent_decode;
 use crate::reply::Reply;
@@ -53,6 +56,7 @@ static ROUTES: &[Route] = routes! {
     "/_ping" HEAD system::ping;
     "/auth" POST registry::auth;
     "/build" POST build::classic;
+    "/build/cancel" POST buildkit::cancel;
     "/build/prune" POST build::prune;
     "/commit" POST archive::commit;
     "/configs" GET system::no_swarm;
@@ -92,7 +96,7 @@ static ROUTES: &[Route] = routes! {
     "/exec/{id}/json" GET exec::inspect;
     "/exec/{id}/resize" POST exec::resize;
     "/exec/{id}/start" POST exec::start;
-    "/grpc" POST build::no_session;
+    "/grpc" POST buildkit::grpc;
     "/images/create" POST image::create;
     "/images/get" GET archive::save;
     "/images/json" GET image::list;
@@ -149,7 +153,7 @@ static ROUTES: &[Route] = routes! {
     "/services/{id}" GET system::no_swarm;
     "/services/{id}/logs" GET system::no_swarm;
     "/services/{id}/update" POST system::no_swarm;
-    "/session" POST build::no_session;
+    "/session" POST buildkit::session;
     "/swarm" GET system::no_swarm;
     "/swarm/init" POST system::no_swarm_mode;
     "/swarm/join" POST system::no_swarm_mode;

@@ -167,7 +167,8 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("POST", "/networks/create", "{\"Name\":\"a/b\"}", 400, "a/b");
     island.refused("POST", "/networks/host/connect", "{\"Container\":\"nobody\"}", 404, "No such container: nobody");
     island.refused("GET", "/swarm", "", 503, "not a swarm manager");
-    island.refused("POST", "/session", "", 501, "sessions of BuildKit");
+    island.refused("POST", "/session", "", 400, "x-docker-expose-session-uuid");
+    island.refused("POST", "/grpc", "", 400, "h2c");
     island.refused("POST", "/insula/images/bootstrap", r#"{"source":""}"#, 400, "source");
 }
 

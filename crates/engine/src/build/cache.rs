@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// So many bytes of layers that no image has are kept.
-const KEPT_BYTES: u64 = 20 << 30;
+pub const CACHE_BYTES: u64 = 20 << 30;
 /// So many records are kept.
 const KEPT_RECORDS: usize = 20_000;
 
@@ -98,7 +98,7 @@ impl Engine {
 pub(super) fn bound(inner: &Inner) {
     let mut all = inner.images.cache();
     let total: u64 = all.iter().filter(|one| !one.shared).map(|one| one.record.size).sum();
-    if total <= KEPT_BYTES && all.len() <= KEPT_RECORDS {
+    if total <= CACHE_BYTES && all.len() <= KEPT_RECORDS {
         return;
     }
     all.sort_by_key(|one| one.used);
@@ -106,7 +106,7 @@ pub(super) fn bound(inner: &Inner) {
     let mut gone = BTreeSet::new();
     for one in &all {
         // some room, so that not every build has to do this
-        if bytes <= KEPT_BYTES / 10 * 9 && count <= KEPT_RECORDS / 10 * 9 {
+        if bytes <= CACHE_BYTES / 10 * 9 && count <= KEPT_RECORDS / 10 * 9 {
             break;
         }
         bytes = bytes.saturating_sub(if one.shared { 0 } else { one.record.size });

@@ -9,9 +9,9 @@
 //! places are asked that the user has named. A layer is fetched when its step is reached, and not before.
 
 use super::execute::Build;
-use super::proof_for;
+use super::proofs::Proofs;
 use super::request::{BuildEvent, CachePlace, CacheSource, CacheSteps, CacheTarget};
-use crate::engine::{Engine, Inner, Proof, compress, image_error, refused, target_of};
+use crate::engine::{Engine, Inner, compress, image_error, refused, target_of};
 use crate::error::{EngineError, ErrorClass, Result};
 use image::build::{Base, CacheKey};
 use image::{CacheRecord, Held, Keep, LayerId, LayerRules};
@@ -101,7 +101,7 @@ fn unreadable(what: impl std::fmt::Display, error: &dyn std::error::Error) -> En
 pub(super) async fn import(
     inner: &Arc<Inner>,
     sources: &[CacheSource],
-    proofs: &BTreeMap<String, Proof>,
+    proofs: &Proofs,
     events: &mpsc::Sender<BuildEvent>,
 ) -> Imported {
     let mut imported = Imported::default();
@@ -244,9 +244,9 @@ fn open_here(inner: &Inner, name: &Reference) -> Option<Opened> {
     Some(Opened { document, layers: Vec::new(), files: Files::Here })
 }
 
-async fn open_remote(inner: &Arc<Inner>, name: &Reference, proofs: &BTreeMap<String, Proof>) -> Result<Opened> {
+async fn open_remote(inner: &Arc<Inner>, name: &Reference, proofs: &Proofs) -> Result<Opened> {
     let engine = Engine { inner: Arc::clone(inner) };
-    let remote = engine.remote(name, proof_for(name, proofs))?;
+    let remote = engine.remote(name, proofs.of(name).await)?;
     let mut found = remote.manifest(&target_of(name)?).await.map_err(refused)?;
     if found.manifest.is_index() {
         found = remote.image(&target_of(name)?, &Platform::host()).await.map_err(refused)?.image;
@@ -332,7 +332,12 @@ fn unique(build: &Build, wanted: CacheSteps) -> Vec<(Option<LayerId>, DoneStep)>
 }
 
 /// Keeps the steps at a place; one that is the image itself has them already.
-pub(super) async fn export(build: &Arc<Build>, target: &CacheTarget, proofs: &BTreeMap<String, Proof>) -> Result<()> {
+pub(super) async fn export(build: &Arc<Build>, target: &CacheTarget, proofs: &Proofs) -> Result<()> {
+    match &target.place {
+        CachePlace::Image => {}
+        CachePlace::Registry(name) => build.tell(BuildEvent::Keeping(name.familiar())).await,
+        CachePlace::Folder(path, _) => build.tell(BuildEvent::Keeping(path.display().to_string())).await,
+    }
     let (place, kept) = match &target.place {
         CachePlace::Image => return Ok(()),
         CachePlace::Registry(name) => (name.familiar(), to_registry(build, target.steps, name, proofs).await),
@@ -402,14 +407,9 @@ fn before(opened: Option<Opened>) -> BTreeMap<LayerId, Descriptor> {
     document.steps.iter().filter_map(pair).collect()
 }
 
-async fn to_registry(
-    build: &Arc<Build>,
-    steps: CacheSteps,
-    name: &Reference,
-    proofs: &BTreeMap<String, Proof>,
-) -> Result<()> {
+async fn to_registry(build: &Arc<Build>, steps: CacheSteps, name: &Reference, proofs: &Proofs) -> Result<()> {
     let engine = Engine { inner: Arc::clone(&build.inner) };
-    let remote = engine.remote(name, proof_for(name, proofs))?.writable();
+    let remote = engine.remote(name, proofs.of(name).await)?.writable();
     let mut known = before(open_remote(&build.inner, name, proofs).await.ok());
     let mut lost = Vec::new();
     for (layer, descriptor) in &known {

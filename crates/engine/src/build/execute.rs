@@ -6,12 +6,12 @@
 use super::exchange::{DoneStep, Imported};
 use super::place::Placer;
 use super::remote::Fetched;
-use super::request::{BuildEvent, Entitlement, Reuse};
+use super::request::{BuildEvent, Entitlement, Respondent, Reuse};
 use super::run::At;
 use super::tree::{Tree, Upper};
 use crate::engine::{Inner, image_error};
-use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{NetworkMode, Resources, Ulimit};
+use crate::error::{EngineError, ErrorClass, Mark, Result};
+use crate::model::{ContainerId, NetworkMode, Resources, Ulimit};
 use image::build::copy::{self, Destination, Existing, Resolved, Shape};
 use image::build::{
     AccountFiles, Action, Base, CacheKey, CopySource, CopyStep, FileKind, Files, ImageRequest, Input, Keys, Origin,
@@ -40,15 +40,22 @@ pub(super) struct Build {
     /// The layers of the images that stages begin with or copy from.
     pub(super) images: BTreeMap<ImageRequest, Vec<LayerId>>,
     pub(super) context: SharedFiles,
+    /// The contexts that have names.
+    pub(super) named: BTreeMap<String, SharedFiles>,
     pub(super) remotes: BTreeMap<Remote, Fetched>,
     pub(super) reuse: Reuse,
+    /// Stages whose steps are done again in any case.
+    pub(super) fresh: BTreeSet<usize>,
     pub(super) network: NetworkMode,
     pub(super) resources: Resources,
+    pub(super) cgroup_parent: Option<String>,
     pub(super) shm_bytes: Option<u64>,
     pub(super) ulimits: Vec<Ulimit>,
     pub(super) extra_hosts: Vec<String>,
     pub(super) secrets: BTreeMap<String, Vec<u8>>,
     pub(super) ssh: BTreeMap<String, PathBuf>,
+    /// Who knows what is not in here.
+    pub(super) respondent: Option<Arc<dyn Respondent>>,
     pub(super) allow: BTreeSet<Entitlement>,
     pub(super) events: mpsc::Sender<BuildEvent>,
     pub(super) stop: watch::Receiver<bool>,
@@ -79,17 +86,18 @@ pub(super) struct Built {
 pub(super) struct Failure {
     class: ErrorClass,
     message: String,
+    mark: Option<Box<Mark>>,
 }
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        Self { class: error.class(), message: error.to_string() }
+        Self { class: error.class(), message: error.to_string(), mark: error.mark().cloned().map(Box::new) }
     }
 }
 
 impl From<Failure> for EngineError {
     fn from(failure: Failure) -> Self {
-        Self::new(failure.class, failure.message)
+        Self::new(failure.class, failure.message).marked(failure.mark)
     }
 }
 
@@ -130,6 +138,35 @@ impl Build {
     pub(super) async fn tell(&self, event: BuildEvent) {
         // whoever asked may have gone; then the build is stopped by other means
         let _ = self.events.send(event).await;
+    }
+
+    /// Whether a stage's steps may be taken from earlier builds.
+    fn reuse_of(&self, stage: usize) -> Reuse {
+        if self.fresh.contains(&stage) { Reuse::No } else { self.reuse }
+    }
+
+    /// The control group of a step's container.
+    pub(super) fn cgroup(&self, id: &ContainerId) -> String {
+        match &self.cgroup_parent {
+            Some(parent) => format!("{}/{id}", parent.trim_end_matches('/')),
+            None => self.inner.config.cgroup(id),
+        }
+    }
+
+    /// A secret: given with the build, or asked for now.
+    pub(super) async fn secret(&self, id: &str) -> Result<Option<Vec<u8>>> {
+        match (self.secrets.get(id), &self.respondent) {
+            (None, Some(respondent)) => respondent.secret(id).await,
+            (known, _) => Ok(known.cloned()),
+        }
+    }
+
+    /// The socket of an SSH agent: given with the build, or asked for now.
+    pub(super) async fn agent(&self, id: &str) -> Result<Option<PathBuf>> {
+        match (self.ssh.get(id), &self.respondent) {
+            (None, Some(respondent)) => respondent.agent(id).await,
+            (known, _) => Ok(known.cloned()),
+        }
     }
 
     /// The number of a stage's FROM among all steps.
@@ -189,7 +226,10 @@ impl Build {
                     self.ask_ahead(index);
                 }
                 self.others(step).await?;
-                self.step(&mut progress, step, (index, number), at).await.map_err(|error| pointed(step, error))?;
+                if let Err(error) = self.step(&mut progress, step, (index, number), at).await {
+                    self.tell(BuildEvent::Failed { stage: index, step: at.step, error: brief(&error) }).await;
+                    return Err(pointed(step, error));
+                }
             }
             self.tell(BuildEvent::Done { stage: index, step: at.step, made: progress.content.0.short() }).await;
         }
@@ -228,7 +268,7 @@ impl Build {
 
     /// Takes what the cache has.
     async fn by_key(self: &Arc<Self>, progress: &mut Progress, key: &CacheKey, place: (usize, usize), at: At) -> bool {
-        if self.reuse == Reuse::No {
+        if self.reuse_of(at.stage) == Reuse::No {
             return false;
         }
         let known = match self.inner.images.cached(key) {
@@ -256,7 +296,7 @@ impl Build {
             return self.alias(&content, planned);
         }
         let own = recipe.layer_key(&inputs.digests);
-        let (held, created) = match self.by_own_key(own).await {
+        let (held, created) = match self.by_own_key(own, at.stage).await {
             Some((CacheRecord { layer: Some(_), created, .. }, held)) => (held, created),
             _ => (self.carry_out(progress, step, inputs, at).await?, self.created()),
         };
@@ -296,8 +336,8 @@ impl Build {
     }
 
     /// A layer that is the same whatever is below it.
-    async fn by_own_key(self: &Arc<Self>, own: Option<CacheKey>) -> Option<(CacheRecord, Held)> {
-        let own = own.filter(|_| self.reuse == Reuse::Yes)?;
+    async fn by_own_key(self: &Arc<Self>, own: Option<CacheKey>, stage: usize) -> Option<(CacheRecord, Held)> {
+        let own = own.filter(|_| self.reuse_of(stage) == Reuse::Yes)?;
         match self.inner.images.cached(&own) {
             Some(known) => Some(known),
             None => self.imported.take(self, &own).await,
@@ -328,6 +368,7 @@ impl Build {
             }
             let layers = match origin {
                 Origin::Context => return Ok(Arc::clone(&self.context)),
+                Origin::Named(name) => return Ok(Arc::clone(self.named.get(name).unwrap_or(&self.context))),
                 Origin::Image(request) => self.images[request].clone(),
                 // its step has waited for it
                 Origin::Stage(index) => match self.stages.get(index).and_then(OnceCell::get) {
@@ -393,6 +434,7 @@ impl Build {
         let files = self.files(&step.origin).await?;
         let place = match &step.origin {
             Origin::Context => "the build context".to_owned(),
+            Origin::Named(name) => format!("the context \"{name}\""),
             Origin::Stage(index) => format!("stage {index}"),
             Origin::Image(request) => format!("the image \"{}\"", request.name),
         };
@@ -559,19 +601,30 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     done.map_err(|error| EngineError::internal("a step was cut short", &error))?
 }
 
+/// With the words of Docker's classic builder, and those of BuildKit for clients that show the output themselves.
 fn failed_command(argv: &[String], ended: &super::run::Ended) -> EngineError {
+    let what = format!("process \"{}\" did not complete successfully: exit code: {}", argv.join(" "), ended.code);
     let mut text = format!("The command '{}' returned a non-zero code: {}", argv.join(" "), ended.code);
     let last = ended.last_output.trim_end();
     if !last.is_empty() {
         text.push_str("; the last output was:\n");
         last.lines().for_each(|line| text.push_str(&format!("  > {line}\n")));
     }
-    EngineError::invalid(text.trim_end())
+    EngineError::invalid(text.trim_end()).marked(Some(Box::new(Mark { what, ..Mark::default() })))
+}
+
+/// What is wrong, without what was told of before.
+fn brief(error: &EngineError) -> String {
+    error.mark().map_or_else(|| error.to_string(), |mark| mark.what.clone())
 }
 
 /// The error with the place of its instruction.
 fn pointed(step: &Step, error: EngineError) -> EngineError {
-    let class = error.class();
     let fault = Box::new(StepFault(error.to_string()));
-    EngineError::new(class, Pointed { place: Box::new(step.place.clone()), fault, hint: None }.to_string())
+    let place = Box::new(step.place.clone());
+    let whole = EngineError::pointed(error.class(), &Pointed { place: place.clone(), fault, hint: None });
+    match error.mark() {
+        Some(mark) => whole.marked(Some(Box::new(Mark { place: *place, what: mark.what.clone() }))),
+        None => whole,
+    }
 }

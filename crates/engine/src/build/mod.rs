@@ -17,6 +17,7 @@ mod execute;
 mod mounts;
 mod output;
 mod place;
+mod proofs;
 mod remote;
 mod request;
 mod run;
@@ -24,10 +25,11 @@ mod source;
 mod state;
 pub(crate) mod tree;
 
-pub use cache::{CacheEntry, CacheFilter, PrunedCache};
+pub use cache::{CACHE_BYTES, CacheEntry, CacheFilter, PrunedCache};
+use proofs::Proofs;
 pub use request::{
-    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource, CacheSteps, CacheTarget,
-    Entitlement, Reuse, Squash,
+    Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource, CacheSteps,
+    CacheTarget, Entitlement, Respondent, Reuse, Squash, StageOutline,
 };
 pub(crate) use state::Shared;
 
@@ -35,11 +37,11 @@ use crate::engine::{Engine, Inner, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{DEFAULT_NETWORK, EventKind, NetworkMode};
 use execute::Build;
-use image::build::{BaseImage, BuildError, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
+use image::build::{BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
 use image::dockerfile::Dockerfile;
 use image::{Image, LayerId};
 use source::Source;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, watch};
@@ -78,6 +80,7 @@ struct Prepared {
     held: Vec<image::Held>,
     remotes: BTreeMap<Remote, remote::Fetched>,
     source: Source,
+    named: BTreeMap<String, Source>,
 }
 
 async fn build(
@@ -86,15 +89,18 @@ async fn build(
     events: mpsc::Sender<BuildEvent>,
     stop: watch::Receiver<bool>,
 ) -> Result<BuildOutcome> {
-    let Prepared { plan, images, held, remotes, source } = prepare(inner, &mut request, &events).await?;
+    let given = std::mem::take(&mut request.proofs);
+    let proofs = Proofs { given, respondent: request.respondent.clone() };
+    let Prepared { plan, images, held, remotes, source, named } =
+        prepare(inner, &mut request, &proofs, &events).await?;
     let steps = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
-    let _ = events.send(BuildEvent::Planned { steps }).await;
+    let _ = events.send(BuildEvent::Planned { steps, stages: outline(&plan) }).await;
     for warning in &plan.warnings {
         let _ = events.send(BuildEvent::Warning(warning.clone())).await;
     }
     let targets = std::mem::take(&mut request.cache_to);
     let imported = match request.reuse {
-        Reuse::Yes => exchange::import(inner, &request.cache_from, &request.proofs, &events).await,
+        Reuse::Yes => exchange::import(inner, &request.cache_from, &proofs, &events).await,
         Reuse::No => exchange::Imported::default(),
     };
     let digests = remotes.iter().map(|(remote, fetched)| (remote.clone(), fetched.digest)).collect();
@@ -104,15 +110,19 @@ async fn build(
         stages: plan.stages.keys().map(|index| (*index, tokio::sync::OnceCell::new())).collect(),
         images,
         context: source.files(),
+        named: named.iter().map(|(name, source)| (name.clone(), source.files())).collect(),
         remotes,
         reuse: request.reuse,
+        fresh: fresh(&plan, &request.fresh),
         network: request.network.take().unwrap_or_else(|| NetworkMode::Networks(DEFAULT_NETWORK.to_owned())),
         resources: std::mem::take(&mut request.resources),
+        cgroup_parent: request.cgroup_parent.take(),
         shm_bytes: request.shm_bytes,
         ulimits: std::mem::take(&mut request.ulimits),
         extra_hosts: std::mem::take(&mut request.extra_hosts),
         secrets: std::mem::take(&mut request.secrets),
         ssh: std::mem::take(&mut request.ssh),
+        respondent: request.respondent.take(),
         allow: std::mem::take(&mut request.allow),
         events,
         stop,
@@ -123,29 +133,58 @@ async fn build(
         plan,
     });
     let built = build.stage(build.plan.target).await?;
+    build.tell(BuildEvent::Making).await;
     let inline = targets.iter().any(|target| target.place == CachePlace::Image);
     let form = commit::Form { squash: request.squash, names: request.names, inline };
     let image = commit::commit(&build, &built, form).await?;
     for target in &targets {
-        exchange::export(&build, target, &request.proofs).await?;
+        exchange::export(&build, target, &proofs).await?;
     }
     cache::bound(inner);
     drop(held);
     Ok(BuildOutcome { image, reused: build.reused.load(Ordering::Relaxed) })
 }
 
+/// What its readers see of a plan: steps that only change the configuration are not counted.
+fn outline(plan: &Plan) -> Vec<StageOutline> {
+    let mut first = 1;
+    let mut out = Vec::new();
+    for stage in plan.stages.values() {
+        let changing = stage.steps.iter().enumerate().filter(|(_, step)| step.recipe.is_some());
+        let steps = std::iter::once(first).chain(changing.map(|(number, _)| first + 1 + number)).collect();
+        out.push(StageOutline { stage: stage.index, name: stage.name.clone(), steps });
+        first += stage.steps.len() + 1;
+    }
+    out
+}
+
+/// The stages that are built anew: those that are named, and those that need one of them, since keys do not show that it has
+/// changed.
+fn fresh(plan: &Plan, names: &BTreeSet<String>) -> BTreeSet<usize> {
+    let mut out = BTreeSet::new();
+    for (index, stage) in &plan.stages {
+        let named = stage.name.as_ref().is_some_and(|name| names.contains(name)) || names.contains(&index.to_string());
+        if named || stage.needs.iter().any(|need| out.contains(need)) {
+            out.insert(*index);
+        }
+    }
+    out
+}
+
 fn wrong(error: &BuildError) -> EngineError {
-    EngineError::invalid(error.to_string())
+    EngineError::pointed(ErrorClass::Invalid, error)
 }
 
 async fn prepare(
     inner: &Arc<Inner>,
     request: &mut BuildRequest,
+    proofs: &Proofs,
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Prepared> {
     let source = source::open(inner, request).await?;
+    let named = source::open_named(inner, request).await?;
     let file =
-        Dockerfile::parse(&source.name, &source.text).map_err(|error| EngineError::invalid(error.to_string()))?;
+        Dockerfile::parse(&source.name, &source.text).map_err(|e| EngineError::pointed(ErrorClass::Invalid, &e))?;
     let (mut known, mut layers, mut held) = (Images::new(), BTreeMap::new(), Vec::new());
     let mut graph = None;
     for _ in 0..ROUNDS {
@@ -156,7 +195,9 @@ async fn prepare(
             break;
         }
         for wanted in missing {
-            let image = base(inner, &wanted, (request.pull, &request.proofs), events).await?;
+            let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
+            let image = base(inner, &wanted, (request.pull, proofs), events).await?;
+            let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
             let (base, hold) = describe(inner, &image)?;
             layers.insert(wanted.clone(), image.layers);
             held.push(hold);
@@ -170,11 +211,15 @@ async fn prepare(
     };
     let options = request.options.clone();
     let files = source.files();
-    let planned = tokio::task::spawn_blocking(move || Plan::new(&file, &graph, &options, &known, &*files));
+    let others: Vec<_> = named.iter().map(|(name, source)| (name.clone(), source.files())).collect();
+    let planned = tokio::task::spawn_blocking(move || {
+        let named = others.iter().map(|(name, files)| (name.clone(), &**files as &dyn Files)).collect();
+        Plan::with_contexts(&file, &graph, &options, &known, &Contexts { main: &*files, named })
+    });
     let plan = planned.await.map_err(|error| EngineError::internal("planning was cut short", &error))?;
     let plan = plan.map_err(|error| wrong(&error))?;
     let remotes = fetch(inner, &plan).await?;
-    Ok(Prepared { plan, images: layers, held, remotes, source })
+    Ok(Prepared { plan, images: layers, held, remotes, source, named })
 }
 
 fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
@@ -191,7 +236,7 @@ fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
 async fn base(
     inner: &Arc<Inner>,
     wanted: &ImageRequest,
-    (pull, proofs): (Bases, &BTreeMap<String, Proof>),
+    (pull, proofs): (Bases, &Proofs),
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Image> {
     let fits = |image: &Image| {
@@ -204,7 +249,7 @@ async fn base(
         Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
         _ => {}
     }
-    let _ = events.send(BuildEvent::Warning(format!("fetching the image {}", wanted.name))).await;
+    let _ = events.send(BuildEvent::Fetching(wanted.name.clone())).await;
     fetch_image(inner, wanted, proofs).await?;
     let image = inner.images.get(&wanted.name).map_err(image_error)?;
     if fits(&image) {
@@ -218,14 +263,12 @@ async fn base(
 }
 
 /// Has a base image fetched.
-async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &BTreeMap<String, Proof>) -> Result<()> {
-    let proof = crate::engine::parse_reference(&wanted.name).ok().map(|reference| proof_for(&reference, proofs));
-    let pull = Pull {
-        name: wanted.name.clone(),
-        platform: Some(wanted.platform.clone()),
-        proof: proof.unwrap_or_default(),
-        ..Pull::default()
+async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &Proofs) -> Result<()> {
+    let proof = match crate::engine::parse_reference(&wanted.name) {
+        Ok(reference) => proofs.of(&reference).await,
+        Err(_) => Proof::default(),
     };
+    let pull = Pull { name: wanted.name.clone(), platform: Some(wanted.platform.clone()), proof, ..Pull::default() };
     let engine = Engine { inner: Arc::clone(inner) };
     let (progress, mut steps) = mpsc::channel(64);
     let pulled = engine.pull(pull, progress);
@@ -234,18 +277,6 @@ async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &BTreeMa
         let name = &wanted.name;
         EngineError::new(error.class(), format!("no image {name:?} here, and it cannot be pulled: {error}"))
     })
-}
-
-/// Who asks at an image's registry.
-fn proof_for(reference: &oci::reference::Reference, proofs: &BTreeMap<String, Proof>) -> Proof {
-    // docker's clients send `https://index.docker.io/v1/`
-    let hub = |host: &str| matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
-    let fits = |name: &str| {
-        let rest = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
-        let host = rest.split('/').next().unwrap_or_default();
-        host == reference.domain() || (hub(host) && hub(reference.domain()))
-    };
-    proofs.iter().find(|(name, _)| fits(name)).map(|(_, proof)| proof.clone()).unwrap_or_default()
 }
 
 async fn fetch(inner: &Arc<Inner>, plan: &Plan) -> Result<BTreeMap<Remote, remote::Fetched>> {

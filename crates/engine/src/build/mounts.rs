@@ -11,7 +11,7 @@ use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Mount as ContainerMount, MountKind, Propagation, ReadOnlyDepth};
 use image::Layers;
 use image::build::copy::{self, Destination, Existing, Selection, Shape};
-use image::build::{Files, Origin, RunMount, RunStep};
+use image::build::{Files, RunMount, RunStep};
 use image::dockerfile::{Access, Mount, MountOwner, Presence, Sharing};
 use oci::digest::Digest;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -91,7 +91,7 @@ impl Prepare<'_> {
                 kind: MountKind::Tmpfs { bytes: *size_bytes, mode: Some(0o755), options: Vec::new() },
             }),
             Mount::Secret { id, target, env, presence, owner } => {
-                let Some(secret) = self.build.secrets.get(id) else {
+                let Some(secret) = self.build.secret(id).await? else {
                     return missing(
                         *presence,
                         format!("the secret \"{id}\" was not given; give it with: --secret id={id},src=FILE"),
@@ -110,7 +110,7 @@ impl Prepare<'_> {
                 }
             }
             Mount::Ssh { id, target, presence, owner } => {
-                let Some(socket) = self.build.ssh.get(id) else {
+                let Some(socket) = self.build.agent(id).await? else {
                     return missing(
                         *presence,
                         format!("the SSH agent \"{id}\" was not given; give it with: --ssh {id}"),
@@ -134,7 +134,7 @@ impl Prepare<'_> {
         let files = self.build.files(&origin).await?;
         let folder = folder.to_owned();
         let source = if source.is_empty() { "/".to_owned() } else { source.to_owned() };
-        let context = origin == Origin::Context;
+        let context = origin.is_given();
         let done = tokio::task::spawn_blocking(move || copy_out(&*files, &source, &folder, context)).await;
         done.map_err(|error| EngineError::internal("copying was cut short", &error))?
     }

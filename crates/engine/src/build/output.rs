@@ -4,8 +4,9 @@ use super::place::Placer;
 use super::tree::{Tree, open};
 use crate::engine::Engine;
 use crate::error::{EngineError, ErrorClass, Result};
-use image::Image;
 use image::build::copy::{self, Destination, Existing, Selection};
+use image::build::{Arriving, Files};
+use image::{Image, Limits};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -33,6 +34,35 @@ impl Engine {
             placer.finish()
         });
         done.await.map_err(|error| EngineError::internal("copying was cut short", &error))?
+    }
+
+    /// What an image's layers give together, to be read.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if the layers cannot be mounted.
+    pub async fn image_files(&self, image: &Image) -> Result<Box<dyn Files + Send + Sync>> {
+        let (inner, layers) = (Arc::clone(&self.inner), image.layers.clone());
+        let opened = tokio::task::spawn_blocking(move || Tree::open(&inner, &layers, "of the build")).await;
+        let opened = opened.map_err(|error| EngineError::internal("opening the image was cut short", &error))?;
+        opened.map(|tree| Box::new(tree) as Box<dyn Files + Send + Sync>)
+    }
+
+    /// A context that somebody will send; what has come is in the store's work folder until it is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if nothing can be kept there.
+    pub fn arriving(&self) -> Result<Arriving> {
+        let folder = self.inner.images.root().join("tmp");
+        Arriving::new(&folder, Limits::default())
+            .map_err(|error| EngineError::internal("cannot take the build context", &error))
+    }
+
+    /// A folder that is there until it is dropped; one that a crash leaves is removed at the next start.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`].
+    pub fn work_folder(&self) -> Result<tempfile::TempDir> {
+        self.inner.images.work_folder().map_err(crate::engine::image_error)
     }
 
     /// Writes what an image's layers give together as one archive; blocks.

@@ -1,19 +1,39 @@
 //! What a build is asked for, and what it tells while it works.
 
 use crate::engine::Proof;
+use crate::error::Result;
 use crate::model::{NetworkMode, Resources, Ulimit};
 use image::Image;
-use image::build::Options;
+use image::build::{Files, Options};
 use oci::reference::Reference;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// An answer that may take its time.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// Whoever asked for a build, as far as there is somebody who can be asked back while it goes on.
+pub trait Respondent: std::fmt::Debug + Send + Sync {
+    /// A secret by its id; `None` if there is none.
+    fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Vec<u8>>>;
+
+    /// The socket of an SSH agent by its id; `None` if there is none.
+    fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<PathBuf>>;
+
+    /// Who asks at a registry, by its host.
+    fn proof<'a>(&'a self, registry: &'a str) -> Answer<'a, Option<Proof>>;
+}
 
 /// A build.
 #[derive(Debug, Default)]
 pub struct BuildRequest {
     /// Where its files are.
     pub context: BuildContext,
+    /// Further files by the names that [`Options::contexts`] has for them.
+    pub contexts: BTreeMap<String, BuildContext>,
     /// The Dockerfile's path in the context; `Dockerfile` if empty.
     pub dockerfile: String,
     /// The Dockerfile's text, where it is not in the context.
@@ -24,6 +44,8 @@ pub struct BuildRequest {
     pub names: Vec<Reference>,
     /// Whether steps that were done before are done again.
     pub reuse: Reuse,
+    /// Stages whose steps are done again in any case, by their names.
+    pub fresh: BTreeSet<String>,
     /// Whether base images are fetched although they are there.
     pub pull: Bases,
     /// Whether all steps make one layer.
@@ -32,6 +54,8 @@ pub struct BuildRequest {
     pub network: Option<NetworkMode>,
     /// Limits of each step.
     pub resources: Resources,
+    /// The control group that those of the steps are made in, as an absolute path; `None` for the engine's.
+    pub cgroup_parent: Option<String>,
     /// Size of each step's /dev/shm in bytes.
     pub shm_bytes: Option<u64>,
     /// Resource limits of each step's processes.
@@ -44,6 +68,8 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, PathBuf>,
     /// Who asks for base images, by the registry's name.
     pub proofs: BTreeMap<String, Proof>,
+    /// Who knows what is not in here.
+    pub respondent: Option<Arc<dyn Respondent>>,
     /// Rights that steps may ask for.
     pub allow: BTreeSet<Entitlement>,
     /// Where steps may have been done before; asked in this order, after this store.
@@ -99,6 +125,8 @@ pub enum BuildContext {
     Empty,
     /// A folder of this machine; its `.dockerignore` counts.
     Folder(PathBuf),
+    /// Files that somebody has already sent; what `.dockerignore` leaves out is not among them. The Dockerfile's text comes apart.
+    Files(Box<dyn Files + Send + Sync>),
     /// A tar archive, plain or compressed.
     Archive(Box<dyn Read + Send>),
     /// A repository, an archive or a lone Dockerfile in the network.
@@ -110,6 +138,7 @@ impl std::fmt::Debug for BuildContext {
         match self {
             Self::Empty => out.write_str("Empty"),
             Self::Folder(path) => out.debug_tuple("Folder").field(path).finish(),
+            Self::Files(_) => out.write_str("Files"),
             Self::Archive(_) => out.write_str("Archive"),
             Self::Remote(address) => out.debug_tuple("Remote").field(address).finish(),
         }
@@ -172,6 +201,17 @@ impl Entitlement {
     }
 }
 
+/// The steps of a stage that change files, FROM among them, and that its readers count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageOutline {
+    /// The stage.
+    pub stage: usize,
+    /// Its name.
+    pub name: Option<String>,
+    /// The steps' numbers among all steps.
+    pub steps: Vec<usize>,
+}
+
 /// What happens in a build. Steps of several stages may be told of at the same time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
@@ -179,7 +219,19 @@ pub enum BuildEvent {
     Planned {
         /// How many steps there are, FROM included.
         steps: usize,
+        /// The stages that are needed.
+        stages: Vec<StageOutline>,
     },
+    /// An image is looked for, here and then at its registry.
+    Looking(String),
+    /// It is not here, or not to be taken from here.
+    Fetching(String),
+    /// It is there.
+    Found(String),
+    /// All steps are done; the image is made.
+    Making,
+    /// The cache is sent or written to a place.
+    Keeping(String),
     /// Something that is no error.
     Warning(String),
     /// A step begins.
@@ -215,6 +267,15 @@ pub enum BuildEvent {
         step: usize,
         /// The short name of what it made.
         made: String,
+    },
+    /// A step went wrong.
+    Failed {
+        /// Its stage.
+        stage: usize,
+        /// Its number.
+        step: usize,
+        /// Why.
+        error: String,
     },
     /// A stage has ended.
     StageDone {

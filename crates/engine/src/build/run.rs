@@ -68,7 +68,7 @@ impl Build {
         let outcome = self.run_in(step, &below, upper, &mounted, &runtime, &id, at).await;
         let _ = crate::sweep::folder(&runtime);
         if outcome.is_err() {
-            let _ = crate::sweep::cgroup(&self.inner.cgroups, &self.inner.config.cgroup(&id));
+            let _ = crate::sweep::cgroup(&self.inner.cgroups, &self.cgroup(&id));
         }
         mounted.remove_stubs(upper, &below);
         outcome
@@ -119,7 +119,7 @@ impl Build {
         let around = Surroundings {
             host: &self.inner.host,
             paths: &paths,
-            cgroup: self.inner.config.cgroup(id),
+            cgroup: self.cgroup(id),
             user: user::resolve(&step.user, &[], &user::Accounts::read(&below.fds))?,
             joins: Joins::default(),
             devices: Vec::new(),

@@ -7,6 +7,7 @@ use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use image::Limits;
 use image::build::{ArchiveContext, File, Files, FilesError, FolderContext, Ignore, Keep, Remote, Unpacked};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,10 +39,25 @@ fn invalid(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Engin
 pub(super) async fn open(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<Source> {
     let context = std::mem::take(&mut request.context);
     let asked = if request.dockerfile.is_empty() { "Dockerfile".to_owned() } else { request.dockerfile.clone() };
-    let (inner, text) = (Arc::clone(inner), request.text.take());
+    open_one(inner, context, asked, request.text.take()).await
+}
+
+/// The further contexts, of which only the files count.
+pub(super) async fn open_named(inner: &Arc<Inner>, request: &mut BuildRequest) -> Result<BTreeMap<String, Source>> {
+    let mut out = BTreeMap::new();
+    for (name, context) in std::mem::take(&mut request.contexts) {
+        let source = open_one(inner, context, String::new(), Some(Vec::new())).await?;
+        out.insert(name, source);
+    }
+    Ok(out)
+}
+
+async fn open_one(inner: &Arc<Inner>, context: BuildContext, asked: String, text: Option<Vec<u8>>) -> Result<Source> {
+    let inner = Arc::clone(inner);
     let opened = tokio::task::spawn_blocking(move || match context {
         BuildContext::Empty => empty(&inner, asked, text),
         BuildContext::Folder(folder) => self::folder(&inner, &folder, asked, text, None),
+        BuildContext::Files(files) => sent(files, asked, text),
         BuildContext::Archive(archive) => self::archive(&inner, archive, asked, text),
         BuildContext::Remote(address) => from_network(&inner, &address, asked, text),
     });
@@ -72,6 +88,11 @@ impl Files for Nothing {
 fn empty(_: &Inner, name: String, text: Option<Vec<u8>>) -> Result<Source> {
     let text = text.ok_or_else(|| EngineError::invalid("there is neither a context nor a Dockerfile"))?;
     Ok(Source { name, text, files: Arc::new(Nothing), _fetched: None })
+}
+
+fn sent(files: Box<dyn Files + Send + Sync>, name: String, text: Option<Vec<u8>>) -> Result<Source> {
+    let text = text.ok_or_else(|| EngineError::invalid("there is no Dockerfile"))?;
+    Ok(Source { name, text, files: Arc::from(files), _fetched: None })
 }
 
 fn folder(

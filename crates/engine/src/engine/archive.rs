@@ -27,6 +27,12 @@ impl Engine {
         Ok(Saving { engine: self.clone(), images })
     }
 
+    /// One image into an archive, under these names whatever it is called here.
+    #[must_use]
+    pub fn save_image(&self, image: &Image, names: Vec<Reference>) -> Saving {
+        Saving { engine: self.clone(), images: vec![(image.clone(), names)] }
+    }
+
     fn named(&self, name: &str) -> Result<Vec<(Image, Vec<Reference>)>> {
         if let Ok(reference) = name.parse::<Reference>()
             && reference.tag().is_none()

@@ -29,6 +29,27 @@ pub struct Options {
     pub labels: Vec<(String, String)>,
     /// The time that everything gets, in seconds since 1970; `SOURCE_DATE_EPOCH` among the arguments does the same.
     pub epoch: Option<i64>,
+    /// `--build-context`: what stands for a name, be it that of a stage or of an image or a new one.
+    pub contexts: BTreeMap<String, NamedContext>,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// An image.
+    Image(String),
+    /// Files, as those of the build context.
+    Files,
+}
+
+impl Options {
+    /// What a name in FROM or `--from` stands for, and how it was given.
+    fn named(&self, name: &str) -> Option<(&str, &NamedContext)> {
+        let full = |name: &str| name.parse::<Reference>().map(Reference::tagged).ok();
+        let wanted = full(name);
+        let same = |given: &str| given.eq_ignore_ascii_case(name) || (wanted.is_some() && full(given) == wanted);
+        self.contexts.iter().find(|(given, _)| same(given)).map(|(given, context)| (given.as_str(), context))
+    }
 }
 
 impl Default for Options {
@@ -40,6 +61,7 @@ impl Default for Options {
             build_platform: Platform::host(),
             labels: Vec::new(),
             epoch: None,
+            contexts: BTreeMap::new(),
         }
     }
 }
@@ -81,10 +103,20 @@ pub enum Base {
 pub enum Origin {
     /// The build context.
     Context,
+    /// Files that were given by a name.
+    Named(String),
     /// An earlier stage, by its number.
     Stage(usize),
     /// An image.
     Image(ImageRequest),
+}
+
+impl Origin {
+    /// Whether its files are there before the first step.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        matches!(self, Self::Context | Self::Named(_))
+    }
 }
 
 /// A stage in the graph.
@@ -265,11 +297,19 @@ fn node(
     let name = expand(file, stage.span, globals, &stage.base)?;
     let lower = name.to_ascii_lowercase();
     let earlier = file.stages[..index].iter().rposition(|stage| stage.name.as_ref() == Some(&lower));
-    let base = match earlier {
-        Some(earlier) => Base::Stage(earlier),
-        None if name.is_empty() => return Err(fail(BuildFault::EmptyBase { base: stage.base.clone() })),
-        None if name == "scratch" => Base::Scratch,
-        None => {
+    let mut copied = None;
+    let base = match (options.named(&name), earlier) {
+        (Some((_, NamedContext::Image(image))), _) => {
+            Base::Image(ImageRequest { name: image.clone(), platform: platform.clone() })
+        }
+        (Some((given, NamedContext::Files)), _) => {
+            copied = Some(given.to_owned());
+            Base::Scratch
+        }
+        (None, Some(earlier)) => Base::Stage(earlier),
+        (None, None) if name.is_empty() => return Err(fail(BuildFault::EmptyBase { base: stage.base.clone() })),
+        (None, None) if name == "scratch" => Base::Scratch,
+        (None, None) => {
             name.parse::<Reference>().map_err(|source| fail(BuildFault::ImageName { name: name.clone(), source }))?;
             Base::Image(ImageRequest { name, platform: platform.clone() })
         }
@@ -298,6 +338,12 @@ fn node(
             node.triggers = node.instructions.len();
         }
         Base::Scratch => {}
+    }
+    if let Some(given) = copied {
+        let text = format!("COPY --from={given} / /");
+        let instruction = Dockerfile::parse_trigger(&text)
+            .map_err(|_| fail(BuildFault::Value { what: "name of a context", value: given.clone() }))?;
+        node.instructions.push(Instruction { span: stage.span, ..instruction });
     }
     node.instructions.extend(stage.instructions.iter().cloned());
     for instruction in &node.instructions {
@@ -337,6 +383,13 @@ fn from_names(kind: &Kind) -> Vec<&str> {
 fn origin(file: &Dockerfile, options: &Options, index: usize, name: &str) -> Result<Origin, BuildFault> {
     if name.contains('$') {
         return Err(BuildFault::VariableInFrom { name: name.to_owned() });
+    }
+    match options.named(name) {
+        Some((given, NamedContext::Files)) => return Ok(Origin::Named(given.to_owned())),
+        Some((_, NamedContext::Image(image))) => {
+            return Ok(Origin::Image(ImageRequest { name: image.clone(), platform: options.platform.clone() }));
+        }
+        None => {}
     }
     let found = match name.parse::<usize>() {
         Ok(number) if number >= file.stages.len() => {

@@ -18,6 +18,7 @@
 //! Neighbours: [`crate::dockerfile`] for the text, the engine for the doing.
 
 mod archive;
+mod arriving;
 pub mod config;
 mod context;
 pub mod copy;
@@ -33,15 +34,16 @@ mod stage;
 mod tests;
 mod transfer;
 
+pub use arriving::{ArrivalError, ArrivedContext, Arriving, Slot};
 pub use config::{Change, Config, History, ImageSpec};
 pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};
 pub use error::{BuildError, BuildFault};
 pub use files::{File, FileKind, Files, FilesError};
-pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, Node, Options, Origin};
+pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, NamedContext, Node, Options, Origin};
 pub use ignore::{Ignore, IgnoreError};
 pub use key::CacheKey;
 pub use mode::{Account, AccountFiles, Accounts, Chmod, ChmodError, Clause, Folder, Owner, OwnerError};
 pub use plan::{
-    Action, CopySource, CopyStep, Input, Keep, Keys, Plan, Recipe, Remote, RunMount, RunStep, Script, StagePlan, Step,
-    Unpacked,
+    Action, Contexts, CopySource, CopyStep, Input, Keep, Keys, Plan, Recipe, Remote, RunMount, RunStep, Script,
+    StagePlan, Step, Unpacked,
 };

@@ -291,8 +291,16 @@ pub struct Keys {
     pub layers: BTreeMap<(usize, usize), CacheKey>,
 }
 
+/// The files that a build is given.
+pub struct Contexts<'a> {
+    /// Those of the build context.
+    pub main: &'a dyn Files,
+    /// Those of [`super::NamedContext::Files`], by their names.
+    pub named: BTreeMap<String, &'a dyn Files>,
+}
+
 impl Plan {
-    /// Makes the plan.
+    /// Makes the plan of a build with one context.
     ///
     /// # Errors
     /// [`BuildError`]: the first thing that cannot be, with its place.
@@ -303,7 +311,21 @@ impl Plan {
         images: &Images,
         context: &dyn Files,
     ) -> Result<Self, BuildError> {
-        let shared = Shared::new(file, graph, options, images, context);
+        Self::with_contexts(file, graph, options, images, &Contexts { main: context, named: BTreeMap::new() })
+    }
+
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// [`BuildError`]: the first thing that cannot be, with its place.
+    pub fn with_contexts(
+        file: &Dockerfile,
+        graph: &Graph,
+        options: &Options,
+        images: &Images,
+        contexts: &Contexts<'_>,
+    ) -> Result<Self, BuildError> {
+        let shared = Shared::new(file, graph, options, images, contexts);
         let mut stages = BTreeMap::new();
         let mut ends = BTreeMap::new();
         let mut warnings = Vec::new();

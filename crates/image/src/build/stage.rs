@@ -10,7 +10,7 @@ use super::error::{BuildError, BuildFault};
 use super::files::Files;
 use super::graph::{Base, Graph, Images, Node, Options, Origin, error, error_at};
 use super::key::Canonical;
-use super::plan::{Action, Input, Recipe, RunMount, RunStep, Script, StagePlan, Step};
+use super::plan::{Action, Contexts, Input, Recipe, RunMount, RunStep, Script, StagePlan, Step};
 use crate::dockerfile::{
     Argument, Command, Dockerfile, Expander, Heredoc, Instruction, Kind, Link, Mount, Run, Span, Variables,
 };
@@ -42,7 +42,7 @@ pub(super) struct Shared<'a> {
     pub(super) graph: &'a Graph,
     pub(super) options: &'a Options,
     pub(super) images: &'a Images,
-    pub(super) context: &'a dyn Files,
+    contexts: &'a Contexts<'a>,
     pub(super) epoch: Option<i64>,
     pub(super) created: Option<String>,
 }
@@ -53,12 +53,21 @@ impl<'a> Shared<'a> {
         graph: &'a Graph,
         options: &'a Options,
         images: &'a Images,
-        context: &'a dyn Files,
+        contexts: &'a Contexts<'a>,
     ) -> Self {
         let argument = options.arguments.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
         let epoch = options.epoch.or(argument);
         let created = epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()).map(|time| time.to_string());
-        Self { file, graph, options, images, context, epoch, created }
+        Self { file, graph, options, images, contexts, epoch, created }
+    }
+
+    /// The files of an origin that [is given](Origin::is_given).
+    pub(super) fn files(&self, origin: &Origin) -> &dyn Files {
+        let named = match origin {
+            Origin::Named(name) => self.contexts.named.get(name).copied(),
+            _ => None,
+        };
+        named.unwrap_or(self.contexts.main)
     }
 }
 
@@ -97,6 +106,7 @@ impl Variables for Env<'_> {
 pub(super) fn place_name(origin: &Origin) -> String {
     match origin {
         Origin::Context => "the build context".to_owned(),
+        Origin::Named(name) => format!("the context \"{name}\""),
         Origin::Stage(index) => format!("stage {index}"),
         Origin::Image(request) => format!("the image \"{}\"", request.name),
     }
@@ -486,10 +496,10 @@ impl<'a> Stager<'a> {
         match origin {
             Origin::Stage(index) => Ok(Input::Stage(*index)),
             Origin::Image(_) => self.image_input(origin, span),
-            Origin::Context => {
+            Origin::Context | Origin::Named(_) => {
                 let source = if source.is_empty() { "/" } else { source };
                 let selection = Selection { sources: vec![source.to_owned()], ..Selection::default() };
-                let found = self.resolve(&selection, span)?;
+                let found = self.resolve(origin, &selection, span)?;
                 Ok(Input::Content(copy::digest(&found)))
             }
         }
@@ -503,19 +513,23 @@ impl<'a> Stager<'a> {
         }
     }
 
-    pub(super) fn resolve(&self, selection: &Selection, span: Span) -> Result<Vec<Resolved>, BuildError> {
-        let mut found =
-            copy::resolve(self.shared.context, selection, &place_name(&Origin::Context)).map_err(|source| {
-                let missing = match &source {
-                    copy::CopyError::Missing { source_path, .. } => source_path.clone(),
-                    _ => String::new(),
-                };
-                let mut wrong = self.error_at(span, &missing, source);
-                if !missing.is_empty() {
-                    wrong.hint = Some("paths begin at the context's root; does .dockerignore leave it out?".to_owned());
-                }
-                wrong
-            })?;
+    pub(super) fn resolve(
+        &self,
+        origin: &Origin,
+        selection: &Selection,
+        span: Span,
+    ) -> Result<Vec<Resolved>, BuildError> {
+        let mut found = copy::resolve(self.shared.files(origin), selection, &place_name(origin)).map_err(|source| {
+            let missing = match &source {
+                copy::CopyError::Missing { source_path, .. } => source_path.clone(),
+                _ => String::new(),
+            };
+            let mut wrong = self.error_at(span, &missing, source);
+            if !missing.is_empty() {
+                wrong.hint = Some("paths begin at the context's root; does .dockerignore leave it out?".to_owned());
+            }
+            wrong
+        })?;
         // whoever owns the files on this machine has nothing to do with the image
         for entry in found.iter_mut().flat_map(|resolved| &mut resolved.entries) {
             (entry.file.stat.uid, entry.file.stat.gid) = (0, 0);

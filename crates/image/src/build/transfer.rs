@@ -87,11 +87,11 @@ impl Stager<'_> {
                         continue;
                     }
                     selection.sources = vec![path.clone()];
-                    if origin != Origin::Context {
+                    if !origin.is_given() {
                         sources.push(CopySource::Later(selection.clone()));
                         continue;
                     }
-                    let found = self.resolve(&selection, span)?;
+                    let found = self.resolve(&origin, &selection, span)?;
                     if found.is_empty() {
                         self.warnings
                             .push(format!("line {}: \"{path}\" matches nothing in the build context", span.line));
@@ -171,7 +171,7 @@ impl Stager<'_> {
             self.error(span, copy::CopyError::Files { place, source })
         };
         let mut head = Vec::new();
-        let file = self.shared.context.open(&entry.origin).map_err(failed)?;
+        let file = self.shared.files(&Origin::Context).open(&entry.origin).map_err(failed)?;
         file.take(archive::HEAD)
             .read_to_end(&mut head)
             .map_err(|source| failed(FilesError::io("read", &entry.origin, source)))?;

@@ -1,5 +1,6 @@
 //! What docker's own client and library ask for, of whichever subject is chosen.
 
+mod buildx;
 mod compose;
 mod compose_plugin;
 mod copy;

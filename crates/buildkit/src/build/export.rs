@@ -1,0 +1,122 @@
+//! What becomes of a build's result: an image here, files or an archive at the client.
+
+use super::failed;
+use super::job::Job;
+use super::progress::{MAKING, Stage};
+use super::request::reference;
+use crate::BuildKit;
+use crate::rpc::Status;
+use crate::session::{Session, send_files, send_stream};
+use crate::wire::control::Typed;
+use engine::image::Image;
+use oci::reference::Reference;
+use std::collections::BTreeMap;
+
+/// Whether somebody wants the image to stay.
+fn is_kept(exporter: &Typed) -> bool {
+    matches!(exporter.kind.as_str(), "moby" | "image")
+}
+
+/// Exports the result as the solve says, and tells what came of it.
+///
+/// # Errors
+/// For an output that there is not, and what the client says.
+pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String, String>, Status> {
+    let mut response = job.response();
+    let Some(outcome) = job.outcome().await else { return Ok(response) };
+    let image = outcome.image;
+    let outputs: Vec<(usize, &Typed)> = job.exporters.iter().enumerate().collect();
+    let mut done = Ok(());
+    for (number, exporter) in outputs {
+        done = match exporter.kind.as_str() {
+            "moby" | "image" => kept(job, &image, exporter, &mut response).await,
+            _ => sent(kit, job, &image, (number, exporter)).await,
+        };
+        if done.is_err() {
+            break;
+        }
+    }
+    if !job.exporters.iter().any(is_kept) && image.references.is_empty() {
+        // its files are where they were wanted; its layers are in the cache
+        let _ = kit.engine.remove_image(&image.id.to_string(), false).await;
+    }
+    done?;
+    let id = image.id.to_string();
+    response.insert("containerimage.config.digest".to_owned(), id.clone());
+    response.insert("containerimage.digest".to_owned(), id);
+    Ok(response)
+}
+
+/// The image is here already; its names and its id are told.
+async fn kept(
+    job: &Job,
+    image: &Image,
+    exporter: &Typed,
+    response: &mut BTreeMap<String, String>,
+) -> Result<(), Status> {
+    let mut board = job.board.lock().await;
+    board.begin(MAKING).await;
+    board.part(MAKING, &format!("writing image {}", image.id), 0, Stage::Done).await;
+    let names = exporter.attrs.get("name").map(String::as_str).unwrap_or_default();
+    for name in names.split(',').filter(|name| !name.is_empty()) {
+        board.part(MAKING, &format!("naming to {}", reference(name)?), 0, Stage::Done).await;
+    }
+    if !names.is_empty() {
+        response.insert("image.name".to_owned(), names.to_owned());
+    }
+    board.end(MAKING, "").await;
+    Ok(())
+}
+
+async fn sent(kit: &BuildKit, job: &Job, image: &Image, output: (usize, &Typed)) -> Result<(), Status> {
+    let session = kit.sessions.find(&job.session).await?;
+    let (number, exporter) = output;
+    let vertex = match exporter.kind.as_str() {
+        "local" => "exporting to client directory",
+        "tar" => "exporting to client tarball",
+        "oci" => "exporting to oci image format",
+        "docker" => "exporting to docker image format",
+        other => {
+            let text =
+                format!("there is no output of the type {other:?} here; there are image, local, tar, oci and docker");
+            return Err(Status::told(text));
+        }
+    };
+    if exporter.attrs.get("tar").is_some_and(|tar| tar == "false") {
+        return Err(Status::told("an image is sent as an archive; leave tar=false out"));
+    }
+    {
+        let mut board = job.board.lock().await;
+        board.end(MAKING, "").await;
+        board.begin(vertex).await;
+    }
+    let sent = send(kit, &session, image, (number, exporter)).await;
+    let error = sent.as_ref().err().map(|status| status.message.clone()).unwrap_or_default();
+    job.board.lock().await.end(vertex, &error).await;
+    sent
+}
+
+async fn send(kit: &BuildKit, session: &Session, image: &Image, output: (usize, &Typed)) -> Result<(), Status> {
+    let (number, exporter) = output;
+    match exporter.kind.as_str() {
+        "local" => {
+            let files = kit.engine.image_files(image).await.map_err(failed)?;
+            send_files(session, number, files).await
+        }
+        "tar" => {
+            let (engine, image) = (kit.engine.clone(), image.clone());
+            let write = async move |out| {
+                let written = tokio::task::spawn_blocking(move || engine.write_tree(&image, out)).await;
+                written.map_err(|error| engine::EngineError::internal("writing was cut short", &error))?
+            };
+            send_stream(session, number, write).await
+        }
+        _ => {
+            let names = exporter.attrs.get("name").map(String::as_str).unwrap_or_default();
+            let names = names.split(',').filter(|name| !name.is_empty());
+            let names: Vec<Reference> = names.map(reference).collect::<Result<_, _>>()?;
+            let saving = kit.engine.save_image(image, names);
+            send_stream(session, number, async move |out| saving.write(out).await).await
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Builds as BuildKit's clients ask for them: `Solve` names what becomes of the result, the gateway's `Solve` what is built, `Status`
+//! tells of it, and `Return` says that nothing more comes.
+//!
+//! ```text
+//! Control.Solve(ref, exporters, session) ──────────────── waits ────────────> answer: what was exported
+//! Control.Status(ref) <── vertexes, logs ──────────────────────────────────── end
+//! LLBBridge.Ping, .Solve(frontend, its options) ──> image   .Return(result or error)
+//! ```
+//!
+//! Clients that name a front end in `Control.Solve` need no gateway.
+
+mod caches;
+mod export;
+mod fault;
+mod job;
+mod progress;
+mod request;
+mod source;
+
+pub(crate) use export::export;
+pub(crate) use fault::failed;
+pub(crate) use job::{Job, Jobs};
+pub(crate) use request::Asked;
+
+use crate::BuildKit;
+use crate::rpc::{Code, Status};
+use crate::session::Visit;
+use engine::{BuildEvent, BuildOutcome};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// Events that wait for a slow client.
+const DEPTH: usize = 256;
+
+/// Builds what is asked for, and keeps the result in the job.
+///
+/// # Errors
+/// What the build says, with its place in the Dockerfile; [`Code::CANCELLED`] once `gone` has come.
+pub(crate) async fn build(
+    kit: &BuildKit,
+    job: &Arc<Job>,
+    mut asked: Asked,
+    gone: impl Future<Output = ()>,
+) -> Result<(), Status> {
+    let session = kit.sessions.find(&job.session).await?;
+    let (stop, stopped) = watch::channel(false);
+    let work = async {
+        let source = source::open(kit, &session, job, &mut asked).await?;
+        let (caches, copies) = caches::open(kit, &session, job, &mut asked).await?;
+        let visit = Arc::new(Visit::new(Arc::clone(&session), kit.engine.clone()));
+        let (request, file) = request::make(job, asked, source, caches, Some(visit))?;
+        let (events, happened) = mpsc::channel(DEPTH);
+        let building = kit.engine.build(request, events, stopped);
+        let (outcome, ()) = tokio::join!(building, tell(job, happened));
+        let outcome: BuildOutcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                job.board.lock().await.failed(&error).await;
+                return Err(fault::with_source(error, &file));
+            }
+        };
+        copies.send(&session, job).await?;
+        job.built(outcome).await
+    };
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = gone => {}
+        () = session.gone() => {}
+        () = job.cancelled() => {}
+    }
+    let _ = stop.send(true);
+    // steps at work are waited for, so that nothing is left of them
+    let _ = work.await;
+    Err(Status::new(Code::CANCELLED, "the build was cancelled"))
+}
+
+/// What a request for a build is taken for, without building; for the fuzz target.
+pub(crate) fn read(job: &Job, asked: Asked) -> Result<engine::BuildRequest, Status> {
+    let opened = source::Opened {
+        context: engine::BuildContext::Empty,
+        file: None,
+        named: std::collections::BTreeMap::new(),
+        contexts: std::collections::BTreeMap::new(),
+    };
+    request::make(job, asked, opened, caches::Caches::default(), None).map(|(request, _)| request)
+}
+
+async fn tell(job: &Job, mut happened: mpsc::Receiver<BuildEvent>) {
+    while let Some(event) = happened.recv().await {
+        job.board.lock().await.event(event).await;
+    }
+}
