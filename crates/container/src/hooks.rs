@@ -91,7 +91,7 @@ fn run(hook: &Hook, state: &State<'_>) -> Result<()> {
         command.env(name, value);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().doing(|| path.display().to_string())?;
+    let mut child = sys::job::with_signals(&mut command).spawn().doing(|| path.display().to_string())?;
     let outcome = attend(&mut child, hook, state);
     if outcome.is_err() {
         // it may have ended by itself

@@ -32,3 +32,6 @@ pub mod stdio;
 mod sync;
 
 pub use error::{Result, SetupError};
+
+/// Where other programs are looked for by one that was given no environment.
+pub(crate) const SEARCHED: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The protocol's version; a helper refuses a [`Create`] with a version it does not know.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The descriptor on which a helper finds its first connection: its standard input, because a plain spawn can place it there.
 pub const INHERITED_FD: i32 = 0;
@@ -78,6 +78,14 @@ pub enum Request {
         /// Columns of characters.
         cols: u16,
     },
+    /// Writes the processes down into a folder that exists, from which [`Create::restore`] makes them again. Answer:
+    /// [`Reply::Done`]; where the container ends with it, its end comes as [`Event::Exited`] like any other.
+    Checkpoint {
+        /// The folder.
+        images: PathBuf,
+        /// Whether it goes on.
+        then: Afterwards,
+    },
     /// Asks for the present state, which a new daemon needs. Answer: [`Reply::State`].
     State,
     /// The daemon has recorded the exit: the helper removes its files in [`Create::runtime_dir`] and ends. A helper
@@ -134,6 +142,33 @@ pub struct Create {
     pub runtime_dir: PathBuf,
     /// Run a tiny init of our own as process 1, which starts the user's program, forwards signals and reaps orphans.
     pub init: bool,
+    /// Another OCI runtime that makes and runs the container in place of the helper; `linux.seccomp` is used then, and
+    /// [`Create::seccomp`] is not.
+    #[serde(default)]
+    pub runtime: Option<Runtime>,
+    /// A folder in which [`Request::Checkpoint`] has written processes down: they go on in place of a new program.
+    #[serde(default)]
+    pub restore: Option<PathBuf>,
+}
+
+/// Another OCI runtime: a program with runc's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// The program, by its path or its name in `PATH`.
+    pub program: PathBuf,
+    /// Arguments before those of each command.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+}
+
+/// What becomes of a container that is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Afterwards {
+    /// It ends.
+    Ends,
+    /// It goes on.
+    Runs,
 }
 
 /// Where a root file system comes from.

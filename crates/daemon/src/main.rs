@@ -181,7 +181,10 @@ async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<Own
     let (ended, how) = loop {
         tokio::select! {
             how = signals.next() => match how {
-                Told::Reload => present = reload(flags, present, level, &server, tls.as_ref()),
+                Told::Reload => {
+                    present = reload(flags, present, level, &server, tls.as_ref());
+                    engine.set_runtimes(present.runtimes.clone());
+                }
                 told => break (Ok(()), told),
             },
             Some(ended) = serving.join_next() => {
@@ -232,7 +235,7 @@ fn reload(flags: &Flags, present: Resolved, level: &Level, server: &Server, tls:
     settings.mirrors.clone_from(&present.settings.mirrors);
     server.change(settings.clone());
     tracing::info!("the settings were read again");
-    Resolved { settings, log_level: fresh.log_level, ..present }
+    Resolved { settings, log_level: fresh.log_level, runtimes: fresh.runtimes, ..present }
 }
 
 fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
@@ -246,6 +249,7 @@ fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
         netns_pool: settings.netns_pool,
         userns: settings.userns,
         cdi_folders: flags.cdi_spec_dir.clone(),
+        runtimes: settings.runtimes.clone(),
         distribution: settings.distribution.clone(),
     })
 }

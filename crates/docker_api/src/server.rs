@@ -247,7 +247,7 @@ async fn answer(api: Arc<Api>, what: Serves, request: Request<Incoming>) -> Repl
     let headers = reply.headers_mut();
     headers.insert(HeaderName::from_static("api-version"), HeaderValue::from_static(API_VERSION));
     headers.insert(HeaderName::from_static("ostype"), HeaderValue::from_static("linux"));
-    headers.insert(HeaderName::from_static("docker-experimental"), HeaderValue::from_static("false"));
+    headers.insert(HeaderName::from_static("docker-experimental"), HeaderValue::from_static("true"));
     headers.insert(SERVER, HeaderValue::from_static(concat!("Insula/", env!("CARGO_PKG_VERSION"), " (linux)")));
     reply
 }

@@ -119,6 +119,8 @@ async fn configure_in(
         exit_file: None,
         runtime_dir: runtime.to_owned(),
         init: true,
+        runtime: None,
+        restore: None,
     };
     let code = to_the_end(&inner.zygote, create).await?;
     if code == 0 {

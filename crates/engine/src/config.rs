@@ -27,6 +27,8 @@ pub struct Config {
     pub userns: Option<IdRange>,
     /// Folders of files that describe devices of the Container Device Interface, the most important last.
     pub cdi_folders: Vec<PathBuf>,
+    /// The runtimes that containers can be run by.
+    pub runtimes: crate::Runtimes,
     /// How registries are reached.
     pub distribution: Distribution,
 }
@@ -124,6 +126,7 @@ impl Config {
             netns_pool: 0,
             userns: None,
             cdi_folders: Vec::new(),
+            runtimes: crate::Runtimes::default(),
             distribution: Distribution::default(),
         }
     }

@@ -32,6 +32,7 @@ pub mod model;
 mod names;
 mod network;
 mod plan;
+mod runtime;
 mod signal;
 mod sweep;
 mod top;
@@ -47,7 +48,7 @@ pub use build::{
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};
-pub use control::{Framing, Streams};
+pub use control::{Afterwards, Framing, Runtime, Streams};
 pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
@@ -61,6 +62,7 @@ pub use image;
 pub use logs::{LogLine, LogStream, Logs};
 pub use net;
 pub use registry;
+pub use runtime::{OWN as OWN_RUNTIME, Runtimes};
 pub use sys::socket::unsent;
 pub use top::Top;
 pub use usage::Usage;

@@ -3,6 +3,7 @@
 use crate::error::{EngineError, Result};
 use std::io;
 use std::path::Path;
+use sys::mount::UnmountFlags;
 
 /// Deletes a folder with all below it. Read-only folders and folders of overlayfs (mode 0) do not stop root.
 pub(crate) fn folder(folder: &Path) -> io::Result<()> {
@@ -10,6 +11,13 @@ pub(crate) fn folder(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Deletes a helper's runtime folder, in which a helper that was killed may have left a root file system mounted.
+pub(crate) fn runtime_folder(path: &Path) -> io::Result<()> {
+    // what is no mount has nothing to be taken away, and what is one must not be deleted with the folder
+    let _ = sys::mount::umount(&path.join("bundle/rootfs"), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    folder(path)
 }
 
 /// Kills what is in a cgroup and removes it.

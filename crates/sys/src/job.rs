@@ -1,4 +1,4 @@
-//! What a program in the foreground needs: signals as a readable descriptor, and children in a session of their own.
+//! What a program that starts others needs: signals as a readable descriptor, and children with a session or signals of their own.
 
 #![expect(unsafe_code, reason = "signal masks, signalfd and the step between fork and exec have no safe face")]
 
@@ -87,4 +87,15 @@ pub fn spawn_in_new_session(command: &mut Command) -> io::Result<Child> {
         })
     };
     command.spawn()
+}
+
+/// Has the program that `command` is to run take every signal: it would inherit which ones we hold back.
+pub fn with_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure only makes a system call, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            crate::process::unblock_signals();
+            Ok(())
+        })
+    }
 }

@@ -2,11 +2,9 @@
 
 use super::flags::{Command, Flag, Order, Parsed};
 use super::{Context, Failure, Outcome};
-use crate::error::Doing as _;
-use crate::runtime::criu::{Criu, Field, Message, SAME, Verb, write_descriptors};
+use crate::runtime::criu::{Criu, Field, Message, Outside, SAME, SOFT, Verb, write_descriptors};
 use crate::runtime::life::{self, Force, Known};
 use crate::runtime::status::Status;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use sys::process::Namespaces;
 
@@ -63,7 +61,7 @@ pub(super) fn common(criu: &mut Criu, parsed: &Parsed) -> Result<(), Failure> {
     }
     let mode = match parsed.value("manage-cgroups-mode").unwrap_or("") {
         "ignore" => 0,
-        "" | "soft" => 3,
+        "" | "soft" => SOFT,
         "full" => 4,
         "strict" => 5,
         other => {
@@ -93,7 +91,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     let mut criu = Criu::new(if before { Verb::PreDump } else { Verb::Dump }, &images, &work);
     criu.number(Field::Pid, u64::try_from(birth.pid).unwrap_or(0));
     criu.text(Field::Root, &known.record.rootfs);
-    configuration(&mut criu, (*known.record.annotations).as_ref());
+    criu.configuration((*known.record.annotations).as_ref());
     common(&mut criu, parsed)?;
     if parsed.on("leave-running") && !before {
         criu.flag(Field::LeaveRunning);
@@ -121,7 +119,9 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     if let Some(folder) = birth.freezer.as_deref().and_then(Path::parent) {
         criu.text(Field::FreezeGroup, folder);
     }
-    externals(&mut criu, &known, birth.pid)?;
+    let record = &known.record;
+    criu.externals(&Outside { binds: &record.binds, masked: &record.masked }, birth.pid);
+    criu.joined(&record.joined)?;
     if !before {
         write_descriptors(&images, birth.pid)?;
     }
@@ -130,41 +130,4 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
         life::delete(&context.root, parsed.id(), Force::Yes, &|text| context.log.warn(text))?;
     }
     Ok(0)
-}
-
-/// Names what is not the container's own: binds, hidden files, namespaces that were there before.
-fn externals(criu: &mut Criu, known: &Known, pid: i32) -> Result<(), Failure> {
-    for path in &known.record.binds {
-        criu.text(Field::External, format!("mnt[{0}]:{0}", path.display()));
-    }
-    for path in &known.record.masked {
-        let inside = Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path));
-        if std::fs::metadata(inside).is_ok_and(|metadata| !metadata.is_dir()) {
-            criu.text(Field::External, format!("mnt[{0}]:{0}", path.display()));
-        }
-    }
-    for (kind, path) in &known.record.joined {
-        let Some((kind, name)) = external_namespace(kind) else { continue };
-        let number = rustix::fs::stat(path).doing(|| format!("namespace {}", path.display()))?.st_ino;
-        criu.text(Field::External, format!("{kind}[{number}]:{name}"));
-    }
-    Ok(())
-}
-
-/// Names criu's own configuration: the file that the annotation `org.criu.config` names, or the one that runtimes share.
-pub(super) fn configuration(criu: &mut Criu, annotations: Option<&HashMap<String, String>>) {
-    let named = annotations.and_then(|all| all.get("org.criu.config")).filter(|path| !path.is_empty());
-    let shared = || Some("/etc/criu/runc.conf".to_owned()).filter(|path| Path::new(path).exists());
-    if let Some(path) = named.cloned().or_else(shared) {
-        criu.text(Field::Configuration, path);
-    }
-}
-
-/// criu's word for a kind of namespace, and the name that the images get for one from outside.
-pub(super) fn external_namespace(kind: &str) -> Option<(&'static str, &'static str)> {
-    match kind {
-        "network" => Some(("net", "extRootNetNS")),
-        "pid" => Some(("pid", "extRootPidNS")),
-        _ => None,
-    }
 }

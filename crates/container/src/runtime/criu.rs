@@ -13,10 +13,12 @@
 
 use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
+use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
 };
+use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -31,6 +33,10 @@ pub(crate) enum Verb {
     PreDump = 4,
 }
 
+/// What images call a network namespace from outside.
+pub(crate) const NETWORK: &str = "extRootNetNS";
+/// How control groups are made again: those that are there are used.
+pub(crate) const SOFT: u64 = 3;
 /// The number of an answer to what it has told, and of such a word.
 const NOTIFY: u64 = 6;
 /// An answer is a few dozen bytes, and a message for people.
@@ -187,6 +193,22 @@ impl Answer {
     }
 }
 
+/// What of a container comes from outside: destinations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outside<'a> {
+    pub(crate) binds: &'a [PathBuf],
+    pub(crate) masked: &'a [PathBuf],
+}
+
+/// criu's word for a kind of namespace, and the name that the images get for one from outside.
+fn external_namespace(kind: &str) -> Option<(&'static str, &'static str)> {
+    match kind {
+        "network" => Some(("net", NETWORK)),
+        "pid" => Some(("pid", "extRootPidNS")),
+        _ => None,
+    }
+}
+
 /// One run of the program.
 #[derive(Debug)]
 pub(crate) struct Criu {
@@ -253,6 +275,66 @@ impl Criu {
         self.message(Field::GroupRoot, &message);
     }
 
+    /// Names criu's own configuration: the file that the annotation `org.criu.config` names, or the one that runtimes share.
+    pub(crate) fn configuration(&mut self, annotations: Option<&HashMap<String, String>>) {
+        let named = annotations.and_then(|all| all.get("org.criu.config")).filter(|path| !path.is_empty());
+        let shared = || Some("/etc/criu/runc.conf".to_owned()).filter(|path| Path::new(path).exists());
+        if let Some(path) = named.cloned().or_else(shared) {
+            self.text(Field::Configuration, path);
+        }
+    }
+
+    /// Names what of a running container is not its own: binds and hidden files.
+    pub(crate) fn externals(&mut self, outside: &Outside<'_>, pid: i32) {
+        for path in outside.binds {
+            self.text(Field::External, format!("mnt[{0}]:{0}", path.display()));
+        }
+        for path in outside.masked {
+            let inside = Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path));
+            if std::fs::metadata(inside).is_ok_and(|metadata| !metadata.is_dir()) {
+                self.text(Field::External, format!("mnt[{0}]:{0}", path.display()));
+            }
+        }
+    }
+
+    /// Names the namespaces of a running container that were there before it: kind and path.
+    pub(crate) fn joined(&mut self, joined: &[(String, PathBuf)]) -> Result<()> {
+        for (kind, path) in joined {
+            let Some((kind, name)) = external_namespace(kind) else { continue };
+            let number = rustix::fs::stat(path).doing(|| format!("namespace {}", path.display()))?.st_ino;
+            self.text(Field::External, format!("{kind}[{number}]:{name}"));
+        }
+        Ok(())
+    }
+
+    /// Names the sources of what a new container binds from outside.
+    pub(crate) fn binds(&mut self, spec: &Spec) {
+        for mount in spec.mounts().iter().flatten().filter(|mount| super::life::is_bind(mount)) {
+            let source = mount.source().clone().unwrap_or_default();
+            self.text(Field::External, format!("mnt[{}]:{}", mount.destination().display(), source.display()));
+        }
+        for path in spec.linux().iter().flat_map(|linux| linux.masked_paths().iter().flatten()) {
+            self.text(Field::External, format!("mnt[{path}]:/dev/null"));
+        }
+    }
+
+    /// Opens the namespaces that a new container joins, and names them. They stay open until criu has run.
+    pub(crate) fn namespaces(&mut self, spec: &Spec) -> Result<Vec<OwnedFd>> {
+        let mut open = Vec::new();
+        let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        for one in all {
+            let (Some(path), Some((_, name))) = (one.path(), external_namespace(&one.typ().to_string())) else {
+                continue;
+            };
+            // criu inherits it
+            let fd = rustix::fs::open(path, OFlags::RDONLY, Mode::empty());
+            let fd = fd.doing(|| format!("namespace {}", path.display()))?;
+            self.inherit(fd.as_raw_fd(), name);
+            open.push(fd);
+        }
+        Ok(open)
+    }
+
     /// Runs it to its end. What it tells on its way is `told`: the point that it has come to, and the first process; where that
     /// fails, it stops.
     ///
@@ -305,7 +387,13 @@ fn begin() -> Result<(OwnedFd, Child)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).doing(what)?;
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).doing(what)?;
-    let child = Command::new("criu").arg("swrk").arg(theirs.as_raw_fd().to_string()).spawn();
+    let mut command = Command::new("criu");
+    command.arg("swrk").arg(theirs.as_raw_fd().to_string());
+    if std::env::var_os("PATH").is_none() {
+        // helpers have no environment
+        command.env("PATH", crate::SEARCHED);
+    }
+    let child = sys::job::with_signals(&mut command).spawn();
     let child = child.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => SetupError::unsupported(
             "criu is not installed: checkpoints need the program criu in PATH (on Debian: apt-get install criu)",

@@ -9,8 +9,10 @@
 //! It lives as long as the container's record needs it: through the death of daemons, until [`control::Request::Quit`]. Output is
 //! recorded before any client gets it; a client that lags behind slows the process down, one that has gone does not.
 
+mod checkpoint;
 mod client;
 mod daemon;
+mod foreign;
 mod log;
 mod poll;
 mod serve;
@@ -19,9 +21,11 @@ mod zygote;
 
 use crate::create::Container;
 use crate::error::Doing;
+use checkpoint::Outside;
 use client::{Client, Heard};
 use control::{Event, Exit, Log, Phase, ProcessId};
 use daemon::Daemon;
+use foreign::Foreign;
 use log::LogWriter;
 use oci_spec::runtime::LinuxResources;
 use poll::{Poller, Source, Stream, Token};
@@ -60,6 +64,12 @@ pub struct Shim {
     phase: Phase,
     exit: Option<Exit>,
     container: Option<Container>,
+    /// What makes the container, if it is not we.
+    foreign: Option<Foreign>,
+    /// What a checkpoint has to know.
+    outside: Outside,
+    /// Its processes come from a checkpoint, and run already.
+    restored: bool,
     memory: Option<Source>,
     oom_kills: u64,
     /// Until when to look whether the kernel killed something: it tells before it does.
@@ -109,6 +119,9 @@ pub fn run(connection: OwnedFd) -> crate::Result<()> {
         phase: Phase::Empty,
         exit: None,
         container: None,
+        foreign: None,
+        outside: Outside::default(),
+        restored: false,
         memory: None,
         oom_kills: 0,
         oom_watch_ms: None,
@@ -155,6 +168,9 @@ impl Shim {
                 log.push();
             }
             self.settle();
+            if self.foreign.is_some() {
+                foreign::reap_strangers(&|pid| self.tasks.values().any(|task| task.pid == pid));
+            }
         }
         Ok(())
     }
@@ -377,6 +393,9 @@ impl Shim {
         self.memory = None;
         let Some(container) = self.container.take() else { return false };
         let killed = container.group.oom_kills().unwrap_or(self.oom_kills) > 0;
+        if let Some(foreign) = self.foreign.take() {
+            foreign.delete();
+        }
         if let Err(error) = container.group.remove() {
             complain(&format!("cannot remove the control group: {error}"));
         }

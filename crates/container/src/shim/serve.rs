@@ -1,23 +1,26 @@
 //! What the daemon asks, and what it gets for an answer.
 
+use super::checkpoint::{self, Outside};
 use super::client::Client;
 use super::daemon::Daemon;
+use super::foreign::Foreign;
 use super::poll::Token;
 use super::task::Task;
 use super::{Home, INIT, PARTING_MS, Shim, now_ms, now_ns};
-use crate::create::{self, First, Plan};
+use crate::create::{self, Container, First, Plan};
 use crate::error::{Doing, Result, SetupError};
 use crate::exec;
 use crate::hooks::{self, State};
 use crate::stdio::{Input, Stdio, Streams as Ends};
 use control::{
-    Create, Exec, ExecAttach, Exit, FailureKind, Frame, Framing, Phase, ProcessId, Reply, Request, State as Present,
-    Streams,
+    Afterwards, Create, Created, Exec, ExecAttach, Exit, FailureKind, Frame, Framing, Phase, ProcessId, Reply, Request,
+    State as Present, Streams,
 };
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use sys::process::Namespaces;
 
 impl Shim {
@@ -68,7 +71,10 @@ impl Shim {
             Request::Resume => self.freeze(Phase::Paused, Phase::Running),
             Request::Update { resources } => {
                 let container = self.container.as_ref().ok_or_else(not_running)?;
-                container.group.apply(&resources).doing(|| "cannot change the limits")?;
+                match &self.foreign {
+                    Some(foreign) => foreign.update(&resources)?,
+                    None => container.group.apply(&resources).doing(|| "cannot change the limits").map(|_| ())?,
+                }
                 self.watch_memory(&resources);
                 Ok(Reply::Done)
             }
@@ -99,12 +105,13 @@ impl Shim {
                 }
                 Ok(Reply::Done)
             }
+            Request::Checkpoint { images, then } => self.checkpoint(&images, then),
             Request::State => Ok(Reply::State(self.state())),
             Request::Quit => self.quit(),
         }
     }
 
-    fn create(&mut self, request: Create, mut fds: Vec<OwnedFd>) -> Result<Reply> {
+    fn create(&mut self, mut request: Create, mut fds: Vec<OwnedFd>) -> Result<Reply> {
         if request.version != control::VERSION {
             let text = format!(
                 "this helper speaks version {} of the control protocol, not {}; install daemon and helper of one version",
@@ -120,26 +127,60 @@ impl Shim {
         if request.netns && netns.is_none() {
             return Err(SetupError::invalid("no network namespace came with the request"));
         }
-        self.open_log(request.log)?;
+        self.open_log(std::mem::take(&mut request.log))?;
         let linux = request.spec.linux().as_ref();
         let own_pids = linux.and_then(|linux| linux.namespaces().as_ref()).is_some_and(|all| {
             all.iter().any(|one| one.typ() == oci_spec::runtime::LinuxNamespaceType::Pid && one.path().is_none())
         });
+        self.outside = Outside::of(&request);
+        self.restored = request.restore.is_some();
         self.home = Some(Home {
-            runtime_dir: request.runtime_dir,
-            exit_file: request.exit_file,
+            runtime_dir: std::mem::take(&mut request.runtime_dir),
+            exit_file: request.exit_file.take(),
             own_pids,
             open_stdin: request.stdio.open_stdin,
         });
         self.listen().inspect_err(|_| self.forget())?;
-        let bundle = self.home.as_ref().map(|home| home.runtime_dir.clone()).unwrap_or_default();
-        let (id, version) = (request.id.clone(), request.spec.version().clone());
+        let folder = self.home.as_ref().map(|home| home.runtime_dir.clone()).unwrap_or_default();
+        let made = match (request.runtime.clone(), &request.restore) {
+            (None, None) => self.build(&request, &folder, (fds, netns)),
+            (None, Some(images)) => checkpoint::restore(&request, &folder, images, (&fds, netns)),
+            (Some(runtime), _) => {
+                Foreign::create(runtime, &folder, &request, (&fds, netns)).map(|(foreign, container, created)| {
+                    self.foreign = Some(foreign);
+                    (container, created)
+                })
+            }
+        };
+        let (mut container, created) = made.inspect_err(|_| self.forget())?;
+        let streams = std::mem::take(&mut container.streams);
+        let pidfd = container.pidfd.try_clone().doing(|| "dup").inspect_err(|_| {
+            create::reap(&container.pidfd);
+        })?;
+        let mut task = Task::new(&self.poller, INIT, ProcessId::Init, (container.pid, pidfd), streams);
+        task.input_once = request.stdio.stdin_once;
+        self.tasks.insert(INIT, task);
+        self.container = Some(container);
+        self.phase = Phase::Created;
+        if let Some(resources) = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+            self.watch_memory(resources);
+        }
+        Ok(Reply::Created(created))
+    }
+
+    /// Makes the container ourselves.
+    fn build(
+        &self,
+        request: &Create,
+        folder: &Path,
+        (layers, netns): (Vec<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<(Container, Created)> {
         let state = State {
-            oci_version: &version,
-            id: &id,
+            oci_version: request.spec.version(),
+            id: &request.id,
             status: "creating",
             pid: None,
-            bundle: &bundle,
+            bundle: folder,
             annotations: request.spec.annotations().as_ref(),
         };
         let all = request.spec.hooks().as_ref();
@@ -156,27 +197,14 @@ impl Shim {
         let plan = Plan {
             spec: &request.spec,
             rootfs: &request.rootfs,
-            layers: fds,
+            layers,
             netns,
             seccomp: request.seccomp.as_ref(),
             stdio: Stdio::Pipes(if request.stdio.open_stdin { Input::Open } else { Input::Null }),
             first: if request.init { First::Init } else { First::Program },
             terms,
         };
-        let (mut container, created) = create::create(self.proof, plan).inspect_err(|_| self.forget())?;
-        let streams = std::mem::take(&mut container.streams);
-        let pidfd = container.pidfd.try_clone().doing(|| "dup").inspect_err(|_| {
-            create::reap(&container.pidfd);
-        })?;
-        let mut task = Task::new(&self.poller, INIT, ProcessId::Init, (container.pid, pidfd), streams);
-        task.input_once = request.stdio.stdin_once;
-        self.tasks.insert(INIT, task);
-        self.container = Some(container);
-        self.phase = Phase::Created;
-        if let Some(resources) = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
-            self.watch_memory(resources);
-        }
-        Ok(Reply::Created(created))
+        create::create(self.proof, plan)
     }
 
     /// Opens the listening socket and leaves our process id beside it.
@@ -215,7 +243,12 @@ impl Shim {
         }
         let container = self.container.as_mut().ok_or_else(not_running)?;
         let pid = container.pid;
-        match container.start() {
+        let started = match &self.foreign {
+            _ if self.restored => Ok(()),
+            None => container.start(),
+            Some(foreign) => foreign.start(),
+        };
+        match started {
             Ok(()) => {
                 self.phase = Phase::Running;
                 self.idle_trimmed = false;
@@ -254,6 +287,9 @@ impl Shim {
             container.group.signal_all(signal).doing(|| format!("cannot send signal {signal}"))?;
             return Ok(Reply::Done);
         }
+        if let Some(foreign) = &self.foreign {
+            return foreign.signal(signal).map(|()| Reply::Done);
+        }
         let outcome = match Signal::from_named_raw(signal) {
             Some(named) => pidfd_send_signal(&container.pidfd, named).map_err(sys::SysError::of("pidfd_send_signal")),
             None => sys::signal::kill(container.pid, signal),
@@ -273,12 +309,25 @@ impl Shim {
             return Err(SetupError::new(FailureKind::Conflict, text));
         }
         let container = self.container.as_ref().ok_or_else(not_running)?;
-        if to == Phase::Paused {
-            container.group.freeze().doing(|| "cannot pause the container")?;
-        } else {
-            container.group.thaw().doing(|| "cannot resume the container")?;
+        match (&self.foreign, to) {
+            (Some(foreign), Phase::Paused) => foreign.pause()?,
+            (Some(foreign), _) => foreign.resume()?,
+            (None, Phase::Paused) => container.group.freeze().doing(|| "cannot pause the container")?,
+            (None, _) => container.group.thaw().doing(|| "cannot resume the container")?,
         }
         self.phase = to;
+        Ok(Reply::Done)
+    }
+
+    fn checkpoint(&mut self, images: &Path, then: Afterwards) -> Result<Reply> {
+        if !matches!(self.phase, Phase::Running | Phase::Paused) {
+            return Err(not_running());
+        }
+        let container = self.container.as_ref().ok_or_else(not_running)?;
+        checkpoint::write_beside(images, &|fresh| match &self.foreign {
+            Some(foreign) => foreign.checkpoint(fresh, then),
+            None => checkpoint::dump(container, &self.outside, (fresh, then)),
+        })?;
         Ok(Reply::Done)
     }
 
@@ -302,7 +351,7 @@ impl Shim {
             }
             _ => return Err(not_running()),
         }
-        let process = ProcessId::Exec(request.id);
+        let process = ProcessId::Exec(request.id.clone());
         if self.find(&process).is_some() {
             return Err(SetupError::new(FailureKind::Conflict, "there is an exec with this id already"));
         }
@@ -310,6 +359,30 @@ impl Shim {
             Some(_) => Some(fds.pop().ok_or_else(|| SetupError::invalid("no connection came with the request"))?),
             None => None,
         };
+        let (pid, pidfd, streams) = match &mut self.foreign {
+            Some(foreign) => {
+                let left = foreign.exec(&request)?;
+                (left.pid, left.pidfd, left.streams)
+            }
+            None => self.enter(&request)?,
+        };
+        let key = self.key();
+        let mut task = Task::new(&self.poller, key, process, (pid, pidfd), streams);
+        task.input_once = true;
+        if !request.open_stdin {
+            task.end_input();
+        }
+        self.tasks.insert(key, task);
+        if let (Some(attach), Some(connection)) = (request.attach, connection) {
+            let streams = Streams { stdin: attach.streams.stdin && request.open_stdin, ..attach.streams };
+            self.attach(key, connection, ExecAttach { streams, ..attach });
+        }
+        self.idle_trimmed = false;
+        Ok(Reply::Started { pid })
+    }
+
+    /// Runs one more process in a container of our own.
+    fn enter(&self, request: &Exec) -> Result<(i32, OwnedFd, Ends)> {
         let namespaces: Namespaces = self.own_namespaces();
         let container = self.container.as_ref().ok_or_else(not_running)?;
         let running = exec::exec(
@@ -325,20 +398,7 @@ impl Shim {
             },
         )?;
         running.warnings.iter().for_each(|warning| super::complain(warning));
-        let key = self.key();
-        let streams: Ends = running.streams;
-        let mut task = Task::new(&self.poller, key, process, (running.pid, running.pidfd), streams);
-        task.input_once = true;
-        if !request.open_stdin {
-            task.end_input();
-        }
-        self.tasks.insert(key, task);
-        if let (Some(attach), Some(connection)) = (request.attach, connection) {
-            let streams = Streams { stdin: attach.streams.stdin && request.open_stdin, ..attach.streams };
-            self.attach(key, connection, ExecAttach { streams, ..attach });
-        }
-        self.idle_trimmed = false;
-        Ok(Reply::Started { pid: running.pid })
+        Ok((running.pid, running.pidfd, running.streams))
     }
 
     fn state(&self) -> Present {

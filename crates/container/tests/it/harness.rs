@@ -166,6 +166,8 @@ impl Shim {
             exit_file: Some(self.path("exit.json")),
             runtime_dir: self.folder.path().to_owned(),
             init: false,
+            runtime: None,
+            restore: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! What both say is refused, as dockerd does, for nobody could tell which one counts.
 
 mod network;
+mod runtime;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -10,7 +11,7 @@ use docker_api::{Defaults, LimitDefault, Settings};
 use engine::model::IdRange;
 use engine::registry::client::{ClientConfig, Trust};
 use engine::registry::server::TlsFiles;
-use engine::{Distribution, KeepBlobs, NetworkDefaults};
+use engine::{Distribution, KeepBlobs, NetworkDefaults, Runtimes};
 use network::NetworkFlags;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -103,6 +104,12 @@ pub(crate) struct Flags {
     /// Folder with a folder for each registry that has authorities (*.crt) and client certificates (*.cert, *.key) of its own
     #[arg(long, value_name = "DIR", default_value = CERTS)]
     registry_certs: PathBuf,
+    /// Another OCI runtime, a program with runc's command line, for docker run --runtime NAME
+    #[arg(long, value_name = "NAME=PATH", value_parser = runtime::flag)]
+    add_runtime: Vec<(String, PathBuf)>,
+    /// The runtime of containers that ask for none; by default insula
+    #[arg(long, value_name = "NAME")]
+    default_runtime: Option<String>,
     /// Whether pulled layers are kept compressed too, so that images go out byte for byte as they came
     #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
     keep_compressed: KeepBlobs,
@@ -126,6 +133,7 @@ struct File {
     default_address_pools: Vec<network::PoolEntry>,
     default_cgroupns_mode: Option<String>,
     default_ipc_mode: Option<String>,
+    default_runtime: Option<String>,
     default_shm_size: Option<Size>,
     default_ulimits: BTreeMap<String, Ulimit>,
     dns: Vec<String>,
@@ -146,6 +154,7 @@ struct File {
     metrics_addr: Option<String>,
     mtu: Option<u32>,
     registry_mirrors: Vec<String>,
+    runtimes: BTreeMap<String, runtime::Entry>,
     tls: Option<bool>,
     tlscacert: Option<PathBuf>,
     tlscert: Option<PathBuf>,
@@ -189,6 +198,7 @@ pub(crate) struct Resolved {
     pub(crate) metrics: Option<String>,
     pub(crate) distribution: Distribution,
     pub(crate) network: NetworkDefaults,
+    pub(crate) runtimes: Runtimes,
     pub(crate) settings: Settings,
 }
 
@@ -362,6 +372,8 @@ impl Flags {
             client.mirrors.entry(registry.clone()).or_default().push(url.clone());
         }
         let mirrors = client.mirrors.get("docker.io").cloned().unwrap_or_default();
+        let default_runtime = either("default-runtime", self.default_runtime, file.default_runtime)?;
+        let runtimes = runtime::all(self.add_runtime, file.runtimes, default_runtime)?;
         let reduce_after = (self.reduce_after > 0).then(|| Duration::from_secs(self.reduce_after));
         Ok(Resolved {
             root: absolute(either("data-root", self.root, file.data_root)?.unwrap_or_else(|| ROOT.into()))?,
@@ -378,6 +390,7 @@ impl Flags {
             metrics: either("metrics-addr", self.metrics_addr, file.metrics_addr)?,
             distribution: Distribution { client, keep: self.keep_compressed, reduce_after },
             network,
+            runtimes,
             settings: Settings { labels, debug, insecure_registries: insecure, mirrors, defaults },
         })
     }

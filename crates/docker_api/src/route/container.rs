@@ -96,7 +96,11 @@ pub(crate) async fn inspect(call: Call) -> Result {
 pub(crate) async fn start(call: Call) -> Result {
     let container = call.engine().container(call.who())?;
     call.api.attaching.settled(container.id.as_str()).await;
-    call.engine().start(container.id.as_str()).await?;
+    let id = container.id.as_str();
+    match call.query.text("checkpoint") {
+        None => call.engine().start(id).await?,
+        Some(name) => call.engine().start_from(id, name, super::checkpoint::folder(&call, "checkpoint-dir")).await?,
+    }
     reply::done()
 }
 

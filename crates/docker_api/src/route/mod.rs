@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod buildkit;
+mod checkpoint;
 mod container;
 mod copy;
 mod exec;
@@ -74,6 +75,9 @@ static ROUTES: &[Route] = routes! {
     "/containers/{id}/attach" POST container::attach;
     "/containers/{id}/attach/ws" GET container::attach_websocket;
     "/containers/{id}/changes" GET archive::diff;
+    "/containers/{id}/checkpoints" GET checkpoint::list;
+    "/containers/{id}/checkpoints" POST checkpoint::create;
+    "/containers/{id}/checkpoints/{checkpoint}" DELETE checkpoint::remove;
     "/containers/{id}/exec" POST exec::create;
     "/containers/{id}/export" GET archive::export;
     "/containers/{id}/json" GET container::inspect;

@@ -6,7 +6,6 @@ use crate::reply::{self, Result};
 use crate::route::Version;
 use crate::server::Call;
 use crate::settings::Settings;
-use crate::translate::create::{RUNTIME, RUNTIMES};
 use crate::translate::describe::STORAGE;
 use crate::translate::time::{now_ns, rfc3339, unix_seconds};
 use bytes::Bytes;
@@ -68,7 +67,7 @@ pub(crate) async fn version(call: Call) -> Result {
         os: Some("linux".to_owned()),
         arch: Some(architecture(&host.machine).to_owned()),
         kernel_version: Some(host.kernel),
-        experimental: Some(false),
+        experimental: Some(true),
         build_time: Some(String::new()),
     })
 }
@@ -86,7 +85,12 @@ pub(crate) async fn info(call: Call) -> Result {
         "seccomp" => "name=seccomp,profile=builtin".to_owned(),
         other => format!("name={other}"),
     });
-    let runtime = models::Runtime { path: Some("insula-shim".to_owned()), ..Default::default() };
+    let runtimes = call.engine().runtimes();
+    let runtime = |program: Option<&engine::Runtime>| models::Runtime {
+        path: Some(program.map_or_else(|| "insula-shim".to_owned(), |own| own.program.display().to_string())),
+        runtime_args: program.map(|own| own.arguments.clone()).filter(|arguments| !arguments.is_empty()),
+        ..Default::default()
+    };
     let info = SystemInfo {
         id: Some(host.id),
         containers: count(running + paused + stopped),
@@ -121,10 +125,10 @@ pub(crate) async fn info(call: Call) -> Result {
         mem_total: i64::try_from(host.memory_bytes).ok(),
         name: Some(host.name),
         labels: Some(settings.labels.clone()),
-        experimental_build: Some(false),
+        experimental_build: Some(true),
         server_version: Some(VERSION.to_owned()),
-        runtimes: Some(RUNTIMES.iter().map(|name| ((*name).to_owned(), runtime.clone())).collect()),
-        default_runtime: Some(RUNTIME.to_owned()),
+        runtimes: Some(runtimes.all().map(|(name, program)| (name.to_owned(), runtime(program))).collect()),
+        default_runtime: Some(runtimes.default.clone()),
         live_restore_enabled: Some(true),
         init_binary: Some("insula-shim".to_owned()),
         security_options: Some(security.collect()),

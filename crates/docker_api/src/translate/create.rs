@@ -9,11 +9,6 @@ use engine::model::{
     RestartPolicy, SeccompChoice, Security, Ulimit, UserMode, UtsMode, VolumesFrom,
 };
 
-/// What `docker run` calls the runtime that everybody gets here.
-pub(crate) const RUNTIME: &str = "insula";
-/// Names that scripts know it by.
-pub(crate) const RUNTIMES: &[&str] = &[RUNTIME, "io.containerd.runc.v2", "runc"];
-
 /// Translates a request.
 pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<ContainerSpec, ApiError> {
     spec_with(name, body, None)
@@ -72,7 +67,7 @@ pub(crate) fn spec_with(
         devices: devices(host.devices.take().unwrap_or_default())?,
         device_requests: device_requests(host.device_requests.take().unwrap_or_default()),
         volumes_from: volumes_from(host.volumes_from.take().unwrap_or_default())?,
-        runtime: text(host.runtime.take()).filter(|name| name != RUNTIME),
+        runtime: text(host.runtime.take()),
         device_cgroup_rules: host.device_cgroup_rules.take().unwrap_or_default(),
         cap_add: host.cap_add.take().unwrap_or_default(),
         cap_drop: host.cap_drop.take().unwrap_or_default(),
@@ -127,15 +122,7 @@ fn refuse_host(host: &HostConfig) -> Result<(), ApiError> {
     refuse(host.cgroup.filled(), "HostConfig.Cgroup", "")?;
     refuse(host.storage_opt.filled(), "HostConfig.StorageOpt", "")?;
     let isolation = host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default();
-    refuse(!matches!(isolation.as_str(), "" | "default"), "HostConfig.Isolation", "it is for Windows containers")?;
-    match host.runtime.as_deref() {
-        None | Some("") => Ok(()),
-        Some(name) if RUNTIMES.contains(&name) => Ok(()),
-        Some(other) => Err(ApiError::invalid(format!(
-            "unknown or invalid runtime name: {other}; the names are {}",
-            RUNTIMES.join(", ")
-        ))),
-    }
+    refuse(!matches!(isolation.as_str(), "" | "default"), "HostConfig.Isolation", "it is for Windows containers")
 }
 
 fn console_size(size: Option<Vec<usize>>) -> Result<Option<(u16, u16)>, ApiError> {

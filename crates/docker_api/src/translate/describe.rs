@@ -1,6 +1,5 @@
 //! `GET /containers/{id}/json`: a container as Docker shows it.
 
-use super::create::RUNTIME;
 use super::time::{NEVER, rfc3339};
 use super::{health, mounts, network, resources};
 use docker_wire::models::{
@@ -246,7 +245,7 @@ pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     host.init = Some(spec.init);
     host.shm_size = Some(spec.shm_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(64 << 20));
     host.sysctls = Some(spec.sysctls.clone().into_iter().collect()).filter(|map: &HashMap<_, _>| !map.is_empty());
-    host.runtime = Some(spec.runtime.clone().unwrap_or_else(|| RUNTIME.to_owned()));
+    host.runtime = Some(spec.runtime.clone().unwrap_or_else(|| engine::OWN_RUNTIME.to_owned()));
     host.volumes_from =
         Some(spec.volumes_from.iter().map(volumes_from).collect()).filter(|list: &Vec<_>| !list.is_empty());
     host.device_requests =

@@ -38,6 +38,7 @@ impl Island {
                     netns_pool: 0,
                     cdi_folders: Vec::new(),
                     userns: None,
+                    runtimes: engine::Runtimes::default(),
                     distribution: engine::Distribution::default(),
                 };
                 let engine = Engine::open(config).await.unwrap();

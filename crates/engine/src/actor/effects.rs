@@ -157,17 +157,17 @@ impl Actor {
 }
 
 fn remove_folder(folder: &std::path::Path) {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(folder = %folder.display(), %error, "cannot remove a runtime folder");
-        }
-        _ => {}
+    if let Err(error) = crate::sweep::runtime_folder(folder) {
+        tracing::warn!(folder = %folder.display(), %error, "cannot remove a runtime folder");
     }
 }
 
 pub(super) fn refuse(pending: Pending, error: EngineError) {
     match pending {
-        Pending::Plain(answer) | Pending::Update(_, answer) | Pending::Exec(_, answer) => reply(answer, Err(error)),
+        Pending::Plain(answer)
+        | Pending::Update(_, answer)
+        | Pending::Exec(_, answer)
+        | Pending::Checkpoint(_, answer) => reply(answer, Err(error)),
         Pending::Freeze(Some(answer)) | Pending::Thaw(Some(answer)) => reply(answer, Err(error)),
         Pending::Freeze(None) | Pending::Thaw(None) | Pending::Create | Pending::Start => {}
         Pending::Probe(_) | Pending::Ignored => {}

@@ -61,7 +61,9 @@ impl Actor {
         let layers = self.inner.images.mount_layers(&image).map_err(cannot)?;
         let mounts = self.inner.ready_mounts(&self.container).await?;
         let ready = self.join_networks().await?;
-        let prepared = self.prepare(&layers, &mounts, ready.netns, &ready.linked)?;
+        let restore = self.restoring.take();
+        let mut prepared = self.prepare(&layers, &mounts, ready.netns, &ready.linked)?;
+        prepared.create.restore = restore;
         if let Some(launching) = &mut self.launching {
             launching.ready = mounts;
         }
@@ -135,6 +137,15 @@ impl Actor {
         };
         let mut oci = plan::oci(container, &around)?;
         ready.redirect(&mut oci);
+        let runtimes = self.inner.runtimes();
+        let runtime = runtimes.find(spec.runtime.as_deref().unwrap_or(crate::OWN_RUNTIME))?.cloned();
+        let seccomp = match (&runtime, oci.linux_mut()) {
+            (Some(_), Some(linux)) => {
+                linux.set_seccomp(self.inner.seccomp_profile(container)?);
+                None
+            }
+            _ => self.inner.seccomp(container)?,
+        };
         // of use once it has ended, if it is still there then
         if !spec.auto_remove {
             let json = serde_json::to_vec(&oci)
@@ -149,7 +160,7 @@ impl Actor {
                 writable: has_upper(spec).then(|| paths.dir.clone()),
                 volatile: spec.auto_remove,
             },
-            seccomp: self.inner.seccomp(container)?,
+            seccomp,
             netns: netns.is_some(),
             stdio: Stdio { open_stdin: spec.open_stdin, stdin_once: spec.stdin_once },
             log: crate::logs::plan(container, &self.inner.config)?,
@@ -157,6 +168,8 @@ impl Actor {
             runtime_dir: paths.runtime.clone(),
             init: spec.init,
             spec: oci,
+            runtime,
+            restore: None,
         };
         Ok(Prepared { create, netns })
     }

@@ -91,6 +91,10 @@ impl Actor {
                 let done = self.updated(*change);
                 reply(answer, done);
             }
+            (Pending::Checkpoint(name, answer), _) => {
+                self.tell("checkpoint", vec![("checkpoint", name)]);
+                reply(answer, Ok(()));
+            }
             (Pending::Exec(exec, answer), Reply::Started { pid }) => {
                 self.inner.set_exec(exec.as_str(), ExecState::Running { pid });
                 reply(answer, Ok(()));

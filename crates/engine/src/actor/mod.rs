@@ -23,9 +23,10 @@ use crate::helper::Helper;
 use crate::model::{
     Container, EndpointRequest, Event, EventKind, ExecId, Finished, Network, Phase, Resources, RestartPolicy,
 };
-use control::{ProcessId, Streams};
+use control::{Afterwards, ProcessId, Streams};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +47,10 @@ pub(crate) enum Ask {
     Exec { id: ExecId, exec: Box<control::Exec>, connection: Option<OwnedFd>, answer: Answer<()> },
     /// Tell when it has ended or is gone.
     Wait { until: WaitFor, outcome: oneshot::Sender<Finished>, registered: Answer<()> },
+    /// Run its processes on from a checkpoint.
+    Restore { images: PathBuf, answer: Answer<()> },
+    /// Write its processes down.
+    Checkpoint { name: String, images: PathBuf, then: Afterwards, answer: Answer<()> },
     /// Put it into one more network.
     Connect { network: Arc<Network>, request: Box<EndpointRequest>, answer: Answer<()> },
     /// Take it out of a network.
@@ -92,6 +97,8 @@ enum Pending {
     Plain(Answer<()>),
     Update(Box<Changed>, Answer<()>),
     Exec(ExecId, Answer<()>),
+    /// A checkpoint, by its name.
+    Checkpoint(String, Answer<()>),
     /// A probe of its health, by its exec's id.
     Probe(String),
     /// Nobody waits for it.
@@ -112,6 +119,8 @@ pub(crate) struct Actor {
     layers: Option<image::Layers>,
     /// The run before is still on its way out of its networks.
     leaving: Option<tokio::task::JoinHandle<()>>,
+    /// The checkpoint that the next launch goes on from.
+    restoring: Option<PathBuf>,
     /// What kind of failure kept the last start from happening.
     start_failure: ErrorClass,
     starters: Vec<Answer<()>>,
@@ -142,6 +151,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>, container: Container, recovering: Recove
         launching: None,
         layers: None,
         leaving: None,
+        restoring: None,
         start_failure: ErrorClass::Invalid,
         starters: Vec::new(),
         stoppers: Vec::new(),
@@ -213,6 +223,16 @@ impl Actor {
             Ask::Exec { id, exec, connection, answer } => self.on_exec(id, exec, connection, answer).await,
             Ask::Connect { network, request, answer } => self.on_connect(network, *request, answer).await,
             Ask::Disconnect { network, answer } => self.on_disconnect(network, answer).await,
+            Ask::Restore { images, answer } => {
+                self.restoring = Some(images);
+                self.on_command(Input::Start, answer).await;
+                // a start that was refused restores nothing later
+                self.restoring = None;
+            }
+            Ask::Checkpoint { name, images, then, answer } => {
+                let request = control::Request::Checkpoint { images, then };
+                self.request(&request, &[], Pending::Checkpoint(name, answer)).await;
+            }
             Ask::Wait { until, outcome, registered } => self.on_wait(until, outcome, registered),
             Ask::Rename { name, answer } => {
                 let mut next = self.container.clone();

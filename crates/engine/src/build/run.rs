@@ -141,6 +141,8 @@ impl Build {
             exit_file: None,
             runtime_dir: runtime.to_owned(),
             init: true,
+            runtime: None,
+            restore: None,
         };
         let mut fds: Vec<BorrowedFd<'_>> = below.fds.iter().map(|fd| fd.as_fd()).collect();
         fds.push(self.inner.skeleton.as_fd());

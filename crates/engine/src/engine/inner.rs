@@ -8,9 +8,11 @@ use crate::event_log::EventLog;
 use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice, UserMode};
 use crate::network::Networks;
 use crate::plan::{self, Host, capabilities};
+use crate::runtime::Runtimes;
 use crate::zygote::Zygote;
 use ::registry::client::Credentials;
 use control::SeccompProgram;
+use oci_spec::runtime::LinuxSeccomp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -41,6 +43,8 @@ pub(crate) struct Inner {
     pub(super) taken: Arc<tokio::sync::Notify>,
     pub(super) registry: RwLock<Registry>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
+    /// Those of the configuration, until the settings are read again.
+    runtimes: Mutex<Arc<Runtimes>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
     seccomp: Mutex<HashMap<(SeccompChoice, Vec<&'static str>), SeccompProgram>>,
     event_keys: Mutex<std::collections::VecDeque<String>>,
@@ -83,6 +87,7 @@ impl Inner {
         let Parts { id, config, host, store, images, cgroups, netns, skeleton } = parts;
         let zygote = Zygote::new(&config.shim);
         let networks = Networks::new(&config);
+        let runtimes = Mutex::new(Arc::new(config.runtimes.clone()));
         let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
@@ -108,6 +113,7 @@ impl Inner {
             taken: Arc::default(),
             registry: RwLock::default(),
             execs: Mutex::default(),
+            runtimes,
             seccomp: Mutex::default(),
             event_keys: Mutex::new(keys),
         }
@@ -226,6 +232,24 @@ impl Inner {
         }
         kept.insert(key, program.clone());
         Ok(Some(program))
+    }
+
+    /// The profile behind [`Self::seccomp`], for runtimes that compile themselves.
+    pub(crate) fn seccomp_profile(&self, container: &Container) -> Result<Option<LinuxSeccomp>> {
+        let spec = &container.spec;
+        let choice = &spec.security.seccomp;
+        if *choice == SeccompChoice::Unconfined || (spec.privileged && *choice == SeccompChoice::Default) {
+            return Ok(None);
+        }
+        plan::security::profile(choice, &capabilities::effective(spec, &self.host)?).map(Some)
+    }
+
+    pub(crate) fn runtimes(&self) -> Arc<Runtimes> {
+        Arc::clone(&lock(&self.runtimes))
+    }
+
+    pub(super) fn set_runtimes(&self, runtimes: Runtimes) {
+        *lock(&self.runtimes) = Arc::new(runtimes);
     }
 
     pub(crate) fn cgroup_version(&self) -> &'static str {

@@ -4,6 +4,7 @@
 //! to its owner.
 
 mod archive;
+mod checkpoints;
 mod commit;
 mod containers;
 mod distribution;
@@ -118,6 +119,17 @@ impl Engine {
     #[must_use]
     pub fn events(&self, since_ns: Option<u64>) -> Events {
         self.inner.events.watch(since_ns)
+    }
+
+    /// The runtimes that containers can be run by.
+    #[must_use]
+    pub fn runtimes(&self) -> Arc<crate::Runtimes> {
+        self.inner.runtimes()
+    }
+
+    /// Has other runtimes from now on; containers that run go on with what they have.
+    pub fn set_runtimes(&self, runtimes: crate::Runtimes) {
+        self.inner.set_runtimes(runtimes);
     }
 
     /// Tells watchers that the daemon's settings were read again.

@@ -136,7 +136,7 @@ async fn orphans(inner: &Arc<Inner>, known: &std::collections::BTreeSet<String>)
             tracing::info!(folder = %entry.path().display(), "removing what an interrupted creation left");
             dismiss(&entry.path().join("shim.sock")).await;
             let _ = crate::sweep::cgroup(&inner.cgroups, &inner.config.cgroup(&ContainerId::known(&name)));
-            let _ = crate::sweep::folder(&entry.path());
+            let _ = crate::sweep::runtime_folder(&entry.path());
         }
     }
 }

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod programs;
 mod run;
+mod runtimes;
 mod settings;
 mod terminal;
 mod trust;
