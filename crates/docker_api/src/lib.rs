@@ -4,6 +4,8 @@
 //! into the engine's and back; `attach` hands connections that stop being HTTP to the containers' helpers. The types on the wire
 //! are `docker_wire`'s.
 
+#![cfg_attr(test, recursion_limit = "256")]
+
 mod attach;
 mod error;
 mod fold;
