@@ -151,6 +151,7 @@ impl Modules {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// A module's file with nothing but this in its `.modinfo`.
     pub(crate) fn file(words: &[&str]) -> Vec<u8> {
@@ -226,5 +227,31 @@ pub(super) mod tests {
             let _any = Module::read("m.ko", &changed);
         }
         assert!(Module::read("m.ko", b"#!/bin/sh").is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_modules_say_an_order_comes_of_it(
+            noise in proptest::collection::vec(any::<u8>(), 0..300),
+            says in proptest::collection::vec("(depends|alias|softdep|x)=[-a-e_,: ]{0,12}(pre: [a-e]|fs-[a-e]|virtio_blk)?", 0..12),
+            edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let _any = Module::read("noise.ko", &noise);
+            let _any = Module::read("noise.ko", &[b"\x7fELF\x02\x01", &noise[..]].concat());
+            let mut modules = Modules::default();
+            for (name, word) in ["a", "b", "c", "d", "e", "virtio_blk", "ext4"].iter().cycle().zip(&says) {
+                let whole = file(&[word]);
+                modules.add(Module::read(&format!("{name}.ko"), &whole).unwrap());
+                let (length, mut changed) = (whole.len(), whole);
+                edits.iter().for_each(|(at, byte)| changed[at.index(length)] = *byte);
+                let _any = Module::read("changed.ko", &changed);
+            }
+            for (what, order) in modules.wanted() {
+                let names: BTreeSet<_> = order.iter().map(|module| &module.path).collect();
+                prop_assert_eq!(names.len(), order.len(), "a module twice for {}", what);
+            }
+        }
     }
 }

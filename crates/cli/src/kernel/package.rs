@@ -131,6 +131,9 @@ impl Package {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
 
     /// An archive of these files.
     fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -202,5 +205,59 @@ pub(super) mod tests {
         }
         std::fs::write(&path, "#!/bin/sh\nexit 0\n").unwrap();
         assert!(Package::open(&path).unwrap_err().to_string().contains("no Debian package"));
+    }
+
+    /// Reads whatever stands in a file as a package: its identity, and the start of each file.
+    fn read_all(path: &Path, bytes: &[u8]) {
+        std::fs::write(path, bytes).unwrap();
+        let Ok(package) = Package::open(path) else { return };
+        let _identity = package.identity();
+        let _files = package.files(&mut |name, content| {
+            assert!(!name.starts_with('/'), "{name}");
+            content.take(4096).read_to_end(&mut Vec::new()).map(drop)
+        });
+    }
+
+    /// The same package as `dpkg-deb` packs it, by xz, zstd and gzip; nothing where it is not installed.
+    fn packed() -> Vec<Vec<u8>> {
+        let folder = tempfile::tempdir().unwrap();
+        let (tree, path) = (folder.path().join("tree"), folder.path().join("p.deb"));
+        std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        let control = "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: x <x@localhost>\nDescription: x\n";
+        std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        std::fs::write(tree.join("file"), "content").unwrap();
+        let make = |kind: &&str| {
+            let mut command = std::process::Command::new("dpkg-deb");
+            let made = command.arg(format!("-Z{kind}")).arg("-b").arg(&tree).arg(&path).output();
+            if !made.is_ok_and(|made| made.status.success()) {
+                println!("skipped {kind}: dpkg-deb does not pack so");
+                return None;
+            }
+            let package = Package::open(&path).unwrap();
+            assert_eq!(package.identity().unwrap(), ("p".to_owned(), "1".to_owned()), "{kind}");
+            std::fs::read(&path).ok()
+        };
+        ["xz", "zstd", "gzip"].iter().filter_map(make).collect()
+    }
+
+    #[test]
+    fn damaged_packages_are_refused_or_read_but_harm_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.deb");
+        let mut seeds = packed();
+        seeds.push(package("Package: linux\nVersion: 1:2-3\n", &[("./boot/vmlinuz-6", b"kernel"), ("./a", b"")]));
+        let edits = vec((any::<prop::sample::Index>(), any::<u8>()), 1..8);
+        let input = (vec(any::<u8>(), 0..400), prop::sample::select(seeds), edits, any::<prop::sample::Index>());
+        let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+        let outcome = TestRunner::new(config).run(&input, |(noise, mut seed, edits, cut)| {
+            read_all(&path, &noise);
+            read_all(&path, &[MAGIC.as_slice(), &noise].concat());
+            let length = seed.len();
+            edits.iter().for_each(|(at, byte)| seed[at.index(length)] = *byte);
+            read_all(&path, &seed);
+            read_all(&path, &seed[..cut.index(seed.len())]);
+            Ok(())
+        });
+        outcome.unwrap();
     }
 }

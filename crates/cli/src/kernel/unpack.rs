@@ -45,6 +45,9 @@ fn lz4(mut packed: &[u8]) -> Option<Vec<u8>> {
     while !packed.is_empty() {
         let size = word(packed, 0)?;
         lz4_block(packed.get(4..4 + size)?, &mut content)?;
+        if content.len() as u64 > MOST {
+            return None;
+        }
         packed = &packed[4 + size..];
     }
     Some(content)
@@ -115,6 +118,7 @@ pub(super) fn loaded(mut file: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn programs_run_without_what_is_not_loaded() {
@@ -148,6 +152,34 @@ mod tests {
         check(&[9, 0, 0, 0, 0x10], None);
         for length in 0..one.len() {
             let _any = lz4(&one[..length]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_kernels_are_refused_or_unpacked_but_harm_nothing(
+            noise in proptest::collection::vec(any::<u8>(), 0..300),
+            (sectors, offset, length) in (any::<u8>(), any::<u32>(), any::<u32>()),
+            kind in prop::sample::select(vec![&b"\x1f\x8b\x08"[..], b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b""]),
+        ) {
+            let _any = lz4(&noise);
+            let _any = loaded([b"\x7fELF\x02", &noise[..]].concat());
+            let mut file = vec![0; 1024];
+            file[0x1f1] = sectors;
+            file[0x202..0x206].copy_from_slice(b"HdrS");
+            file[0x248..0x24c].copy_from_slice(&offset.to_le_bytes());
+            file[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
+            file.extend(kind);
+            file.extend(&noise);
+            prop_assert!(vmlinux(&file).is_none());
+            // and where the kernel is said to be where it stands
+            let size = u32::try_from(kind.len() + noise.len()).unwrap();
+            file[0x1f1] = 1;
+            file[0x248..0x24c].fill(0);
+            file[0x24c..0x250].copy_from_slice(&size.to_le_bytes());
+            let _any = vmlinux(&file);
         }
     }
 
