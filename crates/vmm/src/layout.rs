@@ -56,6 +56,14 @@ pub(crate) const EVENT_GSI: u32 = 3;
 pub(crate) const SERIAL_GSI: u32 = 4;
 /// The serial port's registers.
 pub(crate) const SERIAL_PORT: u16 = 0x3f8;
+/// Where guests that are tests find ports that keep what is written, twice the same four.
+pub(crate) const SLATE_PORTS: [u16; 2] = [0xe0, 0xe8];
+/// Memory of a device that does the same.
+pub(crate) const SLATE: u64 = 0xff00_0000;
+/// Bytes of it.
+pub(crate) const SLATE_SIZE: u64 = 0x1_0000;
+/// A port for each interrupt line, from the first.
+pub(crate) const LINE_PORTS: u16 = 0x2000;
 /// Power management registers of the ACPI tables: sleep control, sleep status, reset.
 pub(crate) const POWER_PORT: u16 = 0x600;
 /// The port by which a guest that is a test ends the machine.

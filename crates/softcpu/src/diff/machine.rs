@@ -121,6 +121,33 @@ impl Machine {
         Ok(Self { shared, cpu })
     }
 
+    /// A processor with a state and memory of one's own choice.
+    #[cfg(test)]
+    pub(crate) fn with(state: CpuState, memory: &[(u64, &[u8])]) -> std::io::Result<Self> {
+        let mut machine = Self::new()?;
+        assert!(memory.iter().all(|(at, bytes)| machine.shared.ram.write(*at, bytes)), "it fits");
+        *machine.cpu.state_mut() = state;
+        machine.cpu.state_changed();
+        Ok(machine)
+    }
+
+    /// Runs an instruction, delivers its fault, and tells the state.
+    #[cfg(test)]
+    pub(crate) fn step(&mut self) -> &CpuState {
+        if let Err(f) = self.cpu.single(&self.shared, &Empty) {
+            self.cpu.with(&self.shared, &Empty, |x| x.raise(f)).expect("a handler");
+        }
+        self.cpu.state()
+    }
+
+    /// Bytes of memory, as a number.
+    #[cfg(test)]
+    pub(crate) fn number(&self, at: u64, len: usize) -> u64 {
+        let mut bytes = [0; 8];
+        assert!(self.shared.ram.read(at, &mut bytes[..len]), "it is there");
+        u64::from_le_bytes(bytes)
+    }
+
     /// Instructions that ran as translated code.
     pub(crate) fn translated(&self) -> u64 {
         self.cpu.translated()

@@ -1,6 +1,7 @@
 //! Far jumps and calls through call gates. Source: Intel SDM volume 3A, section 5.8.3, and volume 2, CALL.
 
 use super::Frame;
+use super::task::Cause;
 use crate::exec::Exec;
 use crate::fault::{Done, Fault, GP0, SS0, gp, vector};
 use crate::interp::descriptor::Descriptor;
@@ -31,8 +32,12 @@ impl Exec<'_> {
     /// A jump or call to a system descriptor.
     ///
     /// # Errors
-    /// It is no call gate, or one that may not be used.
+    /// It leads nowhere, or somewhere that may not be gone to.
     pub(crate) fn through_gate(&mut self, d: &Descriptor, way: Way) -> Done {
+        if self.is_task(d) {
+            let cause = if way == Way::Jump { Cause::Jump } else { Cause::Call };
+            return self.go_to_task(d, cause);
+        }
         let gate = self.call_gate(d)?;
         let cpl = self.s.cpl;
         let (conforming, dpl) = (gate.code.conforming(), gate.code.dpl());

@@ -4,6 +4,9 @@
 //! fault of its own. Source: Intel SDM volume 3A, chapter 6.
 
 pub(crate) mod gate;
+pub(crate) mod task;
+#[cfg(test)]
+mod tests;
 
 use crate::exec::Exec;
 use crate::fault::{Done, Fault, gp, vector};
@@ -37,6 +40,8 @@ struct Gate {
     /// 16-bit gates push words.
     word: bool,
     clears_if: bool,
+    /// It leads to a task.
+    task: bool,
 }
 
 /// A stack that a delivery builds, in memory only until it is complete.
@@ -129,6 +134,16 @@ impl Exec<'_> {
         }
         let gate = self.gate(e)?;
         let ext = u32::from(e.origin != Origin::Software);
+        if gate.task {
+            let pushed = self.pushed_flags(e);
+            let flags = std::mem::replace(&mut self.s.rflags, pushed);
+            let done = self.task_by_selector(gate.selector, task::Cause::Event(e.error));
+            // A fault before the switch is the old task's.
+            return done.map_err(|f| {
+                self.s.rflags = flags;
+                external(f, ext)
+            });
+        }
         let d = match self.descriptor(gate.selector) {
             Ok(d) => d,
             Err(Fault::Exception { vector: vector::GP, .. }) => return Err(external(gp(gate.selector), ext)),
@@ -179,7 +194,8 @@ impl Exec<'_> {
         let low = self.system_read::<8>(self.s.idtr.base.wrapping_add(at))?;
         let high = if long { self.system_read::<8>(self.s.idtr.base.wrapping_add(at + 8))? } else { 0 };
         let kind = (low >> 40) & 0x1f;
-        let known = matches!(kind, 0xe | 0xf) || (!long && matches!(kind, 6 | 7));
+        let task = !long && kind == u64::from(task::TASK_GATE);
+        let known = matches!(kind, 0xe | 0xf) || (!long && matches!(kind, 6 | 7)) || task;
         let dpl = ((low >> 45) & 3) as u8;
         if !known || (e.origin == Origin::Software && dpl < self.s.cpl) {
             return Err(Fault::coded(vector::GP, code));
@@ -197,6 +213,7 @@ impl Exec<'_> {
             ist: if long { (low >> 32) as u8 & 7 } else { 0 },
             word: kind < 8,
             clears_if: kind & 1 == 0,
+            task,
         })
     }
 

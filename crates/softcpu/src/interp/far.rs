@@ -265,8 +265,7 @@ pub(crate) fn iret(x: &mut Exec<'_>, op: &Op) -> Done {
         return Err(GP0);
     }
     if x.s.protected() && x.s.rflags & flags::NT != 0 && !x.s.v8086() {
-        // Task returns are gone in long mode and not served outside of it.
-        return Err(GP0);
+        return if x.s.long_mode() { Err(GP0) } else { x.return_task() };
     }
     let rip = x.peek(op.size2, 0)?;
     let selector = x.peek(op.size2, n)? as u16;

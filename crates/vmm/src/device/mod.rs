@@ -11,7 +11,7 @@ pub(crate) use cmos::Cmos;
 pub(crate) use keyboard::Keyboard;
 pub(crate) use power::{Button, Power, PowerOrder};
 pub(crate) use serial::{SerialPort, SerialSaved};
-pub(crate) use trial::{Answers, ExitPort};
+pub(crate) use trial::{Answers, ExitPort, Lines, Slate};
 
 /// Registers on a bus: ports or memory. Offsets count from the first one.
 pub(crate) trait Registers: Send + Sync {

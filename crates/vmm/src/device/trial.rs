@@ -1,10 +1,12 @@
-//! Devices for guests that are tests: a port that ends the machine with a code, and the ports by which such guests ask for
-//! the number of processors.
+//! Devices for guests that are tests: a port that ends the machine with a code, the ports by which such guests ask for the number of
+//! processors, ports and memory that keep what is written, and interrupt lines.
 //!
 //! # Source
-//! QEMU `docs/specs/fw_cfg.rst` (the selector and data ports); its `isa-debug-exit` for the code.
+//! QEMU `docs/specs/fw_cfg.rst` (the selector and data ports); its `isa-debug-exit` for the code, its `pc-testdev` for the rest.
 
 use std::sync::{Mutex, PoisonError};
+
+use hv::Level;
 
 use super::Registers;
 
@@ -82,9 +84,84 @@ impl Registers for Answers {
     }
 }
 
+/// Registers that give back what was written to them: an instruction that reaches a device can be looked at by what it has done there.
+pub(crate) struct Slate {
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Slate {
+    /// So many bytes of zero.
+    pub(crate) fn new(size: u64) -> Self {
+        Self { bytes: Mutex::new(vec![0; size as usize]) }
+    }
+}
+
+impl Registers for Slate {
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, byte) in (offset as usize..).zip(into) {
+            *byte = bytes.get(at).copied().unwrap_or(0);
+        }
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, byte) in (offset as usize..).zip(from) {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = *byte;
+            }
+        }
+    }
+}
+
+/// Interrupt lines as ports: one each, high while what was written is not zero.
+pub(crate) struct Lines {
+    set: Box<dyn Fn(u32, Level) + Send + Sync>,
+}
+
+impl Lines {
+    pub(crate) fn new(set: Box<dyn Fn(u32, Level) + Send + Sync>) -> Self {
+        Self { set }
+    }
+}
+
+impl Registers for Lines {
+    fn read(&self, _offset: u64, into: &mut [u8]) {
+        into.fill(0);
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        if let Some(first) = bytes.first() {
+            (self.set)(offset as u32, if *first == 0 { Level::Low } else { Level::High });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slate_keeps_what_fits() {
+        let slate = Slate::new(4);
+        slate.write(1, &[1, 2]);
+        slate.write(3, &[3, 4, 5]);
+        slate.write(9, &[6]);
+        let mut read = [0xff; 8];
+        slate.read(0, &mut read);
+        assert_eq!(read, [0, 1, 2, 3, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_line_is_high_until_zero_is_written() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&seen);
+        let lines = Lines::new(Box::new(move |line, level| told.lock().unwrap().push((line, level))));
+        lines.write(3, &[1]);
+        lines.write(3, &[0]);
+        lines.write(23, &[0x80, 0, 0, 0]);
+        assert_eq!(*seen.lock().unwrap(), [(3, Level::High), (3, Level::Low), (23, Level::High)]);
+    }
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU8, Ordering};
 

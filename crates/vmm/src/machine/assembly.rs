@@ -16,7 +16,7 @@ use super::{ConsoleOutput, Event, MSR_TSC, Machine, MachineError, Stopped, speci
 use crate::acpi::PciBus;
 use crate::boot::{self, Payload};
 use crate::bus::Buses;
-use crate::device::{Answers, Button, Cmos, ExitPort, Keyboard, Power, PowerOrder, SerialPort};
+use crate::device::{Answers, Button, Cmos, ExitPort, Keyboard, Lines, Power, PowerOrder, SerialPort, Slate};
 use crate::{acpi, backend, layout};
 
 /// Everything but the guest: its processors are as after power-on.
@@ -29,7 +29,7 @@ struct Parts {
 }
 
 /// What guests that are tests have.
-fn trial(spec: &MachineSpec, buses: &mut Buses, events: &Sender<Event>) {
+fn trial(spec: &MachineSpec, buses: &mut Buses, vm: &Arc<dyn Vm>, events: &Sender<Event>) {
     let events = events.clone();
     let end = move |code| {
         // As below.
@@ -37,6 +37,15 @@ fn trial(spec: &MachineSpec, buses: &mut Buses, events: &Sender<Event>) {
     };
     buses.add_ports(layout::EXIT_PORT, 4, Arc::new(ExitPort::new(Box::new(end))));
     buses.add_ports(layout::ANSWER_PORT, 2, Arc::new(Answers::new(spec.memory, spec.cpus)));
+    let slate = Arc::new(Slate::new(4));
+    layout::SLATE_PORTS.into_iter().for_each(|port| buses.add_ports(port, 4, slate.clone()));
+    buses.add_memory(layout::SLATE, layout::SLATE_SIZE, Arc::new(Slate::new(layout::SLATE_SIZE)));
+    let vm = Arc::clone(vm);
+    let set = move |line, level| {
+        // There is one for each port.
+        let _there = vm.set_irq_line(line, level);
+    };
+    buses.add_ports(layout::LINE_PORTS, u64::from(layout::LAST_GSI) + 1, Arc::new(Lines::new(Box::new(set))));
 }
 
 /// The devices of a PC.
@@ -76,7 +85,7 @@ fn parts(
     let mut buses = Buses::default();
     let serial = legacy(&mut buses, &vm, Arc::clone(&output), events);
     if spec.test_devices {
-        trial(spec, &mut buses, events);
+        trial(spec, &mut buses, &vm, events);
     }
     let devices = Devices::new(spec, memory, &vm, &mut buses, output)?;
     let vcpus =

@@ -84,7 +84,7 @@ fn guests_speak_and_switch_off() {
     }
 }
 
-/// A multiboot kernel: reads the number of processors from the ports for tests, and ends with it.
+/// A multiboot kernel: reads the number of processors from the ports for tests, puts it into registers that keep it, and ends with it.
 #[test]
 fn tests_of_others_end_with_a_code() {
     let code = [
@@ -92,6 +92,9 @@ fn tests_of_others_end_with_a_code() {
         0, 0, 0x10, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0x10, 0, // its addresses
         0x66, 0xba, 0x10, 0x05, 0x66, 0xb8, 5, 0, 0x66, 0xef, // mov dx, 0x510; mov ax, 5; out dx, ax
         0x42, 0xec, // inc edx; in al, dx
+        0xe6, 0xe9, 0xb0, 0, 0xe4, 0xe1, // out 0xe9, al; mov al, 0; in al, 0xe1
+        0xa2, 0x10, 0, 0, 0xff, 0xb0, 0, 0xa0, 0x10, 0, 0,
+        0xff, // mov [0xff000010], al; mov al, 0; mov al, [0xff000010]
         0x66, 0xba, 0xf4, 0, 0xee, 0xf4, // mov dx, 0xf4; out dx, al; hlt
     ];
     for backend in backends() {
