@@ -70,7 +70,7 @@ pub struct Filter {
 }
 
 /// Instructions of a filter's longest program.
-const MOST: usize = 512;
+const MOST: usize = 576;
 /// Return values, `SECCOMP_RET_*`.
 const ALLOW: u32 = 0x7fff_0000;
 const TRAP: u32 = 0x0003_0000;

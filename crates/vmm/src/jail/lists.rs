@@ -85,6 +85,8 @@ const MAIN: &[Rule] = &[
     Allow(c::SYS_ftruncate),
     Allow(c::SYS_getdents64),
     Allow(c::SYS_geteuid),
+    // Devices' threads ask for short turns before they narrow this list.
+    Allow(c::SYS_getpriority),
     Allow(c::SYS_getsockname),
     Allow(c::SYS_getsockopt),
     When(c::SYS_ioctl, &[KVM, SET_NONBLOCKING, TAP[0], TAP[1], USERFAULT]),
@@ -107,6 +109,7 @@ const MAIN: &[Rule] = &[
     Allow(c::SYS_renameat2),
     Allow(c::SYS_rmdir),
     Allow(c::SYS_rt_sigaction),
+    Allow(c::SYS_sched_setattr),
     Allow(c::SYS_seccomp),
     Allow(c::SYS_stat),
     Allow(c::SYS_statx),
