@@ -44,7 +44,7 @@ pub use actor::WaitFor;
 pub use build::{
     Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CACHE_BYTES, CacheEntry, CacheFilter,
     CachePlace, CacheSource, CacheSteps, CacheTarget, Entitlement, PrunedCache, Respondent, Reuse, Squash,
-    StageOutline,
+    StageOutline, Supply,
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};

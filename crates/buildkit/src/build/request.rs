@@ -106,7 +106,7 @@ pub(super) fn make(
     let file = file.unwrap_or(SourceFile { name: name.clone(), text: Vec::new() });
     syntax(&asked, &file)?;
     let mut request = BuildRequest {
-        text: (!file.text.is_empty() || matches!(context, BuildContext::Files(_))).then(|| file.text.clone()),
+        text: (!file.text.is_empty() || matches!(context, BuildContext::Supplied(_))).then(|| file.text.clone()),
         context,
         contexts,
         dockerfile: name,

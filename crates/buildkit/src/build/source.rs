@@ -7,10 +7,11 @@ use super::request::Asked;
 use crate::BuildKit;
 use crate::rpc::{Code, Status};
 use crate::session::{Part, Session, pull, receive};
-use engine::BuildContext;
 use engine::image::build::{ArrivedContext, Files, NamedContext};
-use std::collections::BTreeMap;
+use engine::{BuildContext, Engine, EngineError, ErrorClass, Supply};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -33,19 +34,20 @@ pub(super) struct Opened {
     pub(super) contexts: BTreeMap<String, BuildContext>,
 }
 
-/// A part of the client's files, told of as a vertex.
-pub(super) struct Transfer<'a> {
-    pub(super) kit: &'a BuildKit,
-    pub(super) session: &'a Session,
-    pub(super) job: &'a Job,
+/// Parts of the client's files, told of as vertexes.
+#[derive(Debug, Clone)]
+struct Transfer {
+    engine: Engine,
+    session: Arc<Session>,
+    job: Arc<Job>,
 }
 
-impl Transfer<'_> {
+impl Transfer {
     /// Has a part of the client's files; `vertex` has begun already.
-    pub(super) async fn files(&self, part: &Part, vertex: &str, what: &str) -> Result<ArrivedContext, Status> {
-        let arriving = self.kit.engine.arriving().map_err(super::failed)?;
+    async fn files(&self, part: &Part, vertex: &str, what: &str) -> Result<ArrivedContext, Status> {
+        let arriving = self.engine.arriving().map_err(super::failed)?;
         let bytes = AtomicU64::new(0);
-        let receiving = receive(self.session, part, arriving, |count| bytes.store(count, Ordering::Relaxed));
+        let receiving = receive(&self.session, part, arriving, |count| bytes.store(count, Ordering::Relaxed));
         let mut receiving = std::pin::pin!(receiving);
         let mut tick = tokio::time::interval(OFTEN);
         let done = loop {
@@ -101,12 +103,12 @@ impl Transfer<'_> {
     }
 
     /// A folder of the client's without what its `.dockerignore` leaves out.
-    pub(super) async fn folder(
+    async fn folder(
         &self,
         folder: &str,
         ignore: Option<Vec<u8>>,
-        vertex: &str,
-        label: &str,
+        follow: Vec<String>,
+        (label, what): (&str, &str),
     ) -> Result<ArrivedContext, Status> {
         let ignore = match ignore {
             Some(beside) => Some(beside),
@@ -121,17 +123,40 @@ impl Transfer<'_> {
                 found
             }
         };
-        self.begin(vertex).await;
+        let vertex = format!("[{label}] {what}");
+        self.begin(&vertex).await;
         let exclude = patterns(&ignore.unwrap_or_default());
-        let part = Part { folder: folder.to_owned(), exclude, ..Part::default() };
-        let files = self.files(&part, vertex, "transferring context:").await?;
-        self.end(vertex).await;
+        let part = Part { folder: folder.to_owned(), exclude, follow };
+        let files = self.files(&part, &vertex, "transferring context:").await?;
+        self.end(&vertex).await;
         Ok(files)
+    }
+
+    /// The build context, once it is known what is read of it.
+    async fn context(
+        self,
+        folder: String,
+        ignore: Option<Vec<u8>>,
+        paths: Option<BTreeSet<String>>,
+    ) -> Result<Box<dyn Files + Send + Sync>, EngineError> {
+        if paths.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Ok(Box::new(self.engine.arriving()?.done()));
+        }
+        let follow = paths.into_iter().flatten().collect();
+        match self.folder(&folder, ignore, follow, ("internal", "load build context")).await {
+            Ok(files) => Ok(Box::new(files)),
+            Err(status) => Err(EngineError::new(ErrorClass::Invalid, status.message)),
+        }
     }
 }
 
-pub(super) async fn open(kit: &BuildKit, session: &Session, job: &Job, asked: &mut Asked) -> Result<Opened, Status> {
-    let transfer = Transfer { kit, session, job };
+pub(super) async fn open(
+    kit: &BuildKit,
+    session: &Arc<Session>,
+    job: &Arc<Job>,
+    asked: &mut Asked,
+) -> Result<Opened, Status> {
+    let transfer = Transfer { engine: kit.engine.clone(), session: Arc::clone(session), job: Arc::clone(job) };
     if let Some(context) = asked.context.take() {
         return Ok(Opened { context, file: None, named: BTreeMap::new(), contexts: BTreeMap::new() });
     }
@@ -139,10 +164,10 @@ pub(super) async fn open(kit: &BuildKit, session: &Session, job: &Job, asked: &m
     let local = asked.option("dockerfilekey");
     let Some(address) = asked.option("context") else {
         let (file, ignore) = transfer.dockerfile(local.unwrap_or("dockerfile"), name).await?;
-        let folder = asked.option("contextkey").unwrap_or("context");
-        let files = transfer.folder(folder, ignore, "[internal] load build context", "internal").await?;
+        let folder = asked.option("contextkey").unwrap_or("context").to_owned();
         let (named, contexts) = named(&transfer, asked.group("context:").collect()).await?;
-        return Ok(Opened { context: BuildContext::Files(Box::new(files)), file: Some(file), named, contexts });
+        let supply: Supply = Box::new(move |paths| Box::pin(transfer.context(folder, ignore, paths)));
+        return Ok(Opened { context: BuildContext::Supplied(supply), file: Some(file), named, contexts });
     };
     let file = match local {
         Some(folder) => Some(transfer.dockerfile(folder, name).await?.0),
@@ -158,7 +183,7 @@ pub(super) async fn open(kit: &BuildKit, session: &Session, job: &Job, asked: &m
 
 /// The contexts that have names: what each stands for, and the files of those that are files.
 async fn named(
-    transfer: &Transfer<'_>,
+    transfer: &Transfer,
     given: Vec<(String, String)>,
 ) -> Result<(BTreeMap<String, NamedContext>, BTreeMap<String, BuildContext>), Status> {
     let (mut named, mut contexts) = (BTreeMap::new(), BTreeMap::new());
@@ -171,8 +196,8 @@ async fn named(
         }
         let context = match value.split_once(':') {
             Some(("local", folder)) => {
-                let vertex = format!("[context {name}] load from client");
-                let files = transfer.folder(folder, None, &vertex, &format!("context {name}")).await?;
+                let label = format!("context {name}");
+                let files = transfer.folder(folder, None, Vec::new(), (&label, "load from client")).await?;
                 BuildContext::Files(Box::new(files))
             }
             Some(("http" | "https" | "git" | "ssh", _)) => BuildContext::Remote(value.clone()),

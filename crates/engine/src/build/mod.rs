@@ -29,7 +29,7 @@ pub use cache::{CACHE_BYTES, CacheEntry, CacheFilter, PrunedCache};
 use proofs::Proofs;
 pub use request::{
     Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource, CacheSteps,
-    CacheTarget, Entitlement, Respondent, Reuse, Squash, StageOutline,
+    CacheTarget, Entitlement, Respondent, Reuse, Squash, StageOutline, Supply,
 };
 pub(crate) use state::Shared;
 
@@ -181,7 +181,7 @@ async fn prepare(
     proofs: &Proofs,
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Prepared> {
-    let source = source::open(inner, request).await?;
+    let mut source = source::open(inner, request).await?;
     let named = source::open_named(inner, request).await?;
     let file =
         Dockerfile::parse(&source.name, &source.text).map_err(|e| EngineError::pointed(ErrorClass::Invalid, &e))?;
@@ -209,6 +209,7 @@ async fn prepare(
             "the triggers (ONBUILD) of base images ask for images {ROUNDS} times over"
         )));
     };
+    source.complete(&graph).await?;
     let options = request.options.clone();
     let files = source.files();
     let others: Vec<_> = named.iter().map(|(name, source)| (name.clone(), source.files())).collect();

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// An answer that may take its time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
+/// Files that come once it is known which paths of them are read; `None` for all.
+pub type Supply = Box<dyn FnOnce(Option<BTreeSet<String>>) -> Answer<'static, Box<dyn Files + Send + Sync>> + Send>;
+
 /// Whoever asked for a build, as far as there is somebody who can be asked back while it goes on.
 pub trait Respondent: std::fmt::Debug + Send + Sync {
     /// A secret by its id; `None` if there is none.
@@ -127,6 +130,8 @@ pub enum BuildContext {
     Folder(PathBuf),
     /// Files that somebody has already sent; what `.dockerignore` leaves out is not among them. The Dockerfile's text comes apart.
     Files(Box<dyn Files + Send + Sync>),
+    /// As [`Self::Files`], sent when they are needed.
+    Supplied(Supply),
     /// A tar archive, plain or compressed.
     Archive(Box<dyn Read + Send>),
     /// A repository, an archive or a lone Dockerfile in the network.
@@ -139,6 +144,7 @@ impl std::fmt::Debug for BuildContext {
             Self::Empty => out.write_str("Empty"),
             Self::Folder(path) => out.debug_tuple("Folder").field(path).finish(),
             Self::Files(_) => out.write_str("Files"),
+            Self::Supplied(_) => out.write_str("Supplied"),
             Self::Archive(_) => out.write_str("Archive"),
             Self::Remote(address) => out.debug_tuple("Remote").field(address).finish(),
         }

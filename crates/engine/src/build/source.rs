@@ -2,11 +2,11 @@
 
 use super::execute::SharedFiles;
 use super::remote::{self, Fetched};
-use super::request::{BuildContext, BuildRequest};
+use super::request::{BuildContext, BuildRequest, Supply};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use image::Limits;
-use image::build::{ArchiveContext, File, Files, FilesError, FolderContext, Ignore, Keep, Remote, Unpacked};
+use image::build::{ArchiveContext, File, Files, FilesError, FolderContext, Graph, Ignore, Keep, Remote, Unpacked};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,25 @@ pub(super) struct Source {
     /// Its text.
     pub(super) text: Vec<u8>,
     files: SharedFiles,
+    /// Where they come from, unless they are here.
+    supply: Option<Supply>,
     /// A context that was fetched.
     _fetched: Option<Fetched>,
 }
 
 impl Source {
+    fn new(name: String, text: Vec<u8>, files: SharedFiles) -> Self {
+        Self { name, text, files, supply: None, _fetched: None }
+    }
+
+    /// Has the files sent that are not here yet.
+    pub(super) async fn complete(&mut self, graph: &Graph) -> Result<()> {
+        if let Some(supply) = self.supply.take() {
+            self.files = Arc::from(supply(graph.context_paths()).await?);
+        }
+        Ok(())
+    }
+
     pub(super) fn files(&self) -> SharedFiles {
         Arc::clone(&self.files)
     }
@@ -58,6 +72,9 @@ async fn open_one(inner: &Arc<Inner>, context: BuildContext, asked: String, text
         BuildContext::Empty => empty(&inner, asked, text),
         BuildContext::Folder(folder) => self::folder(&inner, &folder, asked, text, None),
         BuildContext::Files(files) => sent(files, asked, text),
+        BuildContext::Supplied(supply) => {
+            sent(Box::new(Nothing), asked, text).map(|source| Source { supply: Some(supply), ..source })
+        }
         BuildContext::Archive(archive) => self::archive(&inner, archive, asked, text),
         BuildContext::Remote(address) => from_network(&inner, &address, asked, text),
     });
@@ -87,12 +104,12 @@ impl Files for Nothing {
 
 fn empty(_: &Inner, name: String, text: Option<Vec<u8>>) -> Result<Source> {
     let text = text.ok_or_else(|| EngineError::invalid("there is neither a context nor a Dockerfile"))?;
-    Ok(Source { name, text, files: Arc::new(Nothing), _fetched: None })
+    Ok(Source::new(name, text, Arc::new(Nothing)))
 }
 
 fn sent(files: Box<dyn Files + Send + Sync>, name: String, text: Option<Vec<u8>>) -> Result<Source> {
     let text = text.ok_or_else(|| EngineError::invalid("there is no Dockerfile"))?;
-    Ok(Source { name, text, files: Arc::from(files), _fetched: None })
+    Ok(Source::new(name, text, Arc::from(files)))
 }
 
 fn folder(
@@ -111,7 +128,7 @@ fn folder(
     let context = FolderContext::open(folder, ignore).map_err(|error| invalid("cannot open the context", &error))?;
     let name = Path::new(&asked).strip_prefix(folder).map_or(asked.clone(), |name| name.display().to_string());
     let files = Arc::new(context.remembering(inner.builds.memo()));
-    Ok(Source { name, text, files, _fetched: fetched })
+    Ok(Source { _fetched: fetched, ..Source::new(name, text, files) })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -155,7 +172,7 @@ fn from_archive(context: ArchiveContext, asked: String, text: Option<Vec<u8>>) -
     let ignore = ignore.map_err(|error| invalid("cannot use .dockerignore", &error))?.unwrap_or_default();
     // how Docker's client calls one from outside of the context
     let name = if asked.starts_with(".dockerfile.") { "Dockerfile".to_owned() } else { asked };
-    Ok(Source { name, text, files: Arc::new(context.without(ignore)), _fetched: None })
+    Ok(Source::new(name, text, Arc::new(context.without(ignore))))
 }
 
 /// A repository, an archive, or a file that is the Dockerfile.

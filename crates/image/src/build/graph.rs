@@ -11,8 +11,9 @@ use oci::reference::Reference;
 
 use super::config::ImageSpec;
 use super::error::{BuildError, BuildFault};
+use super::ignore::clean;
 use crate::dockerfile::error::nearest;
-use crate::dockerfile::{Dockerfile, Expander, Instruction, Kind, Mount, Pointed, Span};
+use crate::dockerfile::{Dockerfile, Expander, Instruction, Kind, Mount, Pointed, Span, TransferSource};
 
 /// What a build is told besides its Dockerfile and its context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,6 +198,29 @@ impl Graph {
         self.images().into_iter().filter(|request| !images.contains_key(request)).collect()
     }
 
+    /// The paths of the build context that the needed stages read, as patterns where the file has patterns; `None` if it can
+    /// be any of them.
+    #[must_use]
+    pub fn context_paths(&self) -> Option<BTreeSet<String>> {
+        let mut out = BTreeSet::new();
+        for instruction in self.nodes.values().flat_map(|node| &node.instructions) {
+            for source in context_sources(&instruction.kind) {
+                // variables and patterns of our own are for the plan to resolve
+                let path = clean(source.trim_start_matches('/'));
+                if path.is_empty()
+                    || path == "."
+                    || path.starts_with("..")
+                    || path.contains(['$', '\\'])
+                    || path.contains("**")
+                {
+                    return None;
+                }
+                out.insert(path);
+            }
+        }
+        Some(out)
+    }
+
     /// Rounds of stages: those of one round need nothing but earlier rounds, and can be built at the same time.
     #[must_use]
     pub fn rounds(&self) -> Vec<Vec<usize>> {
@@ -362,6 +386,29 @@ fn node(
         }
     }
     Ok(node)
+}
+
+/// What an instruction reads of the build context.
+fn context_sources(kind: &Kind) -> Vec<&str> {
+    match kind {
+        Kind::Copy(transfer) | Kind::Add(transfer) if transfer.from.is_none() => transfer
+            .sources
+            .iter()
+            .filter_map(|source| match source {
+                TransferSource::Path(path) if super::archive::remote(path).is_none() => Some(path.as_str()),
+                _ => None,
+            })
+            .collect(),
+        Kind::Run(run) => run
+            .mounts
+            .iter()
+            .filter_map(|mount| match mount {
+                Mount::Bind { from: None, source, .. } => Some(source.as_str()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// What an instruction names with `from`.

@@ -339,3 +339,27 @@ fn nothing_outside_of_the_context_is_reached() {
         all[0].entries.iter().any(|entry| matches!(&entry.file.kind, FileKind::Symlink(target) if target == b"loop"))
     );
 }
+
+#[test]
+fn what_is_read_of_the_context_is_known_before_it_is_there() {
+    let check = |text: &str, target: Option<&str>, expect: Option<&[&str]>| {
+        let file = Dockerfile::parse("Dockerfile", text.as_bytes()).unwrap();
+        let options = Options { target: target.map(str::to_owned), ..Options::default() };
+        let found = Graph::resolve(&file, &options, &Images::new()).unwrap().context_paths();
+        let expect = expect.map(|paths| paths.iter().map(ToString::to_string).collect());
+        assert_eq!(found, expect, "{text}");
+    };
+    let stages =
+        "FROM scratch AS a\nCOPY /b/ ./c*.txt /\nADD http://h/x <<E d/../e /\nE\nFROM scratch\nCOPY --from=a / /\n";
+    check(stages, Some("a"), Some(&["b", "c*.txt", "e"]));
+    check(stages, None, Some(&["b", "c*.txt", "e"]));
+    check("FROM scratch AS a\nCOPY b /\nFROM scratch\nRUN x\n", None, Some(&[]));
+    check(
+        "FROM scratch\nRUN --mount=type=bind,source=m,target=/m --mount=type=cache,target=/c x\n",
+        None,
+        Some(&["m"]),
+    );
+    for all in ["COPY . /", "COPY a/** /", "COPY $A /", "COPY ../a /", "RUN --mount=type=bind,target=/m x"] {
+        check(&format!("FROM scratch\nARG A=1\n{all}\n"), None, None);
+    }
+}

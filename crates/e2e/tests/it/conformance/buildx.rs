@@ -93,8 +93,19 @@ fn ours() -> bool {
     kind() == Kind::Insula
 }
 
-const DOCKERFILE: &str = r#"# syntax=docker/dockerfile:1
-FROM test:1 AS tool
+/// BuildKit within Docker 20.10 has neither named contexts nor secrets in variables, and fetches the front end that is named.
+fn dockerfile() -> String {
+    let text = DOCKERFILE.to_owned();
+    match ours() {
+        true => format!("# syntax=docker/dockerfile:1\n{text}"),
+        false => text
+            .replace("id=word,env=WORD", "id=word")
+            .replace("$WORD", "$(cat /run/secrets/word)")
+            .replace("COPY --from=beside extra /work/", "RUN printf extra > /work/extra"),
+    }
+}
+
+const DOCKERFILE: &str = r#"FROM test:1 AS tool
 ARG WHO=nobody
 RUN --mount=type=secret,id=file --mount=type=secret,id=word,env=WORD --mount=type=cache,target=/kept \
     echo "$WHO $(cat /run/secrets/file) $WORD" > /told && echo more >> /kept/count && cat /told
@@ -111,7 +122,7 @@ CMD ["cat", "/work/told"]
 #[test]
 fn a_build_goes_through_a_session() {
     let Some(scene) = Scene::start(&["docker-buildx"]) else { return };
-    scene.file("c/Dockerfile", DOCKERFILE);
+    scene.file("c/Dockerfile", &dockerfile());
     scene.file("c/.dockerignore", "ignored*\n!ignored.not\n");
     for name in ["one", "ignored.yes", "ignored.not", "deep/er/two"] {
         scene.file(&format!("c/{name}"), name);
@@ -122,45 +133,32 @@ fn a_build_goes_through_a_session() {
     let (id, meta, context) = (scene.path("id"), scene.path("meta"), scene.path("c"));
     let (secret, beside) =
         (format!("id=file,src={}", scene.path("secret")), format!("beside={}", scene.path("beside")));
-    let words =
-        [
-            &[
-                "--build-arg",
-                "WHO=somebody",
-                "--secret",
-                &secret,
-                "--secret",
-                "id=word,env=TOKEN",
-                "--label",
-                "by=flag",
-            ][..],
-            &[
-                "--build-context",
-                &beside,
-                "--add-host",
-                "other-host:1.2.3.4",
-                "--ulimit",
-                "nofile=77:88",
-                "--iidfile",
-                &id,
-            ],
-            &["--metadata-file", &meta, "-t", "made:1", "-t", "made:2", &context],
-        ]
-        .concat();
+    let flags = "--build-arg WHO=somebody --secret id=word,env=TOKEN --label by=flag --add-host other-host:1.2.3.4 \
+                 --ulimit nofile=77:88 -t made:1 -t made:2";
+    let mut words: Vec<&str> = flags.split_whitespace().collect();
+    words.extend(["--secret", &secret, "--iidfile", &id, "--metadata-file", &meta, &context]);
+    if ours() {
+        words.extend(["--build-context", &beside]);
+    }
     let first = scene.build(&words).expect(0);
     for line in
         ["[internal] load build definition from Dockerfile", "[internal] load build context", "exporting to image"]
     {
         assert!(first.err.contains(line), "{line} in {}", first.err);
     }
-    for line in ["somebody of a file from the environment", " 77"] {
+    let limit = if ours() { " 77" } else { "" };
+    for line in ["somebody of a file from the environment", limit] {
         assert!(first.err.lines().any(|shown| shown.starts_with('#') && shown.ends_with(line)), "{}", first.err);
     }
     let made = scene.inspect("made:2");
     assert_eq!(made["Id"], fs::read_to_string(&id).unwrap());
     assert_eq!((&made["Config"]["Labels"]["by"], &made["Config"]["Labels"]["of"]), (&"flag".into(), &"file".into()));
     let told: Value = serde_json::from_str(&fs::read_to_string(&meta).unwrap()).unwrap();
-    assert!(told["image.name"].as_str().unwrap().contains("made:1"), "{told}");
+    assert_eq!(
+        told["containerimage.config.digest"].as_str().unwrap_or_else(|| made["Id"].as_str().unwrap()),
+        made["Id"]
+    );
+    assert!(!ours() || told["image.name"] == "made:1,made:2", "{told}");
     let script = "echo * deep/er/*; cat told link extra";
     let shown = scene.run(&["run", "--rm", "--network", "none", "made:1", "sh", "-c", script]).expect(0);
     let expected = "Dockerfile deep extra ignored.not link one told deep/er/two\n\
@@ -174,7 +172,10 @@ fn a_build_goes_through_a_session() {
     assert!(anew.err.contains("somebody of a file"), "{}", anew.err);
     let target = scene.run(&[&["build", "-q", "--target", "tool"][..], &words].concat()).expect(0);
     assert!(target.text().starts_with("sha256:"), "{}", target.out);
-    errors_point_at_the_file(&scene);
+    if ours() {
+        // as BuildKit of today has it; that of Docker 20.10 shows no lines for what a program does
+        errors_point_at_the_file(&scene);
+    }
     other_ways_in(&scene);
     outputs_come_back(&scene);
     scene.run(&["buildx", "inspect"]).expect(0);
@@ -202,10 +203,8 @@ fn errors_point_at_the_file(scene: &Scene) {
     assert!(missing.err.contains(">>> COPY nowhere /"), "{}", missing.err);
     let secret = b"FROM test:1\nRUN --mount=type=secret,id=no,required=true true\n";
     assert!(scene.run_with(&["build", "-"], secret).expect(1).err.contains(">>> RUN"));
-    if ours() {
-        let other = scene.run_with(&["build", "-"], b"# syntax=some/other:1\nFROM test:1\n").expect(1);
-        assert!(other.err.contains("no front end \"some/other:1\""), "{}", other.err);
-    }
+    let other = scene.run_with(&["build", "-"], b"# syntax=some/other:1\nFROM test:1\n").expect(1);
+    assert!(other.err.contains("no front end \"some/other:1\""), "{}", other.err);
 }
 
 /// Dockerfiles and contexts that are no folder.
