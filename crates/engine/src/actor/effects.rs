@@ -145,7 +145,11 @@ impl Actor {
                 tracing::warn!(%volume, %error, "cannot remove an anonymous volume");
             }
         }
-        let code = self.finished().code;
+        let end = self.finished();
+        let code = end.code;
+        if self.container.spec.auto_remove {
+            self.inner.remember_end(self.container.id.clone(), end);
+        }
         let event = self.event(&self.container, "destroy", vec![("exitCode", code.to_string())]);
         if let Err(error) = self.inner.forget_container(&self.container, &event) {
             tracing::error!(container = %self.container.id, %error, "cannot remove the record");
