@@ -117,7 +117,7 @@ impl Actor {
 
     /// A killed helper takes its container along (the kernel kills init with it); what remains is its cgroup.
     fn sweep(&mut self) {
-        let path = self.inner.config.cgroup(&self.container.id);
+        let path = self.inner.config.cgroup_of(&self.container);
         if let Err(error) = crate::sweep::cgroup(&self.inner.cgroups, &path) {
             tracing::warn!(container = %self.container.id, %error, "cannot remove the cgroup of a lost helper");
         }
