@@ -1,6 +1,6 @@
 //! What the engine is told at its start, and where its files are.
 
-use crate::model::{ContainerId, IdRange, NetworkSpec};
+use crate::model::{Container, ContainerId, IdRange, NetworkSpec};
 use net::Subnet;
 use net::ipam::{Pool, SubnetRequest};
 use std::path::{Path, PathBuf};
@@ -166,11 +166,21 @@ impl Config {
         self.run.join("shim")
     }
 
-    /// A container's cgroup.
+    /// The cgroup of a container that has no parent group of its own.
     #[must_use]
     pub fn cgroup(&self, id: &ContainerId) -> String {
-        format!("{}/{id}", self.cgroup_parent.trim_end_matches('/'))
+        below(&self.cgroup_parent, id)
     }
+
+    /// A container's cgroup.
+    #[must_use]
+    pub fn cgroup_of(&self, container: &Container) -> String {
+        below(container.spec.cgroup_parent.as_ref().unwrap_or(&self.cgroup_parent), &container.id)
+    }
+}
+
+fn below(parent: &str, id: &ContainerId) -> String {
+    format!("/{}/{id}", parent.trim_matches('/'))
 }
 
 /// A folder that a whole engine lives in may not be relative: helpers have another working folder.

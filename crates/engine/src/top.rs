@@ -22,7 +22,7 @@ impl Engine {
         if !container.is_alive() {
             return Err(EngineError::conflict(format!("container {} is not running", container.id)));
         }
-        let group = self.inner.cgroups.open(&self.inner.config.cgroup(&container.id));
+        let group = self.inner.cgroups.open(&self.inner.config.cgroup_of(&container));
         let pids = group
             .and_then(|group| group.pids())
             .map_err(|error| EngineError::internal("cannot list the processes", &error))?;

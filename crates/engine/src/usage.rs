@@ -35,7 +35,7 @@ impl Engine {
         if !container.is_alive() {
             return Ok(usage);
         }
-        let sampled = self.inner.cgroups.open(&self.inner.config.cgroup(&container.id)).and_then(|group| group.usage());
+        let sampled = self.inner.cgroups.open(&self.inner.config.cgroup_of(&container)).and_then(|group| group.usage());
         usage.group = match sampled {
             Ok(group) => group,
             // it may have ended since

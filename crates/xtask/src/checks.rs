@@ -21,5 +21,5 @@ pub(crate) fn run() -> Result<()> {
         let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
         workspace::cargo().args(clippy).check()
     })?;
-    shell::step("documents", docs::run)
+    shell::step("documents", || docs::run(&docs::Arguments::default()))
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 
+use crate::compat;
 use crate::workspace::{self, Depth};
 
 const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SPECIFICATION.md"];
@@ -16,9 +17,19 @@ const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md
 /// Top folders whose paths a document may name.
 const FOLDERS: &[&str] = &[".cargo/", ".ci/", ".config/", "crates/", "docs/", "packaging/"];
 
+#[derive(clap::Args, Default)]
+pub(crate) struct Arguments {
+    /// Write the pages that are made from tables, and check nothing
+    #[arg(long)]
+    write: bool,
+}
+
 /// Runs `cargo xtask docs`.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = workspace::root();
+    if arguments.write {
+        return compat::write(root);
+    }
     let mut faults = Vec::new();
     let documents = documents(root)?;
     let commands: Vec<String> =
@@ -30,6 +41,7 @@ pub(crate) fn run() -> Result<()> {
     }
     faults.extend(unnamed_crates(root)?);
     faults.extend(undocumented_files(root)?);
+    faults.extend(compat::faults(root)?);
     if !faults.is_empty() {
         bail!("the documents and the code disagree:\n  {}", faults.join("\n  "));
     }

@@ -5,6 +5,7 @@
 
 mod bench;
 mod checks;
+mod compat;
 mod demo;
 mod docs;
 mod island;
@@ -35,7 +36,7 @@ enum Task {
     /// From nothing to an isolated job in a container, and back to nothing
     Demo(demo::Arguments),
     /// Check that the documents name only what exists
-    Docs,
+    Docs(docs::Arguments),
     /// Check that the crates depend on each other only as layers.toml allows
     Layers,
     /// Install the Debian packages that a task needs
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Ci => checks::run().and_then(|()| test::run(&test::Arguments::default())),
         Task::Demo(arguments) => demo::run(&arguments),
-        Task::Docs => docs::run(),
+        Task::Docs(arguments) => docs::run(&arguments),
         Task::Layers => layers::run(),
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),

@@ -135,25 +135,49 @@ pub(crate) async fn info(call: Call) -> Result {
         warnings: Some(Vec::new()),
         ..Default::default()
     };
-    // objects that clients look into without asking whether they are there
     let mut value =
         serde_json::to_value(info).map_err(|error| ApiError::internal(format!("cannot write info: {error}")))?;
     if let Some(map) = value.as_object_mut() {
-        let swarm = serde_json::json!({
-            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
-            "RemoteManagers": null,
-        });
-        let plugins = serde_json::json!({
-            "Volume": ["local"], "Network": ["host", "none"], "Authorization": null, "Log": ["journald", "json-file", "local", "none", "syslog"],
-        });
-        map.insert("Swarm".to_owned(), swarm);
-        map.insert("Plugins".to_owned(), plugins);
-        map.insert("RegistryConfig".to_owned(), registry_config(&settings));
-        for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
-            map.insert(commit.to_owned(), serde_json::json!({ "ID": "" }));
-        }
+        fill_info(map, &settings);
     }
     reply::json(&value)
+}
+
+/// What clients look into without asking whether it is there.
+fn fill_info(map: &mut serde_json::Map<String, Value>, settings: &Settings) {
+    let swarm = serde_json::json!({
+        "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
+        "RemoteManagers": null,
+    });
+    let plugins = serde_json::json!({
+        "Volume": ["local"], "Authorization": null,
+        "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "vxlan"],
+        "Log": ["journald", "json-file", "local", "none", "syslog"],
+    });
+    map.insert("Swarm".to_owned(), swarm);
+    map.insert("Plugins".to_owned(), plugins);
+    map.insert("RegistryConfig".to_owned(), registry_config(settings));
+    for (field, variable) in [("HttpProxy", "HTTP_PROXY"), ("HttpsProxy", "HTTPS_PROXY"), ("NoProxy", "NO_PROXY")] {
+        map.insert(field.to_owned(), proxy(variable).into());
+    }
+    for text in ["Isolation", "OSVersion"] {
+        map.entry(text).or_insert_with(|| "".into());
+    }
+    for number in ["NEventsListener", "NGoroutines"] {
+        map.entry(number).or_insert_with(|| 0.into());
+    }
+    for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+        map.insert(commit.to_owned(), serde_json::json!({ "ID": "" }));
+    }
+}
+
+/// A proxy that the daemon uses, without what only it and the proxy may know.
+fn proxy(variable: &str) -> String {
+    let value = std::env::var(variable.to_lowercase()).or_else(|_| std::env::var(variable)).unwrap_or_default();
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}xxxxx:xxxxx{}", &value[..scheme + 3], &value[at..]),
+        _ => value,
+    }
 }
 
 fn switched_on(path: &str) -> bool {

@@ -68,6 +68,7 @@ pub(crate) fn spec_with(
         device_requests: device_requests(host.device_requests.take().unwrap_or_default()),
         volumes_from: volumes_from(host.volumes_from.take().unwrap_or_default())?,
         runtime: text(host.runtime.take()),
+        cgroup_parent: cgroup_parent(host.cgroup_parent.take())?,
         device_cgroup_rules: host.device_cgroup_rules.take().unwrap_or_default(),
         cap_add: host.cap_add.take().unwrap_or_default(),
         cap_drop: host.cap_drop.take().unwrap_or_default(),
@@ -242,6 +243,16 @@ fn volumes_from(list: Vec<String>) -> Result<Vec<VolumesFrom>, ApiError> {
         Ok(VolumesFrom { container: container.to_owned(), read_only: mode.split(',').any(|word| word == "ro") })
     };
     list.into_iter().map(one).collect()
+}
+
+/// A control group's path; one that does not begin at the root is meant to, as for dockerd without systemd.
+fn cgroup_parent(parent: Option<String>) -> Result<Option<String>, ApiError> {
+    let Some(parent) = text(parent) else { return Ok(None) };
+    if parent.split('/').any(|part| matches!(part, "." | "..")) || parent.contains('\0') {
+        return Err(ApiError::invalid(format!("invalid CgroupParent {parent:?}: no part of the path may be . or ..")));
+    }
+    // the root itself holds the default
+    Ok(Some(parent).filter(|parent| !parent.trim_matches('/').is_empty()))
 }
 
 fn ulimits(list: Vec<models::ResourcesUlimits>) -> Result<Vec<Ulimit>, ApiError> {

@@ -210,6 +210,7 @@ pub(crate) fn network_mode(mode: &NetworkMode) -> String {
 pub(crate) fn host_config(spec: &ContainerSpec) -> HostConfig {
     let mut host = HostConfig::default();
     resources::show(&spec.resources, &mut host);
+    host.cgroup_parent = Some(spec.cgroup_parent.clone().unwrap_or_default());
     mounts::Asked::show(spec.asked.as_deref(), &mut host);
     show_isolation(spec, &mut host);
     let device = |device: &engine::model::DeviceRequest| DeviceMapping {

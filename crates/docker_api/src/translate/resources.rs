@@ -1,6 +1,6 @@
 //! Limits and weights, for create and update.
 
-use super::{Filled, refuse, text};
+use super::{refuse, text};
 use crate::error::ApiError;
 use docker_wire::models::{self, HostConfig};
 use engine::model::{BlockLimit, Resources, RestartPolicy};
@@ -39,11 +39,6 @@ fn weights(list: Option<Vec<models::ResourcesBlkioWeightDevice>>) -> Result<Vec<
 
 /// Takes the limits out of a host configuration.
 pub(crate) fn take(host: &mut HostConfig) -> Result<Resources, ApiError> {
-    refuse(
-        host.cgroup_parent.filled(),
-        "HostConfig.CgroupParent",
-        "the daemon's --cgroup-parent sets it for all containers",
-    )?;
     for (value, field) in [
         (host.cpu_count, "HostConfig.CpuCount"),
         (host.cpu_percent, "HostConfig.CpuPercent"),
@@ -147,7 +142,6 @@ pub(crate) fn show(resources: &Resources, host: &mut HostConfig) {
     host.cpu_percent = Some(0);
     host.io_maximum_iops = Some(0);
     host.io_maximum_bandwidth = Some(0);
-    host.cgroup_parent = Some(String::new());
 }
 
 /// Shows a restart policy.

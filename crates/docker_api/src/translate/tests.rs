@@ -115,7 +115,7 @@ fn what_is_not_there_is_refused_by_name() {
         assert!(error.message.contains(part), "{host}: {}", error.message);
     };
     let (bad, missing) = (StatusCode::BAD_REQUEST, StatusCode::NOT_IMPLEMENTED);
-    check(json!({ "CgroupParent": "/x" }), missing, "CgroupParent");
+    check(json!({ "CgroupParent": "/x/../y" }), bad, "CgroupParent");
     check(json!({ "VolumesFrom": ["x:maybe"] }), bad, "invalid mode: maybe");
     check(json!({ "StorageOpt": { "size": "1g" } }), missing, "StorageOpt");
     check(json!({ "CpuPercent": 5 }), missing, "CpuPercent");

@@ -117,7 +117,7 @@ impl Actor {
 
     /// A killed helper takes its container along (the kernel kills init with it); what remains is its cgroup.
     fn sweep(&mut self) {
-        let path = self.inner.config.cgroup(&self.container.id);
+        let path = self.inner.config.cgroup_of(&self.container);
         if let Err(error) = crate::sweep::cgroup(&self.inner.cgroups, &path) {
             tracing::warn!(container = %self.container.id, %error, "cannot remove the cgroup of a lost helper");
         }
@@ -145,7 +145,11 @@ impl Actor {
                 tracing::warn!(%volume, %error, "cannot remove an anonymous volume");
             }
         }
-        let code = self.finished().code;
+        let end = self.finished();
+        let code = end.code;
+        if self.container.spec.auto_remove {
+            self.inner.remember_end(self.container.id.clone(), end);
+        }
         let event = self.event(&self.container, "destroy", vec![("exitCode", code.to_string())]);
         if let Err(error) = self.inner.forget_container(&self.container, &event) {
             tracing::error!(container = %self.container.id, %error, "cannot remove the record");

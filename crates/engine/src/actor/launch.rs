@@ -130,7 +130,7 @@ impl Actor {
         let around = Surroundings {
             host: &self.inner.host,
             paths: &self.shown_files(&paths)?,
-            cgroup: self.inner.config.cgroup(&container.id),
+            cgroup: self.inner.config.cgroup_of(container),
             user: user::resolve(&container.process.user, &spec.group_add, &self.accounts(layers))?,
             joins: self.joins()?,
             devices: plan::cdi::resolve(&spec.device_requests, &self.inner.config.cdi_folders)?,

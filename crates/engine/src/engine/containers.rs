@@ -444,14 +444,23 @@ impl Engine {
         .await
     }
 
-    /// Registers a wait; nothing that happens after this returns is missed.
+    /// Registers a wait; nothing that happens after this returns is missed. The id of a container that was removed at its own
+    /// end still says for a while how that was.
     ///
     /// # Errors
     /// [`ErrorClass::NotFound`].
     pub async fn wait(&self, who: &str, until: WaitFor) -> Result<Wait> {
         let (outcome, receiver) = oneshot::channel();
-        self.ask(who, |registered| Ask::Wait { until, outcome, registered }).await?;
-        Ok(Wait(receiver))
+        match self.ask(who, |registered| Ask::Wait { until, outcome, registered }).await {
+            Ok(()) => Ok(Wait(receiver)),
+            Err(error) => {
+                let end = self.inner.remembered_end(who).ok_or(error)?;
+                let (outcome, receiver) = oneshot::channel();
+                // the receiver is right here
+                let _ = outcome.send(end);
+                Ok(Wait(receiver))
+            }
+        }
     }
 
     /// Gives a client's connection to the container's helper, which serves it from then on. Before the start it is kept.

@@ -5,7 +5,7 @@ use crate::actor::Ask;
 use crate::config::Config;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::event_log::EventLog;
-use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, SeccompChoice, UserMode};
+use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, Finished, SeccompChoice, UserMode};
 use crate::network::Networks;
 use crate::plan::{self, Host, capabilities};
 use crate::runtime::Runtimes;
@@ -13,8 +13,9 @@ use crate::zygote::Zygote;
 use ::registry::client::Credentials;
 use control::SeccompProgram;
 use oci_spec::runtime::LinuxSeccomp;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{Durability, Store, Txn};
 use tokio::sync::mpsc;
@@ -47,7 +48,12 @@ pub(crate) struct Inner {
     runtimes: Mutex<Arc<Runtimes>>,
     /// Compiled filters by what they were compiled from: a start does not compile.
     seccomp: Mutex<HashMap<(SeccompChoice, Vec<&'static str>), SeccompProgram>>,
-    event_keys: Mutex<std::collections::VecDeque<String>>,
+    event_keys: Mutex<VecDeque<String>>,
+    /// The last containers that were removed at their own end, and how they ended: a client that asks for that right after
+    /// the start may come later than the end of a short program.
+    departed: Mutex<VecDeque<(ContainerId, Finished)>>,
+    /// Tells two events of one nanosecond apart.
+    event_number: AtomicU64,
 }
 
 /// All containers by id and name.
@@ -64,6 +70,8 @@ pub(super) struct Slot {
     pub(super) inbox: mpsc::Sender<Ask>,
 }
 
+/// Containers that went by themselves whose ends are remembered.
+const DEPARTED_KEPT: usize = 64;
 /// Filters of so many different containers are kept.
 const SECCOMP_KEPT: usize = 64;
 
@@ -116,6 +124,8 @@ impl Inner {
             runtimes,
             seccomp: Mutex::default(),
             event_keys: Mutex::new(keys),
+            departed: Mutex::default(),
+            event_number: AtomicU64::new(0),
         }
     }
 
@@ -160,6 +170,20 @@ impl Inner {
         }
     }
 
+    /// Remembers how a container ended that goes by itself.
+    pub(crate) fn remember_end(&self, id: ContainerId, end: Finished) {
+        let mut departed = lock(&self.departed);
+        if departed.len() >= DEPARTED_KEPT {
+            departed.pop_front();
+        }
+        departed.push_back((id, end));
+    }
+
+    /// How a container ended that went by itself a while ago.
+    pub(super) fn remembered_end(&self, id: &str) -> Option<Finished> {
+        lock(&self.departed).iter().find(|(departed, _)| departed.as_str() == id).map(|(_, end)| end.clone())
+    }
+
     /// Removes a record.
     pub(crate) fn forget_container(&self, container: &Container, event: &Event) -> Result<()> {
         let txn = Txn::new().delete(container_key(&container.id));
@@ -185,9 +209,9 @@ impl Inner {
         for event in events {
             let json =
                 serde_json::to_vec(event).map_err(|error| EngineError::internal("cannot write an event", &error))?;
-            // unique: two events of one nanosecond differ in what happened or to whom
-            let key =
-                format!("{EVENTS}{:020}-{}-{}", event.at_ns, event.id.get(..12).unwrap_or(&event.id), event.action);
+            // what happened is no part of it: the action of an exec is a command line, which may be long
+            let number = self.event_number.fetch_add(1, Ordering::Relaxed);
+            let key = format!("{EVENTS}{:020}-{}-{number}", event.at_ns, event.id.get(..12).unwrap_or_default());
             txn = txn.put(key.clone(), json);
             keys.push_back(key);
             if keys.len() > crate::event_log::KEPT

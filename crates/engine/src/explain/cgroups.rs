@@ -16,7 +16,7 @@ pub(super) fn rows(subject: &Subject<'_>) -> Vec<Row> {
         let value = now.map_or_else(|| file.value.clone(), |text| text.trim().replace('\n', ", "));
         rows.push(Row::new(file.path.display().to_string(), value, because(subject, &name)));
     }
-    let path = subject.engine.inner.config.cgroup(&subject.container.id);
+    let path = subject.engine.inner.config.cgroup_of(subject.container);
     if let Some(pid) = subject.live {
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let ours = text.lines().filter(|line| line.ends_with(&path));

@@ -61,6 +61,9 @@ pub struct ContainerSpec {
     pub volumes_from: Vec<VolumesFrom>,
     /// The runtime that was asked for by name; all names are ours.
     pub runtime: Option<String>,
+    /// The control group that its own is to be in, if not the daemon's.
+    #[serde(default)]
+    pub cgroup_parent: Option<String>,
     /// Rules for the devices cgroup, `c 42:* rmw`.
     pub device_cgroup_rules: Vec<String>,
     /// Capabilities beyond the default set, `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
@@ -152,6 +155,7 @@ impl Default for ContainerSpec {
             device_requests: Vec::new(),
             volumes_from: Vec::new(),
             runtime: None,
+            cgroup_parent: None,
             device_cgroup_rules: Vec::new(),
             cap_add: Vec::new(),
             cap_drop: Vec::new(),

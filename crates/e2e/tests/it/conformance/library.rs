@@ -67,6 +67,10 @@ assert b'T' in web.logs(timestamps=True, tail=1).split()[0]
 assert web.attach(logs=True, stream=False) == b'one\ntwo\n'
 code, output = web.exec_run(['sh', '-c', 'echo out; echo err >&2; exit 4'], demux=True)
 assert (code, output) == (4, (b'out\n', b'err\n')), (code, output)
+code, output = web.exec_run(['sh', '-c', 'printf %s ' + 'a' * 20000 + ' | wc -c'])
+assert (code, output.strip()) == (0, b'20000'), (code, output)
+# one that has no terminal takes any size
+web.resize(33, 99)
 instance = client.api.exec_create(web.id, ['sleep', '100'])
 client.api.exec_start(instance, detach=True)
 shown = client.api.exec_inspect(instance)

@@ -1,7 +1,8 @@
 //! What only our own daemon and client can be asked: a daemon's own settings, the live view.
 
-use crate::subject::{SOON, Subject, skip_unless_insula};
+use crate::subject::{IMAGE, SOON, Subject, skip_unless_insula};
 use std::fs;
+use testkit::wait_for;
 
 #[test]
 fn cdi_devices_come_from_files() {
@@ -25,6 +26,25 @@ fn cdi_devices_come_from_files() {
     assert!(none.err.contains("could not select device driver"), "{}", none.err);
     subject.finish();
 }
+
+/// A client that waits after the start comes too late for a short program: what it asks for is still known.
+#[test]
+fn the_end_of_a_container_that_went_by_itself_is_known() {
+    if skip_unless_insula() {
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    let id = subject.background("short", &["--rm"], &["sh", "-c", "exit 7"]);
+    let gone = wait_for(SOON, || subject.insula(&["ps", "-aq"]).text().is_empty().then_some(()));
+    assert!(gone.is_some(), "it stays");
+    assert_eq!(subject.insula(&["wait", &id]).expect(0).text(), "7");
+    assert!(subject.insula(&["wait", "short"]).expect(1).err.contains("No such container"));
+    let stays = subject.insula(&["create", IMAGE, "true"]).expect(0).text().to_owned();
+    subject.insula(&["rm", &stays]).expect(0);
+    subject.insula(&["wait", &stays]).expect(1);
+    subject.finish();
+}
+
 #[test]
 fn top_is_live_on_a_terminal_and_plain_in_a_pipe() {
     if skip_unless_insula() {

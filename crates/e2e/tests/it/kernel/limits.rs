@@ -3,6 +3,29 @@
 use crate::subject::{Kind, Subject};
 
 #[test]
+fn a_container_stands_below_the_group_that_was_asked_for() {
+    let Some(subject) = Subject::start() else { return };
+    let parent = format!("{}/own", subject.group);
+    subject.background("placed", &["--cgroup-parent", &parent, "-m", "64m"], &["sleep", "100"]);
+    let (id, pid) = (subject.field("placed", "{{.Id}}"), subject.field("placed", "{{.State.Pid}}"));
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.lines().any(|line| line.ends_with(&format!(":{parent}/{id}"))), "{groups}");
+    assert_eq!(subject.field("placed", "{{.HostConfig.CgroupParent}}"), parent);
+    assert!(subject.insula(&["top", "placed"]).expect(0).out.contains("sleep 100"));
+    subject.insula(&["rm", "-f", "placed"]).expect(0);
+    let left = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    for line in left.lines() {
+        let controllers = line.split(':').nth(1).unwrap_or_default().replace("name=", "");
+        let first = controllers.split(',').next().unwrap_or_default();
+        let parent = std::path::Path::new("/sys/fs/cgroup").join(first).join(parent.trim_start_matches('/'));
+        // the group that was asked for stays, as with Docker; only where the kernel has that controller is there one
+        let _ = std::fs::remove_dir(&parent);
+        assert!(!parent.exists(), "{} is in use", parent.display());
+    }
+    subject.finish();
+}
+
+#[test]
 fn limits_stand_in_the_control_group() {
     let Some(subject) = Subject::start() else { return };
     let options = [
