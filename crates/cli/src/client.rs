@@ -75,29 +75,7 @@ impl Client {
     }
 
     fn connect(&mut self) -> Result<Connection, Failure> {
-        let socket = &self.context.socket;
-        match Connection::open(socket) {
-            Ok(connection) => Ok(connection),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
-                ) =>
-            {
-                if self.context.ownership == Ownership::Named {
-                    let socket = socket.display();
-                    let text =
-                        format!("no daemon answers at {socket}; start one there, or leave --host and INSULA_HOST out");
-                    return Err(Failure::new(text));
-                }
-                daemon::start_for_command(&self.context)?;
-                Connection::open(socket).during(|| format!("cannot connect to {}", socket.display()))
-            }
-            Err(error) => {
-                let hint = if error.kind() == ErrorKind::PermissionDenied { "; try as root" } else { "" };
-                Err(Failure::new(format!("cannot connect to {}: {error}{hint}", socket.display())))
-            }
-        }
+        connect(&self.context).map(Connection::over)
     }
 
     fn exchange(
@@ -280,6 +258,32 @@ impl Client {
         };
         let (stream, early) = answer.connection.into_stream();
         Ok(Upgraded { stream, early, multiplexed })
+    }
+}
+
+/// Connects to the daemon, and starts it if it is ours to start.
+pub(crate) fn connect(context: &Context) -> Result<UnixStream, Failure> {
+    let endpoint = &context.endpoint;
+    match endpoint.connect() {
+        Ok(stream) => Ok(stream),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
+            ) && endpoint.socket().is_some() =>
+        {
+            if context.ownership == Ownership::Named {
+                let text =
+                    format!("no daemon answers at {endpoint}; start one there, or leave --host and INSULA_HOST out");
+                return Err(Failure::new(text));
+            }
+            daemon::start_for_command(context)?;
+            endpoint.connect().during(|| format!("cannot connect to {endpoint}"))
+        }
+        Err(error) => {
+            let hint = if error.kind() == ErrorKind::PermissionDenied { "; try as root" } else { "" };
+            Err(Failure::new(format!("cannot connect to {endpoint}: {error}{hint}")))
+        }
     }
 }
 

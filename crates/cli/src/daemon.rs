@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::context::Context;
+use crate::context::endpoint::Endpoint;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Order, Parsed};
 use crate::output;
@@ -113,7 +114,7 @@ fn start(context: &Context, given: &Parsed) -> Outcome {
     }
     if let Some(run) = given.value("run") {
         context.run = std::path::absolute(run)?;
-        context.socket = context.run.join("docker.sock");
+        context.endpoint = Endpoint::Unix(context.run.join("docker.sock"));
     }
     let mut extra = Vec::new();
     for name in ["cgroup-parent", "netns-pool", "userns-remap", "log-level"] {
@@ -295,9 +296,9 @@ fn upgrade(context: &Context, _: &Parsed) -> Outcome {
 }
 
 fn status(context: &Context, _: &Parsed) -> Outcome {
-    let answers = UnixStream::connect(&context.socket).is_ok();
+    let answers = context.endpoint.connect().is_ok();
     let process = running(context)?.map(|(pid, _)| pid);
-    let socket = context.socket.display();
+    let socket = &context.endpoint;
     match (answers, process) {
         (true, Some(pid)) => output::line(&format!("insulad (pid {pid}) answers on {socket}")),
         (true, None) => output::line(&format!("a daemon answers on {socket}")),

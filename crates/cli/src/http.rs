@@ -108,7 +108,12 @@ impl Connection {
     /// # Errors
     /// What connect(2) says.
     pub(crate) fn open(socket: &Path) -> io::Result<Self> {
-        Ok(Self { stream: UnixStream::connect(socket)?, buffer: Vec::new(), start: 0, used: false, proof: None })
+        Ok(Self::over(UnixStream::connect(socket)?))
+    }
+
+    /// Takes a connection that is there.
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        Self { stream, buffer: Vec::new(), start: 0, used: false, proof: None }
     }
 
     /// Sends one request.

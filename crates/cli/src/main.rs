@@ -48,6 +48,7 @@ static COMMANDS: &[&Command] = &[
     &container::commit::COMMAND,
     &compose::COMMAND,
     &container::GROUP,
+    &context::command::GROUP,
     &container::cp::COMMAND,
     &container::create::COMMAND,
     &daemon::GROUP,
@@ -233,11 +234,14 @@ fn help() -> String {
 Options:
   -D, --debug        Show the requests that are made
   -h, --help         Show this
-  -H, --host HOST    Talk to this socket, as in unix:///run/insula/docker.sock (INSULA_HOST)
+  -c, --context NAME Talk to where this context of docker's leads (DOCKER_CONTEXT)
+  -H, --host HOST    Talk to unix:///SOCKET, tcp://HOST:PORT or ssh://HOST (INSULA_HOST, DOCKER_HOST)
       --root DIR     The daemon's state folder, if it is to be started (INSULA_ROOT; /var/lib/insula)
       --run DIR      The folder of the daemon's sockets (INSULA_RUN; /run/insula)
   -v, --version      Show the version
-      --config DIR   Accepted, and not used
+      --config DIR   The folder of contexts and credentials (DOCKER_CONFIG; ~/.docker)
+      --tls, --tlsverify, --tlscacert FILE, --tlscert FILE, --tlskey FILE
+                     TLS over TCP (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH)
 
 `insula COMMAND --help` tells more about a command. Without a daemon, one is started.
 ",

@@ -9,6 +9,7 @@
 
 mod config;
 mod credential;
+mod dial;
 mod listen;
 mod pidfile;
 mod registry;
@@ -60,6 +61,8 @@ enum Other {
     /// The user's credentials for registries
     #[command(subcommand)]
     Credential(credential::Command),
+    /// A TLS connection to a daemon elsewhere, for the command line
+    Dial(dial::Dial),
 }
 
 /// How serving ended.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
     let done = match arguments.other {
         Some(Other::Registry(command)) => registry::run(command),
         Some(Other::Credential(command)) => credential::run(command),
+        Some(Other::Dial(dial)) => dial::run(dial),
         None => start(&arguments.flags, &level),
     };
     match done {

@@ -52,6 +52,14 @@ macro_rules! in_place_of_glibc {
         extern "C" fn gnu_get_libc_version() -> *const std::ffi::c_char {
             c"2.24".as_ptr()
         }
+
+        /// After a name that was not found, the standard library has glibc of that version read its settings again; musl's
+        /// resolver reads them each time.
+        #[expect(unsafe_code, reason = "the standard library calls this name")]
+        #[unsafe(no_mangle)]
+        extern "C" fn __res_init() -> std::ffi::c_int {
+            0
+        }
     };
 }
 

@@ -1,9 +1,18 @@
-//! Where the daemon is: from the options before the command's name, the environment, and the defaults.
+//! Where the daemon is: from the options before the command's name, the environment, docker's contexts, and the defaults.
+//!
+//! The nearest counts: `--host`, `--context`, `--run`, `INSULA_HOST`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the current context, the socket in the
+//! run folder.
+
+pub(crate) mod command;
+pub(crate) mod endpoint;
+mod store;
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
+use endpoint::{Endpoint, Tls, Trust};
+use store::Store;
 
 const DEFAULT_ROOT: &str = "/var/lib/insula";
 const DEFAULT_RUN: &str = "/run/insula";
@@ -24,8 +33,12 @@ pub(crate) struct Context {
     pub(crate) root: PathBuf,
     /// The folder of its sockets.
     pub(crate) run: PathBuf,
-    /// The socket to talk to.
-    pub(crate) socket: PathBuf,
+    /// Where to talk to it.
+    pub(crate) endpoint: Endpoint,
+    /// The name of docker's context that says so, or `default`.
+    pub(crate) name: String,
+    /// Docker's folder of settings, where contexts are.
+    store: Option<Store>,
     /// Whether the daemon behind it is ours to start.
     pub(crate) ownership: Ownership,
     /// Whether requests are shown.
@@ -36,11 +49,61 @@ pub(crate) struct Context {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Globals {
     pub(crate) host: Option<String>,
+    pub(crate) context: Option<String>,
+    pub(crate) config: Option<String>,
+    pub(crate) tls: TlsOptions,
     pub(crate) root: Option<String>,
     pub(crate) run: Option<String>,
     pub(crate) debug: bool,
     pub(crate) help: bool,
     pub(crate) version: bool,
+}
+
+/// The options about TLS.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct TlsOptions {
+    on: Option<bool>,
+    verify: Option<bool>,
+    authority: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+}
+
+impl TlsOptions {
+    /// Takes a switch; false if it is none of these.
+    fn switch(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        let on = || match value.unwrap_or("true") {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            other => Err(format!("option {name} is true or false, not {other:?}")),
+        };
+        match name {
+            "--tls" => self.on = Some(on()?),
+            "--tlsverify" => self.verify = Some(on()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// What they and the environment say; files that are not named are those in the folder of certificates, if they are there.
+    fn resolve(self, folder: Option<&Path>) -> Option<Tls> {
+        let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let verify = self.verify.unwrap_or_else(|| set("DOCKER_TLS_VERIFY").is_some());
+        let on = self.on.unwrap_or_else(|| set("DOCKER_TLS").is_some());
+        if !verify && !on {
+            return None;
+        }
+        let folder = set("DOCKER_CERT_PATH").map(PathBuf::from).or_else(|| folder.map(Path::to_owned));
+        let file = |given: Option<String>, usual: &str| {
+            let given = given.map(|path| absolute(Path::new(&path)));
+            given.or_else(|| folder.as_ref().map(|folder| folder.join(usual)).filter(|path| path.is_file()))
+        };
+        Some(Tls {
+            authority: file(self.authority, "ca.pem"),
+            certificate: file(self.certificate, "cert.pem").zip(file(self.key, "key.pem")),
+            trust: if verify { Trust::Verified } else { Trust::Anybody },
+        })
+    }
 }
 
 impl Globals {
@@ -64,7 +127,9 @@ impl Globals {
                 "--debug" | "-D" => globals.debug = true,
                 "--help" | "-h" => globals.help = true,
                 "--version" | "-v" => globals.version = true,
-                "--host" | "-H" | "--root" | "--run" | "--config" => {
+                _ if globals.tls.switch(name, inline.as_deref())? => {}
+                "--host" | "-H" | "--root" | "--run" | "--config" | "--context" | "-c" | "--tlscacert"
+                | "--tlscert" | "--tlskey" => {
                     let value = match (inline, rest) {
                         (Some(value), _) => value,
                         (None, [value, tail @ ..]) => {
@@ -76,8 +141,11 @@ impl Globals {
                     match name {
                         "--root" => globals.root = Some(value),
                         "--run" => globals.run = Some(value),
-                        // Accepted for scripts that name a folder of client settings; there are none to read.
-                        "--config" => {}
+                        "--config" => globals.config = Some(value),
+                        "--context" | "-c" => globals.context = Some(value),
+                        "--tlscacert" => globals.tls.authority = Some(value),
+                        "--tlscert" => globals.tls.certificate = Some(value),
+                        "--tlskey" => globals.tls.key = Some(value),
                         _ => globals.host = Some(value),
                     }
                 }
@@ -90,49 +158,47 @@ impl Globals {
     /// Fills in the environment and the defaults.
     ///
     /// # Errors
-    /// [`Failure`] if the host is no unix socket.
+    /// [`Failure`] for a host that cannot be read, and for a context that is not there.
     pub(crate) fn context(self) -> Result<Context, Failure> {
+        let set = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
         let folder = |given: Option<String>, variable: &str, default: &str| {
-            let value = given.or_else(|| env::var(variable).ok().filter(|value| !value.is_empty()));
-            absolute(Path::new(value.as_deref().unwrap_or(default)))
+            absolute(Path::new(given.or_else(|| set(variable)).as_deref().unwrap_or(default)))
         };
+        if self.host.is_some() && self.context.is_some() {
+            return Err(Failure::new("conflicting options: cannot specify both --host and --context"));
+        }
         let named_run = self.run.is_some();
         let run = folder(self.run, "INSULA_RUN", DEFAULT_RUN);
         let root = folder(self.root, "INSULA_ROOT", DEFAULT_ROOT);
+        let settings = self.config.map(|folder| absolute(Path::new(&folder)));
+        let store = settings.map(|folder| Store::at(&folder)).or_else(Store::of_user);
         // A run folder on the command line is nearer than a host in the environment.
-        let inherited = if named_run { None } else { env::var("INSULA_HOST").ok().filter(|value| !value.is_empty()) };
-        let ours = run.join("docker.sock");
-        let (socket, ownership) = match self.host.or(inherited) {
-            None => (ours, Ownership::Local),
-            Some(host) => match socket_of(&host)? {
-                path if path == ours => (path, Ownership::Local),
-                path => (path, Ownership::Named),
-            },
+        let inherited = || if named_run { None } else { set("INSULA_HOST").or_else(|| set("DOCKER_HOST")) };
+        let host = self.host.or_else(|| if self.context.is_some() { None } else { inherited() });
+        let chosen = self.context.or_else(|| {
+            let ask = host.is_none() && !named_run;
+            if ask { set("DOCKER_CONTEXT").or_else(|| store.as_ref()?.current()) } else { None }
+        });
+        let name = chosen.filter(|name| name != store::DEFAULT);
+        let ours = Endpoint::Unix(run.join("docker.sock"));
+        let endpoint = match (&name, &store, host) {
+            (Some(name), Some(store), _) => store.endpoint(name)?,
+            (Some(name), None, _) => {
+                return Err(Failure::new(format!(
+                    "context {name:?} does not exist: there is neither HOME nor DOCKER_CONFIG"
+                )));
+            }
+            (None, _, Some(host)) => Endpoint::parse(&host, self.tls.resolve(store.as_ref().map(Store::folder)))?,
+            (None, ..) => ours.clone(),
         };
-        Ok(Context { root, run, socket, ownership, debug: self.debug })
+        let ownership = if endpoint == ours { Ownership::Local } else { Ownership::Named };
+        let name = name.unwrap_or_else(|| store::DEFAULT.to_owned());
+        Ok(Context { root, run, endpoint, name, store, ownership, debug: self.debug })
     }
 }
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// The socket that a host names: `unix:///path`, a path, or a folder with `docker.sock` in it.
-fn socket_of(host: &str) -> Result<PathBuf, Failure> {
-    let path = match host.split_once("://") {
-        Some(("unix", path)) => path,
-        Some((scheme, _)) => {
-            let text =
-                format!("cannot talk to host {host:?}: {scheme} is not supported; give unix:///path/to/docker.sock");
-            return Err(Failure::new(text));
-        }
-        None => host,
-    };
-    if path.is_empty() {
-        return Err(Failure::new(format!("host {host:?} names no socket; give unix:///path/to/docker.sock")));
-    }
-    let path = absolute(Path::new(path));
-    Ok(if path.is_dir() { path.join("docker.sock") } else { path })
 }
 
 #[cfg(test)]
@@ -145,25 +211,20 @@ mod tests {
 
     #[test]
     fn options_before_the_command_are_split_off() {
-        let line = words("-H unix:///a/b.sock --root=/s --debug run -H x");
+        let line = words("-H unix:///a/b.sock --root=/s --debug --tlsverify --tls=false -c box run -H x");
         let (globals, rest) = Globals::split(&line).unwrap();
         assert_eq!(globals.host.as_deref(), Some("unix:///a/b.sock"));
         assert_eq!(globals.root.as_deref(), Some("/s"));
         assert!(globals.debug);
+        assert_eq!((globals.tls.verify, globals.tls.on), (Some(true), Some(false)));
+        assert_eq!(globals.context.as_deref(), Some("box"));
+        assert!(Globals::split(&words("--tls=maybe ps")).unwrap_err().contains("true or false"));
+        assert!(globals.context().unwrap_err().text().contains("both --host and --context"));
         assert_eq!(rest, words("run -H x"));
         assert_eq!(
             Globals::split(&words("--nonsense ps")).unwrap_err(),
             "unknown option \"--nonsense\" before the command"
         );
         assert_eq!(Globals::split(&words("-H")).unwrap_err(), "option -H needs a value");
-    }
-
-    #[test]
-    fn hosts_are_sockets() {
-        assert_eq!(socket_of("unix:///a/b.sock").unwrap(), Path::new("/a/b.sock"));
-        assert_eq!(socket_of("/a/b.sock").unwrap(), Path::new("/a/b.sock"));
-        assert_eq!(socket_of("unix:///tmp").unwrap(), Path::new("/tmp/docker.sock"));
-        assert!(socket_of("tcp://1.2.3.4:2375").unwrap_err().text().contains("tcp is not supported"));
-        assert!(socket_of("unix://").is_err());
     }
 }

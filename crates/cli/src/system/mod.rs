@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod df;
+pub(crate) mod dial;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
@@ -15,6 +16,13 @@ pub(crate) static GROUP: Command = Command {
     name: "system",
     usage: "COMMAND",
     about: "Commands about the daemon and the host",
-    action: Action::Group(&[&check::COMMAND, &df::COMMAND, &events::COMMAND, &info::COMMAND, &prune::COMMAND]),
+    action: Action::Group(&[
+        &check::COMMAND,
+        &df::COMMAND,
+        &dial::COMMAND,
+        &events::COMMAND,
+        &info::COMMAND,
+        &prune::COMMAND,
+    ]),
     ..Command::BLANK
 };

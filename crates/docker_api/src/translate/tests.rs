@@ -62,7 +62,7 @@ fn a_plain_run_asks_for_nothing() {
 
 #[test]
 fn what_was_understood_is_shown_again() {
-    let spec = parse(json!({
+    let mut spec = parse(json!({
         "Image": "web", "Cmd": ["a", "b"], "Entrypoint": [""], "Env": ["A=1", "B"], "Labels": { "x": "y" },
         "Volumes": { "/anon": {} }, "ExposedPorts": { "80/tcp": {} }, "StopTimeout": 3,
         "HostConfig": {
@@ -78,10 +78,12 @@ fn what_was_understood_is_shown_again() {
             "Ulimits": [{ "Name": "nofile", "Soft": 10, "Hard": 20 }], "Sysctls": { "net.ipv4.ip_forward": "1" },
             "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "r" }],
             "CapAdd": ["NET_ADMIN"], "CapDrop": ["ALL"], "Init": true, "ReadonlyRootfs": true, "ShmSize": 1048576,
-            "Runtime": "insula", "OomScoreAdj": -5, "ExtraHosts": ["db:10.0.0.1"], "GroupAdd": ["audio"], "MaskedPaths": ["/proc/x"]
+            "OomScoreAdj": -5, "ExtraHosts": ["db:10.0.0.1"], "GroupAdd": ["audio"], "MaskedPaths": ["/proc/x"]
         }
     }))
     .unwrap();
+    // the engine fills it in for those who ask for none, and it is always shown
+    spec.runtime = Some(engine::OWN_RUNTIME.to_owned());
     assert_eq!(spec.entrypoint, Some(Vec::new()));
     assert_eq!(spec.network, NetworkMode::Container("other".into()));
     assert_eq!((spec.namespaces.ipc.clone(), spec.namespaces.pid.clone()), (IpcMode::Shareable, PidMode::Host));

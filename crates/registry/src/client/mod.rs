@@ -17,6 +17,7 @@ mod blob;
 mod call;
 mod cosign;
 mod credential;
+pub mod dial;
 mod error;
 mod file;
 mod push;

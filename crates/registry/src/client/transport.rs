@@ -194,19 +194,25 @@ impl Settings {
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     read.map_err(|error| unusable(path, &error))
 }
 
-fn unusable(path: &Path, error: &dyn std::fmt::Display) -> ClientError {
+pub(super) fn unusable(path: &Path, error: &dyn std::fmt::Display) -> ClientError {
     let source = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     ClientError::Certificate { path: path.to_owned(), source }
 }
 
 /// Accepts every certificate: for registries that were named as insecure, and this machine.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+pub(super) struct Anybody(Arc<CryptoProvider>);
+
+impl Anybody {
+    pub(super) fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self(provider)
+    }
+}
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

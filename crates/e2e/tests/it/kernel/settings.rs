@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
-use crate::subject::{IMAGE, Run, SOON, Subject, finish, image_tar, skip_unless_insula};
+use crate::subject::{IMAGE, Run, SOON, Subject, finish, image_tar, program, programs, skip_unless_insula};
 use rustix::process::Signal;
 use testkit::{Island, wait_for};
 
@@ -97,7 +97,81 @@ fn only_clients_with_a_certificate_come_in_by_tcp() {
     let mut through = Command::new("docker");
     through.args(["--context", "here", "ps"]).env("DOCKER_CONFIG", subject.island.path("docker-config"));
     finish(through.env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT"), b"").expect(0);
+    our_client_goes_the_same_ways(&subject, &host);
     subject.finish();
+}
+
+/// Our client over TLS, through contexts that it shares with docker's, and through a shell elsewhere.
+fn our_client_goes_the_same_ways(subject: &Subject, host: &str) {
+    let island = &subject.island;
+    let path = |name: &str| island.path(name).display().to_string();
+    let client = |program: &Path, words: &[&str]| {
+        let mut command = Command::new(program);
+        for name in ["INSULA_HOST", "INSULA_RUN", "INSULA_ROOT", "DOCKER_HOST", "DOCKER_CONTEXT"] {
+            command.env_remove(name);
+        }
+        command.args(words).env("DOCKER_CONFIG", island.path("docker-config"));
+        command
+    };
+    let insula = |words: &[&str], input: &[u8]| finish(&mut client(&program("insula"), words), input);
+    let docker = |words: &[&str]| finish(&mut client(Path::new("docker"), words), b"");
+    let program_with_streams =
+        ["run", "--rm", "-i", "--network", "none", IMAGE, "sh", "-c", "cat; echo err >&2; exit 3"];
+    let check = |run: Run| {
+        let run = run.expect(3);
+        assert_eq!((run.out.as_str(), run.err.as_str()), ("through\n", "err\n"));
+    };
+    let (address, authority) = (format!("tcp://{host}"), path("ca.pem"));
+    let flags = |name: &str| {
+        let files = [path(&format!("{name}.pem")), path(&format!("{name}.key"))];
+        ["--host", &address, "--tlsverify", "--tlscacert", &authority, "--tlscert", &files[0], "--tlskey", &files[1]]
+            .map(str::to_owned)
+    };
+    let with = |flags: &[String], words: &[&str]| -> Vec<String> {
+        flags.iter().cloned().chain(words.iter().map(|word| (*word).to_owned())).collect()
+    };
+    let run = |words: &[String], input: &[u8]| insula(&words.iter().map(String::as_str).collect::<Vec<_>>(), input);
+    check(run(&with(&flags("client"), &program_with_streams), b"through\n"));
+    assert_ne!(run(&with(&flags("stranger"), &["ps"]), b"").code, 0, "a stranger's certificate was taken");
+    // by the environment alone
+    let folder = island.dir("certificates");
+    for (from, to) in [("ca.pem", "ca.pem"), ("client.pem", "cert.pem"), ("client.key", "key.pem")] {
+        fs::copy(island.path(from), folder.join(to)).unwrap();
+    }
+    let mut told = client(&program("insula"), &["ps"]);
+    told.env("DOCKER_HOST", &address).env("DOCKER_TLS_VERIFY", "1").env("DOCKER_CERT_PATH", &folder);
+    finish(&mut told, b"").expect(0);
+    // a context of docker's is one of ours, and the other way round
+    assert_eq!(insula(&["context", "show"], b"").expect(0).text(), "default");
+    assert_eq!(insula(&["context", "use", "here"], b"").expect(0).text(), "here");
+    insula(&["ps"], b"").expect(0);
+    assert_eq!(
+        docker(&["context", "ls", "-q"]).expect(0).text(),
+        insula(&["context", "ls", "-q"], b"").expect(0).text()
+    );
+    let listed = insula(&["context", "ls"], b"").expect(0);
+    assert!(listed.out.contains("here *"), "{}", listed.out);
+    let place = format!("host={address},ca={authority},cert={},key={}", path("client.pem"), path("client.key"));
+    insula(&["context", "create", "secure", "--description", "by TLS", "--docker", &place], b"").expect(0);
+    docker(&["--context", "secure", "ps"]).expect(0);
+    insula(&["--context", "secure", "ps"], b"").expect(0);
+    let shown = |client: &dyn Fn(&[&str]) -> Run| {
+        let run = client(&["context", "inspect", "secure"]).expect(0);
+        serde_json::from_str::<serde_json::Value>(&run.out).unwrap()
+    };
+    assert_eq!(shown(&|words| insula(words, b"")), shown(&docker));
+    assert!(insula(&["context", "rm", "here"], b"").expect(1).err.contains("is in use"));
+    insula(&["context", "rm", "-f", "here", "secure"], b"").expect(0);
+    assert_eq!(docker(&["context", "ls", "-q"]).expect(0).text(), "default");
+    // a shell elsewhere, which here is one next door
+    let script = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift 2\nexec sh -c \"$*\"\n";
+    let shells = island.dir("shells");
+    fs::write(shells.join("ssh"), script).unwrap();
+    fs::set_permissions(shells.join("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let search = format!("{}:{}:{}", shells.display(), programs().display(), std::env::var("PATH").unwrap());
+    let far = format!("ssh://me@elsewhere:22{}", subject.socket().display());
+    let mut over = client(&program("insula"), &["--host", &far]);
+    check(finish(over.args(program_with_streams).env("PATH", &search), b"through\n"));
 }
 
 /// One request over a unix socket: the whole answer.
