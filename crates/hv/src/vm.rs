@@ -118,11 +118,6 @@ pub trait Vm: Send + Sync {
     /// The backend refuses, or the index is taken.
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, VmError>;
 
-    /// Whether every vCPU sleeps in a halt just now. A backend that can't tell says that none does.
-    fn sleeps(&self) -> bool {
-        false
-    }
-
     /// Sets an interrupt line: IOAPIC input `gsi`, and for 0 to 15 the PIC's input too.
     ///
     /// # Errors

@@ -11,13 +11,13 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Memory;
-use crate::device::{Activity, Device, DeviceError, Kind, Metrics, RestoreError, Running, Served, Sleep, Wake};
+use crate::device::{Activity, Device, DeviceError, Kind, Metrics, RestoreError, Running, Served, Wake};
 use crate::events::{Events, Interest, Kick};
 use crate::interrupt::{Interrupt, Signal};
 use crate::queue::{Queue, QueueState};
@@ -85,7 +85,6 @@ pub struct Slot {
     kicks: Vec<Kick>,
     /// Whether somebody serves the device, so that a notification may be served where it comes in.
     attended: AtomicBool,
-    sleep: OnceLock<Sleep>,
     state: Mutex<State>,
 }
 
@@ -118,7 +117,6 @@ impl Slot {
             events: Arc::new(events),
             kicks,
             attended: AtomicBool::new(false),
-            sleep: OnceLock::new(),
             state: Mutex::new(State {
                 device,
                 status: 0,
@@ -201,12 +199,6 @@ impl Slot {
     /// Whether somebody waits on the slot's descriptor from now on. Nobody does at first, and not while the machine rests.
     pub(crate) fn set_attendance(&self, attendance: Attendance) {
         self.attended.store(attendance == Attendance::Attended, Ordering::Release);
-    }
-
-    /// Names who can tell whether the guest has nothing to do. Once, before its driver starts the device.
-    pub fn set_sleep(&self, sleep: Sleep) {
-        // The first one knows as well as the second.
-        let _known = self.sleep.set(sleep);
     }
 
     /// The status register.
@@ -394,7 +386,6 @@ impl Slot {
             queues,
             interrupt: Arc::clone(&self.interrupt),
             events: Arc::clone(&self.events),
-            sleep: self.sleep.get().cloned(),
         };
         let outcome = state.device.activate(&mut running);
         if outcome.is_ok() {

@@ -169,10 +169,6 @@ impl Vm for SoftVm {
         ]
     }
 
-    fn sleeps(&self) -> bool {
-        self.0.slots.0.iter().all(Slot::sleeps)
-    }
-
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, VmError> {
         if index as usize >= self.0.slots.0.len() {
             return Err(VmError::State(format!("this machine has no vcpu {index}")));

@@ -95,11 +95,6 @@ impl Slot {
         *asleep = false;
     }
 
-    /// Whether the vCPU is asleep.
-    pub(super) fn sleeps(&self) -> bool {
-        *lock(&self.asleep)
-    }
-
     /// The vCPU begins to run: from now on orders wait until it has taken them.
     pub(super) fn begin(&self) {
         lock(&self.orders).running = true;

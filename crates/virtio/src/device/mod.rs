@@ -145,16 +145,6 @@ pub enum RestoreError {
     },
 }
 
-/// Says whether all of the guest's processors sleep.
-#[derive(Clone)]
-pub struct Sleep(pub Arc<dyn Fn() -> bool + Send + Sync>);
-
-impl std::fmt::Debug for Sleep {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_tuple("Sleep").finish()
-    }
-}
-
 /// A device that its driver has started.
 #[derive(Debug)]
 pub struct Running {
@@ -168,8 +158,6 @@ pub struct Running {
     pub interrupt: Arc<Interrupt>,
     /// What wakes the device.
     pub events: Arc<Events>,
-    /// Whether the guest has nothing to do; none if nobody can tell.
-    pub sleep: Option<Sleep>,
 }
 
 impl Running {

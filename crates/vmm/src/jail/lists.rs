@@ -145,10 +145,8 @@ const VCPU_SOFT: &[Rule] = &[
     Allow(c::SYS_timerfd_settime),
 ];
 
-/// What a vCPU does for a device at once, without waking its thread: requests of disks and cards that need no wait, and flushes that the
-/// guest sleeps through.
+/// What a vCPU does for a device at once, without waking its thread: requests of disks and cards that need no wait.
 const AT_ONCE: &[Rule] = &[
-    Allow(c::SYS_fdatasync),
     Allow(c::SYS_fstat),
     Allow(c::SYS_lseek),
     Allow(c::SYS_pread64),

@@ -18,7 +18,7 @@ use virtio::device::net::user::{Forward, HostAccess, Protocol, UserSettings};
 use virtio::device::net::{self, Net, TapBackend};
 use virtio::device::pmem::Pmem;
 use virtio::device::vsock::Vsock;
-use virtio::device::{Activity, Device, RestoreError, Sleep};
+use virtio::device::{Activity, Device, RestoreError};
 use virtio::limit::{Limit, Rate};
 use virtio::service::Service;
 use virtio::slot::Slot;
@@ -297,10 +297,6 @@ impl Devices {
         match spec.bus {
             DeviceBus::Mmio => all.on_pages(devices, memory, vm, buses)?,
             DeviceBus::Pci => all.on_pci(devices, memory, vm, buses)?,
-        }
-        for slot in all.slots() {
-            let vm = Arc::clone(vm);
-            slot.set_sleep(Sleep(Arc::new(move || vm.sleeps())));
         }
         Ok(all)
     }

@@ -13,7 +13,6 @@
 
 mod config;
 mod disk;
-mod patience;
 mod qcow2;
 mod raw;
 mod request;
@@ -25,12 +24,9 @@ pub use disk::{Access, Cache, Disk, DiskError, SECTOR, Zeroes};
 pub use qcow2::{Backing, Qcow2};
 pub use raw::Raw;
 
-use std::time::Instant;
-
 use super::{Activity, Device, DeviceError, Kind, Metrics, Running, Served, Wake};
 use crate::limit::{Limit, Limiter};
 use config::Config;
-use patience::{Meanwhile, Patience};
 use request::Request;
 
 const QUEUE_SIZE: u16 = 256;
@@ -71,7 +67,6 @@ pub struct Block {
     write_back: bool,
     /// Whether there may be something that a flush has to make last; at first there may, from whoever wrote before.
     unflushed: bool,
-    patience: Patience,
     counters: Counters,
 }
 
@@ -97,12 +92,11 @@ impl Block {
         let config = Config::new(disk.as_ref(), &settings);
         let limiter = Limiter::new(settings.limit)?;
         let unflushed = disk.access() == Access::ReadWrite;
-        let (patience, counters) = (Patience::default(), Counters::default());
-        Ok(Self { disk, config, settings, limiter, write_back: true, unflushed, patience, counters })
+        Ok(Self { disk, config, settings, limiter, write_back: true, unflushed, counters: Counters::default() })
     }
 
     fn serve_queue(&mut self, running: &mut Running, index: u16) -> Result<(), DeviceError> {
-        let (memory, sleep) = (running.memory.clone(), running.sleep.clone());
+        let memory = running.memory.clone();
         let Some(queue) = running.queue(index) else { return Ok(()) };
         while let Some(chain) = queue.pop()? {
             let request = Request::parse(&chain, &memory)?;
@@ -110,13 +104,7 @@ impl Block {
                 queue.unpop();
                 break;
             }
-            let flushes = (request.flushes() && self.unflushed).then(Instant::now);
             let written = self.perform(request);
-            if let Some(since) = flushes {
-                let slept = sleep.as_ref().is_some_and(|sleep| sleep.0());
-                let meanwhile = if slept { Meanwhile::Slept } else { Meanwhile::Worked };
-                self.patience.flushed(since.elapsed(), meanwhile);
-            }
             queue.complete(chain.head(), written)?;
         }
         queue.signal()?;

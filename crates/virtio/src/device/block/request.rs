@@ -1,7 +1,5 @@
 //! The driver's requests, virtio 1.2, 5.2.6.
 
-use std::time::Instant;
-
 use super::config::{MOST_SECTORS, MOST_SEGMENTS};
 use super::{Access, Block, Disk, SECTOR, Zeroes};
 use crate::Memory;
@@ -72,11 +70,6 @@ impl<'c> Request<'c> {
         })
     }
 
-    /// Whether it asks that what was written lasts.
-    pub(super) fn flushes(&self) -> bool {
-        self.operation == Operation::Flush
-    }
-
     /// Bytes that move between disk and guest.
     pub(super) fn data_bytes(&self) -> u64 {
         match self.operation {
@@ -114,8 +107,7 @@ impl Block {
         request.status.written()
     }
 
-    /// Does and answers a request if that needs no wait, or one for which the vCPU has the time; none otherwise, and then the request is as it
-    /// was.
+    /// Does and answers a request if that needs no wait; none if it does, and then the request is as it was.
     pub(super) fn perform_at_once(&mut self, request: &Request<'_>) -> Option<u32> {
         let mut request = request.clone();
         match request.operation {
@@ -139,12 +131,6 @@ impl Block {
                 Some(request.status.written())
             }
             Operation::Flush if !self.unflushed => Some(self.perform(request)),
-            Operation::Flush if self.patience.waits() => {
-                let since = Instant::now();
-                let written = self.perform(request);
-                self.patience.waited(since.elapsed());
-                Some(written)
-            }
             Operation::Id | Operation::Unknown => Some(self.perform(request)),
             _ => None,
         }
