@@ -202,6 +202,67 @@ fn fields_are_kept_and_shown() {
     subject.finish();
 }
 
+/// Requests that are wrong get Docker's codes, and its words where clients look at them.
+#[test]
+fn wrong_requests_have_dockers_codes() {
+    if skip_unless_insula() {
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    let small = json!({ "Name": "small", "IPAM": { "Config": [{ "Subnet": "10.231.8.0/30" }] } });
+    let unknown = json!({ "Image": IMAGE, "Cmd": ["true"], "Nonsense": { "a": [1] }, "HostConfig": { "Binds": ["kept:/k"], "Zzz": 1 } });
+    answer(&subject, "POST", "/containers/create?name=known", Some(&unknown)).unwrap();
+    answer(&subject, "POST", "/networks/create", Some(&small)).unwrap();
+    let in_small = |port: &str| json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"], "HostConfig": { "NetworkMode": "small", "PortBindings": { "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": port }] } } });
+    answer(&subject, "POST", "/containers/create?name=first", Some(&in_small("18097"))).unwrap();
+    answer(&subject, "POST", "/containers/first/start", None).unwrap();
+    answer(&subject, "POST", "/containers/create?name=second", Some(&in_small("18098"))).unwrap();
+    let taken = json!({ "Image": IMAGE, "Cmd": ["true"], "HostConfig": { "PortBindings": { "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "18097" }] } } });
+    answer(&subject, "POST", "/containers/create?name=third", Some(&taken)).unwrap();
+    let over = json!({ "Name": "over", "IPAM": { "Config": [{ "Subnet": "10.231.8.0/24" }] } });
+    let plain = json!({ "Image": IMAGE, "Cmd": ["true"] });
+    let cases: &[(&str, &str, Option<Value>, u16, &str)] = &[
+        ("DELETE", "/networks/bridge", None, 403, "pre-defined"),
+        ("DELETE", "/volumes/kept", None, 409, "volume is in use"),
+        ("GET", "/containers/json?filters=%7B%22nope%22:[%22a%22]%7D", None, 400, "invalid filter 'nope'"),
+        ("GET", "/containers/json?filters=xx", None, 400, "invalid filters"),
+        ("GET", "/containers/nobody/json", None, 404, "No such container: nobody"),
+        ("GET", "/images/nobody/json", None, 404, "No such image: nobody"),
+        ("GET", "/networks/nobody", None, 404, "network nobody not found"),
+        ("GET", "/nowhere", None, 404, "page not found"),
+        ("GET", "/v1.10/info", None, 400, "client version 1.10 is too old"),
+        ("GET", "/v1.99/info", None, 400, "client version 1.99 is too new"),
+        ("GET", "/volumes/nobody", None, 404, "no such volume"),
+        ("POST", "/containers/create", Some(json!([])), 400, "invalid"),
+        ("POST", "/containers/create", Some(json!({ "Image": 5 })), 400, "invalid"),
+        ("POST", "/containers/create", Some(json!({ "Image": "nope:1" })), 404, "No such image: nope:1"),
+        ("POST", "/containers/create?name=!x", Some(plain.clone()), 400, "Invalid container name (!x)"),
+        ("POST", "/containers/create?name=known", Some(unknown.clone()), 409, "is already in use by container"),
+        ("POST", "/containers/known/exec", Some(json!({ "Cmd": ["a"] })), 409, "is not running"),
+        ("POST", "/containers/known/kill", None, 409, "is not running"),
+        ("POST", "/containers/first/kill?signal=NOPE", None, 400, "NOPE"),
+        ("POST", "/containers/second/start", None, 403, "no available IPv4 addresses"),
+        ("POST", "/containers/third/start", None, 500, "port is already allocated"),
+        ("POST", "/networks/create", Some(over), 403, "Pool overlaps with other one on this address space"),
+        ("POST", "/networks/create", Some(small.clone()), 409, "network with name small already exists"),
+        ("POST", "/volumes/create", Some(json!({ "Name": "../x" })), 400, "includes invalid characters"),
+    ];
+    let mut wrong = Vec::new();
+    for (method, path, body, status, part) in cases {
+        let (got, text) = ask(&subject, method, path, body.as_ref());
+        if got != *status || !text.contains(part) {
+            wrong.push(format!("{method} {path}: {got} {text}, not {status} {part}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for name in ["first", "known", "second", "third"] {
+        answer(&subject, "DELETE", &format!("/containers/{name}?force=1"), None).unwrap();
+    }
+    answer(&subject, "DELETE", "/networks/small", None).unwrap();
+    answer(&subject, "DELETE", "/volumes/kept", None).unwrap();
+    subject.finish();
+}
+
 fn containers(subject: &Subject, table: &Table) -> Vec<String> {
     let place = |name: &str| if name.starts_with("HostConfig.") { name.to_owned() } else { format!("Config.{name}") };
     fields(table.route("POST /containers/create"), place, |mut body| {
