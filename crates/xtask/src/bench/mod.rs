@@ -19,6 +19,7 @@ mod peers;
 mod registry;
 mod runtime;
 mod vm;
+mod vm_debian;
 mod vm_devices;
 mod vm_own;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::measure::{Groups, Spread};
-use super::vm_own;
+use super::{vm_debian, vm_own};
 use crate::shell::{Run, step};
 use crate::workspace;
 
@@ -90,7 +90,8 @@ pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String
     let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone(), "guest_work")).and_then(|fixture| {
         let kernel = fixture.dir.join("vmlinux");
         let own = step("a machine's own cost", || vm_own::measure(bin, groups, &fixture.dir, &kernel, rounds))?;
-        Ok(own + "\n" + &step("boot and work, in turns", || all(&fixture, groups, rounds))?)
+        let debian = step("boot a Debian, in turns", || vm_debian::measure(bin, groups, &fixture.dir, rounds))?;
+        Ok(own + "\n" + &debian + "\n" + &step("boot and work, in turns", || all(&fixture, groups, rounds))?)
     });
     super::clear(&dir);
     outcome
