@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use sys::socket::ShortPath;
 use tokio::io::Interest;
 use tokio::net::UnixStream as AsyncStream;
 
@@ -40,7 +41,8 @@ impl Helper {
     /// # Errors
     /// [`HelperError::Connect`] if nobody listens there.
     pub(crate) fn connect(socket: &Path) -> Result<Self, HelperError> {
-        Self::over(UnixStream::connect(socket).map_err(HelperError::Connect)?)
+        let stream = ShortPath::of(socket).and_then(UnixStream::connect);
+        Self::over(stream.map_err(HelperError::Connect)?)
     }
 
     /// Talks over a socket whose other end a helper has.

@@ -5,6 +5,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
+    if let [_, first, words @ ..] = arguments.as_slice()
+        && first == container::shim::IN_FRONT
+    {
+        let Err(error) = container::shim::init(words) else { return ExitCode::SUCCESS };
+        eprintln!("insula-shim: {error}");
+        return ExitCode::FAILURE;
+    }
     // processes of ours come into sight of containers' programs
     if let Err(error) = sys::program::be_read_only(&arguments) {
         eprintln!("insula-shim: cannot run from a read-only place: {error}");

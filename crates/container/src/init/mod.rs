@@ -12,7 +12,7 @@ pub(crate) mod mounts;
 pub(crate) mod names;
 mod protect;
 pub(crate) mod root;
-mod tiny;
+pub(crate) mod tiny;
 
 use crate::create::{First, Pivot};
 use crate::error::{Doing, Result, SetupError};

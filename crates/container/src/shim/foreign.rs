@@ -12,7 +12,7 @@ use crate::namespaces::{container_root, inodes, kind_of, user_namespace};
 use crate::stdio::{self, Ends, Stdio, Streams};
 use crate::{create, init};
 use control::{Afterwards, Create, Created, Exec, FailureKind, Runtime};
-use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -29,6 +29,8 @@ use std::process::Command;
 use sys::mount::{UnmountFlags, move_mount_onto, umount};
 use sys::process::Namespaces;
 
+/// What has this program be a container's process 1.
+pub const IN_FRONT: &str = "--init";
 /// More than any runtime writes down of one failure.
 const LONGEST_LOG: u64 = 1 << 20;
 
@@ -303,7 +305,32 @@ fn write_config(request: &Create, bundle: &Path, netns: Option<&OwnedFd>) -> Res
         }
         linux.set_namespaces(Some(all));
     }
+    if request.init {
+        put_before(&mut spec)?;
+    }
     write_json(&bundle.join("config.json"), &spec)
+}
+
+/// Puts this program before the container's as process 1, from a mount that nobody can write to.
+fn put_before(spec: &mut Spec) -> Result<()> {
+    // as the daemon named it: we run from a mount of it that has no place
+    let own = std::env::args_os().next().map(PathBuf::from).filter(|path| path.is_absolute() && path.is_file());
+    let own =
+        own.ok_or_else(|| SetupError::unsupported("cannot find insula-shim's own file to put it before the program"))?;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    // not in a folder of the host's
+    let fresh = |mount: &Mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs");
+    let place = if mounts.iter().any(fresh) { "/dev/init" } else { "/sbin/docker-init" };
+    let mut mount = Mount::default();
+    mount.set_destination(place.into()).set_typ(Some("bind".to_owned())).set_source(Some(own));
+    mount.set_options(Some(vec!["bind".to_owned(), "ro".to_owned()]));
+    mounts.push(mount);
+    spec.set_mounts(Some(mounts));
+    if let Some(process) = spec.process_mut() {
+        let program = process.args().clone().unwrap_or_default();
+        process.set_args(Some([place, IN_FRONT].map(str::to_owned).into_iter().chain(program).collect()));
+    }
+    Ok(())
 }
 
 fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<()> {

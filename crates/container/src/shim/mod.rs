@@ -37,6 +37,7 @@ use std::path::PathBuf;
 use sys::process::{Namespaces, SingleThread};
 use task::Task;
 
+pub use foreign::IN_FRONT;
 pub use zygote::zygote;
 
 /// The key of the container's first process among the tasks.
@@ -92,6 +93,14 @@ impl Home {
         // the daemon may have removed the whole folder
         let _ = std::fs::remove_file(self.runtime_dir.join("shim.sock"));
     }
+}
+
+/// Runs a program as process 1 of a container that another runtime makes; the program's end is this process's.
+///
+/// # Errors
+/// What keeps it from being one.
+pub fn init(words: &[std::ffi::OsString]) -> crate::Result<()> {
+    crate::init::tiny::stand_alone(words)
 }
 
 /// Runs the helper with its first connection until it has no more to do.

@@ -22,6 +22,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use sys::process::Namespaces;
+use sys::socket::ShortPath;
 
 impl Shim {
     /// Handles what a daemon sent.
@@ -217,8 +218,10 @@ impl Shim {
                 .doing(what)?;
         // of an earlier helper that was killed
         let _ = std::fs::remove_file(&path);
+        let short = ShortPath::of(&path).doing(what)?;
         let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-        let bound = SocketAddrUnix::new(&path).and_then(|address| bind(&socket, &address));
+
+        let bound = SocketAddrUnix::new(short.as_ref()).and_then(|address| bind(&socket, &address));
         rustix::process::umask(old);
         bound.doing(what)?;
         listen(&socket, 16).doing(what)?;

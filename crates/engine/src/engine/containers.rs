@@ -73,15 +73,7 @@ impl Engine {
     pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
         let inner = &self.inner;
         let mut warnings = plan::check(&spec, &inner.host)?;
-        let runtimes = inner.runtimes();
-        spec.runtime = runtimes.choose(spec.runtime.take())?;
-        if let (true, Some(name)) = (spec.init, &spec.runtime)
-            && runtimes.find(name)?.is_some()
-        {
-            let text =
-                format!("--init needs a process 1 of ours, which runtime {name} does not run; leave one of them out");
-            return Err(EngineError::new(ErrorClass::Unsupported, text));
-        }
+        spec.runtime = inner.runtimes().choose(spec.runtime.take())?;
         // who shares a network is known in it by one name; a container that is not there is asked for at the start, since
         // clients take 404 here for an image that is missing
         if let NetworkMode::Container(who) = &spec.network

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use store::Txn;
+use sys::socket::ShortPath;
 
 /// Where the kernel's switches are kept that were changed.
 const FORWARDING: &str = "forwarding";
@@ -89,7 +90,10 @@ pub(crate) fn helper(inner: &Arc<Inner>) -> Result<Arc<Netd>> {
         let (weak, socket) = (Arc::downgrade(inner), inner.networks.guard.socket().to_owned());
         // a helper that somebody kills is replaced at once, not with the next container
         tokio::runtime::Handle::current().spawn(async move {
-            if let Ok(mut stream) = tokio::net::UnixStream::connect(&socket).await {
+            let path = ShortPath::of(&socket);
+            if let Ok(path) = &path
+                && let Ok(mut stream) = tokio::net::UnixStream::connect(path).await
+            {
                 let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1]).await;
             }
             let Some(inner) = weak.upgrade() else { return };
@@ -238,7 +242,8 @@ pub(crate) fn resume(inner: &Arc<Inner>) {
         }
     }
     let any = running.iter().any(|container| container.links().next().is_some());
-    let waiting = || std::os::unix::net::UnixStream::connect(inner.networks.guard.socket()).is_ok();
+    let waiting =
+        || ShortPath::of(inner.networks.guard.socket()).and_then(std::os::unix::net::UnixStream::connect).is_ok();
     if (any || waiting())
         && let Err(error) = helper(inner)
     {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
+use sys::socket::ShortPath;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -24,13 +25,14 @@ fn main() -> ExitCode {
 }
 
 fn run(path: &Path) -> Result<(), String> {
-    if UnixStream::connect(path).is_ok() {
+    let failed = |error: std::io::Error| format!("cannot listen at {}: {error}", path.display());
+    let short = ShortPath::of(path).map_err(failed)?;
+    if UnixStream::connect(&short).is_ok() {
         return Err(format!("another helper listens at {}", path.display()));
     }
     // Left by a helper that was killed.
     let _ = std::fs::remove_file(path);
-    let failed = |error: std::io::Error| format!("cannot listen at {}: {error}", path.display());
-    let listener = UnixListener::bind(path).map_err(failed)?;
+    let listener = UnixListener::bind(&short).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     // Out of the session of whoever started it: a signal to that one's group is not meant for us.
     let _ = rustix::process::setsid();

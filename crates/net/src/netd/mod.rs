@@ -27,6 +27,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use sys::socket::ShortPath;
 
 pub use message::{Reply, Request, Status};
 pub use serve::serve;
@@ -46,7 +47,8 @@ impl Netd {
     /// # Errors
     /// [`NetError::Helper`] when none does.
     pub fn connect(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path).map_err(|source| NetError::Helper { path: path.to_owned(), source })?;
+        let stream = ShortPath::of(path).and_then(UnixStream::connect);
+        let stream = stream.map_err(|source| NetError::Helper { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), stream: Mutex::new(stream) })
     }
 

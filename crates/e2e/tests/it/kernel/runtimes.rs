@@ -74,6 +74,9 @@ fn life(subject: &mut Subject, runtime: &str) {
     assert_eq!(run(&["--hostname", "elsewhere"], &["cat", "/etc/hostname"]).expect(0).text(), "elsewhere");
     let flags = run(&[], &["grep", "Seccomp:", "/proc/self/status"]).expect(0);
     assert_eq!(flags.text().split_whitespace().last(), Some("2"), "no filter by {runtime}");
+    let first = run(&["--init"], &["sh", "-c", "cat /proc/1/comm; sh -c 'exit 4'; exit $?"]).expect(4);
+    assert_eq!(first.text(), "init", "no process 1 of ours by {runtime}");
+    assert_eq!(run(&["--init"], &["/no/such/program"]).code, 127);
     let volume = run(&["-v", "kept:/kept", "--user", "65534"], &["sh", "-c", "id -u; ls -d /kept"]).expect(0);
     assert_eq!(volume.text(), "65534\n/kept");
     let program = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done";
