@@ -27,6 +27,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -40,7 +41,7 @@ use tracing_subscriber::{Registry, reload};
 type Level = reload::Handle<LevelFilter, Registry>;
 
 /// How long what is at work on threads of its own may hold up the daemon's end.
-const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The Insula daemon: keeps containers and images, and serves the Docker Engine API on a unix socket.
 #[derive(Debug, Parser)]
@@ -71,6 +72,9 @@ enum Ended {
     /// The program is to be executed anew, with these sockets.
     Anew(Vec<OwnedFd>),
 }
+
+/// How long nobody asks for anything before what the last answers took is given back.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Layers on their way go through blocks of this size and more.
 const LARGE_BLOCK: usize = 256 << 10;
@@ -167,6 +171,7 @@ async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<Own
     let (stop, stopped) = watch::channel(false);
     let server = Server::with_settings(engine.clone(), settings.settings.clone());
     let mut serving = JoinSet::new();
+    let tidying = tokio::spawn(give_memory_back(server.answers()));
     for listener in sockets.listeners {
         let (server, stopped) = (server.clone(), stopped.clone());
         serving.spawn(async move { server.serve(listener, stopped).await });
@@ -209,6 +214,7 @@ async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<Own
         drop(sockets.files);
     }
     stop.send_replace(true);
+    tidying.abort();
     while serving.join_next().await.is_some() {}
     engine.close().await.context("cannot bring the state to the disk")?;
     drop(pidfile);
@@ -256,6 +262,22 @@ fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
         runtimes: settings.runtimes.clone(),
         distribution: settings.distribution.clone(),
     })
+}
+
+/// Gives memory back whenever the daemon has come to rest: most of it were buffers of what was asked, and code that ran once.
+async fn give_memory_back(mut answers: watch::Receiver<u64>) {
+    loop {
+        tokio::time::sleep(QUIET).await;
+        if matches!(answers.has_changed(), Ok(true)) {
+            answers.mark_unchanged();
+            continue;
+        }
+        // a thread of its own, as looking through the heap may take some milliseconds
+        let _ = tokio::task::spawn_blocking(sys::process::trim_memory).await;
+        if answers.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn make_folder(path: &Path) -> Result<()> {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// The media type of the text.
 pub(crate) const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,6 +26,8 @@ pub(crate) struct Metrics {
     counts: Mutex<Counts>,
     /// When volumes were measured, and how many bytes they had.
     volumes: tokio::sync::Mutex<Option<(Instant, u64)>>,
+    /// How many requests have been answered.
+    answered: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -102,10 +105,16 @@ impl Metrics {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells of every answer, by their number.
+    pub(crate) fn answers(&self) -> watch::Receiver<u64> {
+        self.answered.subscribe()
+    }
+
     /// A request was answered; what streams behind the answer's head does not count.
     pub(crate) fn answered(&self, route: &'static str, method: &hyper::Method, status: u16, took: Duration) {
         let method = known(method);
         let seconds = took.as_secs_f64();
+        self.answered.send_modify(|count| *count += 1);
         let mut counts = self.counts();
         *counts.requests.entry((route, method, status)).or_default() += 1;
         counts.durations.entry((route, method)).or_default().add(seconds);

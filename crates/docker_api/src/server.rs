@@ -87,6 +87,12 @@ impl Server {
         Self(api)
     }
 
+    /// How many requests have been answered; changes with every one.
+    #[must_use]
+    pub fn answers(&self) -> watch::Receiver<u64> {
+        self.0.metrics.answers()
+    }
+
     /// Changes the settings, for requests from now on, and tells so.
     pub fn change(&self, settings: Settings) {
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);

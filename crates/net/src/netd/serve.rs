@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::message::{self, Reply, Request, Status};
 use super::ports::Ports;
@@ -33,6 +33,8 @@ const STREAMS_EACH: usize = 16;
 const REPAIR_AFTER: Duration = Duration::from_millis(50);
 /// How often what ran out is looked for, while something is on its way.
 const TICK: Duration = Duration::from_millis(100);
+/// An engine that has said nothing for so long says nothing soon.
+const QUIET_SECONDS: i64 = 10;
 
 /// What an event belongs to: a kind in the upper bits, a number in the lower.
 const KIND_SHIFT: u32 = 56;
@@ -341,9 +343,15 @@ impl Shared {
         Answer::Ask { query, upstreams, namespace }
     }
 
-    /// Does what the engine says until it hangs up.
+    /// Does what the engine says until it hangs up; gives memory back when it has not said anything for a while.
     fn obey(&self, stream: &UnixStream) {
-        while let Ok(Some((request, descriptors))) = message::receive::<Request>(stream) {
+        let mut begun = false;
+        loop {
+            if begun && is_silent(stream) {
+                sys::process::trim_memory();
+            }
+            let Ok(Some((request, descriptors))) = message::receive::<Request>(stream) else { return };
+            begun = true;
             let mut descriptors = descriptors.into_iter();
             let outcome = self.execute(request, &mut descriptors);
             let reply = match outcome {
@@ -520,6 +528,12 @@ impl State {
 }
 
 /// An error with its causes.
+/// Whether nothing comes for so long that more is not to be expected soon.
+fn is_silent(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec { tv_sec: QUIET_SECONDS, tv_nsec: 0 })) == Ok(0)
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
