@@ -70,11 +70,13 @@ impl Podman {
         self.ok(&["rm", "--all", "--force", "--time", "0"]);
         let left = || {
             let left = self.cell.leftovers().into_iter();
-            // podman keeps its storage mounted, and a parent group for all containers.
+            // podman keeps its storage mounted, with the folder of its layers on itself when two of its processes end at once, and a
+            // parent group for all containers.
             // Pods' groups it removes where controllers are, not in the hierarchy that has only a name.
             let own = |line: &String| {
                 let group = line.split("/libpod_parent").nth(1);
                 line.contains("/podman ")
+                    || line.contains("/podman/overlay ")
                     || group.is_some_and(|rest| matches!(rest, "" | "/conmon"))
                     || group.is_some_and(|rest| line.contains("cgroup/systemd/") && rest.matches('/').count() == 1)
             };
