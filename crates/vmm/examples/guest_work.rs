@@ -48,13 +48,18 @@ fn work() {
     let _ = rustix::mount::mount("devtmpfs", "/dev", "devtmpfs", flags, None);
     let piece = PIECES.iter().find(|(name, _)| *name == wanted);
     if let Some((name, piece)) = piece {
+        say(&format!("BEGIN {name}"));
         piece();
-        if let Ok(mut console) = File::options().write(true).open("/dev/console") {
-            let _ = writeln!(console, "DONE {name}");
-        }
+        say(&format!("DONE {name} 1"));
     }
     rustix::fs::sync();
     let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
+}
+
+fn say(line: &str) {
+    if let Ok(mut console) = File::options().write(true).open("/dev/console") {
+        let _ = writeln!(console, "{line}");
+    }
 }
 
 fn integer() {

@@ -13,6 +13,7 @@ mod build;
 mod engine;
 mod ground;
 mod image;
+mod marks;
 mod measure;
 mod network;
 mod peers;
