@@ -89,14 +89,25 @@ fn all(bin: &Path, examples: Examples<'_>, effort: &Effort, groups: &Groups, dir
         runtime.bundles(&rootfs, &profile)?;
         runtimes.push(runtime);
     }
-    let parts = [
-        step("run, in turns", || runs(&runtimes, examples, &rootfs, None, effort, groups))?,
-        step("run with Docker's filter", || runs(&runtimes, examples, &rootfs, Some(&filter), effort, groups))?,
+    // those last that can only be measured by some commands
+    let (mut runtimes, mut others): (Vec<_>, Vec<_>) = runtimes.into_iter().partition(Runtime::is_whole);
+    let whole = runtimes.len();
+    runtimes.append(&mut others);
+    let (running, others) = runtimes.split_at(whole);
+    let mut parts = vec![
+        step("run, in turns", || runs(running, examples, &rootfs, None, effort, groups))?,
+        step("run with Docker's filter", || runs(running, examples, &rootfs, Some(&filter), effort, groups))?,
         step("create, start, delete", || three_commands(&runtimes, effort, groups))?,
-        step("exec", || execs(&runtimes, effort, groups))?,
-        step("many at once", || at_once(&runtimes, examples, effort, groups))?,
-        step("system calls and memory", || footprint(&runtimes, examples.floor, &rootfs))?,
+        step("exec", || execs(running, effort, groups))?,
+        step("many at once", || at_once(running, examples, effort, groups))?,
+        step("system calls and memory", || footprint(running, examples.floor, &rootfs))?,
     ];
+    for other in others {
+        parts.push(format!(
+            "{}: only create, start and delete were measured; its other commands do not always end.\n",
+            other.name
+        ));
+    }
     Ok(parts.join("\n"))
 }
 
@@ -129,6 +140,12 @@ impl Runtime {
         [program, "--root".as_ref(), state.as_ref(), "run".as_ref(), "--bundle".as_ref(), bundle.as_ref(), id.as_ref()]
             .map(OsString::from)
             .into()
+    }
+
+    /// Whether all its commands work. youki 0.7's `run` misses its program's end now and then, and waits for ever; its `exec` fails
+    /// where the program's own file is on a file system that cannot seal.
+    fn is_whole(&self) -> bool {
+        self.name != "youki"
     }
 
     fn state(&self, id: &str) -> Result<Value> {
