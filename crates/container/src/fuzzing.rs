@@ -28,8 +28,8 @@ pub fn arguments(bytes: &[u8]) {
 
 /// The files that a container's folder has, as somebody may have left them: the records, and what proc_pid_stat(5) says.
 pub fn record(bytes: &[u8]) {
-    if let Ok(record) = serde_json::from_slice::<Record<'_>>(bytes) {
-        assert!(serde_json::to_vec(&record).is_ok());
+    if let Ok(Some((record, birth))) = Record::parse(bytes) {
+        assert!(serde_json::to_vec(&record).is_ok() && serde_json::to_vec(&birth).is_ok());
         // may name a unit or none
         drop(record.unit());
     }

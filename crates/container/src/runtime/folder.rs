@@ -176,11 +176,14 @@ impl Folder {
 
     /// Adds to the record.
     pub(crate) fn add_to_record(&self, bytes: &[u8]) -> Result<()> {
-        if let Some(fd) = self.record.get() {
-            return self.put(fd.as_fd(), RECORD, bytes);
-        }
-        let fd = self.open(RECORD, OFlags::APPEND)?;
-        self.put(self.record.get_or_init(|| fd).as_fd(), RECORD, bytes)
+        let file = match self.record.get() {
+            Some(file) => file,
+            None => {
+                let file = self.open(RECORD, OFlags::APPEND)?;
+                self.record.get_or_init(|| file)
+            }
+        };
+        self.put(file.as_fd(), RECORD, bytes)
     }
 
     /// The record; `None` where there is none.

@@ -53,9 +53,8 @@ pub(crate) fn run(proof: SingleThread, mut known: Known, order: &Order<'_>) -> R
         Status::Paused => return refuse("cannot exec in a paused container (use --ignore-paused to override)"),
         Status::Stopped | Status::Creating => return refuse("cannot exec in a stopped container"),
     }
-    let ended = || SetupError::new(FailureKind::Conflict, "container not running");
-    let pidfd = known.process.take().ok_or_else(ended)?;
-    let birth = known.birth.as_ref().ok_or_else(ended)?;
+    let pidfd = known.process.take().ok_or_else(life::not_running)?;
+    let birth = known.birth.as_ref().ok_or_else(life::not_running)?;
     let seccomp = known.record.seccomp(&known.folder)?;
     let keyring = if known.record.keyring { Some(keyring_of(&known.record.id)?) } else { None };
     let namespaces = Namespaces::from_bits_truncate(birth.namespaces);

@@ -127,7 +127,7 @@ impl Known {
     /// [`FailureKind::Conflict`] where it has ended.
     pub(crate) fn init(&self) -> Result<(&Birth, BorrowedFd<'_>)> {
         let living = self.birth.as_ref().zip(self.process.as_ref().map(AsFd::as_fd));
-        living.ok_or_else(|| SetupError::new(FailureKind::Conflict, "container not running"))
+        living.ok_or_else(not_running)
     }
 
     /// Its control group.
@@ -135,6 +135,11 @@ impl Known {
         let record = self.birth.as_ref().map_or(&self.record.group, |birth| &birth.group);
         Group::from_record(record).doing(|| "cannot open the control group")
     }
+}
+
+/// The refusal of what needs the first process.
+pub(crate) fn not_running() -> SetupError {
+    SetupError::new(FailureKind::Conflict, "container not running")
 }
 
 /// Makes a container. What fails leaves nothing behind.

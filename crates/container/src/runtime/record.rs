@@ -130,23 +130,30 @@ impl<'a> Record<'a> {
     /// # Errors
     /// [`FailureKind::Internal`] for a record of another form.
     pub(crate) fn read(folder: &Folder) -> Result<Option<(Record<'static>, Option<Birth>)>> {
-        let Some(bytes) = folder.record()?.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
-        let shown = || folder.path().join("state.json").display().to_string();
-        let mut parts = serde_json::Deserializer::from_slice(&bytes);
+        let Some(bytes) = folder.record()? else { return Ok(None) };
+        let at = |error: SetupError| {
+            let message = format!("{}: {}", folder.path().join("state.json").display(), error.message);
+            SetupError { message, ..error }
+        };
+        Self::parse(&bytes).map_err(at)
+    }
+
+    /// As [`Self::read`], of the file's bytes.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Record<'static>, Option<Birth>)>> {
+        let mut parts = serde_json::Deserializer::from_slice(bytes);
         let record = match Record::<'static>::deserialize(&mut parts) {
             Ok(record) => record,
-            // cut short: nothing was made behind it
+            // empty or cut short: nothing was made behind it
             Err(error) if error.is_eof() => return Ok(None),
-            Err(error) => return Err(error).doing(shown),
+            Err(error) => return Err(error).doing(|| "no record"),
         };
-        if record.form == FORM {
-            // one that is cut short was not acted upon
-            let births = parts.into_iter::<Birth>().map_while(std::result::Result::ok);
-            Ok(Some((record, births.last())))
-        } else {
-            let text = format!("{} is of form {}, this program knows {FORM}", shown(), record.form);
-            Err(SetupError::new(FailureKind::Internal, text))
+        if record.form != FORM {
+            let text = format!("it is of form {}, this program knows {FORM}", record.form);
+            return Err(SetupError::new(FailureKind::Internal, text));
         }
+        // one that is cut short was not acted upon
+        let births = parts.into_iter::<Birth>().map_while(std::result::Result::ok);
+        Ok(Some((record, births.last())))
     }
 
     /// Its unit of systemd's.
@@ -171,5 +178,38 @@ impl Birth {
     /// Adds the first process to the record; what is added last counts.
     pub(crate) fn write(&self, folder: &Folder) -> Result<()> {
         folder.add_to_record(&serde_json::to_vec(self).doing(|| "cannot write the record")?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record with one first process, as it stood on a disk.
+    const WHOLE: &str = include_str!("../../../../fuzz/corpus-seeds/container_record/record");
+
+    fn birth(text: &str) -> Option<i32> {
+        let (record, birth) = Record::parse(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(record.id, "finz");
+        birth.map(|birth| birth.pid)
+    }
+
+    #[test]
+    fn the_last_whole_process_counts() {
+        let (alone, process) = WHOLE.split_at(WHOLE.find("{\"pid\":").unwrap());
+        assert_eq!(birth(alone), None);
+        assert_eq!(birth(WHOLE), Some(7));
+        let twice = WHOLE.to_owned() + &process.replace("\"pid\":7", "\"pid\":8");
+        assert_eq!(birth(&twice), Some(8));
+        assert_eq!(birth(&twice[..twice.len() - 1]), Some(7));
+    }
+
+    #[test]
+    fn what_is_cut_short_was_never_made_and_other_forms_are_refused() {
+        for length in [0, 1, 400] {
+            assert!(Record::parse(&WHOLE.as_bytes()[..length]).unwrap().is_none());
+        }
+        let other = WHOLE.replace("\"form\":2", "\"form\":1");
+        assert!(Record::parse(other.as_bytes()).unwrap_err().message.contains("form 1"));
     }
 }
