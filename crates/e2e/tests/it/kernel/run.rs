@@ -47,7 +47,7 @@ fn the_program_gets_what_was_asked_for() {
     check(&["-u", "user", "--group-add", "4242"], "id -G | tr ' ' '\\n' | grep 4242", "4242");
     check(&["--hostname", "box"], "hostname; cat /etc/hostname", "box\nbox");
     check(&["--entrypoint", "echo"], "x", "sh -c x");
-    check(&["--add-host", "db:10.1.2.3"], "grep db /etc/hosts | tr '\\t' ' '", "10.1.2.3 db");
+    check(&["--add-host", "db:10.1.2.3"], "grep -w db /etc/hosts | tr '\\t' ' '", "10.1.2.3 db");
     check(&["--shm-size", "8m"], "df -k /dev/shm | tail -1 | tr -s ' ' | cut -d ' ' -f 2", "8192");
     check(&["--ulimit", "nofile=100:200"], "ulimit -Sn; ulimit -Hn", "100\n200");
     check(
