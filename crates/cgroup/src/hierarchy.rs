@@ -235,24 +235,54 @@ pub(crate) fn parse_mounts(mountinfo: &str, root: &Path) -> Vec<CgroupMount> {
         let mut left = left.split(' ').skip(3);
         let (Some(top), Some(point)) = (left.next(), left.next()) else { continue };
         let mut right = right.split(' ');
-        let (kind, options) = match (right.next(), right.nth(1)) {
-            (Some("cgroup"), Some(options)) => (Kind::V1, options),
-            (Some("cgroup2"), _) => (Kind::V2, ""),
-            _ => continue,
-        };
-        let controllers: Vec<String> =
-            options.split(',').filter(|name| is_controller(name)).map(str::to_owned).collect();
-        if kind == Kind::V1 && controllers.is_empty() {
-            continue;
-        }
-        if mounts.iter().any(|mount| mount.kind == kind && mount.controllers == controllers) {
-            continue;
-        }
+        let (Some(filesystem), Some(options)) = (right.next(), right.nth(1)) else { continue };
         let point = unescape(point);
-        let mount_point = root.join(point.strip_prefix('/').unwrap_or(&point));
-        mounts.push(CgroupMount { kind, controllers, mount_point, root: unescape(top) });
+        if let Some(mount) = CgroupMount::of(filesystem, options, unescape(top), root.join(below(&point))) {
+            add(&mut mounts, mount);
+        }
     }
     mounts
+}
+
+/// The control group mounts where they usually are, without a look at all others; nothing where that can't be told.
+pub(crate) fn usual_mounts() -> Option<Vec<CgroupMount>> {
+    let mut mounts: Vec<CgroupMount> = Vec::new();
+    for found in sys::mount_table::mounts_at(Path::new("/sys/fs/cgroup")).ok()? {
+        let mount = CgroupMount::of(&found.filesystem, &found.options, unescape(&found.root), found.point.into());
+        match mount {
+            Some(mount) => add(&mut mounts, mount),
+            // it has a controller or a name in truth, which an older kernel does not tell here
+            None if found.filesystem == "cgroup" => return None,
+            None => {}
+        }
+    }
+    (!mounts.is_empty()).then_some(mounts)
+}
+
+impl CgroupMount {
+    /// What a mount of this kind is to us, if anything.
+    fn of(filesystem: &str, options: &str, root: String, mount_point: PathBuf) -> Option<Self> {
+        let named = || options.split(',').filter(|name| is_controller(name)).map(str::to_owned).collect();
+        let (kind, controllers): (Kind, Vec<String>) = match filesystem {
+            "cgroup" => (Kind::V1, named()),
+            "cgroup2" => (Kind::V2, Vec::new()),
+            _ => return None,
+        };
+        let nameless = kind == Kind::V1 && controllers.is_empty();
+        (!nameless).then_some(Self { kind, controllers, mount_point, root })
+    }
+}
+
+/// Adds a mount, unless the hierarchy is there already.
+fn add(mounts: &mut Vec<CgroupMount>, mount: CgroupMount) {
+    if !mounts.iter().any(|other| other.kind == mount.kind && other.controllers == mount.controllers) {
+        mounts.push(mount);
+    }
+}
+
+/// A path without the `/` that it begins with, to be joined to another root.
+fn below(path: &str) -> &str {
+    path.strip_prefix('/').unwrap_or(path)
 }
 
 /// Whether a super-block option of a version 1 mount names a controller or a hierarchy.

@@ -8,7 +8,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::group::{Applied, Group, Tenants};
-use crate::hierarchy::{Access, Hierarchy, Kind, parse_mounts, read_all};
+use crate::hierarchy::{Access, CgroupMount, Hierarchy, Kind, parse_mounts, read_all, usual_mounts};
 use crate::place::{Own, Place};
 use crate::{CgroupError, Result};
 
@@ -79,16 +79,21 @@ impl Host {
     /// # Errors
     /// When the mount table or a hierarchy can't be opened, or no hierarchy is mounted.
     pub fn detect() -> Result<Self> {
-        Self::find(&read_table("/proc/self/mountinfo")?, Path::new("/"), Access::Kept)
+        Self::of(parse_mounts(&read_table("/proc/self/mountinfo")?, Path::new("/")), Access::Kept)
     }
 
     /// As [`Self::detect`], for a program that makes or opens one group and ends: nothing is kept open, so that a
-    /// hierarchy costs nothing until it is used.
+    /// hierarchy costs nothing until it is used, and only the mounts below `/sys/fs/cgroup` are looked at, unless there
+    /// are none, or `asked` has a limit that none of them can keep.
     ///
     /// # Errors
     /// When the mount table can't be read, or no hierarchy is mounted.
-    pub fn glance() -> Result<Self> {
-        Self::find(&read_table("/proc/self/mountinfo")?, Path::new("/"), Access::ByPath)
+    pub fn glance(asked: Option<&LinuxResources>) -> Result<Self> {
+        let mounts = match usual_mounts() {
+            Some(mounts) if asked.is_none_or(|limits| can_keep(&mounts, limits)) => mounts,
+            _ => parse_mounts(&read_table("/proc/self/mountinfo")?, Path::new("/")),
+        };
+        Self::of(mounts, Access::ByPath)
     }
 
     /// Takes the hierarchies from the text of a `mountinfo` file, with every mount point below `root`.
@@ -96,11 +101,10 @@ impl Host {
     /// # Errors
     /// When a hierarchy can't be opened, or the text has none.
     pub fn from_mounts(mountinfo: &str, root: &Path) -> Result<Self> {
-        Self::find(mountinfo, root, Access::Kept)
+        Self::of(parse_mounts(mountinfo, root), Access::Kept)
     }
 
-    fn find(mountinfo: &str, root: &Path, access: Access) -> Result<Self> {
-        let mounts = parse_mounts(mountinfo, root);
+    fn of(mounts: Vec<CgroupMount>, access: Access) -> Result<Self> {
         let has = |kind| mounts.iter().any(|mount| mount.kind == kind);
         let version = match (has(Kind::V1), has(Kind::V2)) {
             (true, false) => Version::V1,
@@ -301,6 +305,25 @@ impl Shared {
 }
 
 /// The text of a table of this process in `/proc`.
+/// Whether there is a controller for each kind of limit, or version 2 alone, whose one hierarchy has all that there is.
+pub(crate) fn can_keep(mounts: &[CgroupMount], limits: &LinuxResources) -> bool {
+    let network = limits.network().as_ref();
+    let wanted = [
+        ("memory", limits.memory().is_some()),
+        ("cpu", limits.cpu().is_some()),
+        ("cpuset", limits.cpu().as_ref().is_some_and(|cpu| cpu.cpus().is_some() || cpu.mems().is_some())),
+        ("pids", limits.pids().is_some()),
+        ("blkio", limits.block_io().is_some()),
+        ("hugetlb", limits.hugepage_limits().is_some()),
+        ("net_cls", network.is_some_and(|network| network.class_id().is_some())),
+        ("net_prio", network.is_some_and(|network| network.priorities().is_some())),
+        ("rdma", limits.rdma().is_some()),
+        ("devices", limits.devices().is_some()),
+    ];
+    let has = |name: &str| mounts.iter().any(|mount| mount.controllers.iter().any(|controller| controller == name));
+    mounts.iter().all(|mount| mount.kind == Kind::V2) || wanted.iter().all(|(name, asked)| !asked || has(name))
+}
+
 pub(crate) fn read_table(path: &str) -> Result<String> {
     let wrap = |errno: rustix::io::Errno| CgroupError::Mounts { path: path.into(), source: errno.into() };
     let file =

@@ -506,3 +506,20 @@ fn stats_have_the_fields_of_runc() {
     assert_eq!(stats["blkio"]["ioServicedRecursive"][0], serde_json::json!({"major": 8, "op": "Read", "value": 1}));
     assert!(stats["network_interfaces"].is_null());
 }
+
+#[test]
+fn limits_without_a_controller_in_the_usual_place_are_looked_for_elsewhere() {
+    let mounts = |text: &str| parse_mounts(text, Path::new("/"));
+    let limits = |json: serde_json::Value| serde_json::from_value::<LinuxResources>(json).unwrap();
+    let pids = limits(serde_json::json!({"pids": {"limit": 5}}));
+    let class = limits(serde_json::json!({"network": {"classID": 7}}));
+    let v1 = mounts("32 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n");
+    assert!(crate::host::can_keep(&v1, &pids) && !crate::host::can_keep(&v1, &class));
+    let v2 = mounts("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    assert!(crate::host::can_keep(&v2, &class));
+    let hybrid = mounts(concat!(
+        "32 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n",
+        "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+    ));
+    assert!(!crate::host::can_keep(&hybrid, &class));
+}

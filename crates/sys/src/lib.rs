@@ -20,6 +20,7 @@ pub mod listen_fds;
 pub mod loopdev;
 pub mod mount;
 pub mod mount_options;
+pub mod mount_table;
 pub mod mountns;
 pub mod netns;
 pub mod owner;

@@ -291,7 +291,7 @@ fn racing_creates_and_removes_share_a_parent() {
 #[test]
 fn a_runtime_makes_counts_and_forgets_a_group() {
     let Some(_) = host() else { return };
-    let host = Host::glance().unwrap();
+    let host = Host::glance(None).unwrap();
     let names: Vec<String> = host.hierarchies().flat_map(|(_, controllers)| controllers.to_vec()).collect();
     println!("controllers: {}", names.join(" "));
     let place = host.place(Some(&path("oci")), "ignored").unwrap();
@@ -402,7 +402,7 @@ fn a_user_without_groups_gets_limits_refused_and_nothing_else() {
     use cgroup::Rights;
     const INSIDE: &str = "CGROUP_TEST_USER";
     if std::env::var_os(INSIDE).is_some() {
-        let host = Host::glance().unwrap();
+        let host = Host::glance(None).unwrap();
         let place = host.place(None, &format!("insula-test-user-{}", std::process::id())).unwrap();
         let place = place.with_rights(Rights::User);
         let (group, _) = host.create_at(&place, &open()).unwrap();

@@ -149,7 +149,9 @@ impl Place {
         let path = format!("insula-vm-{}-{}", self.name, std::process::id());
         let during = || format!("noting the control group of {:?}", self.name);
         // A host without control groups is the machine's process's business.
-        if let Ok(group) = cgroup::Host::glance().and_then(|host| Ok(host.group_at(&host.place(Some(&path), &path)?))) {
+        if let Ok(group) =
+            cgroup::Host::glance(None).and_then(|host| Ok(host.group_at(&host.place(Some(&path), &path)?)))
+        {
             let record = serde_json::to_vec(&group.record()).during(during)?;
             fs::write(self.file("cgroup"), record).during(during)?;
         }

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MoveMountFlags, OpenTreeFlags, mount_setattr, move_mount, move_mount_onto,
-    open_tree,
+    Depth, FsContext, MountAttr, MountAttrs, MoveMountFlags, OpenTreeFlags, Walker, mount_setattr, move_mount,
+    move_mount_onto, open_tree,
 };
 
 /// Hides the masked paths and makes others read-only. Paths that are not there need nothing.
@@ -35,25 +35,30 @@ pub(crate) fn place(spec: &Spec, root: BorrowedFd<'_>, fresh: &Fresh) -> Result<
         let what = || format!("linux.maskedPaths: {path}");
         let Some(spot) = Spot::find(root, fresh, Path::new(path)).doing(what)? else { continue };
         let Some(kind) = spot.kind().doing(what)? else { continue };
-        let is_folder = kind == FileType::Directory;
-        let slot = if is_folder { &mut covers.folder } else { &mut covers.file };
+        let slot = if kind == FileType::Directory { &mut covers.folder } else { &mut covers.file };
+        if slot.is_none()
+            && kind == FileType::Directory
+            && let Spot::Kernels(folder, name) = spot
+            && !name.as_os_str().is_empty()
+        {
+            // one call where a detached mount takes six
+            Walker::default().mount("tmpfs", (folder, name), "tmpfs", EMPTY, NOTHING).doing(what)?;
+            *slot = Some(Cover::Laid(folder, name));
+            continue;
+        }
         let cover = match slot {
-            // a mount that is in its place can be copied by any kernel
-            Some(first) => {
-                let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
-                open_tree(first.as_fd(), Path::new(""), clone).doing(what)?
-            }
-            None if is_folder => empty_folder().doing(what)?,
+            Some(first) => first.copy().doing(what)?,
+            None if kind == FileType::Directory => empty_folder().doing(what)?,
             None => null().doing(what)?,
         };
         spot.cover(cover.as_fd()).doing(what)?;
         spot.leave();
         match slot {
             Some(_) => leave_open(cover),
-            None => *slot = Some(cover),
+            None => *slot = Some(Cover::Tree(cover)),
         }
     }
-    [covers.folder, covers.file].into_iter().flatten().for_each(leave_open);
+    [covers.folder, covers.file].into_iter().flatten().for_each(Cover::leave);
     Ok(())
 }
 
@@ -120,10 +125,37 @@ impl<'a> Spot<'a> {
 
 /// What is laid over paths: the first of a kind is kept, and copied for the others.
 #[derive(Default)]
-struct Covers {
-    folder: Option<OwnedFd>,
-    file: Option<OwnedFd>,
+struct Covers<'a> {
+    folder: Option<Cover<'a>>,
+    file: Option<Cover<'a>>,
 }
+
+/// A mount that is in its place, which any kernel can copy.
+enum Cover<'a> {
+    Tree(OwnedFd),
+    /// Mounted there at once.
+    Laid(BorrowedFd<'a>, &'a Path),
+}
+
+impl Cover<'_> {
+    fn copy(&self) -> sys::Result<OwnedFd> {
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE;
+        match self {
+            Self::Tree(first) => open_tree(first.as_fd(), Path::new(""), clone | OpenTreeFlags::AT_EMPTY_PATH),
+            Self::Laid(folder, name) => open_tree(*folder, name, clone),
+        }
+    }
+
+    fn leave(self) {
+        if let Self::Tree(first) = self {
+            leave_open(first);
+        }
+    }
+}
+
+/// What an empty folder allows, and the options of its tmpfs: no limit is needed where nothing can be written.
+const EMPTY: MountAttr = MountAttr::RDONLY.union(MountAttr::NOSUID).union(MountAttr::NODEV).union(MountAttr::NOEXEC);
+const NOTHING: &str = "size=0";
 
 fn null() -> Result<OwnedFd> {
     let null = open_tree(CWD, Path::new("/dev/null"), OpenTreeFlags::OPEN_TREE_CLONE).doing(|| "/dev/null")?;
@@ -141,7 +173,7 @@ fn empty_folder() -> std::result::Result<OwnedFd, sys::mount::FsError> {
     context.set_string("source", "tmpfs")?;
     context.set_string("size", "0")?;
     context.create()?;
-    let tree = context.mount(MountAttr::RDONLY | MountAttr::NOSUID | MountAttr::NODEV | MountAttr::NOEXEC)?;
+    let tree = context.mount(EMPTY)?;
     leave_open(context.into_fd());
     Ok(tree)
 }

@@ -38,8 +38,10 @@ pub(crate) struct Made {
 
 /// Looks where the group of a configuration belongs.
 pub(crate) fn plan(spec: &Spec, id: &str, rights: Rights, driver: Driver) -> Result<Planned> {
-    let host = Host::glance().doing(|| "cannot look at the control groups")?;
-    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let linux = spec.linux().as_ref();
+    let limits = linux.and_then(|linux| linux.resources().as_ref());
+    let host = Host::glance(limits).doing(|| "cannot look at the control groups")?;
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_ref());
     let asked = asked.map(|path| path.to_string_lossy());
     let (place, scope) = match driver {
         Driver::Files => (host.place(asked.as_deref(), id).doing(|| "linux.cgroupsPath")?.with_rights(rights), None),
@@ -196,7 +198,7 @@ pub(crate) fn stop(scope: &Scope) -> Result<()> {
 
 /// Has systemd know limits that have changed.
 pub(crate) fn tell(scope: &Scope, resources: &LinuxResources) -> Result<()> {
-    let version = Host::glance().doing(|| "cannot look at the control groups")?.version();
+    let version = Host::glance(Some(resources)).doing(|| "cannot look at the control groups")?.version();
     let asked = Asked { version, resources, annotations: None };
     connect(rights())?.set(scope, &asked).doing(|| "systemd did not take the limits")
 }

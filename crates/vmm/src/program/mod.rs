@@ -227,7 +227,7 @@ fn join(group: &Group, spec: Option<&MachineSpec>) -> Result<(), ProgramError> {
     let resources = serde_json::from_value(limits)
         .map_err(|source| ProgramError::Specification { path: PathBuf::from(&group.path), source })?;
     let make = |host: cgroup::Host| host.create_at(&host.place(Some(&group.path), "insula-vm")?, &resources);
-    let (made, _applied) = cgroup::Host::glance().and_then(make).map_err(failed)?;
+    let (made, _applied) = cgroup::Host::glance(Some(&resources)).and_then(make).map_err(failed)?;
     made.place(std::process::id().cast_signed()).map_err(|source| {
         // The error that led here is the one to be told.
         let _left = made.remove();
