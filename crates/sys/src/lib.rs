@@ -32,6 +32,8 @@ pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+#[cfg(target_arch = "x86_64")]
+pub mod trace;
 pub mod tun;
 pub mod userfault;
 

@@ -92,7 +92,12 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// Builds with these arguments and returns the programs that came out.
 pub(crate) fn build(arguments: &[&str]) -> Result<Vec<PathBuf>> {
-    let run = cargo().args(["build", "--message-format", "json-render-diagnostics"]).args(arguments);
+    build_by(cargo(), arguments)
+}
+
+/// As [`build`], with a cargo that was told more.
+pub(crate) fn build_by(cargo: Run, arguments: &[&str]) -> Result<Vec<PathBuf>> {
+    let run = cargo.args(["build", "--message-format", "json-render-diagnostics"]).args(arguments);
     let captured = {
         let shown = run.to_string();
         let captured = run.capture()?;

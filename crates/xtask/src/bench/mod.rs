@@ -16,6 +16,7 @@ mod image;
 mod marks;
 mod measure;
 mod network;
+mod order;
 mod peers;
 mod registry;
 mod runtime;
@@ -57,6 +58,8 @@ enum What {
     Image(Rounds),
     /// Networks: bytes and connections through published ports and over a bridge, 500 ports
     Network(Rounds),
+    /// No measurement: writes down which functions a `run` goes through, for the linker
+    Order(Rounds),
     /// The registry's server beside docker-registry: many small blobs, a large one, memory
     Registry(registry::Arguments),
     /// The OCI runtime alone: run, create, exec, many at once, system calls, memory
@@ -98,6 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Engine(rounds) => ("engine", rounds),
         What::Image(rounds) => ("image", rounds),
         What::Network(rounds) => ("network", rounds),
+        What::Order(rounds) => ("order", rounds),
         What::Runtime(rounds) => ("runtime", rounds),
         What::Start(rounds) => ("start", rounds),
         What::Vm(rounds) => ("vm", rounds),
@@ -106,7 +110,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the bench needs root: its peers do");
     if !rounds.inside {
         setup::ensure(Purpose::Bench)?;
-        step("build in release", workspace::install_release)?;
+        if !matches!(arguments.what, What::Order(_)) {
+            step("build in release", workspace::install_release)?;
+        }
         if matches!(arguments.what, What::Runtime(_)) {
             step("build the floor", || workspace::build(FLOOR))?;
         }
@@ -139,6 +145,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         What::VmDevices(_) => in_groups(|groups| vm_devices::measure(&bin, groups, if rounds.quick { 1 } else { 5 }))?,
         What::Image(_) => images(&bin, if rounds.quick { 1 } else { 5 })?,
+        What::Order(_) => {
+            print!("{}", order::write()?);
+            return Ok(());
+        }
         // has returned above
         What::Connections(_) | What::Registry(_) => return Ok(()),
         What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,

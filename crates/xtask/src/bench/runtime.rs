@@ -168,7 +168,7 @@ impl Runtime {
 }
 
 /// The configuration that `runc spec` writes, with a root of ours.
-fn config(rootfs: &Path, args: &[&str], group: &str) -> Value {
+pub(super) fn config(rootfs: &Path, args: &[&str], group: &str) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let quiet = ["nosuid", "noexec", "nodev"];
     let with = |more: &[&str]| quiet.iter().chain(more).map(|word| json!(word)).collect::<Value>();
@@ -295,7 +295,7 @@ fn runs(
 }
 
 /// Makes the parent of a group in every version 1 hierarchy; the bench removes all of its groups at its end.
-fn make_parents(group: &str) -> Result<()> {
+pub(super) fn make_parents(group: &str) -> Result<()> {
     let parent = Path::new(group).parent().unwrap_or(Path::new("/"));
     let parent = parent.strip_prefix("/").unwrap_or(parent);
     for entry in fs::read_dir("/sys/fs/cgroup").context("cannot list /sys/fs/cgroup")?.flatten() {
