@@ -91,7 +91,8 @@ fn run(hook: &Hook, state: &State<'_>) -> Result<()> {
         command.env(name, value);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = sys::job::with_signals(&mut command).spawn().doing(|| path.display().to_string())?;
+    // one of a container's runs its image's program, which must not get at what somebody outside has open (CVE-2024-21626)
+    let mut child = sys::job::apart(&mut command).spawn().doing(|| path.display().to_string())?;
     let outcome = attend(&mut child, hook, state);
     if outcome.is_err() {
         // it may have ended by itself
