@@ -188,7 +188,6 @@ fn own_pid() -> i32 {
 fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     let process =
         inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
-    process::make_cwd(process);
     let beyond = &inside.beyond;
     let agent = inside.seccomp.and_then(|_| crate::agent::describe(inside.spec, beyond.state.as_ref()));
     let mut job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved, agent };

@@ -122,6 +122,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "runc",
         "further poststop hooks are not run after one has failed",
     ),
+    ("hooks::a_hook_before_the_root_is_entered_changes_the_root", "crun", "it stands in the bundle"),
     ("hooks::a_hook_of_start_that_fails_stops_the_start", "crun runc", "start does not wait for startContainer hooks"),
     ("hooks::a_hook_without_a_path_or_with_a_relative_one_is_refused", "crun", "a relative path is taken"),
     (

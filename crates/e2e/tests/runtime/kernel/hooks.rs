@@ -106,6 +106,23 @@ fn hooks_have_exactly_their_own_arguments_and_environment() {
 }
 
 #[test]
+fn a_hook_without_an_environment_has_the_callers_unless_it_runs_inside() {
+    test(|s| {
+        let (outside, inside) = (s.island.path("outside"), s.rootfs().join("tmp/inside"));
+        let tell =
+            |file: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("echo \"<$CALLERS>\" > {file}")] });
+        let bundle = s.bundle().push("/hooks/createRuntime", tell(outside.to_str().unwrap()));
+        let bundle = bundle.push("/hooks/startContainer", tell("/tmp/inside"));
+        bundle.write();
+        let words = bundle.words("run");
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        s.finish(s.command(&words).env("CALLERS", "word")).expect(0);
+        assert_eq!(std::fs::read_to_string(outside).unwrap(), "<word>\n");
+        assert_eq!(std::fs::read_to_string(inside).unwrap(), "<>\n", "the container learns nothing of the caller");
+    });
+}
+
+#[test]
 fn a_hook_before_the_root_is_entered_changes_the_root() {
     test(|s| {
         // By relative paths, from the folder that becomes the root, as hooks that add a host's libraries do.
