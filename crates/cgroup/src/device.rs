@@ -148,6 +148,8 @@ fn check_into(rule: &LinuxDeviceCgroup, rules: &mut Vec<Rule>) -> Result<()> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
+            // means nothing beside other letters, and every access alone; runc takes it so
+            'a' => 0,
             _ => return Err(bad("an access is made of the letters r, w and m")),
         };
     }

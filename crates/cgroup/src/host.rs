@@ -104,7 +104,7 @@ impl Host {
         Self::of(parse_mounts(mountinfo, root), Access::Kept)
     }
 
-    fn of(mounts: Vec<CgroupMount>, access: Access) -> Result<Self> {
+    pub(crate) fn of(mounts: Vec<CgroupMount>, access: Access) -> Result<Self> {
         let has = |kind| mounts.iter().any(|mount| mount.kind == kind);
         let version = match (has(Kind::V1), has(Kind::V2)) {
             (true, false) => Version::V1,
@@ -120,10 +120,14 @@ impl Host {
             if hierarchy.kind == Kind::V2 {
                 let text = hierarchy.read_optional("cgroup.controllers")?.unwrap_or_default();
                 hierarchy.controllers = text.split_whitespace().map(str::to_owned).collect();
-                // Beside version 1, a hierarchy that limits next to nothing is not worth a group in it at every start.
                 let worth = |name: &&str| hierarchy.has(name);
                 if version == Version::Hybrid && !["cpu", "cpuset", "memory", "io", "pids"].iter().any(worth) {
-                    continue;
+                    if access == Access::Kept {
+                        // A hierarchy that limits next to nothing is not worth a group in it at every start of a daemon's.
+                        continue;
+                    }
+                    // It limits nothing, but tells whose a process is, to systemd before all, as with other runtimes.
+                    hierarchy.controllers.clear();
                 }
             }
             hierarchies.push(Arc::new(hierarchy));
@@ -164,6 +168,15 @@ impl Host {
     /// kernel, or the host has no controller for it.
     pub fn create_at(&self, place: &Place, resources: &LinuxResources) -> Result<(Group, Applied)> {
         Group::create_at(&self.shared, place, resources, Tenants::None)
+    }
+
+    /// As [`Self::create_at`], but a group that has processes is shared with them, with a warning: it is then not ours to kill or
+    /// to remove, which [`Group::kill`] and [`Group::remove`] keep to.
+    ///
+    /// # Errors
+    /// When a directory can't be made, a limit is refused by the kernel, or the host has no controller for it.
+    pub fn create_or_share(&self, place: &Place, resources: &LinuxResources) -> Result<(Group, Applied)> {
+        Group::create_at(&self.shared, place, resources, Tenants::Shared)
     }
 
     /// As [`Self::create_at`], for a group that may have processes already: the scope that systemd has just made, where
@@ -248,6 +261,11 @@ impl Shared {
     /// The version 1 hierarchy of a controller.
     pub(crate) fn v1(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().map(Arc::as_ref).find(|own| own.kind == Kind::V1 && own.has(controller))
+    }
+
+    /// Whether this is the version 2 hierarchy beside those of version 1, and limits nothing.
+    pub(crate) fn is_aside(&self, hierarchy: &Hierarchy) -> bool {
+        self.version == Version::Hybrid && hierarchy.kind == Kind::V2 && hierarchy.controllers.is_empty()
     }
 
     /// The version 2 hierarchy, when groups are made in it.

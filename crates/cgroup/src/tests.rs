@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 };
 
 use crate::device::{self, Node};
-use crate::hierarchy::{Kind, parse_mounts};
+use crate::hierarchy::{Access, Kind, parse_mounts};
 use crate::{CgroupError, Group, Host, Version, plan_v2};
 
 const V1: [&str; 7] = ["cpu", "cpuacct", "cpuset", "memory", "blkio", "devices", "pids"];
@@ -262,6 +262,9 @@ fn device_rules_are_reduced_and_checked() {
     assert_eq!(reduced.iter().map(device::Rule::line).collect::<Vec<_>>(), ["a", "c 1:3 rw"]);
     assert!(!device::allow_everything(&reduced));
     assert!(device::allow_everything(&device::rules(&[nothing, everything]).unwrap()));
+    let lines = |access| device::rules(&[device(true, LinuxDeviceType::C, Some((1, 11)), access)]);
+    assert_eq!(lines("rwa").unwrap(), lines("rw").unwrap(), "a letter of old configurations widens nothing");
+    assert_eq!(lines("a").unwrap(), lines("rwm").unwrap(), "but alone it is every access");
     let both = device::rules(&[device(true, LinuxDeviceType::A, Some((1, 3)), "r")]).unwrap();
     assert_eq!(both.iter().map(|rule| rule.node).collect::<Vec<_>>(), [Node::Block, Node::Char]);
     for bad in [
@@ -436,6 +439,34 @@ fn a_runtime_refuses_what_the_engine_only_tells() {
     assert_eq!(tree.read("devices", "devices.deny"), "", "a change of limits leaves the devices");
     tree.file("cpu", "cgroup.procs", "42\n");
     assert!(refused(&resources).contains("container's cgroup is not empty: 1 process(es) found"));
+}
+
+#[test]
+fn others_in_a_shared_group_are_spared() {
+    let tree = Tree::new(&["devices", "pids"], None);
+    // A number that no process has: it is not killed here, and so it stays in the file.
+    tree.file("pids", "cgroup.procs", "2147483646\n");
+    tree.file("devices", "devices.deny", "").file("devices", "devices.allow", "");
+    let mut everything = LinuxResources::default();
+    everything.set_devices(Some(vec![device(true, LinuxDeviceType::A, None, "rwm")]));
+    let place = tree.host().place(Some("/insula/x"), "x").unwrap();
+    let (group, applied) = tree.host().create_or_share(&place, &everything).unwrap();
+    assert!(applied.warnings[0].contains("container's cgroup is not empty: 1 process(es) found"), "{applied:?}");
+    let again = Group::from_record(&group.record()).unwrap();
+    again.kill().unwrap();
+    again.remove().unwrap();
+    assert!(tree.path("pids/insula/x/cgroup.procs").exists());
+}
+
+#[test]
+fn beside_version_1_a_runtime_enters_version_2_too() {
+    let tree = Tree::new(&V1, Some(""));
+    let both = Host::of(parse_mounts(&tree.mountinfo, &tree.path("")), Access::ByPath).unwrap();
+    let place = both.place(Some("/insula/new"), "x").unwrap();
+    let dirs = both.group_at(&place).dirs();
+    assert!(dirs.contains(&tree.path("unified/insula/new")), "{dirs:?}");
+    assert!(!both.group_at(&place).limiting_dirs().contains(&tree.path("unified/insula/new")));
+    assert!(!tree.host().group_at(&place).dirs().contains(&tree.path("unified/insula/new")), "a daemon does without");
 }
 
 fn rdma(handles: u32) -> oci_spec::runtime::LinuxRdma {

@@ -177,7 +177,7 @@ pub(crate) fn read<'a>(shared: &'a Shared, group: &dyn Fn(&Hierarchy) -> &'a str
 
 /// The group's count of processes that were killed because memory ran out.
 pub(crate) fn oom_kills<'a>(shared: &'a Shared, group: &dyn Fn(&Hierarchy) -> &'a str) -> Result<u64> {
-    let (hierarchy, file) = match (shared.v1("memory"), shared.v2()) {
+    let (hierarchy, file) = match (shared.v1("memory"), shared.v2().filter(|own| !shared.is_aside(own))) {
         (Some(own), _) => (own, "memory.oom_control"),
         (None, Some(own)) => (own, "memory.events"),
         (None, None) => return Ok(0),

@@ -58,8 +58,9 @@ const MOST_OUTPUT: usize = 4096;
 /// # Errors
 /// A hook that cannot be started, ends with another code than 0 or takes longer than its timeout.
 pub(crate) fn run_all(kind: &str, hooks: Option<&Vec<Hook>>, state: &State<'_>) -> Result<()> {
+    let without = if kind == "startContainer" { Without::Empty } else { Without::Callers };
     for (at, hook) in hooks.into_iter().flatten().enumerate() {
-        run(hook, state).map_err(|error| {
+        run(hook, without, state).map_err(|error| {
             let text = format!("error running hook #{at}: error running {kind} hook #{at}: {}", error.message);
             SetupError::new(FailureKind::Internal, text)
         })?;
@@ -70,12 +71,21 @@ pub(crate) fn run_all(kind: &str, hooks: Option<&Vec<Hook>>, state: &State<'_>) 
 /// Runs all hooks of one kind, also behind one that fails; returns what failed.
 pub(crate) fn run_each(kind: &str, hooks: &[Hook], state: &State<'_>) -> Vec<String> {
     let failed = |(at, hook): (usize, &Hook)| {
-        run(hook, state).err().map(|error| format!("{kind} hook #{at} failed: {}", error.message))
+        run(hook, Without::Callers, state).err().map(|error| format!("{kind} hook #{at} failed: {}", error.message))
     };
     hooks.iter().enumerate().filter_map(failed).collect()
 }
 
-fn run(hook: &Hook, state: &State<'_>) -> Result<()> {
+/// The environment of a hook for which none is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Without {
+    /// The caller's, as with runc and crun: a hook outside finds its tools by the caller's `PATH`.
+    Callers,
+    /// None: what runs in the container learns nothing of the caller.
+    Empty,
+}
+
+fn run(hook: &Hook, without: Without, state: &State<'_>) -> Result<()> {
     let path = hook.path();
     if !path.is_absolute() {
         return Err(SetupError::invalid(format!("hook path {path:?} is not absolute")));
@@ -85,13 +95,16 @@ fn run(hook: &Hook, state: &State<'_>) -> Result<()> {
         Some([name, rest @ ..]) => command.arg0(name).args(rest),
         _ => &mut command,
     };
-    command.env_clear();
+    if without == Without::Empty || hook.env().is_some() {
+        command.env_clear();
+    }
     for variable in hook.env().iter().flatten() {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(name, value);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = sys::job::with_signals(&mut command).spawn().doing(|| path.display().to_string())?;
+    // one of a container's runs its image's program, which must not get at what somebody outside has open (CVE-2024-21626)
+    let mut child = sys::job::apart(&mut command).spawn().doing(|| path.display().to_string())?;
     let outcome = attend(&mut child, hook, state);
     if outcome.is_err() {
         // it may have ended by itself
@@ -187,7 +200,7 @@ mod tests {
             bundle: Path::new("/bundle"),
             annotations: None,
         };
-        run(&hook, &state)
+        run(&hook, Without::Callers, &state)
     }
 
     #[test]

@@ -99,3 +99,15 @@ pub fn with_signals(command: &mut Command) -> &mut Command {
         })
     }
 }
+
+/// As [`with_signals`], and without a descriptor of ours or our caller's but the standard streams.
+pub fn apart(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure only makes a system call, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            crate::process::close_on_exec_from(3).map_err(|error| error.errno)?;
+            Ok(())
+        })
+    };
+    with_signals(command)
+}

@@ -30,7 +30,7 @@ impl Group {
             }
         }
         // Where a user may make no group at all, the plan says which limits are missing.
-        if version == Version::V2 || self.shared.v2().is_some() {
+        if version == Version::V2 || self.shared.v2().is_some_and(|own| !self.shared.is_aside(own)) {
             self.check_memory(resources)?;
             let mut resources = Cow::Borrowed(resources);
             if has_v1 && !self.v2_has("memory") {
@@ -258,7 +258,7 @@ impl Group {
         let group = hierarchy.open_dir(self.at(hierarchy))?;
         let old = match age {
             Age::Fresh => Vec::new(),
-            Age::Taken | Age::Standing => sys::bpf::device_filters(group.as_fd()).map_err(fail)?,
+            Age::Taken | Age::Shared(_) | Age::Standing => sys::bpf::device_filters(group.as_fd()).map_err(fail)?,
         };
         if !device::allow_everything(rules) {
             sys::bpf::attach_device_filter(group.as_fd(), &device::program(rules)).map_err(fail)?;

@@ -47,6 +47,25 @@ pub struct Group {
     paths: Arc<[String]>,
     manner: Manner,
     rights: Rights,
+    tenancy: Tenancy,
+}
+
+/// Whose processes are in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Tenancy {
+    /// The container's only, as far as we know.
+    #[default]
+    Own,
+    /// Others' too: they were there first.
+    Shared,
+}
+
+impl Tenancy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
 }
 
 /// How limits are set.
@@ -64,6 +83,8 @@ pub struct GroupRecord {
     hierarchies: Vec<RecordedDir>,
     #[serde(default)]
     rights: Rights,
+    #[serde(default, skip_serializing_if = "Tenancy::is_own")]
+    tenancy: Tenancy,
 }
 
 /// A group's directory in one hierarchy.
@@ -78,7 +99,11 @@ struct RecordedDir {
 /// Whether a group that exists may have processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tenants {
+    /// It is refused if it has.
     None,
+    /// They stay, and the group is not the container's alone.
+    Shared,
+    /// The caller knows of them.
     Any,
 }
 
@@ -88,6 +113,8 @@ enum Age {
     Fresh,
     /// Found empty, and taken for a new container.
     Taken,
+    /// Found with so many processes, and shared.
+    Shared(usize),
     /// In use by the container whose limits change.
     Standing,
 }
@@ -102,7 +129,7 @@ impl Group {
 
     pub(crate) fn planned(shared: &Arc<Shared>, place: &Place) -> Self {
         let (manner, rights) = (Manner::Strict, place.rights);
-        Self { shared: Arc::clone(shared), paths: Arc::clone(&place.paths), manner, rights }
+        Self { shared: Arc::clone(shared), paths: Arc::clone(&place.paths), manner, rights, tenancy: Tenancy::Own }
     }
 
     pub(crate) fn create_at(
@@ -116,10 +143,18 @@ impl Group {
         let mut made = Vec::with_capacity(shared.hierarchies.len());
         let mut closed = Vec::new();
         let mut age = Age::Fresh;
+        let mut warning = None;
         for hierarchy in &shared.hierarchies {
             match group.make_or_take(hierarchy, tenants) {
                 Ok(Age::Fresh) => made.push(Arc::clone(hierarchy)),
+                Ok(Age::Shared(count)) => {
+                    (age, group.tenancy) = (Age::Taken, Tenancy::Shared);
+                    let dir = hierarchy.path(group.at(hierarchy));
+                    let found = CgroupError::NotEmpty { dir, count };
+                    warning.get_or_insert_with(|| format!("{found}; it is shared with them, and so are the limits"));
+                }
                 Ok(_) => age = Age::Taken,
+                Err(CgroupError::Make { .. }) if shared.is_aside(hierarchy) => closed.push(hierarchy.slot),
                 Err(CgroupError::Make { source, .. })
                     if rights == Rights::User
                         && place.named == Named::ById
@@ -133,7 +168,10 @@ impl Group {
         if !closed.is_empty() {
             group.shared = Arc::new(shared.without(&closed));
         }
-        let outcome = group.limit(resources, age);
+        let outcome = group.limit(resources, age).map(|mut applied| {
+            applied.warnings.extend(warning);
+            applied
+        });
         group.or_undo(outcome, made)
     }
 
@@ -162,7 +200,8 @@ impl Group {
 
     fn told(shared: &Arc<Shared>, path: &str) -> Result<Self> {
         let paths = Arc::new([plain(path)?]);
-        Ok(Self { shared: Arc::clone(shared), paths, manner: Manner::Told, rights: Rights::Full })
+        let (manner, rights, tenancy) = (Manner::Told, Rights::Full, Tenancy::Own);
+        Ok(Self { shared: Arc::clone(shared), paths, manner, rights, tenancy })
     }
 
     /// Where the group is, for a later command that need not look at the host again.
@@ -174,7 +213,8 @@ impl Group {
             mount_point: own.mount_point.clone(),
             path: self.at(own).to_owned(),
         };
-        GroupRecord { hierarchies: self.shared.hierarchies.iter().map(dir).collect(), rights: self.rights }
+        let hierarchies = self.shared.hierarchies.iter().map(dir).collect();
+        GroupRecord { hierarchies, rights: self.rights, tenancy: self.tenancy }
     }
 
     /// The group of a record. Nothing is opened or looked at, so the group may be gone.
@@ -190,7 +230,8 @@ impl Group {
             paths.push(plain(&format!("/{}", dir.path))?);
         }
         let shared = Arc::new(Shared::recorded(hierarchies));
-        Ok(Self { shared, paths: paths.into(), manner: Manner::Strict, rights: record.rights })
+        let (rights, tenancy) = (record.rights, record.tenancy);
+        Ok(Self { shared, paths: paths.into(), manner: Manner::Strict, rights, tenancy })
     }
 
     /// The group's directories by controller, with the name `""` for version 2: `cgroup_paths` of runc's state.
@@ -223,6 +264,13 @@ impl Group {
     #[must_use]
     pub fn dirs(&self) -> Vec<PathBuf> {
         self.shared.hierarchies.iter().map(|hierarchy| hierarchy.path(self.at(hierarchy))).collect()
+    }
+
+    /// As [`Self::dirs`], without that of a hierarchy which limits nothing and stands beside those that do.
+    #[must_use]
+    pub fn limiting_dirs(&self) -> Vec<PathBuf> {
+        let limiting = self.shared.hierarchies.iter().filter(|own| !self.shared.is_aside(own));
+        limiting.map(|hierarchy| hierarchy.path(self.at(hierarchy))).collect()
     }
 
     /// Opens the file that lets a process join, in each hierarchy: a process of one thread that writes `0` to each of
@@ -327,13 +375,18 @@ impl Group {
         Ok(reached)
     }
 
-    /// Kills every process of the group and of the groups below it, also when they fork meanwhile or are frozen.
+    /// Kills every process of the group and of the groups below it, also when they fork meanwhile or are frozen; none where some
+    /// are others'.
     ///
     /// # Errors
     /// When a process can't be signalled.
     pub fn kill(&self) -> Result<()> {
         const SIGKILL: i32 = 9;
-        let at_once = self.shared.v2().is_some_and(|own| own.write(&self.file(own, "cgroup.kill"), "1").is_ok());
+        if self.tenancy == Tenancy::Shared {
+            return Ok(());
+        }
+        let whole = self.shared.v2().filter(|own| !self.shared.is_aside(own));
+        let at_once = whole.is_some_and(|own| own.write(&self.file(own, "cgroup.kill"), "1").is_ok());
         // Each round reaches what was forked before it; only a process killed twice has not been reaped yet.
         let mut killed = BTreeSet::new();
         let rounds = if at_once { 0 } else { RACES };
@@ -376,11 +429,19 @@ impl Group {
     /// Removes the group and the groups below it. The groups above stay, since the next start wants them: see
     /// [`Host::release`](crate::Host::release).
     ///
-    /// Kills nothing; waits up to two seconds for processes that are already dying. A group that is gone is removed.
+    /// Kills nothing; waits up to two seconds for processes that are already dying. A group that is gone is removed. One that others
+    /// were in before stays while they are.
     ///
     /// # Errors
     /// [`CgroupError::Remove`] with `EBUSY` while it has processes.
     pub fn remove(&self) -> Result<()> {
+        if self.tenancy == Tenancy::Shared {
+            for hierarchy in &self.shared.hierarchies {
+                // Refused while somebody is in it, and that is right.
+                let _ = remove_tree(hierarchy, self.at(hierarchy));
+            }
+            return Ok(());
+        }
         let mut outcome = Ok(());
         for hierarchy in &self.shared.hierarchies {
             // Go on after a failure: every directory removed is one less left behind.
@@ -437,10 +498,10 @@ impl Group {
                 Err(Errno::NOENT) => make_parents(hierarchy, path)?,
                 Err(Errno::EXIST) => {
                     let mut pids = BTreeSet::new();
-                    if tenants == Tenants::None {
+                    if tenants != Tenants::Any {
                         collect_pids(hierarchy, path, &mut pids)?;
                     }
-                    if !pids.is_empty() {
+                    if !pids.is_empty() && tenants == Tenants::None {
                         return Err(CgroupError::NotEmpty { dir: hierarchy.path(path), count: pids.len() });
                     }
                     let frozen = self.file(hierarchy, "freezer.state");
@@ -456,7 +517,7 @@ impl Group {
                     if !has_own {
                         self.furnish(hierarchy)?;
                     }
-                    return Ok(Age::Taken);
+                    return Ok(if pids.is_empty() { Age::Taken } else { Age::Shared(pids.len()) });
                 }
                 Err(errno) => return Err(fail("mkdirat", errno)),
             }
@@ -493,6 +554,9 @@ impl Group {
 
     /// Has the parents of a version 2 group hand their controllers down.
     fn delegate(&self, hierarchy: &Hierarchy) {
+        if hierarchy.controllers.is_empty() {
+            return;
+        }
         let have =
             hierarchy.read_optional(&self.file(hierarchy, "cgroup.controllers")).ok().flatten().unwrap_or_default();
         let missing: Vec<&String> =

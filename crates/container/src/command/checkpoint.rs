@@ -80,6 +80,19 @@ pub(super) fn common(criu: &mut Criu, parsed: &Parsed) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The images of an earlier `--pre-dump`. criu leads a symbolic link there, so the folder is named as seen from the new images.
+fn parent_of<'a>(parsed: &'a Parsed, images: &Path) -> Result<Option<&'a str>, Failure> {
+    let Some(parent) = parsed.value("parent-path").filter(|path| !path.is_empty()) else { return Ok(None) };
+    if Path::new(parent).is_absolute() {
+        return Err(Failure::new(format!("--parent-path {parent}: it must be relative to the folder of the images")));
+    }
+    let found = images.join(parent);
+    if found.is_dir() {
+        return Ok(Some(parent));
+    }
+    Err(Failure::new(format!("invalid --parent-path {parent}: {} is no folder", found.display())))
+}
+
 fn run(context: &Context, parsed: &Parsed) -> Outcome {
     let known = Known::find(&context.root, parsed.id())?;
     if !matches!(known.status, Status::Running | Status::Paused) {
@@ -99,7 +112,7 @@ fn run(context: &Context, parsed: &Parsed) -> Outcome {
     if before {
         criu.flag(Field::TrackMemory);
     }
-    if let Some(parent) = parsed.value("parent-path").filter(|path| !path.is_empty()) {
+    if let Some(parent) = parent_of(parsed, &images)? {
         criu.flag(Field::TrackMemory);
         criu.text(Field::Parent, parent);
     }

@@ -68,8 +68,10 @@ fn execute(context: &Context, parsed: &Parsed) -> Outcome {
     if stay == Stay::Foreground {
         sys::process::block_signals();
     }
+    context.log.debug("nsexec container setup: joining the container");
     let mut running = join::run(proof, known, &order)
         .map_err(|error| Failure::from(error).doing("unable to start container process"))?;
+    context.log.debug(&format!("child process in init(): {}; setns_init: about to exec", running.pid));
     running.warnings.iter().for_each(|text| context.log.warn(text));
     let terminal = running.streams.terminal.take();
     let told = match (&terminal, &socket) {

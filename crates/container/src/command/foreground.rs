@@ -15,6 +15,10 @@ use rustix::termios::{OptionalActions, OutputModes, Termios};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a socket of the caller's may take to be there.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether the command waits for the program's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +55,23 @@ pub(super) fn connect_console(path: Option<&str>, terminal: bool, stay: Stay) ->
     }
 }
 
+/// Connects to a socket of the caller's. Who starts a receiver and a slower runtime at the same moment finds it listening by the
+/// time that is needed; with us it may take one more moment.
 fn connect(what: &str, path: &str) -> Result<OwnedFd, Failure> {
     let failed = |errno: Errno| Failure::new(format!("{what} {path}: {errno}"));
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(failed)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
-    Ok(socket)
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let deadline = Instant::now() + SOCKET_TIMEOUT;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(socket),
+            Err(Errno::NOENT | Errno::CONNREFUSED) if Instant::now() < deadline => {
+                std::thread::sleep(SOCKET_TIMEOUT / 100);
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
 }
 
 /// The socket for the process's pidfd, connected, where one is given.

@@ -29,7 +29,7 @@ use flags::{Command, Flag, Order, Parsed};
 use log::{Form, Log};
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const NAME: &str = "insula-oci";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -137,13 +137,15 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
             }
         }
     }
+    let called = called(&arguments);
     let mut words = words.into_iter().peekable();
     let given = match flags::parse(&[&GLOBAL], Order::FlagsFirst, &mut words) {
         Ok(given) => given,
         Err(failure) => return end(&Log::default(), Err(failure), 1),
     };
     if given.on("version") {
-        print(&format!("{NAME} version {VERSION}\nspec: {SPECIFICATION}\n"));
+        // the source is known by its release; clients look for a line of each kind
+        print(&format!("{called} version {VERSION}\ncommit: v{VERSION}\nspec: {SPECIFICATION}\n"));
         return 0;
     }
     let log = match log_of(&given) {
@@ -151,11 +153,12 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         Err(failure) => return end(&Log::default(), Err(failure), 1),
     };
     let Some(name) = words.next().filter(|name| !given.help && name != "help") else {
-        print(&help());
+        print(&help(&called));
         return 0;
     };
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        let failure = Failure::new(format!("No help topic for '{name}': there is no such command; see: {NAME} --help"));
+        let failure =
+            Failure::new(format!("No help topic for '{name}': there is no such command; see: {called} --help"));
         return end(&log, Err(failure), 1);
     };
     run_command(command, &given, (log, arguments), &mut words)
@@ -182,6 +185,7 @@ fn run_command(
     (log, own): (Log, Vec<OsString>),
     words: &mut std::iter::Peekable<std::vec::IntoIter<String>>,
 ) -> u8 {
+    let called = called(&own);
     let parsed = flags::parse(command.flags, command.order, words).and_then(|mut parsed| {
         parsed.arguments.extend(words);
         let (least, most) = command.arguments;
@@ -190,15 +194,15 @@ fn run_command(
             return Ok(parsed);
         }
         let wanted = if least == most { format!("exactly {least}") } else { format!("a minimum of {least}") };
-        let text = format!("{:?} requires {wanted} argument(s); see: {NAME} {} --help", command.name, command.name);
-        Err(Failure::new(format!("{NAME}: {text}")))
+        let text = format!("{:?} requires {wanted} argument(s); see: {called} {} --help", command.name, command.name);
+        Err(Failure::new(format!("{called}: {text}")))
     });
     let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(failure) => return end(&log, Err(failure), command.failure_code),
     };
     if parsed.help {
-        print(&help_of(command));
+        print(&help_of(&called, command));
         return 0;
     }
     let context = Context {
@@ -269,9 +273,16 @@ pub(crate) fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn help() -> String {
+/// The name that the program was called by: somebody who has it stand in for another runtime, under that one's name, looks for that
+/// name in what it says.
+fn called(arguments: &[OsString]) -> String {
+    let name = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    name.unwrap_or(NAME).to_owned()
+}
+
+fn help(called: &str) -> String {
     let mut text = format!(
-        "NAME:\n   {NAME} - Open Container Initiative runtime\n\nUSAGE:\n   {NAME} [GLOBAL FLAGS] COMMAND [FLAGS] ARGUMENTS\n\nCOMMANDS:\n"
+        "NAME:\n   {called} - Open Container Initiative runtime\n\nUSAGE:\n   {called} [GLOBAL FLAGS] COMMAND [FLAGS] ARGUMENTS\n\nCOMMANDS:\n"
     );
     for command in COMMANDS {
         text += &format!("   {:<12} {}\n", command.name, command.about);
@@ -279,11 +290,11 @@ fn help() -> String {
     text + "\nGLOBAL FLAGS:\n" + &lines_of(&[&GLOBAL])
 }
 
-fn help_of(command: &Command) -> String {
+fn help_of(called: &str, command: &Command) -> String {
     let flags = lines_of(command.flags);
     let flags = if flags.is_empty() { flags } else { format!("\nFLAGS:\n{flags}") };
     let Command { name, about, usage, .. } = command;
-    format!("NAME:\n   {NAME} {name} - {about}\n\nUSAGE:\n   {NAME} {name} {usage}\n{flags}")
+    format!("NAME:\n   {called} {name} - {about}\n\nUSAGE:\n   {called} {name} {usage}\n{flags}")
 }
 
 fn lines_of(tables: &[&'static [Flag]]) -> String {

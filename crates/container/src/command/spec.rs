@@ -28,11 +28,11 @@ fn run(_: &Context, parsed: &Parsed) -> Outcome {
     let folder = parsed.value("bundle").filter(|folder| !folder.is_empty()).unwrap_or(".");
     let path = Path::new(folder).join("config.json");
     let text = if parsed.on("rootless") {
-        let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        rootless(ids).map_err(|error| Failure::new(error.to_string()))?
+        rootless(groups(), (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
     } else {
-        TEMPLATE.to_owned()
+        privileged(groups())
     };
+    let text = text.map_err(|error| Failure::new(error.to_string()))?;
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| match error.kind() {
@@ -42,9 +42,38 @@ fn run(_: &Context, parsed: &Parsed) -> Outcome {
     Ok(0)
 }
 
-/// The template for somebody who may only map the own ids and has no control groups.
-fn rootless((uid, gid): (u32, u32)) -> serde_json::Result<String> {
+/// What is mounted where control groups belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Groups {
+    /// Version 2 alone.
+    Unified,
+    /// Version 1, with or without version 2 beside it.
+    ByController,
+}
+
+fn groups() -> Groups {
+    match rustix::fs::statfs("/sys/fs/cgroup") {
+        Ok(found) if found.f_type == libc::CGROUP2_SUPER_MAGIC => Groups::Unified,
+        _ => Groups::ByController,
+    }
+}
+
+/// The template for root. As with runc, a container sees only its own control groups where there is one tree of them; with
+/// version 1 that is for whoever edits the file to add, and a namespace that is there twice would be refused.
+fn privileged(groups: Groups) -> serde_json::Result<String> {
+    if groups == Groups::Unified {
+        return Ok(TEMPLATE.to_owned());
+    }
     let mut spec: Value = serde_json::from_str(TEMPLATE)?;
+    if let Some(namespaces) = spec.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut) {
+        namespaces.retain(|one| one["type"] != "cgroup");
+    }
+    serde_json::to_string_pretty(&spec)
+}
+
+/// The template for somebody who may only map the own ids and has no control groups.
+fn rootless(groups: Groups, (uid, gid): (u32, u32)) -> serde_json::Result<String> {
+    let mut spec: Value = serde_json::from_str(&privileged(groups)?)?;
     if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
         linux.remove("resources");
         linux.insert("uidMappings".to_owned(), json!([{"containerID": 0, "hostID": uid, "size": 1}]));
@@ -74,9 +103,13 @@ mod tests {
 
     #[test]
     fn both_templates_are_configurations() {
-        let plain: Spec = serde_json::from_str(TEMPLATE).unwrap();
-        assert_eq!(plain.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 6);
-        let own: Spec = serde_json::from_str(&rootless((1000, 100)).unwrap()).unwrap();
+        let namespaces = |text: &str| {
+            let spec: Spec = serde_json::from_str(text).unwrap();
+            spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len()
+        };
+        assert_eq!(namespaces(&privileged(Groups::Unified).unwrap()), 6);
+        assert_eq!(namespaces(&privileged(Groups::ByController).unwrap()), 5, "all but that of control groups");
+        let own: Spec = serde_json::from_str(&rootless(Groups::ByController, (1000, 100)).unwrap()).unwrap();
         let linux = own.linux().as_ref().unwrap();
         assert_eq!(linux.uid_mappings().as_ref().unwrap()[0].host_id(), 1000);
         assert!(linux.resources().is_none());

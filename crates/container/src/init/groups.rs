@@ -20,7 +20,7 @@ const TOP: &str = "/sys/fs/cgroup";
 /// Opens what such a mount shows: on version 1 the container's group of each hierarchy, on version 2 its group, or, in the
 /// host's cgroup namespace, the whole tree. Where the container has no group (no rights to make one), the host's tree.
 pub(crate) fn open(spec: &Spec, kind: &str, group: &Group, version: Version) -> Result<Source> {
-    let dirs = group.dirs();
+    let dirs = group.limiting_dirs();
     if kind == "cgroup2" && version != Version::V2 {
         return Ok(Source::Inside);
     }

@@ -25,7 +25,7 @@ use control::{FailureKind, Rootfs, SeccompProgram};
 use oci_spec::runtime::Spec;
 use rustix::process::{Resource, Rlimit};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use sys::process::{Namespaces, SingleThread};
 
@@ -140,7 +140,7 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     if let Some(limit) = inside.descriptors {
         rustix::process::setrlimit(Resource::Nofile, limit).doing(|| "setrlimit")?;
     }
-    before_entering(inside)?;
+    before_entering(inside, root.as_fd())?;
     root::enter(root.as_fd(), inside.spec, entry)?;
     // closed with everything else when the program's turn comes; closing them here would be calls for nothing
     std::mem::forget((copied, received));
@@ -161,7 +161,7 @@ fn await_mapping(line: &Line) -> Result<OwnedFd> {
 }
 
 /// The hooks that run while the runtime's files are still in sight.
-fn before_entering(inside: &Inside<'_>) -> Result<()> {
+fn before_entering(inside: &Inside<'_>, root: BorrowedFd<'_>) -> Result<()> {
     let (Some(state), Some(all)) = (&inside.beyond.state, inside.spec.hooks()) else { return Ok(()) };
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let outside = [hooks::prestart(all), all.create_runtime().as_ref()];
@@ -174,8 +174,8 @@ fn before_entering(inside: &Inside<'_>) -> Result<()> {
     }
     let inner = all.create_container().as_ref();
     if inner.is_some_and(|hooks| !hooks.is_empty()) {
-        // mounting has led us into the container
-        rustix::process::chdir(state.bundle).doing(|| state.bundle.display().to_string())?;
+        // where those of other runtimes stand: in what becomes the root, whose parts they name by relative paths
+        rustix::process::fchdir(root).doing(|| "cannot go to the root file system")?;
     }
     let state = State { status: "creating", pid: Some(own_pid()), ..state.clone() };
     hooks::run_all("createContainer", inner, &state)
@@ -188,7 +188,6 @@ fn own_pid() -> i32 {
 fn finish(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     let process =
         inside.spec.process().as_ref().ok_or_else(|| SetupError::invalid("the configuration has no process"))?;
-    process::make_cwd(process);
     let beyond = &inside.beyond;
     let agent = inside.seccomp.and_then(|_| crate::agent::describe(inside.spec, beyond.state.as_ref()));
     let mut job = Job { process, seccomp: inside.seccomp, line: &inside.line, preserved: beyond.preserved, agent };

@@ -248,6 +248,9 @@ pub(crate) fn enter(root: BorrowedFd<'_>, spec: &Spec, entry: Entry) -> Result<(
         let attrs = MountAttrs { propagation: Some(flags), ..MountAttrs::default() };
         mount_setattr(root, depth, &attrs).doing(|| "linux.rootfsPropagation")?;
     }
+    if let Some(process) = spec.process() {
+        crate::process::make_cwd(process);
+    }
     if readonly {
         let attrs = MountAttrs { set: MountAttr::RDONLY, ..MountAttrs::default() };
         mount_setattr(root, Depth::One, &attrs).doing(|| "cannot make the root file system read-only")?;

@@ -40,7 +40,9 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
         return Err(SetupError::invalid("container id cannot be empty"));
     }
     if matches!(id, "." | "..") || !id.bytes().all(fits) || id.len() > LONGEST_ID {
-        let text = format!("invalid container ID format {id:?}: letters, digits and _+-. make an id");
+        let bad = id.chars().find(|one| !u8::try_from(*one).is_ok_and(fits));
+        let bad = bad.map(|one| format!(" invalid character `{one}` in the ID;")).unwrap_or_default();
+        let text = format!("invalid container ID format {id:?}:{bad} letters, digits and _+-. make an id");
         return Err(SetupError::invalid(text));
     }
     Ok(())

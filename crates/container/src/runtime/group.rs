@@ -125,7 +125,7 @@ fn make_ours(proof: SingleThread, planned: &Planned, spec: &Spec, id: &str) -> R
     let resources = resources(spec);
     let what = || "cannot make the control group";
     let Some(scope) = &planned.scope else {
-        let (group, applied) = planned.host.create_at(&planned.place, &resources).doing(what)?;
+        let (group, applied) = planned.host.create_or_share(&planned.place, &resources).doing(what)?;
         return Ok(Made { group, warnings: applied.warnings, _placeholder: None });
     };
     let forked = sys::process::clone3(proof, Namespaces::empty(), None).doing(|| "cannot make a process")?;

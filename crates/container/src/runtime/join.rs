@@ -98,7 +98,7 @@ fn join_files(known: &Known, asked: &[SubGroup<'_>]) -> Result<Vec<OwnedFd>> {
     if let Some(up) = asked.iter().find(|one| Path::new(one.path).components().any(|part| part == Component::ParentDir))
     {
         return Err(SetupError::invalid(format!(
-            "--cgroup: bad sub cgroup path {:?}: it leads out of the container's",
+            "--cgroup: bad sub cgroup path: {} is not a sub cgroup path",
             up.path
         )));
     }

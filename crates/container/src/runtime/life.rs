@@ -397,7 +397,11 @@ fn build(
             scope: planned.scope.clone().filter(|_| group::rights() == cgroup::Rights::User),
         },
     };
+    // the words of runc's log, which whoever looks for a fault looks for
+    order.log.debug("nsexec container setup: making the container's namespaces");
     let (container, warnings) = create::create_in(proof, plan, (&planned.host, group), warnings)?;
+    order.log.debug(&format!("child process in init(): {}", container.pid));
+    order.log.debug("init: closing the pipe to signal completion: the container is made");
     warnings.iter().for_each(|text| order.log.warn(text));
     birth.namespaces = container.namespaces.bits();
     let placed = birth.resctrl.as_ref().map_or(Ok(()), |class| class.place(container.pid)).doing(|| "linux.intelRdt");

@@ -75,6 +75,20 @@ fn no_descriptor_but_the_three_streams() {
     stage.finish();
 }
 
+#[test]
+fn no_hook_of_the_container_gets_a_descriptor_of_the_callers() {
+    let Some((mut stage, _)) = stage("") else { return };
+    let list =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", "exec ls /proc/self/fd > /listed"], "env": ["PATH=/bin"] }]);
+    stage.bundle.set("/hooks/startContainer", list).set("/root/readonly", json!(false));
+    stage.bundle.set("/process/args", json!(["/bin/true"])).write();
+    let _ = with_descriptor(&stage, &["run", ID]).expect(0);
+    let listed = fs::read_to_string(stage.bundle.rootfs().join("listed")).unwrap();
+    // The third is the list's own.
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    stage.assert_clean();
+}
+
 /// Looks at every process of the container through its links, for as long as it lives, and tells what leads out.
 fn watcher(secret: &str) -> String {
     format!(

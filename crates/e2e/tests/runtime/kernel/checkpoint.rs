@@ -60,3 +60,20 @@ fn a_restore_without_images_is_refused_and_leaves_nothing() {
         s.call(&["state", &bundle.id]).fails();
     });
 }
+
+#[test]
+fn memory_written_down_before_is_named_from_the_images() {
+    test(|s| {
+        if program_or_skip("criu").is_none() {
+            return;
+        }
+        let container = s.sh("sleep 60").start();
+        let (images, before) = (s.island.dir("images"), s.island.dir("before").display().to_string());
+        for parent in [before.as_str(), "../nothing"] {
+            let words = ["--parent-path", parent, "--image-path", images.to_str().unwrap()];
+            let run = container.call("checkpoint", &words).fails();
+            assert!(run.err.contains("--parent-path"), "{parent}: {}", run.err);
+        }
+        assert_eq!(container.status(), "running");
+    });
+}

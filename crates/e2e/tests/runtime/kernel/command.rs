@@ -168,6 +168,13 @@ fn a_default_configuration_is_written_and_runs() {
         let mut config: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(config["root"]["path"], "rootfs");
         assert_eq!(config["process"]["args"], json!(["sh"]));
+        // Version 1 shows a container no groups but its own, so the namespace is for the user to add, once.
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        assert_eq!(namespaces.iter().any(|one| one["type"] == "cgroup"), unified);
+        if !unified {
+            namespaces.push(json!({ "type": "cgroup" }));
+        }
         config["root"]["path"] = json!(s.rootfs());
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["echo", "default"]);
@@ -265,5 +272,50 @@ fn help_and_version_are_printed() {
             assert!(!run.text().is_empty(), "{words:?}");
         }
         assert!(s.call(&["--version"]).out.contains("spec: 1."));
+    });
+}
+
+#[test]
+fn a_runtime_says_the_name_that_it_is_called_by() {
+    test(|s| {
+        // As where it stands in for runc.
+        let named = s.island.path("runc");
+        std::os::unix::fs::symlink(&s.program, &named).unwrap();
+        let said = |words: &[&str]| {
+            let output = std::process::Command::new(&named).args(words).output().unwrap();
+            assert!(output.status.success(), "{words:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let version = said(&["--version"]);
+        let starts: Vec<&str> = version.lines().map(|line| line.split(':').next().unwrap()).collect();
+        assert!(starts[0].starts_with("runc version ") && starts[1..].starts_with(&["commit", "spec"]), "{version}");
+        assert!(said(&["--help"]).contains("runc - Open Container Initiative runtime"));
+        assert!(said(&["kill", "--help"]).contains("runc kill"));
+    });
+}
+
+#[test]
+fn the_stages_of_a_start_are_told_to_who_looks_for_a_fault() {
+    test(|s| {
+        let log = s.island.path("log").display().to_string();
+        let told = |words: &[&str]| {
+            // not there where nothing was told
+            let _ = std::fs::remove_file(&log);
+            s.call(&[&["--debug", "--log", &log], words].concat()).expect(0);
+            std::fs::read_to_string(&log).unwrap()
+        };
+        let bundle = s.sh("sleep 60");
+        let folder = bundle.write().display().to_string();
+        let made = told(&["create", "--bundle", &folder, &bundle.id]);
+        for stage in
+            ["nsexec container setup", "child process in init()", "init: closing the pipe to signal completion"]
+        {
+            assert!(made.contains(stage) && made.contains("level=debug"), "{stage}: {made}");
+        }
+        let joined = told(&["exec", &bundle.id, "true"]);
+        for stage in ["nsexec container setup", "child process in init()", "setns_init: about to exec"] {
+            assert!(joined.contains(stage), "{stage}: {joined}");
+        }
+        s.call(&["delete", "--force", &bundle.id]).expect(0);
     });
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bundle::Bundle;
-use crate::subject::test;
+use crate::subject::{mount_table, test};
 
 /// A hook that runs a shell script of the machine's shell.
 fn hook(script: &str) -> Value {
@@ -102,6 +102,35 @@ fn hooks_have_exactly_their_own_arguments_and_environment() {
         lines.retain(|line| !line.starts_with("PWD=") && !line.starts_with("_=") && !line.starts_with("SHLVL="));
         lines.sort_unstable();
         assert_eq!(lines, ["A=b", "C="]);
+    });
+}
+
+#[test]
+fn a_hook_without_an_environment_has_the_callers_unless_it_runs_inside() {
+    test(|s| {
+        let (outside, inside) = (s.island.path("outside"), s.rootfs().join("tmp/inside"));
+        let tell =
+            |file: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("echo \"<$CALLERS>\" > {file}")] });
+        let bundle = s.bundle().push("/hooks/createRuntime", tell(outside.to_str().unwrap()));
+        let bundle = bundle.push("/hooks/startContainer", tell("/tmp/inside"));
+        bundle.write();
+        let words = bundle.words("run");
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        s.finish(s.command(&words).env("CALLERS", "word")).expect(0);
+        assert_eq!(std::fs::read_to_string(outside).unwrap(), "<word>\n");
+        assert_eq!(std::fs::read_to_string(inside).unwrap(), "<>\n", "the container learns nothing of the caller");
+    });
+}
+
+#[test]
+fn a_hook_before_the_root_is_entered_changes_the_root() {
+    test(|s| {
+        // By relative paths, from the folder that becomes the root, as hooks that add a host's libraries do.
+        let tools = "test -x ./bin/busybox && touch ./etc/added && mount --bind ./etc/word ./etc/added";
+        let bundle = s.sh("cat /etc/added; grep -c ' /etc/added ' /proc/self/mountinfo");
+        let run = bundle.push("/hooks/createContainer", hook(tools)).run().expect(0);
+        assert_eq!(run.text(), "word1");
+        assert!(!mount_table().contains("/etc/added"), "the mount is the container's only");
     });
 }
 

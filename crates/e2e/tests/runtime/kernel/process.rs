@@ -109,6 +109,8 @@ fn the_working_folder_is_made_if_needed() {
     test(|s| {
         assert_eq!(s.sh("pwd").set("/process/cwd", json!("/tmp")).out(), "/tmp");
         assert_eq!(s.sh("pwd").set("/process/cwd", json!("/tmp/new/er")).out(), "/tmp/new/er");
+        let kept = s.sh("pwd; mkdir other || echo kept").set("/root/readonly", json!(true));
+        assert_eq!(kept.set("/process/cwd", json!("/etc/made")).run().expect(0).text(), "/etc/made\nkept");
     });
 }
 
