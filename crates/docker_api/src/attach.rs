@@ -1,11 +1,11 @@
 //! Connections that stop being HTTP and become a process's streams.
 //!
 //! The client's socket itself is handed to the engine, which hands it to the container's helper: the daemon is out of the data
-//! path. A client that does not ask for an upgrade gets the output as a chunked body, through a pair of sockets.
+//! path. A client that does not ask for an upgrade gets 200 instead of 101, and from then on the connection is a stream as well,
+//! in both directions.
 
-use crate::error::ApiError;
 use crate::listener::Stream;
-use crate::reply::{self, Body, Reply, Result};
+use crate::reply::{Body, Reply};
 use bytes::Bytes;
 use docker_wire::{MULTIPLEXED_STREAM, RAW_STREAM};
 use hyper::ext::ReasonPhrase;
@@ -18,20 +18,43 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// How long a start waits for attaching clients that were answered but not handed over yet.
 const HAND_OVER: Duration = Duration::from_secs(2);
-const PIECE: usize = 16 << 10;
 
 /// A client's connection, on its way to a process.
 pub(crate) enum Client {
     /// It asked for an upgrade: its socket, once the answer is out.
     Socket(OnUpgrade, Reading),
-    /// It did not: the far end of the pair whose near end is read into the answer's body.
+    /// It did not: its socket all the same, once the answer is out.
+    Taken(oneshot::Receiver<Taken>, Reading),
+    /// The far end of a pair whose near end is the client's in another form.
     Pair(OwnedFd),
+}
+
+/// A connection that is no longer HTTP's, and what the client sent ahead.
+pub(crate) struct Taken {
+    pub(crate) stream: Stream,
+    pub(crate) ahead: Bytes,
+}
+
+/// Goes with an answer after which the connection is not HTTP's: whom it is given to.
+#[derive(Clone)]
+pub(crate) struct Handing(Arc<Mutex<Option<oneshot::Sender<Taken>>>>);
+
+impl Handing {
+    fn pair() -> (Self, oneshot::Receiver<Taken>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
+    }
+
+    /// Gives it; one that nobody waits for any more ends here.
+    pub(crate) fn give(&self, taken: Taken) {
+        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = sender.send(taken);
+        }
+    }
 }
 
 impl Client {
@@ -44,11 +67,12 @@ impl Client {
                 let parts = upgraded
                     .downcast::<TokioIo<Stream>>()
                     .map_err(|_| io::Error::other("the connection is not one of ours"))?;
-                let socket = parts.io.into_inner().into_socket()?;
-                if reading == Reading::HeadApart {
-                    head_taken(&socket).await;
-                }
+                let socket = reading.socket(parts.io.into_inner()).await?;
                 Ok((socket, parts.read_buf.to_vec()))
+            }
+            Self::Taken(taken, reading) => {
+                let taken = taken.await.map_err(io::Error::other)?;
+                Ok((reading.socket(taken.stream).await?, taken.ahead.to_vec()))
             }
         }
     }
@@ -75,6 +99,15 @@ impl Reading {
         let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
         if WHOLE.iter().any(|known| agent.starts_with(known)) { Self::Whole } else { Self::HeadApart }
     }
+
+    /// The socket, when the client is ready for the stream.
+    async fn socket(self, stream: Stream) -> io::Result<OwnedFd> {
+        let socket = stream.into_socket()?;
+        if self == Self::HeadApart {
+            head_taken(&socket).await;
+        }
+        Ok(socket)
+    }
 }
 
 /// Waits until the client has read what was written, or has had time to.
@@ -89,41 +122,22 @@ async fn head_taken(socket: &OwnedFd) {
 }
 
 /// Makes the answer that turns a connection into streams, and the client's end for the engine.
-pub(crate) fn hijack(request: &mut Request<Incoming>, media: &'static str) -> Result<(Client, Reply)> {
-    if request.headers().contains_key(UPGRADE) {
-        let reading = Reading::of(request);
-        let client = Client::Socket(hyper::upgrade::on(request), reading);
-        let mut reply = Response::new(Body::Full(None));
-        *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        reply.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
-        let headers = reply.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
-        return Ok((client, reply));
+pub(crate) fn hijack(request: &mut Request<Incoming>, media: &'static str) -> (Client, Reply) {
+    let reading = Reading::of(request);
+    let mut reply = Response::new(Body::Full(None));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    if !request.headers().contains_key(UPGRADE) {
+        let (handing, taken) = Handing::pair();
+        reply.extensions_mut().insert(handing);
+        return (Client::Taken(taken, reading), reply);
     }
-    let failed = |error: io::Error| ApiError::internal(format!("cannot make a pair of sockets: {error}"));
-    let (near, far) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-    near.set_nonblocking(true).map_err(failed)?;
-    let mut near = UnixStream::from_std(near).map_err(failed)?;
-    let (sender, reply) = reply::stream(media);
-    tokio::spawn(async move {
-        let mut piece = vec![0; PIECE];
-        loop {
-            let bytes = tokio::select! {
-                got = near.read(&mut piece) => match got {
-                    Ok(0) => return,
-                    Ok(count) => Ok(Bytes::copy_from_slice(&piece[..count])),
-                    Err(error) => Err(error),
-                },
-                () = sender.closed() => return,
-            };
-            if sender.send(bytes).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok((Client::Pair(far.into()), reply))
+    let client = Client::Socket(hyper::upgrade::on(request), reading);
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    reply.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
+    let headers = reply.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    (client, reply)
 }
 
 /// The media type of an attached connection. Before API 1.42 it was the same for both kinds.

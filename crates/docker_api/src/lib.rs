@@ -23,6 +23,6 @@ mod translate;
 mod websocket;
 
 pub use listener::{Listener, Tls};
-pub use server::Server;
+pub use server::{Limits, Server};
 pub use settings::{Defaults, LimitDefault, Settings};
 pub use translate::parse_bytes as parse_size;

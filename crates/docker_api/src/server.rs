@@ -1,6 +1,6 @@
 //! Connections, requests, and the way from one to the other.
 
-use crate::attach::Pending;
+use crate::attach::{Handing, Pending, Taken};
 use crate::error::ApiError;
 use crate::listener::{Listener, Stream};
 use crate::metrics::Metrics;
@@ -19,16 +19,32 @@ use hyper::header::{HeaderName, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+/// How long clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For a request's head, and so between two requests of a connection.
+    pub head: Duration,
+    /// For a request's body, where it is a document.
+    pub body: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let five_minutes = Duration::from_secs(300);
+        Self { head: five_minutes, body: five_minutes }
+    }
+}
 
 /// The longest JSON body that a request may have, in bytes.
 const MAX_JSON: usize = 4 << 20;
@@ -50,6 +66,7 @@ pub(crate) struct Api {
     pub(crate) metrics: Metrics,
     pub(crate) buildkit: Arc<BuildKit>,
     pub(crate) uploads: Uploads,
+    limits: Limits,
 }
 
 impl Server {
@@ -62,6 +79,12 @@ impl Server {
     /// A server for `engine`'s objects; counts what happens to them from now on.
     #[must_use]
     pub fn with_settings(engine: Engine, settings: Settings) -> Self {
+        Self::with_limits(engine, settings, Limits::default())
+    }
+
+    /// As [`Self::with_settings`], with other limits for slow clients.
+    #[must_use]
+    pub fn with_limits(engine: Engine, settings: Settings, limits: Limits) -> Self {
         let settings = RwLock::new(Arc::new(settings));
         let buildkit = BuildKit::new(engine.clone());
         let api = Arc::new(Api {
@@ -71,6 +94,7 @@ impl Server {
             metrics: Metrics::default(),
             buildkit,
             uploads: Uploads::default(),
+            limits,
         });
         let counting = Arc::downgrade(&api);
         let mut events = api.engine.events(None);
@@ -159,22 +183,61 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 async fn connection(api: Arc<Api>, stream: Stream, what: Serves, mut stop: watch::Receiver<bool>) {
+    let limits = api.limits;
+    let (hand, mut handed) = mpsc::channel(1);
     let service = service_fn(move |request| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(answer(api, what, request).await) }
+        let (api, hand) = (Arc::clone(&api), hand.clone());
+        async move {
+            let mut reply = answer(api, what, request).await;
+            let Some(handing) = reply.extensions_mut().remove::<Handing>() else { return Ok::<_, Infallible>(reply) };
+            // the connection's task takes the connection, and this with it
+            let _ = hand.send((head(&reply), handing)).await;
+            std::future::pending().await
+        }
     });
-    let mut connection = pin!(
-        http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service).with_upgrades()
-    );
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = told(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut connection = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .title_case_headers(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut stopping = false;
+    let result = loop {
+        tokio::select! {
+            result = &mut connection => break result,
+            Some((head, handing)) = handed.recv() => {
+                if let Some(parts) = connection.into_parts() {
+                    hand_over(parts.io.into_inner(), parts.read_buf, &head, &handing).await;
+                }
+                return;
+            }
+            () = told(&mut stop), if !stopping => {
+                stopping = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended early");
+    }
+}
+
+/// An answer's head, after which what is on the connection is a stream until it ends.
+fn head(reply: &Reply) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {}\r\n", reply.status()).into_bytes();
+    for (name, value) in reply.headers() {
+        head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// Writes the head and gives the connection away.
+async fn hand_over(mut stream: Stream, ahead: Bytes, head: &[u8], handing: &Handing) {
+    match stream.write_all(head).await {
+        Ok(()) => handing.give(Taken { stream, ahead }),
+        Err(error) => tracing::debug!(%error, "a client went away while it was being attached"),
     }
 }
 
@@ -223,7 +286,15 @@ impl Call {
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {
-        match Limited::new(self.request.body_mut(), MAX_JSON).collect().await {
+        let limit = self.api.limits.body;
+        let body = Limited::new(self.request.body_mut(), MAX_JSON).collect();
+        let Ok(body) = tokio::time::timeout(limit, body).await else {
+            return Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the request's body has not come in {} seconds", limit.as_secs()),
+            ));
+        };
+        match body {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,

@@ -315,7 +315,7 @@ pub(crate) async fn attach(mut call: Call) -> Result {
     let streams = Streams { stdin: asked("stdin"), stdout: asked("stdout"), stderr: asked("stderr") };
     let wish = Wish::read(&call, streams).await?;
     let media = media(wish.container.spec.tty, call.version >= Version::minor(42));
-    let (client, reply) = hijack(&mut call.request, media)?;
+    let (client, reply) = hijack(&mut call.request, media);
     wish.grant(call, client);
     Ok(reply)
 }

@@ -59,7 +59,7 @@ pub(crate) async fn start(mut call: Call) -> Result {
     // what the client says now, which need not be what the exec was made with
     let tty = body.tty.unwrap_or(false);
     let framing = if tty { Framing::Raw } else { Framing::Multiplexed };
-    let (client, reply) = hijack(&mut call.request, media(tty, call.version >= Version::minor(42)))?;
+    let (client, reply) = hijack(&mut call.request, media(tty, call.version >= Version::minor(42)));
     tokio::spawn(async move {
         let (connection, ahead) = match client.connection().await {
             Ok(connection) => connection,

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where anything fails")]
 
-use docker_api::Server;
+use docker_api::{Limits, Server, Settings};
 use engine::{Config, Engine};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -21,6 +21,10 @@ struct Island {
 
 impl Island {
     fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
         let (stop, stopped) = watch::channel(false);
@@ -44,7 +48,8 @@ impl Island {
                 let engine = Engine::open(config).await.unwrap();
                 let listener = UnixListener::bind(root.join("docker.sock")).unwrap();
                 ready.send(()).unwrap();
-                Server::new(engine.clone()).serve(listener, stopped).await.unwrap();
+                let server = Server::with_limits(engine.clone(), Settings::default(), limits);
+                server.serve(listener, stopped).await.unwrap();
                 engine.close().await.unwrap();
             });
         });
@@ -228,6 +233,48 @@ fn hostile_bytes_do_no_harm() {
     assert_eq!(encoded.0, 404);
     assert_eq!(island.request("GET", "/containers/json?filters=%7B%7B", "").0, 400);
     assert_eq!(island.request("GET", "/networks", "").0, 200);
+}
+
+#[test]
+fn slow_clients_are_let_go() {
+    let limit = Duration::from_millis(200);
+    let island = Island::with(Limits { head: limit, body: limit });
+    let mut silent = island.connect();
+    silent.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nX-Never").unwrap();
+    let mut dripping = island.connect();
+    let mut answer = Vec::new();
+    dripping.write_all(b"POST /volumes/create HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+    let mut drips = dripping.try_clone().unwrap();
+    let drops = std::thread::spawn(move || while drips.write_all(b" ").is_ok() {});
+    // others are not hurt meanwhile
+    assert_eq!(island.request("GET", "/volumes", "").0, 200);
+    assert_eq!(silent.read_to_end(&mut answer).unwrap(), 0);
+    let mut status = [0; 12];
+    dripping.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 408");
+    drop(dripping);
+    drops.join().unwrap();
+}
+
+#[test]
+fn a_thousand_idle_connections_are_no_burden() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    if limit.maximum.is_some_and(|most| most < 2_500) {
+        println!("skipped: this process may have {:?} descriptors only", limit.maximum);
+        return;
+    }
+    let island = Island::new();
+    let mut idle: Vec<UnixStream> = (0..1000).map(|_| island.connect()).collect();
+    assert_eq!(island.request("GET", "/_ping", "").0, 200);
+    // each is served when it asks at last
+    for stream in idle.iter_mut().rev().step_by(100) {
+        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
 }
 
 #[test]
