@@ -148,7 +148,7 @@ impl Build {
     /// The control group of a step's container.
     pub(super) fn cgroup(&self, id: &ContainerId) -> String {
         match &self.cgroup_parent {
-            Some(parent) => format!("{}/{id}", parent.trim_end_matches('/')),
+            Some(parent) => crate::config::below(parent, id),
             None => self.inner.config.cgroup(id),
         }
     }
