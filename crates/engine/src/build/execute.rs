@@ -385,6 +385,21 @@ impl Build {
         })
     }
 
+    /// What the files of an image or a stage are known by.
+    pub(super) fn identity(&self, origin: &Origin) -> Option<Digest> {
+        match origin {
+            Origin::Context | Origin::Named(_) => None,
+            Origin::Image(request) => {
+                let layers = self.images.get(request)?.iter().map(|layer| layer.0.to_string());
+                Some(Digest::of(layers.collect::<String>().as_bytes()))
+            }
+            Origin::Stage(index) => match self.stages.get(index).and_then(OnceCell::get) {
+                Some(Ok(built)) => Some(built.content.0),
+                _ => None,
+            },
+        }
+    }
+
     fn known_tree(&self, origin: &Origin) -> Option<SharedFiles> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner).get(origin).cloned()
     }
