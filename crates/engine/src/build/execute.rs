@@ -504,9 +504,11 @@ impl Build {
 
     fn directory(&self, layers: &[LayerId], upper: Upper, path: &str, user: &str) -> Result<Held> {
         let below = self.inner.images.mount_ids(layers, "of the build").map_err(image_error)?;
-        let user = crate::plan::user::resolve(user, &[], &crate::plan::user::Accounts::read(&below.fds))?;
+        let user = crate::plan::user::resolve(user, &[], &crate::plan::user::Accounts::read(&below.fds));
         let root = upper.mount(&below)?;
-        let mut placer = Placer::new(root.as_fd(), self.plan.epoch, (user.uid, user.gid));
+        // the folder of a user that is not there is root's, as in Docker's builds
+        let owner = user.map_or((0, 0), |user| (user.uid, user.gid));
+        let mut placer = Placer::new(root.as_fd(), self.plan.epoch, owner);
         placer.folder(path.as_bytes())?;
         placer.finish()?;
         drop(root);

@@ -385,3 +385,17 @@ fn the_mode_of_a_copied_folder_does_not_count() {
     let found = copy::resolve(&context, &wanted, "the context").unwrap();
     assert_eq!((found[0].entries[0].path.len(), found[0].entries[0].file.stat.mode), (0, 0o755));
 }
+
+#[test]
+fn an_empty_path_is_the_folder_that_it_is_seen_from() {
+    let build = Build::new();
+    let text = |line: &str| format!("FROM scratch\nWORKDIR /w\nARG NONE\n{line}\n");
+    for (line, same) in
+        [("COPY \"\" /x/", "COPY . /x/"), ("COPY $NONE /x/", "COPY . /x/"), ("COPY a $NONE", "COPY a .")]
+    {
+        let (plan, other) = (build.plan(&text(line)), build.plan(&text(same)));
+        let key = |plan: &Plan| plan.keys(&BTreeMap::new()).stages[&plan.target];
+        assert_eq!(key(&plan), key(&other), "{line}");
+        assert!(plan.warnings.iter().any(|said| said.contains("line 4: ")), "{:?}", plan.warnings);
+    }
+}

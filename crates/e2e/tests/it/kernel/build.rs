@@ -121,10 +121,14 @@ RUN --mount=type=cache,id=c,from=two,target=/c cat /c/hello >> /said
     subject.insula(&["rmi", "-f", "made"]).expect(0);
     subject.insula(&["load", "-i", &path("made.tar")]).expect(0);
     assert_eq!(subject.insula(&said).expect(0).out, "1\n2\none\none\n");
-    fs::write(subject.island.path("context/Dockerfile"), "FROM scratch\nUSER 7\n").unwrap();
-    build(&subject, &["-o", &format!("type=tar,dest={}", path("none.tar"))], &context).expect(0);
-    let listed = finish(std::process::Command::new("tar").args(["-tf", &path("none.tar")]), b"").expect(0);
-    assert!(listed.out.lines().all(|line| line.trim_matches(['.', '/']).is_empty()), "{}", listed.out);
+    // without layers, and with the folder of a user that is not there
+    for (text, files) in [("FROM scratch\nUSER 7\n", ""), ("FROM scratch\nUSER someone\nWORKDIR /w\n", "w")] {
+        fs::write(subject.island.path("context/Dockerfile"), text).unwrap();
+        build(&subject, &["-o", &format!("type=tar,dest={}", path("few.tar"))], &context).expect(0);
+        let listed = finish(std::process::Command::new("tar").args(["-tf", &path("few.tar")]), b"").expect(0);
+        let names = listed.out.lines().map(|line| line.trim_matches(['.', '/']));
+        assert_eq!(names.collect::<String>(), files, "{}", listed.out);
+    }
     assert_nothing_unfinished(&subject);
     subject.finish();
 }
