@@ -179,7 +179,8 @@ impl Config {
     }
 }
 
-fn below(parent: &str, id: &ContainerId) -> String {
+/// A container's group below this one.
+pub(crate) fn below(parent: &str, id: &ContainerId) -> String {
     format!("/{}/{id}", parent.trim_matches('/'))
 }
 

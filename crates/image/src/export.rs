@@ -80,8 +80,10 @@ impl Store {
         let layers = self.mount_layers(image)?;
         let all: Vec<BorrowedFd<'_>> = above.into_iter().chain(layers.fds.iter().map(|layer| layer.as_fd())).collect();
         // An overlay wants two layers at least.
-        if let [only] = &all[..] {
-            return only.try_clone_to_owned().map_err(ExportError::Write);
+        match &all[..] {
+            [] => return nothing().map_err(ExportError::Overlay),
+            [only] => return only.try_clone_to_owned().map_err(ExportError::Write),
+            _ => {}
         }
         let overlay = || {
             let context = FsContext::open("overlay")?;
@@ -93,6 +95,14 @@ impl Store {
         };
         overlay().map_err(ExportError::Overlay)
     }
+}
+
+/// A folder with nothing in it, for images without layers.
+fn nothing() -> Result<OwnedFd, sys::mount::FsError> {
+    let context = FsContext::open("tmpfs")?;
+    context.set_string("mode", "755")?;
+    context.create()?;
+    context.mount(MountAttr::RDONLY)
 }
 
 /// Writes an open folder, which nobody changes meanwhile.

@@ -42,7 +42,7 @@ pub use mount::Layers;
 pub use path::PathError;
 pub use pipeline::decompress;
 pub use store::build::{CacheRecord, CacheUse, Held};
-pub use store::reduced::WholeBlob;
+pub use store::reduced::{Reduction, WholeBlob};
 pub use store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer, layers_of};
 pub use unpack::unpack;
 

@@ -63,10 +63,14 @@ impl Mounts {
     }
 
     /// Mounts layers, lowest first, of an image that messages call `image`.
+    ///
+    /// A layer that is there again further up, as empty ones often are, is mounted there only: that hides all of the lower one,
+    /// and an overlay takes none twice.
     pub(crate) fn mount(&self, root: &Path, layers: &[LayerId], image: &str) -> Result<Layers, ImageError> {
         let mut state = self.state();
         let mut fds = Vec::with_capacity(layers.len());
-        for layer in layers.iter().rev() {
+        let mut seen = BTreeSet::new();
+        for layer in layers.iter().rev().filter(|layer| seen.insert(**layer)) {
             state.clock += 1;
             let now = state.clock;
             if let Some(entry) = state.layers.get_mut(layer) {

@@ -114,8 +114,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
     keep_compressed: KeepBlobs,
     /// Seconds after the last pull until compressed layers are reduced to what the layers do not have; 0 for never
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    reduce_after: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.2, value_parser = seconds)]
+    reduce_after: f64,
 }
 
 /// The file.
@@ -242,6 +242,11 @@ fn keep(text: &str) -> Result<KeepBlobs, String> {
         "no" => Ok(KeepBlobs::No),
         _ => Err(format!("{text:?} is neither yes nor no")),
     }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1e9).contains(number));
+    number.ok_or_else(|| format!("{text:?} is no number of seconds, such as 60 or 0.2"))
 }
 
 fn mode(text: &str) -> Result<u32, String> {
@@ -374,7 +379,7 @@ impl Flags {
         let mirrors = client.mirrors.get("docker.io").cloned().unwrap_or_default();
         let default_runtime = either("default-runtime", self.default_runtime, file.default_runtime)?;
         let runtimes = runtime::all(self.add_runtime, file.runtimes, default_runtime)?;
-        let reduce_after = (self.reduce_after > 0).then(|| Duration::from_secs(self.reduce_after));
+        let reduce_after = (self.reduce_after > 0.0).then(|| Duration::from_secs_f64(self.reduce_after));
         Ok(Resolved {
             root: absolute(either("data-root", self.root, file.data_root)?.unwrap_or_else(|| ROOT.into()))?,
             run: absolute(either("exec-root", self.run, file.exec_root)?.unwrap_or_else(|| RUN.into()))?,

@@ -5,6 +5,7 @@ use crate::error::ApiError;
 use crate::query::{Query, parse_duration};
 use crate::reply::{self, Result};
 use crate::server::Call;
+use crate::translate::create::cgroup_parent;
 use bytes::Bytes;
 use docker_wire::extra::{Build, BuildCache, BuildCacheTarget, BuildLine, SharedFolder};
 use engine::image::build::Options;
@@ -484,6 +485,7 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
         pull: if query.flag("pull") { Bases::Always } else { Bases::Missing },
         squash: if query.flag("squash") { Squash::Yes } else { Squash::No },
         network: network(query.text("networkmode"))?,
+        cgroup_parent: cgroup_parent(query.text("cgroupparent").map(str::to_owned))?,
         resources: Resources {
             memory_bytes: query.number::<i64>("memory")?.filter(|bytes| *bytes > 0),
             memory_swap_bytes: query.number::<i64>("memswap")?.filter(|bytes| *bytes != 0),
@@ -605,7 +607,7 @@ mod tests {
     fn the_classic_query_becomes_a_request() {
         let query = "t=a&t=b:2&dockerfile=d%2FF&buildargs=%7B%22A%22%3A%221%22%2C%22B%22%3Anull%7D&labels=%7B%22l%22%3A%22v%22%7D\
                      &nocache=1&pull=true&target=x&networkmode=none&shmsize=0&memory=1048576&extrahosts=h%3A1.2.3.4\
-                     &ulimits=%5B%7B%22Name%22%3A%22nofile%22%2C%22Soft%22%3A1%2C%22Hard%22%3A2%7D%5D&squash=0";
+                     &ulimits=%5B%7B%22Name%22%3A%22nofile%22%2C%22Soft%22%3A1%2C%22Hard%22%3A2%7D%5D&squash=0&cgroupparent=%2Fjobs";
         let request = classic_request(&Query::parse(Some(query))).unwrap();
         assert_eq!(request.names.iter().map(Reference::familiar).collect::<Vec<_>>(), ["a:latest", "b:2"]);
         assert_eq!(request.dockerfile, "d/F");
@@ -614,6 +616,8 @@ mod tests {
         assert_eq!((request.network, request.shm_bytes), (Some(NetworkMode::None), None));
         assert_eq!((request.resources.memory_bytes, request.ulimits.len()), (Some(1 << 20), 1));
         assert_eq!(request.extra_hosts, ["h:1.2.3.4"]);
+        assert_eq!(request.cgroup_parent.as_deref(), Some("/jobs"));
+        assert!(classic_request(&Query::parse(Some("cgroupparent=..%2Fx"))).is_err());
         assert!(classic_request(&Query::parse(Some("t=UPPER"))).is_err());
         assert!(classic_request(&Query::parse(Some("networkmode=container:"))).is_err());
     }

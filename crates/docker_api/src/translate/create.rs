@@ -246,7 +246,7 @@ fn volumes_from(list: Vec<String>) -> Result<Vec<VolumesFrom>, ApiError> {
 }
 
 /// A control group's path; one that does not begin at the root is meant to, as for dockerd without systemd.
-fn cgroup_parent(parent: Option<String>) -> Result<Option<String>, ApiError> {
+pub(crate) fn cgroup_parent(parent: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(parent) = text(parent) else { return Ok(None) };
     if parent.split('/').any(|part| matches!(part, "." | "..")) || parent.contains('\0') {
         return Err(ApiError::invalid(format!("invalid CgroupParent {parent:?}: no part of the path may be . or ..")));

@@ -148,7 +148,7 @@ impl Build {
     /// The control group of a step's container.
     pub(super) fn cgroup(&self, id: &ContainerId) -> String {
         match &self.cgroup_parent {
-            Some(parent) => format!("{}/{id}", parent.trim_end_matches('/')),
+            Some(parent) => crate::config::below(parent, id),
             None => self.inner.config.cgroup(id),
         }
     }
@@ -385,6 +385,21 @@ impl Build {
         })
     }
 
+    /// What the files of an image or a stage are known by.
+    pub(super) fn identity(&self, origin: &Origin) -> Option<Digest> {
+        match origin {
+            Origin::Context | Origin::Named(_) => None,
+            Origin::Image(request) => {
+                let layers = self.images.get(request)?.iter().map(|layer| layer.0.to_string());
+                Some(Digest::of(layers.collect::<String>().as_bytes()))
+            }
+            Origin::Stage(index) => match self.stages.get(index).and_then(OnceCell::get) {
+                Some(Ok(built)) => Some(built.content.0),
+                _ => None,
+            },
+        }
+    }
+
     fn known_tree(&self, origin: &Origin) -> Option<SharedFiles> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner).get(origin).cloned()
     }
@@ -489,9 +504,11 @@ impl Build {
 
     fn directory(&self, layers: &[LayerId], upper: Upper, path: &str, user: &str) -> Result<Held> {
         let below = self.inner.images.mount_ids(layers, "of the build").map_err(image_error)?;
-        let user = crate::plan::user::resolve(user, &[], &crate::plan::user::Accounts::read(&below.fds))?;
+        let user = crate::plan::user::resolve(user, &[], &crate::plan::user::Accounts::read(&below.fds));
         let root = upper.mount(&below)?;
-        let mut placer = Placer::new(root.as_fd(), self.plan.epoch, (user.uid, user.gid));
+        // the folder of a user that is not there is root's, as in Docker's builds
+        let owner = user.map_or((0, 0), |user| (user.uid, user.gid));
+        let mut placer = Placer::new(root.as_fd(), self.plan.epoch, owner);
         placer.folder(path.as_bytes())?;
         placer.finish()?;
         drop(root);

@@ -151,7 +151,10 @@ impl Prepare<'_> {
         let root = self.build.inner.config.root.join("build-caches");
         fs::create_dir_all(&root).map_err(cannot)?;
         fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).map_err(cannot)?;
-        let path = root.join(Digest::of(id.as_bytes()).hex());
+        // what one stage has filled is not another one's
+        let filled = run.origin.as_ref().and_then(|origin| self.build.identity(origin));
+        let key = filled.map_or_else(|| id.to_owned(), |digest| format!("{id}\0{digest}\0{source}"));
+        let path = root.join(Digest::of(key.as_bytes()).hex());
         let lock = self.build.inner.builds.lock(&path);
         let path = match sharing {
             Sharing::Shared => path,

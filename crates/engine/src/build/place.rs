@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+/// The most links to nothing on the way to a folder.
+const LINKS_MAX: usize = 16;
 /// Bytes copied at a time.
 const PIECE: usize = 256 << 10;
 
@@ -66,6 +68,11 @@ impl<'a> Placer<'a> {
 
     /// Opens a folder; it and those above it are made where they are missing.
     pub(super) fn folder(&mut self, path: &[u8]) -> Result<OwnedFd> {
+        self.folder_by(path, LINKS_MAX)
+    }
+
+    /// As [`Self::folder`], with so many links to nothing on the way, whose targets are made.
+    fn folder_by(&mut self, path: &[u8], links: usize) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         match self.open(path, flags) {
             Err(Errno::NOENT) => {}
@@ -74,13 +81,19 @@ impl<'a> Placer<'a> {
         let mut at = Vec::new();
         let mut folder = self.open(b"", flags).map_err(failed("open the folder", b"/"))?;
         for name in names(path) {
+            let above = at.len();
             at.push(b'/');
             at.extend_from_slice(name);
             folder = match self.open(&at, flags) {
                 Ok(next) => next,
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755))
-                        .map_err(failed("make the folder", &at))?;
+                    match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+                        Err(Errno::EXIST) if links > 0 => {
+                            folder = self.behind(&folder, name, &at[..above], links)?;
+                            continue;
+                        }
+                        made => made.map_err(failed("make the folder", &at))?,
+                    }
                     let new = self.open(&at, flags).map_err(failed("open the folder", &at))?;
                     own(&new, self.parents).map_err(failed("set the owner of", &at))?;
                     chmod(&new, 0o755).map_err(failed("set the mode of", &at))?;
@@ -93,6 +106,14 @@ impl<'a> Placer<'a> {
             };
         }
         Ok(folder)
+    }
+
+    /// Makes the folder that a link in `folder`, which is at `above`, points to.
+    fn behind(&mut self, folder: &OwnedFd, name: &[u8], above: &[u8], links: usize) -> Result<OwnedFd> {
+        let read = rustix::fs::readlinkat(folder, name, Vec::new());
+        let target = read.map_err(failed("make the folder", &[above, b"/", name].concat()))?.into_bytes();
+        let path = if target.starts_with(b"/") { target } else { [above, b"/", &target].concat() };
+        self.folder_by(&path, links - 1)
     }
 
     fn parent(&mut self, path: &[u8]) -> Result<OwnedFd> {

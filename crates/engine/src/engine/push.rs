@@ -8,15 +8,14 @@ use crate::error::{EngineError, Result};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use image::{Image, LayerId, PinnedName, StoredManifest, WholeBlob};
+use image::{Image, Intake, LayerId, PinnedName, StoredManifest, WholeBlob};
 use oci::digest::Digest;
 use oci::reference::Reference;
 use registry::client::{BlobSource, Pushed, Remote};
 use registry::manifest::{DOCKER_MANIFEST, Descriptor, Manifest};
 use registry::name::{Repository, Target};
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -30,12 +29,30 @@ struct Parcel {
     manifest: Bytes,
     media_type: String,
     config: (Descriptor, Bytes),
-    layers: Vec<(Descriptor, PathBuf)>,
+    layers: Vec<(Descriptor, Arc<dyn BlobSource>)>,
     /// Holds the layers that were compressed for this.
     _work: Option<tempfile::TempDir>,
     /// Holds those that the image came with.
-    _blobs: Vec<WholeBlob>,
+    _held: Option<Intake>,
     kept: Option<StoredManifest>,
+}
+
+/// A compressed layer as it came, which is made again only if the registry does not have it.
+struct Kept {
+    store: image::Store,
+    digest: Digest,
+    whole: Mutex<Option<WholeBlob>>,
+}
+
+impl BlobSource for Kept {
+    fn open_at(&self, at: u64) -> io::Result<Box<dyn Read + Send>> {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let blob = match whole.take() {
+            Some(blob) => blob,
+            None => self.store.whole_blob(&self.digest).map_err(io::Error::other)?,
+        };
+        whole.insert(blob).path.open_at(at)
+    }
 }
 
 impl Engine {
@@ -86,12 +103,11 @@ impl Engine {
         let teller = Teller::new(progress.clone(), LayerStep::Sending);
         let places = Arc::new(Semaphore::new(PARALLEL));
         let mut running = JoinSet::new();
-        for (descriptor, path) in parcel.layers.iter().cloned() {
+        for (descriptor, source) in parcel.layers.iter().cloned() {
             let (remote, from, places) = (remote.clone(), from.clone(), Arc::clone(&places));
             let (teller, progress) = (Arc::clone(&teller), progress.clone());
             running.spawn(async move {
                 let _place = places.acquire_owned().await;
-                let source: Arc<dyn BlobSource> = Arc::new(path);
                 let pushed = remote.push_blob(&descriptor, source, &from, Some(teller)).await.map_err(refused)?;
                 let step = match pushed {
                     Pushed::Existed => LayerStep::Known,
@@ -164,11 +180,14 @@ fn as_it_came(store: &image::Store, image: &Image, kept: &StoredManifest, config
     let bytes = std::fs::read(&path).map_err(|error| EngineError::internal("cannot read a manifest", &error))?;
     let broken = |error: registry::manifest::ManifestError| EngineError::internal("a kept manifest is damaged", &error);
     let manifest = Manifest::parse(&bytes, &kept.media_type).map_err(broken)?;
-    let (mut layers, mut blobs) = (Vec::new(), Vec::new());
+    let (held, mut layers) = (store.intake(), Vec::new());
+    if !image.layers.iter().all(|layer| held.holds_layer(layer)) {
+        return Err(gone());
+    }
     for layer in &manifest.layers {
-        let blob = store.whole_blob(&layer.digest.sha256().ok_or_else(gone)?).map_err(wrong)?;
-        layers.push((layer.clone(), blob.path.clone()));
-        blobs.push(blob);
+        let digest = layer.digest.sha256().filter(|digest| held.holds_blob(digest)).ok_or_else(gone)?;
+        let source = Kept { store: store.clone(), digest, whole: Mutex::default() };
+        layers.push((layer.clone(), Arc::new(source) as Arc<dyn BlobSource>));
     }
     let descriptor = manifest.config.clone().ok_or_else(gone)?;
     let (media_type, kept) = (manifest.media_type, Some(kept.clone()));
@@ -178,7 +197,7 @@ fn as_it_came(store: &image::Store, image: &Image, kept: &StoredManifest, config
         config: (descriptor, config),
         layers,
         _work: None,
-        _blobs: blobs,
+        _held: Some(held),
         kept,
     })
 }
@@ -189,7 +208,8 @@ fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parc
     for (number, layer) in image.layers.iter().enumerate() {
         let path = work.path().join(number.to_string());
         let (digest, size) = compress(store, layer, &path)?;
-        layers.push((Descriptor::new(DOCKER_LAYER, digest.into(), size), path));
+        let descriptor = Descriptor::new(DOCKER_LAYER, digest.into(), size);
+        layers.push((descriptor, Arc::new(path) as Arc<dyn BlobSource>));
     }
     let described: Vec<&Descriptor> = layers.iter().map(|(descriptor, _)| descriptor).collect();
     let descriptor = Descriptor::new(DOCKER_CONFIG, image.id.0.into(), config.len() as u64);
@@ -198,7 +218,7 @@ fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parc
     });
     let manifest = Bytes::from(manifest.to_string());
     let (media_type, config) = (DOCKER_MANIFEST.to_owned(), (descriptor, config));
-    Ok(Parcel { manifest, media_type, config, layers, _work: Some(work), _blobs: Vec::new(), kept: None })
+    Ok(Parcel { manifest, media_type, config, layers, _work: Some(work), _held: None, kept: None })
 }
 
 /// Compresses a layer; the same layer gives the same bytes.

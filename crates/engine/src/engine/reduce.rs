@@ -1,6 +1,7 @@
 //! Compressed layers are reduced to what the layers do not have, when nobody is waiting for anything.
 
 use super::inner::Inner;
+use image::Reduction;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -30,7 +31,7 @@ async fn settled(news: &tokio::sync::Notify, after: Duration) {
 
 type Tried = BTreeSet<oci::digest::Digest>;
 
-/// Reduces all that can be, on a thread of its own that gives way to everybody else.
+/// Reduces all that can be and was not tried in vain, on a thread of its own that gives way to everybody else.
 fn spawn(inner: &Weak<Inner>, mut tried: Tried) -> Option<tokio::sync::oneshot::Receiver<Tried>> {
     let images = inner.upgrade()?.images.clone();
     let (done, wait) = tokio::sync::oneshot::channel();
@@ -38,12 +39,17 @@ fn spawn(inner: &Weak<Inner>, mut tried: Tried) -> Option<tokio::sync::oneshot::
         // of this thread only, as Linux has it
         let _ = rustix::process::setpriority_process(None, 19);
         for (blob, layer) in images.reducible() {
-            if done.is_closed() || !tried.insert(blob) {
+            if done.is_closed() || tried.contains(&blob) {
                 continue;
             }
             match images.reduce(&blob, &layer) {
-                Ok(bytes) => tracing::debug!(%blob, bytes, "reduced a compressed layer"),
-                Err(error) => tracing::warn!(%blob, %error, "cannot reduce a compressed layer"),
+                Ok(Reduction::Reduced(bytes)) => tracing::debug!(%blob, bytes, "reduced a compressed layer"),
+                Ok(Reduction::Gone) => {}
+                Ok(Reduction::Whole) => drop(tried.insert(blob)),
+                Err(error) => {
+                    tried.insert(blob);
+                    tracing::warn!(%blob, %error, "cannot reduce a compressed layer");
+                }
             }
         }
         let _ = done.send(tried);

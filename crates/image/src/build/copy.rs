@@ -281,7 +281,11 @@ impl Walk<'_> {
         let name = path::split(wanted).map_or(&b""[..], |(_, name)| name).to_vec();
         let mut entries = Vec::new();
         if found.file.kind == FileKind::Directory {
-            self.tree(&found.path, &[], found.file, &mut entries, 0)?;
+            // what is in the folder is copied: one that is made for it is a new one, as the parents are
+            let mut file = found.file;
+            (file.stat.mode, file.stat.uid, file.stat.gid) = (0o755, 0, 0);
+            file.stat.xattrs.clear();
+            self.tree(&found.path, &[], file, &mut entries, 0)?;
             out.push(Resolved { name, shape: Shape::Contents, entries });
         } else if !self.exclude.excludes(&String::from_utf8_lossy(&name)) {
             entries.push(self.entry(&found.path, &[], found.file)?);

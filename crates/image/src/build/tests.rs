@@ -363,3 +363,39 @@ fn what_is_read_of_the_context_is_known_before_it_is_there() {
         check(&format!("FROM scratch\nARG A=1\n{all}\n"), None, None);
     }
 }
+
+/// The folder that is made for what is in another one is a new one, and has nothing of the other one's.
+#[test]
+fn the_mode_of_a_copied_folder_does_not_count() {
+    let build = Build::new();
+    let keys = || ["COPY d /x", "COPY . /x"].map(|line| build.key(&format!("FROM scratch\n{line}\n")));
+    let before = keys();
+    let mode = |name: &str, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(build.folder.path().join(name), mode).unwrap();
+    };
+    mode("", 0o700);
+    assert_eq!(keys(), before);
+    mode("d", 0o700);
+    let after = keys();
+    assert_eq!(after[0], before[0]);
+    assert_ne!(after[1], before[1], "inside of what is copied, it does");
+    let context = FolderContext::open(build.folder.path(), Ignore::default()).unwrap();
+    let wanted = copy::Selection { sources: vec!["d".to_owned()], ..copy::Selection::default() };
+    let found = copy::resolve(&context, &wanted, "the context").unwrap();
+    assert_eq!((found[0].entries[0].path.len(), found[0].entries[0].file.stat.mode), (0, 0o755));
+}
+
+#[test]
+fn an_empty_path_is_the_folder_that_it_is_seen_from() {
+    let build = Build::new();
+    let text = |line: &str| format!("FROM scratch\nWORKDIR /w\nARG NONE\n{line}\n");
+    for (line, same) in
+        [("COPY \"\" /x/", "COPY . /x/"), ("COPY $NONE /x/", "COPY . /x/"), ("COPY a $NONE", "COPY a .")]
+    {
+        let (plan, other) = (build.plan(&text(line)), build.plan(&text(same)));
+        let key = |plan: &Plan| plan.keys(&BTreeMap::new()).stages[&plan.target];
+        assert_eq!(key(&plan), key(&other), "{line}");
+        assert!(plan.warnings.iter().any(|said| said.contains("line 4: ")), "{:?}", plan.warnings);
+    }
+}

@@ -50,7 +50,7 @@ impl Stager<'_> {
     }
 
     fn copy_step(&mut self, transfer: &Transfer, name: &str, span: Span) -> Result<CopyStep, BuildError> {
-        let text = self.filled(&transfer.destination, "the destination", span)?;
+        let text = self.path(&transfer.destination, "the destination", span)?;
         let destination = Destination::new(&text, &self.spec.config.working_dir);
         self.check_path(&destination.path, &transfer.destination, span)?;
         if transfer.sources.len() > 1 && destination.slash == Slash::Open {
@@ -80,7 +80,7 @@ impl Stager<'_> {
                     sources.push(CopySource::Inline { name: heredoc.name.clone(), contents, mode });
                 }
                 TransferSource::Path(path) => {
-                    let path = self.filled(path, "a source", span)?;
+                    let path = self.path(path, "a source", span)?;
                     let remote = if name == "ADD" { self.remote(&path, transfer, &destination, span)? } else { None };
                     if let Some(remote) = remote {
                         sources.push(CopySource::Remote(remote));
@@ -111,6 +111,18 @@ impl Stager<'_> {
             return Err(self.error(span, BuildFault::Checksum { reason }));
         }
         Ok(CopyStep { sources, destination, owner, chmod, link: transfer.link, origin })
+    }
+
+    /// A path; an empty one is the folder that it is seen from, as in Docker's builds.
+    fn path(&mut self, word: &str, what: &str, span: Span) -> Result<String, BuildError> {
+        let text = self.word(word, span)?;
+        if !text.is_empty() {
+            return Ok(text);
+        }
+        let line = span.line;
+        self.warnings
+            .push(format!("line {line}: {what}, {word:?}, is empty once its variables are replaced: it is \".\""));
+        Ok(".".to_owned())
     }
 
     fn heredoc(&self, heredoc: &Heredoc, span: Span) -> Result<String, BuildError> {

@@ -29,7 +29,7 @@ use tables::{BitSource, Codes, Tables};
 use window::Window;
 
 /// What parts begin with.
-const MAGIC: [u8; 4] = *b"idf1";
+const MAGIC: [u8; 4] = *b"idf2";
 /// The most tokens of one block; compressors make blocks of some ten thousand.
 const MOST_TOKENS: u32 = 4 << 20;
 /// The longest header of a gzip member, and the longest rest behind the last one.

@@ -25,7 +25,7 @@ impl Token {
 }
 
 /// A match that is this long is hardly ever given up for one that begins a byte later.
-const PATIENCE: usize = 64;
+const PATIENCE: usize = 32;
 /// Kinds of lengths.
 const LENGTHS: usize = 11;
 /// zlib does not look further back, so that it need not mind the window's end.

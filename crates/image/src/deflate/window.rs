@@ -34,10 +34,12 @@ pub(super) struct Window<R> {
     /// How many bytes of the archive are no longer in the buffer.
     gone: u64,
     ended: bool,
-    /// The last place of each hash, counted from the archive's start, plus one; whole turns of the number are left out.
-    heads: Vec<u32>,
-    /// The place before each that has the same hash.
-    before: Vec<u32>,
+    /// The last place of each hash of four bytes, counted from the archive's start, plus one; whole turns of the number are left out.
+    heads: Box<[u32; HASHES]>,
+    /// How far back from each place the one before it with the same hash is; 0 if that is too far.
+    steps: Box<[u16; BACK]>,
+    /// As `heads`, of three bytes.
+    threes: Box<[u32; HASHES]>,
     /// Places in the buffer below this one are known to searches.
     known: usize,
     /// The last search, by its place.
@@ -52,8 +54,9 @@ impl<R: Read> Window<R> {
             at: 0,
             gone: 0,
             ended: false,
-            heads: vec![0; HASHES],
-            before: vec![0; BACK],
+            heads: Box::new([0; HASHES]),
+            steps: Box::new([0; BACK]),
+            threes: Box::new([0; HASHES]),
             known: 0,
             cached: None,
         }
@@ -97,10 +100,10 @@ impl<R: Read> Window<R> {
         Ok(self.at == self.buffer.len())
     }
 
-    fn hash(&self, at: usize) -> Option<usize> {
-        let three = self.buffer.get(at..at + 3)?;
-        let number = u32::from(three[0]) | u32::from(three[1]) << 8 | u32::from(three[2]) << 16;
-        Some((number.wrapping_mul(0x9e37_79b1) >> 16) as usize)
+    /// The four bytes at a place.
+    fn four(&self, at: usize) -> Option<u32> {
+        let bytes = self.buffer.get(at..at + 4)?;
+        Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
     fn place(&self, at: usize) -> u32 {
@@ -109,14 +112,19 @@ impl<R: Read> Window<R> {
 
     /// Lets searches know all places below `end`.
     fn learn(&mut self, end: usize) {
-        while self.known < end {
-            if let Some(hash) = self.hash(self.known) {
-                let place = self.place(self.known);
-                self.before[place as usize % BACK] = self.heads[hash];
-                self.heads[hash] = place.wrapping_add(1);
-            }
-            self.known += 1;
+        let mut place = self.place(self.known);
+        let bytes = self.buffer.get(self.known..(end + 3).min(self.buffer.len())).unwrap_or_default();
+        for window in bytes.windows(4) {
+            let four = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
+            let now = place.wrapping_add(1);
+            let head = &mut self.heads[hash(four)];
+            let step = now.wrapping_sub(*head);
+            self.steps[place as usize % BACK] = if *head != 0 && step <= BACK as u32 { step as u16 } else { 0 };
+            *head = now;
+            self.threes[hash(four << 8)] = now;
+            place = now;
         }
+        self.known = self.known.max(end);
     }
 
     /// How many bytes so far back are the same as those here.
@@ -124,14 +132,7 @@ impl<R: Read> Window<R> {
         let most = LONGEST.min(self.buffer.len() - at);
         let Some(from) = at.checked_sub(distance) else { return 0 };
         let (here, there) = (&self.buffer[at..at + most], &self.buffer[from..from + most]);
-        let mut length = 0;
-        while length + 8 <= most && here[length..length + 8] == there[length..length + 8] {
-            length += 8;
-        }
-        while length < most && here[length] == there[length] {
-            length += 1;
-        }
-        length
+        common(here, there)
     }
 
     /// How long a match of this distance is here.
@@ -157,36 +158,71 @@ impl<R: Read> Window<R> {
     }
 
     fn find(&self, at: usize, depth: usize) -> Found {
-        let mut found = Found { length: 2, ..Found::default() };
         let most = LONGEST.min(self.buffer.len() - at);
-        let Some(hash) = self.hash(at) else { return Found::default() };
+        let Some(four) = self.four(at) else { return Found::default() };
         let place = self.place(at);
-        let here = &self.buffer[..at + most];
-        let four = here.get(at..at + 4);
-        let mut next = self.heads[hash];
+        let here = &self.buffer[at..at + most];
+        let mut found = Found { length: 3, ..Found::default() };
+        let mut distance = place.wrapping_add(1).wrapping_sub(self.heads[hash(four)]) as usize;
+        let furthest = BACK.min(at);
+        let mut last = four;
         for _ in 0..depth {
-            let earlier = next.wrapping_sub(1);
-            let distance = place.wrapping_sub(earlier) as usize;
-            if next == 0 || distance == 0 || distance > BACK || distance > at {
+            if distance == 0 || distance > furthest {
                 break;
             }
             let from = at - distance;
-            if found.near == 0 && four.is_some_and(|four| here[from..from + 4] == *four) {
-                found.near = distance;
-            }
-            // most places fall short at the end of what is to be exceeded
+            let there = &self.buffer[from..from + most];
             let end = found.length;
-            if end < most && here[from + end - 1..=from + end] == here[at + end - 1..=at + end] {
-                let length = self.same(at, distance);
+            // most places fall short at the end of what is to be exceeded
+            if word(there, end - 3) == last && word(there, 0) == four {
+                if found.near == 0 {
+                    found.near = distance;
+                }
+                let length = common(here, there);
                 if length > end {
                     (found.length, found.distance) = (length, distance);
                     if length == most {
                         break;
                     }
+                    last = word(here, length - 3);
                 }
             }
-            next = self.before[earlier as usize % BACK];
+            let step = self.steps[place.wrapping_sub(distance as u32) as usize % BACK];
+            if step == 0 {
+                break;
+            }
+            distance += usize::from(step);
         }
-        if found.distance == 0 { Found::default() } else { found }
+        if found.distance > 0 {
+            return found;
+        }
+        let distance = place.wrapping_add(1).wrapping_sub(self.threes[hash(four << 8)]) as usize;
+        if distance == 0 || distance > furthest {
+            return Found::default();
+        }
+        let length = self.same(at, distance);
+        if length < 3 { Found::default() } else { Found { length, distance, near: 0 } }
     }
+}
+
+fn hash(four: u32) -> usize {
+    (four.wrapping_mul(0x9e37_79b1) >> 16) as usize
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+}
+
+/// How many bytes two runs of the same length begin with together.
+fn common(here: &[u8], there: &[u8]) -> usize {
+    let (eights, rest) = here.as_chunks::<8>();
+    let (others, last) = there.as_chunks::<8>();
+    for (number, (one, other)) in eights.iter().zip(others).enumerate() {
+        let differ = u64::from_le_bytes(*one) ^ u64::from_le_bytes(*other);
+        if differ != 0 {
+            return number * 8 + (differ.trailing_zeros() / 8) as usize;
+        }
+    }
+    let same = rest.iter().zip(last).take_while(|(one, other)| one == other).count();
+    eights.len() * 8 + same
 }

@@ -14,6 +14,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 
 use oci::digest::{Digest, Digester};
 
@@ -27,6 +29,19 @@ const MAGIC: [u8; 4] = *b"isp1";
 const SUFFIX: &str = "parts";
 /// Parts that are more than such a part of the whole are not worth the time to make it again.
 const WORTH: u64 = 2;
+/// Pieces of parts that wait to be proven.
+const WAITING: usize = 16;
+
+/// What came of a reduction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduction {
+    /// So many bytes came back.
+    Reduced(u64),
+    /// The blob is no stream that can be taken apart, or that would not be worth the time: it stays.
+    Whole,
+    /// The blob is not wanted any more.
+    Gone,
+}
 
 /// A blob that is there for as long as this is, whatever happens to the store's own.
 #[derive(Debug)]
@@ -161,12 +176,11 @@ impl Store {
         found.into_iter().collect()
     }
 
-    /// Keeps of a compressed layer what its layer does not have, and gives the rest up. Returns the bytes that came back: none
-    /// where that would not be much, or where the stream is none that can be taken apart.
+    /// Keeps of a compressed layer what its layer does not have, and gives the rest up.
     ///
     /// # Errors
     /// [`ImageError::File`]; then it stays as it is.
-    pub fn reduce(&self, blob: &Digest, layer: &LayerId) -> Result<u64, ImageError> {
+    pub fn reduce(&self, blob: &Digest, layer: &LayerId) -> Result<Reduction, ImageError> {
         let root = &self.inner.root;
         let whole = self.whole_blob(blob)?;
         let work = self.work_folder()?;
@@ -175,29 +189,103 @@ impl Store {
         let mut file = File::create_new(&path).map_err(failed)?;
         let head = [&MAGIC[..], &whole.size.to_le_bytes(), layer.0.as_bytes()].concat();
         file.write_all(&head).map_err(failed)?;
-        let stream = File::open(&whole.path).map_err(ImageError::file("read", &whole.path))?;
-        match deflate::reduce(stream, archive(root, layer)?.0, &file) {
-            Ok(()) => {}
-            Err(DeflateError::Odd(_) | DeflateError::Other) => return Ok(0),
+        match self.take_apart(blob, layer, &whole, &file) {
+            Ok(Some(proven)) if proven == *blob => {}
+            Ok(Some(_)) => return Err(ImageError::OtherBlob { expected: *blob }),
+            Ok(None) | Err(DeflateError::Odd(_) | DeflateError::Other) => return Ok(Reduction::Whole),
+            Err(_) if !blob_path(root, blob).exists() => return Ok(Reduction::Gone),
             Err(error) => return Err(ImageError::Parts { digest: *blob, source: Box::new(error) }),
         }
         let size = file.metadata().map_err(failed)?.len();
-        if size > whole.size / WORTH {
-            return Ok(0);
-        }
-        let mut parts = File::open(&path).map_err(failed)?;
-        io::Seek::seek(&mut parts, io::SeekFrom::Start(head.len() as u64)).map_err(failed)?;
-        restore_from(root, blob, &Opened { size: whole.size, layer: *layer, parts }, io::sink())?;
         file.sync_data().map_err(failed)?;
         let state = self.state();
         if !state.all_blobs().contains(blob) {
-            return Ok(0);
+            return Ok(Reduction::Gone);
         }
         let place = parts_path(root, blob);
         fs::rename(&path, &place).map_err(ImageError::file("write", &place))?;
         sync_folder(&root.join("blobs/sha256"))?;
         self.discard(&blob_path(root, blob))?;
         drop(state);
-        Ok(whole.size - size)
+        Ok(Reduction::Reduced(whole.size - size))
+    }
+
+    /// Writes a blob's parts, of which another thread makes a blob at the same time. Returns that one's digest; nothing if the parts
+    /// are not worth the time.
+    fn take_apart(
+        &self,
+        blob: &Digest,
+        layer: &LayerId,
+        whole: &WholeBlob,
+        file: &File,
+    ) -> Result<Option<Digest>, DeflateError> {
+        let archive = || Ok::<_, DeflateError>(archive(&self.inner.root, layer).map_err(io::Error::other)?.0);
+        let (stream, there, again) = (File::open(&whole.path)?, archive()?, archive()?);
+        let (sender, pieces) = sync_channel(WAITING);
+        thread::scope(|scope| {
+            let work = move || {
+                let mut out = Digested { out: io::sink(), digester: Digester::new() };
+                let parts = Sent { pieces, piece: io::Cursor::default() };
+                deflate::restore(parts, again, &mut out).map(|()| out.digester.finish())
+            };
+            let proof = thread::Builder::new().name("reduce-proof".to_owned()).spawn_scoped(scope, work)?;
+            let wanted = blob_path(&self.inner.root, blob);
+            let out = Shown { file, proof: sender, left: whole.size / WORTH, wanted };
+            let written = deflate::reduce(stream, there, out);
+            let proven = proof.join().map_err(|_| io::Error::other("the proof was cut short"))?;
+            match written {
+                Ok(()) => proven.map(Some),
+                Err(DeflateError::Io(error)) if error.kind() == io::ErrorKind::FileTooLarge => Ok(None),
+                // the proof ended early, and knows why
+                Err(DeflateError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    proven.and(Err(error.into()))
+                }
+                Err(error) => Err(error),
+            }
+        })
+    }
+}
+
+/// Writes parts down and shows them to the thread that proves them, up to a length.
+struct Shown<'a> {
+    file: &'a File,
+    proof: SyncSender<Vec<u8>>,
+    left: u64,
+    /// There is no use going on once this is gone.
+    wanted: PathBuf,
+}
+
+impl Write for Shown<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
+        if !self.wanted.exists() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.file.write_all(bytes)?;
+        self.proof.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What [`Shown`] was given.
+struct Sent {
+    pieces: Receiver<Vec<u8>>,
+    piece: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Sent {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.piece.position() == self.piece.get_ref().len() as u64 {
+            match self.pieces.recv() {
+                Ok(piece) => self.piece = io::Cursor::new(piece),
+                Err(_) => return Ok(0),
+            }
+        }
+        self.piece.read(out)
     }
 }

@@ -126,6 +126,12 @@ impl Remote {
         Ok(self.new_ask(method, uri, self.text(what)))
     }
 
+    /// A request to a mirror.
+    fn ask_mirror(&self, mirror: &Place, method: Method, path: &str, what: &str) -> Result<Ask, ClientError> {
+        let uri = mirror.origin.uri(&format!("/v2/{}/{path}", self.repository))?;
+        Ok(Ask { domain: mirror.domain.clone(), ..self.new_ask(method, uri, self.text(what)) })
+    }
+
     /// Asks the mirrors, then the registry itself.
     async fn ask_any(
         &self,
@@ -136,8 +142,7 @@ impl Remote {
     ) -> Result<Answered, ClientError> {
         let dress = |ask: Ask| headers.iter().fold(ask, |ask, (name, value)| ask.header(name.clone(), value));
         for mirror in self.mirrors.iter() {
-            let uri = mirror.origin.uri(&format!("/v2/{}/{path}", self.repository))?;
-            let ask = Ask { domain: mirror.domain.clone(), ..self.new_ask(method.clone(), uri, self.text(what)) };
+            let ask = self.ask_mirror(mirror, method.clone(), path, what)?;
             match self.client.ask_once(&dress(ask.clone()), None).await {
                 Ok(answered) if answered.response.status().is_success() => return Ok(answered),
                 Ok(answered) => {
@@ -306,15 +311,26 @@ impl Remote {
             #[serde(default)]
             tags: Option<Vec<String>>,
         }
-        let mut tags = Vec::new();
-        self.pages("tags/list?n=1000", "tags", |bytes| {
-            let page: Page = serde_json::from_slice(bytes)?;
-            // A stranger's list has only what can be a tag.
-            tags.extend(page.tags.unwrap_or_default().into_iter().filter(|tag| tag.parse::<Tag>().is_ok()));
-            Ok(())
-        })
-        .await?;
-        Ok(tags)
+        const PATH: &str = "tags/list?n=1000";
+        let listed = async |ask: Ask| {
+            let mut tags = Vec::new();
+            self.pages(ask, "tags", |bytes| {
+                let page: Page = serde_json::from_slice(bytes)?;
+                // A stranger's list has only what can be a tag.
+                tags.extend(page.tags.unwrap_or_default().into_iter().filter(|tag| tag.parse::<Tag>().is_ok()));
+                Ok(())
+            })
+            .await?;
+            Ok::<_, ClientError>(tags)
+        };
+        for mirror in self.mirrors.iter() {
+            match listed(self.ask_mirror(mirror, Method::GET, PATH, "tags")?).await {
+                Ok(tags) if !tags.is_empty() => return Ok(tags),
+                Ok(_) => tracing::debug!(mirror = mirror.domain, "has no tags"),
+                Err(error) => tracing::debug!(mirror = mirror.domain, %error, "a mirror does not list tags"),
+            }
+        }
+        listed(self.ask_origin(Method::GET, PATH, "tags").await?).await
     }
 
     /// The manifests that are about another one, of one artifact type if it is given. A registry without that list is asked for
@@ -327,7 +343,8 @@ impl Remote {
             kind.map(|kind| format!("?artifactType={}", crate::escape::percent_encode(kind))).unwrap_or_default();
         let mut found = Vec::new();
         let path = format!("referrers/{subject}{filter}");
-        let listed = self.pages(&path, "referrers", |bytes| {
+        let ask = self.ask_origin(Method::GET, &path, "referrers").await?;
+        let listed = self.pages(ask, "referrers", |bytes| {
             found.extend(serde_json::from_slice::<Manifest>(bytes)?.manifests);
             Ok(())
         });
@@ -352,11 +369,10 @@ impl Remote {
     /// Follows a list through its pages.
     async fn pages(
         &self,
-        path: &str,
+        mut ask: Ask,
         what: &str,
         mut take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
     ) -> Result<(), ClientError> {
-        let mut ask = self.ask_origin(Method::GET, path, what).await?;
         for _ in 0..MOST_PAGES {
             let answered = self.client.ask(&ask).await?;
             let here = answered.uri.clone();

@@ -98,7 +98,9 @@ impl Refusal {
 
     /// Nobody, or the wrong password.
     pub(crate) fn unauthorized() -> Self {
-        Self::new(Code::Unauthorized, "authentication required")
+        // clients show the words of an error only if there is more to it than its code
+        let details = vec![json!({ "scheme": "Basic" })];
+        Self { details, ..Self::new(Code::Unauthorized, "authentication required") }
             .with_header(WWW_AUTHENTICATE, r#"Basic realm="Insula Registry", charset="UTF-8""#)
     }
 

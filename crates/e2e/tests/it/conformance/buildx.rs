@@ -58,7 +58,7 @@ impl Scene {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = self.subject.docker_command(words).unwrap();
-        command.env("HOME", self.subject.island.path("docker-config")).env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+        command.env("HOME", self.subject.island.path("docker-config"));
         for name in ["DOCKER_BUILDKIT", "BUILDX_BUILDER", "BUILDKIT_PROGRESS", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
         }

@@ -90,6 +90,49 @@ RUN --network=none cat /proc/net/dev | wc -l > devices
     subject.finish();
 }
 
+/// As images often are: steps that change nothing have the same layer, and so do steps that do the same.
+#[test]
+fn layers_may_be_there_twice_or_not_at_all() {
+    let text = "FROM test:1 AS one
+RUN echo 1 > /hello
+FROM test:1 AS two
+RUN echo 2 > /hello
+FROM test:1
+RUN true
+RUN true
+RUN true
+COPY file /twice
+COPY file /twice
+RUN ln -s gone /link
+COPY file /link/deep/
+RUN --mount=type=cache,id=c,from=one,target=/c cat /c/hello > /said
+RUN --mount=type=cache,id=c,from=two,target=/c cat /c/hello >> /said
+";
+    let Some((subject, context)) = prepared(text) else { return };
+    build(&subject, &["-t", "made"], &context).expect(0);
+    let said = ["run", "--rm", "--network", "none", "made", "cat", "said", "twice", "gone/deep/file"];
+    assert_eq!(subject.insula(&said).expect(0).out, "1\n2\none\none\n");
+    let path = |name: &str| subject.island.path(name).display().to_string();
+    build(&subject, &["-o", &format!("type=tar,dest={}", path("tree.tar"))], &context).expect(0);
+    let listed = finish(std::process::Command::new("tar").args(["-tf", &path("tree.tar")]), b"").expect(0);
+    assert!(listed.out.lines().any(|line| line.ends_with("gone/deep/file")), "{}", listed.out);
+    // also when it comes from elsewhere
+    subject.insula(&["save", "-o", &path("made.tar"), "made"]).expect(0);
+    subject.insula(&["rmi", "-f", "made"]).expect(0);
+    subject.insula(&["load", "-i", &path("made.tar")]).expect(0);
+    assert_eq!(subject.insula(&said).expect(0).out, "1\n2\none\none\n");
+    // without layers, and with the folder of a user that is not there
+    for (text, files) in [("FROM scratch\nUSER 7\n", ""), ("FROM scratch\nUSER someone\nWORKDIR /w\n", "w")] {
+        fs::write(subject.island.path("context/Dockerfile"), text).unwrap();
+        build(&subject, &["-o", &format!("type=tar,dest={}", path("few.tar"))], &context).expect(0);
+        let listed = finish(std::process::Command::new("tar").args(["-tf", &path("few.tar")]), b"").expect(0);
+        let names = listed.out.lines().map(|line| line.trim_matches(['.', '/']));
+        assert_eq!(names.collect::<String>(), files, "{}", listed.out);
+    }
+    assert_nothing_unfinished(&subject);
+    subject.finish();
+}
+
 #[test]
 fn what_was_done_is_not_done_again() {
     let text = "FROM test:1 AS tool

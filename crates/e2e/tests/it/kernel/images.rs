@@ -305,7 +305,7 @@ fn reduced_layers_go_out_as_they_came() {
     if crate::subject::skip_unless_insula() {
         return;
     }
-    let Some(mut subject) = Subject::bare_with(|_| vec!["--reduce-after=5".to_owned()]) else { return };
+    let Some(mut subject) = Subject::bare_with(|_| vec!["--reduce-after=2".to_owned()]) else { return };
     let registry = Registry::start(&subject, &[]);
     let first = registry.name("first:1");
     let context = subject.island.dir("context");
@@ -338,6 +338,11 @@ fn reduced_layers_go_out_as_they_came() {
     assert!(reduced.is_some(), "{} of 2 layers are reduced", parts(&subject));
     // What the parts stand for goes a moment after they have come.
     let smaller = |less: &(u64, String)| less.0 * 4 < whole.0 && less.1 != whole.1;
+    let less = testkit::wait_for(Duration::from_secs(60), || Some(room(&subject)).filter(smaller));
+    assert!(less.is_some(), "{whole:?}, then {:?}", room(&subject));
+    // What has gone and comes again is as good as new.
+    subject.insula(&["rmi", &from]).expect(0);
+    subject.insula(&["pull", "-q", &from]).expect(0);
     let less = testkit::wait_for(Duration::from_secs(60), || Some(room(&subject)).filter(smaller));
     assert!(less.is_some(), "{whole:?}, then {:?}", room(&subject));
     // Also by a daemon that did not see it happen.

@@ -171,6 +171,10 @@ fn authorities_proxies_and_mirrors() {
     // a short name is the hub's, whose mirror has it
     subject.insula(&["pull", "web:1"]).expect(0);
     subject.insula(&["run", "--rm", "--network", "none", "web:1", "true"]).expect(0);
+    // and its tags; the hub itself is not to be reached
+    subject.insula(&["rmi", "web:1"]).expect(0);
+    subject.insula(&["pull", "--all-tags", "web"]).expect(0);
+    assert_eq!(subject.insula(&["images", "--quiet", "web:1"]).expect(0).out.lines().count(), 1);
     let asked = asked.lock().unwrap().clone();
     assert!(asked["hub.test"] > 0 && asked["mirror.test"] > 0, "{asked:?}");
     assert!(!asked.keys().any(|host| host.contains("docker.io")), "{asked:?}");
