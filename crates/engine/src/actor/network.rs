@@ -264,10 +264,9 @@ impl Actor {
         let lost: Vec<Publication> =
             next.published.iter().filter(|one| link.addresses().contains(&one.to)).copied().collect();
         next.published.retain(|one| !lost.contains(one));
-        let event = self.inner.network_event("disconnect", network, Some(&next.id));
-        self.commit(next, vec![event])?;
-        let view = self.renew_names()?;
-        let (inner, container, parted) = (Arc::clone(&self.inner), self.container.clone(), gone.clone());
+        let linked = self.inner.linked(&next).unwrap_or_default();
+        let view = self.inner.write_names(&next, &self.inner.config.paths(&next.id), &linked)?;
+        let (inner, container, parted) = (Arc::clone(&self.inner), next.clone(), gone.clone());
         let ports = lost.clone();
         let outcome = blocking(move || {
             if !ports.is_empty() {
@@ -279,8 +278,12 @@ impl Actor {
             network::part(&inner, &container, &parted, view)
         })
         .await;
-        let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })].into();
-        self.inner.networks.take_back(&self.container.id, &Granted { endpoints, published: lost });
+        // not before: a link that no record tells of would stay, with an address that others get
+        let event = self.inner.network_event("disconnect", network, Some(&next.id));
+        self.commit(next, vec![event])?;
+        let endpoints =
+            [(network.spec.name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })];
+        self.inner.networks.take_back(&self.container.id, &Granted { endpoints: endpoints.into(), published: lost });
         outcome
     }
 

@@ -228,6 +228,29 @@ pub(crate) fn join(inner: &Arc<Inner>, container: &Container, link: &EndpointLin
     attach(inner, container, view)
 }
 
+/// Makes what links of a running container are not there: a daemon may have been killed between the record and the link, or the link's end
+/// and the record. Blocks.
+///
+/// # Errors
+/// What could not be made.
+pub(crate) fn mend(inner: &Inner, container: &Container) -> Result<()> {
+    let joined = inner.networks.joined(container);
+    let namespace = namespace_of(container.pid())?;
+    let cannot = |error: NetError| failed("cannot look at a container's links", &error);
+    let (host, inside) = (Links::open().map_err(cannot)?, Links::open_in(namespace.as_fd()).map_err(cannot)?);
+    for (one, out) in joined.iter().zip(wiring::ways_out(&joined)) {
+        // addresses and routes come in the same call as this
+        if inside.inspect(&one.link.name).map_err(cannot)?.is_some_and(|link| link.up) {
+            continue;
+        }
+        tracing::info!(container = %container.id, network = one.network.spec.name, "finishing an interrupted connection");
+        let spec = wiring::link(one, out, false);
+        host.disconnect(namespace.as_fd(), &spec).map_err(cannot)?;
+        connect(inner, &host, container, one, out, namespace.as_fd())?;
+    }
+    Ok(())
+}
+
 /// Takes a running container's link away; `container` is without it already. Blocks.
 ///
 /// # Errors
