@@ -26,9 +26,17 @@ pub(crate) fn reserve(inner: &Arc<Inner>, container: &ContainerId, published: &P
     call(inner, &Request::Reserve { owner: container.to_string(), ports: published.clone() }, &[])
 }
 
-/// Undoes [`reserve`]; blocks.
-pub(crate) fn unreserve(inner: &Inner, container: &ContainerId) {
-    mention(inner, &Request::Release { owner: container.to_string() });
+/// Passes ports on to another address of a running container, or no more; `container` has all that it is to have. Blocks.
+pub(crate) fn republish(inner: &Inner, container: &Container, lost: Published, moved: Published) {
+    let mut requests = vec![Request::Unpublish(lost)];
+    if container.published.is_empty() {
+        requests.push(Request::Release { owner: container.id.to_string() });
+    } else {
+        // what carries connections itself has to know the new address as well
+        let (owner, ports) = (container.id.to_string(), container.published.clone());
+        requests.extend([Request::Publish(moved), Request::Reserve { owner, ports }]);
+    }
+    mention(inner, &Request::All(requests));
 }
 
 /// A namespace with a container's links in it, its names known and its ports reachable; blocks.

@@ -25,7 +25,7 @@ use crate::model::{
 use book::{Book, Refusal};
 use guard::Guard;
 pub(crate) use host::{close, make, mention, namespace_of, resume, unmake};
-pub(crate) use life::{Leaving, join, join_passing, leave, own, part, rename, reserve, unreserve, wire, wired};
+pub(crate) use life::{Leaving, join, join_passing, leave, own, part, rename, republish, reserve, wire, wired};
 use names::Linked;
 use net::dns::View;
 use net::firewall::{Publication, Rules};
