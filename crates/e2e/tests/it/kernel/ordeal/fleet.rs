@@ -159,12 +159,14 @@ pub(super) struct User {
     pub(super) volumes: [bool; THINGS],
     /// What was asked for and not answered.
     pub(super) open: Option<Deed>,
+    /// All that was asked for, in words, since everything was removed.
+    pub(super) history: Vec<String>,
 }
 
 impl User {
     pub(super) fn new(number: usize) -> Self {
         let crew = (0..CREW).map(|of| Slot::new(number, of)).collect();
-        Self { number, crew, networks: [false; THINGS], volumes: [false; THINGS], open: None }
+        Self { number, crew, networks: [false; THINGS], volumes: [false; THINGS], open: None, history: Vec::new() }
     }
 
     pub(super) fn network(&self, number: usize) -> String {

@@ -184,6 +184,11 @@ impl Yard {
     fn settle(&mut self, when: &str) {
         let found = verdict::settle(&self.subject, &mut self.users);
         let round = self.round;
+        if found.is_empty() {
+            self.users.iter_mut().for_each(|user| user.history.push(format!("-- round {round}, {when}")));
+        } else {
+            println!("{:#?}", self.users.iter().map(|user| &user.history).collect::<Vec<_>>());
+        }
         self.wrong.extend(found.into_iter().map(|one| format!("round {round}, {when}: {one}")));
     }
 
@@ -231,6 +236,7 @@ fn ask(subject: &Subject, user: &mut User, deed: Deed) -> Option<String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
+    user.history.push(format!("{deed:?} {}", run.code));
     if run.code == 0 {
         user.apply(&deed);
         return None;
