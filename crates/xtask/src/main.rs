@@ -13,6 +13,7 @@ mod layers;
 mod residue;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 mod workspace;
 
@@ -41,6 +42,8 @@ enum Task {
     Layers,
     /// Install the Debian packages that a task needs
     Setup(setup::Arguments),
+    /// Work for long, and be killed again and again: nothing grows, nothing is lost
+    Soak(soak::Arguments),
     /// Run every test: unit, component, kernel, conformance
     Test(test::Arguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Docs(arguments) => docs::run(&arguments),
         Task::Layers => layers::run(),
         Task::Setup(arguments) => setup::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     });
     match outcome {

@@ -126,8 +126,8 @@ impl Actor {
     async fn delete(&mut self) {
         let paths = self.inner.config.paths(&self.container.id);
         // as Docker: they go with a container that was made to go, else only if the removal says so
-        let volumes =
-            if self.container.spec.auto_remove { self.container.anonymous_volumes.clone() } else { Vec::new() };
+        let with_volumes = self.container.spec.auto_remove || self.container.remove_volumes;
+        let volumes = if with_volumes { self.container.anonymous_volumes.clone() } else { Vec::new() };
         let folder = paths.dir.clone();
         let written = std::fs::read_dir(folder.join("upper")).is_ok_and(|mut entries| entries.next().is_some());
         let deleted = if written {

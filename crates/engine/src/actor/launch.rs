@@ -127,6 +127,11 @@ impl Actor {
             }
             _ => {}
         }
+        if spec.auto_remove {
+            // what is never to be on the disk may be mounted once, as the kernel notes there; this one is restarted
+            let noted = paths.dir.join("work/work/incompat");
+            crate::sweep::folder(&noted).map_err(|error| cannot("use the writable layer again", &error))?;
+        }
         let around = Surroundings {
             host: &self.inner.host,
             paths: &self.shown_files(&paths)?,

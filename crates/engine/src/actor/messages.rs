@@ -124,6 +124,9 @@ impl Actor {
 
     /// Answers those who asked for the start.
     pub(super) fn tell_starters(&mut self) {
+        if self.container.start_again {
+            return;
+        }
         let failed = match &self.container.finished {
             Some(finished) if !finished.error.is_empty() && !self.container.is_alive() => Some(finished.error.clone()),
             _ => None,

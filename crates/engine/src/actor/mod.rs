@@ -20,11 +20,9 @@ use crate::decide::{Effect, Input, decide, is_recorded};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::Helper;
-use crate::model::{
-    Container, EndpointRequest, Event, EventKind, ExecId, Finished, Network, Phase, Resources, RestartPolicy,
-};
+use crate::model::{Container, EndpointRequest, Event, ExecId, Finished, Network, Phase, Resources, RestartPolicy};
 use control::{Afterwards, ProcessId, Streams};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -263,7 +261,7 @@ impl Actor {
         next.spec.resources = change.resources;
         next.spec.restart = change.restart;
         // a restart that is due is one of the policy before
-        next.restarting &= change.restart != RestartPolicy::No;
+        next.restarting &= next.start_again || change.restart != RestartPolicy::No;
         let event = self.event(&next, "update", Vec::new());
         self.commit(next, vec![event])
     }
@@ -280,6 +278,11 @@ impl Actor {
             Input::Stop { .. } => match self.feed(input).await {
                 Ok(()) if self.container.is_alive() => self.stoppers.push(answer),
                 other => reply(answer, other),
+            },
+            Input::Restart { .. } => match self.feed(input).await {
+                Ok(()) if self.container.is_alive() || self.container.start_again => self.starters.push(answer),
+                Ok(()) => self.answer_failed_start(answer),
+                Err(error) => reply(answer, Err(error)),
             },
             Input::Remove { .. } => match self.feed(input).await {
                 Ok(()) if !self.gone => self.removers.push(answer),
@@ -365,11 +368,7 @@ impl Actor {
     }
 
     fn event(&self, container: &Container, action: &str, words: Vec<(&str, String)>) -> Event {
-        let mut attributes: BTreeMap<String, String> = container.spec.labels.clone();
-        attributes.insert("image".into(), container.spec.image.clone());
-        attributes.insert("name".into(), container.name.clone());
-        attributes.extend(words.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        self.inner.events.event(EventKind::Container, action, container.id.as_str(), attributes)
+        self.inner.container_event(container, action, words)
     }
 
     /// Answers those whose wish has come true.
@@ -380,6 +379,8 @@ impl Actor {
         for answer in self.stoppers.drain(..) {
             reply(answer, Ok(()));
         }
+        // of a restart that was called off
+        self.tell_starters();
         if matches!(self.container.phase, Phase::Exited | Phase::Removing) || self.container.finished.is_some() {
             let finished = self.finished();
             let gone = self.gone;

@@ -260,27 +260,35 @@ impl Actor {
         let Some(gone) = before.into_iter().find(|one| one.link.id == link.id) else {
             return self.commit(next, Vec::new());
         };
-        // ports that were passed on to an address that goes are passed on no more
+        // ports that were passed on to an address that goes are passed on to one that stays, if there is one
         let lost: Vec<Publication> =
             next.published.iter().filter(|one| link.addresses().contains(&one.to)).copied().collect();
         next.published.retain(|one| !lost.contains(one));
-        let event = self.inner.network_event("disconnect", network, Some(&next.id));
-        self.commit(next, vec![event])?;
-        let view = self.renew_names()?;
-        let (inner, container, parted) = (Arc::clone(&self.inner), self.container.clone(), gone.clone());
+        let rest = network::wiring::targets(&self.inner.networks.joined(&next)).passed;
+        let instead = |one: &Publication| {
+            let to = rest.iter().find(|to| to.is_ipv4() == one.to.is_ipv4()).filter(|_| !one.is_direct())?;
+            Some(Publication { to: *to, ..*one })
+        };
+        let moved: Vec<Publication> = lost.iter().filter_map(instead).collect();
+        next.published.extend(&moved);
+        self.inner.networks.book().keep(&next.id, &moved);
+        let linked = self.inner.linked(&next).unwrap_or_default();
+        let view = self.inner.write_names(&next, &self.inner.config.paths(&next.id), &linked)?;
+        let (inner, container, parted) = (Arc::clone(&self.inner), next.clone(), gone.clone());
         let ports = lost.clone();
         let outcome = blocking(move || {
             if !ports.is_empty() {
-                network::mention(&inner, &net::netd::Request::Unpublish(ports));
-                if container.published.is_empty() {
-                    network::unreserve(&inner, &container.id);
-                }
+                network::republish(&inner, &container, ports, moved);
             }
             network::part(&inner, &container, &parted, view)
         })
         .await;
-        let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })].into();
-        self.inner.networks.take_back(&self.container.id, &Granted { endpoints, published: lost });
+        // not before: a link that no record tells of would stay, with an address that others get
+        let event = self.inner.network_event("disconnect", network, Some(&next.id));
+        self.commit(next, vec![event])?;
+        let endpoints =
+            [(network.spec.name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })];
+        self.inner.networks.take_back(&self.container.id, &Granted { endpoints: endpoints.into(), published: lost });
         outcome
     }
 

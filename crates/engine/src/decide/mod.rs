@@ -20,14 +20,16 @@ pub(crate) enum Input {
     Start,
     /// Ask it to end with `signal`; after the grace period, kill it.
     Stop { signal: i32, grace_ms: Option<u64> },
+    /// End it as a stop does, and run it again, whatever else its end is to bring.
+    Restart { signal: i32, grace_ms: Option<u64> },
     /// Send a signal.
     Kill(i32),
     /// Freeze it.
     Pause,
     /// Thaw it.
     Unpause,
-    /// Remove it, killing it first if forced.
-    Remove { force: bool },
+    /// Remove it, killing it first if forced; on request with the volumes that nobody named.
+    Remove { force: bool, volumes: bool },
     /// The user's program runs.
     Launched(Runtime),
     /// It could not be run; nothing of the attempt is left.
@@ -102,6 +104,7 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
     let effects = match input {
         Input::Start => start(&mut next)?,
         Input::Stop { signal, grace_ms } => stop(&mut next, *signal, *grace_ms)?,
+        Input::Restart { signal, grace_ms } => restart(&mut next, *signal, *grace_ms)?,
         Input::Kill(signal) => kill(&mut next, *signal)?,
         Input::Pause => match next.phase {
             Phase::Running => vec![Effect::Freeze],
@@ -112,8 +115,16 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
             Phase::Paused => vec![Effect::Thaw],
             _ => return Err(refuse(container, "is not paused")),
         },
-        Input::Remove { force } => remove(&mut next, *force)?,
+        Input::Remove { force, volumes } => {
+            next.remove_volumes |= *volumes;
+            remove(&mut next, *force)?
+        }
         Input::Launched(runtime) => {
+            if next.phase != Phase::Starting {
+                // of a start that a killed daemon has not written down: what came before it is over
+                next.stopped_by_user = false;
+            }
+            next.restarting = false;
             next.phase = Phase::Running;
             next.runtime = Some(runtime.clone());
             health::begin(&mut next);
@@ -138,7 +149,8 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
         Input::GraceOver if next.is_alive() => vec![Effect::Signal(signal::KILL), Effect::Thaw],
         Input::RestartDue if next.phase == Phase::Exited && next.restarting => {
             next.restarting = false;
-            next.restart_count = next.restart_count.saturating_add(1);
+            let again = std::mem::take(&mut next.start_again);
+            next.restart_count = if again { 0 } else { next.restart_count.saturating_add(1) };
             next.phase = Phase::Starting;
             vec![Effect::Launch]
         }
@@ -175,6 +187,7 @@ fn start(next: &mut Container) -> Result<Vec<Effect>> {
         Phase::Created | Phase::Exited => {
             next.phase = Phase::Starting;
             next.restarting = false;
+            next.start_again = false;
             next.stopped_by_user = false;
             next.restart_count = 0;
             Ok(vec![Effect::Launch])
@@ -189,6 +202,7 @@ fn start(next: &mut Container) -> Result<Vec<Effect>> {
 
 fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<Effect>> {
     next.stopped_by_user = true;
+    next.start_again = false;
     if !next.is_alive() {
         return match next.phase {
             // a pending restart is called off
@@ -207,6 +221,17 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
     // a pause may be on its way that has not been told of yet; one that is not frozen does not mind
     effects.push(Effect::Thaw);
     effects.push(Effect::Emit("kill", vec![("signal", signal.to_string())]));
+    Ok(effects)
+}
+
+fn restart(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<Effect>> {
+    if !next.is_alive() {
+        return start(next);
+    }
+    let stopped = next.stopped_by_user;
+    let effects = stop(next, signal, grace_ms)?;
+    next.stopped_by_user = stopped;
+    next.start_again = true;
     Ok(effects)
 }
 
@@ -317,7 +342,10 @@ fn ended<const N: usize>(next: &mut Container, exit: &Exit, release: [Effect; N]
     }
     effects.push(Effect::Emit("die", words));
     effects.extend(release);
-    if next.spec.auto_remove || next.remove_at_end {
+    if next.start_again && !next.remove_at_end {
+        next.restarting = true;
+        effects.push(Effect::ArmRestart(0));
+    } else if next.spec.auto_remove || next.remove_at_end {
         next.phase = Phase::Removing;
         effects.push(Effect::Delete);
     } else if let Some(backoff) = restart_after(next, exit.code, ran_ns) {

@@ -86,15 +86,14 @@ fn ended(record: &Container, exit: &Exit, observed: &dyn Fn(i32) -> Runtime) -> 
     steps
 }
 
-/// Whether the policy has a container run again that is found ended.
+/// Whether a container is to run again that is found ended: its policy says so, or it was between its end and the start that follows.
 pub(crate) fn starts_again(record: &Container) -> bool {
-    record.phase == Phase::Exited
-        && match record.spec.restart {
-            RestartPolicy::Always => true,
-            RestartPolicy::UnlessStopped => !record.stopped_by_user,
-            RestartPolicy::No => false,
-            RestartPolicy::OnFailure { .. } => record.restarting,
-        }
+    let by_policy = match record.spec.restart {
+        RestartPolicy::Always => true,
+        RestartPolicy::UnlessStopped => !record.stopped_by_user,
+        RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
+    };
+    record.phase == Phase::Exited && (record.restarting || by_policy)
 }
 
 /// Whether a change has to be in the store before anything else happens. `told` says that an event goes with it, which is stored in

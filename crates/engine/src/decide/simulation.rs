@@ -371,7 +371,7 @@ impl Island {
             4 => (Input::Kill(KILL), Some(Wish::Down)),
             5 => (Input::Pause, None),
             6 => (Input::Unpause, None),
-            _ => (Input::Remove { force: self.dice.one_in(2) }, Some(Wish::Gone)),
+            _ => (Input::Remove { force: self.dice.one_in(2), volumes: false }, Some(Wish::Gone)),
         };
         // from here to the answer nothing is promised
         let before = self.wishes.remove(id);

@@ -1,6 +1,6 @@
 //! Single rules by table, and the whole by simulation: any order of inputs keeps the invariants.
 
-use super::{Decision, Effect, Input, decide};
+use super::{Decision, Effect, Input, decide, recovery};
 use crate::error::ErrorClass;
 use crate::model::{Container, ContainerId, ContainerSpec, Phase, Process, RestartPolicy, Runtime};
 use control::Exit;
@@ -20,8 +20,10 @@ pub(super) fn container() -> Container {
         restart_count: 0,
         restarting: false,
         stopped_by_user: false,
+        start_again: false,
         remove_at_end: false,
         health: None,
+        remove_volumes: false,
         anonymous_volumes: Vec::new(),
         volumes: Vec::new(),
         ids: None,
@@ -86,7 +88,7 @@ fn auto_remove_deletes_after_the_end_and_after_a_failed_start() {
 
 #[test]
 fn a_forced_removal_waits_for_the_end() {
-    let asked = run(running(), &[Input::Remove { force: true }]);
+    let asked = run(running(), &[Input::Remove { force: true, volumes: false }]);
     assert_eq!(asked.effects[0], Effect::Signal(9));
     assert!(!asked.container.spec.auto_remove, "its volumes stay unless asked for");
     assert_eq!(run(asked.container, &[Input::Ended(exit(137))]).effects.last(), Some(&Effect::Delete));
@@ -122,7 +124,9 @@ fn stop_signals_then_kills() {
 #[test]
 fn a_frozen_container_is_thawed_to_die() {
     let paused = run(running(), &[Input::Frozen]).container;
-    for input in [Input::Kill(9), Input::Stop { signal: 15, grace_ms: None }, Input::Remove { force: true }] {
+    for input in
+        [Input::Kill(9), Input::Stop { signal: 15, grace_ms: None }, Input::Remove { force: true, volumes: false }]
+    {
         assert!(run(paused.clone(), std::slice::from_ref(&input)).effects.contains(&Effect::Thaw), "{input:?}");
     }
 }
@@ -133,7 +137,7 @@ fn refusals_have_their_class() {
     let ended = run(running(), &[Input::Ended(exit(0))]).container;
     let cases = [
         (running(), Input::Start, ErrorClass::NotModified),
-        (running(), Input::Remove { force: false }, ErrorClass::Conflict),
+        (running(), Input::Remove { force: false, volumes: false }, ErrorClass::Conflict),
         (running(), Input::Unpause, ErrorClass::Conflict),
         (paused.clone(), Input::Pause, ErrorClass::Conflict),
         (paused, Input::Start, ErrorClass::Conflict),
@@ -179,6 +183,38 @@ fn the_restart_policy_backs_off_and_heeds_the_user() {
 }
 
 #[test]
+fn a_restart_comes_before_what_an_end_brings_else() {
+    let restart = Input::Restart { signal: 15, grace_ms: Some(10) };
+    let mut record = running();
+    record.spec.auto_remove = true;
+    let ended = run(record.clone(), &[restart.clone(), Input::Ended(exit(0))]);
+    assert_eq!((ended.container.phase, ended.container.restarting), (Phase::Exited, true));
+    assert!(ended.effects.contains(&Effect::ArmRestart(0)) && !ended.effects.contains(&Effect::Delete));
+    assert!(recovery::starts_again(&ended.container), "a new daemon goes on with it");
+    let again = run(ended.container.clone(), &[Input::RestartDue]);
+    assert_eq!((again.container.phase, again.container.restart_count), (Phase::Starting, 0));
+    // the next end is one like all others
+    let over = run(again.container, &[Input::Launched(runtime()), Input::Ended(exit(0))]);
+    assert_eq!(over.container.phase, Phase::Removing);
+    // who asks later wins
+    let stop = Input::Stop { signal: 15, grace_ms: None };
+    assert_eq!(run(record.clone(), &[restart.clone(), stop, Input::Ended(exit(0))]).container.phase, Phase::Removing);
+    let remove = Input::Remove { force: true, volumes: false };
+    assert_eq!(run(running(), &[restart.clone(), remove, Input::Ended(exit(0))]).container.phase, Phase::Removing);
+    assert_eq!(run(container(), &[restart]).effects, [Effect::Launch]);
+}
+
+#[test]
+fn a_run_that_is_found_is_not_about_to_begin() {
+    let mut record = running();
+    (record.phase, record.restarting, record.stopped_by_user) = (Phase::Exited, true, true);
+    let found = run(record, &[Input::Launched(runtime())]).container;
+    assert_eq!((found.phase, found.restarting, found.stopped_by_user), (Phase::Running, false, false));
+    let stopped = run(found, &[Input::Stop { signal: 15, grace_ms: None }, Input::Ended(exit(0))]).container;
+    assert!(!stopped.restarting && !recovery::starts_again(&stopped));
+}
+
+#[test]
 fn a_lost_helper_is_swept_up() {
     let lost = run(running(), &[Input::HelperGone]);
     assert_eq!(lost.container.phase, Phase::Exited);
@@ -191,10 +227,11 @@ fn any_input() -> impl Strategy<Value = Input> {
     prop_oneof![
         Just(Input::Start),
         (0..2_u64).prop_map(|grace| Input::Stop { signal: 15, grace_ms: Some(grace * 10) }),
+        (0..2_u64).prop_map(|grace| Input::Restart { signal: 15, grace_ms: Some(grace * 10) }),
         prop_oneof![Just(9), Just(1)].prop_map(Input::Kill),
         Just(Input::Pause),
         Just(Input::Unpause),
-        any::<bool>().prop_map(|force| Input::Remove { force }),
+        any::<bool>().prop_map(|force| Input::Remove { force, volumes: force }),
         Just(Input::Launched(runtime())),
         Just(Input::LaunchFailed { code: 127, error: "no".into() }),
         Just(Input::Frozen),

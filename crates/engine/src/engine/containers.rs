@@ -6,12 +6,11 @@ use crate::actor::{self, Ask, Attachment, Changed, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, ContainerSpec, EventKind, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode,
-    PidMode, Resources, RestartPolicy, UserMode,
+    Container, ContainerId, ContainerSpec, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode, PidMode,
+    Resources, RestartPolicy, UserMode,
 };
 use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::{mpsc, oneshot};
@@ -102,8 +101,10 @@ impl Engine {
             restart_count: 0,
             restarting: false,
             stopped_by_user: false,
+            start_again: false,
             remove_at_end: false,
             health: None,
+            remove_volumes: false,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids,
@@ -254,8 +255,8 @@ impl Engine {
     async fn make_files(&self, container: &mut Container, image: &image::Image) -> Result<Vec<crate::volume::Claim>> {
         let mut claims = Vec::new();
         if container.spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
-            let (mounts, image) = (container.spec.mounts.clone(), image.clone());
-            let attached = self.blocking(move |inner| inner.attach_volumes(&mounts, &image)).await?;
+            let (id, mounts, image) = (container.id.clone(), container.spec.mounts.clone(), image.clone());
+            let attached = self.blocking(move |inner| inner.attach_volumes(&id, &mounts, &image)).await?;
             container.volumes = attached.volumes;
             container.anonymous_volumes = attached.anonymous;
             claims = attached.claims;
@@ -268,10 +269,7 @@ impl Engine {
     }
 
     fn record(&self, container: &Container) -> Result<()> {
-        let mut attributes: BTreeMap<String, String> = container.spec.labels.clone();
-        attributes.insert("image".into(), container.spec.image.clone());
-        attributes.insert("name".into(), container.name.clone());
-        let event = self.inner.events.event(EventKind::Container, "create", container.id.as_str(), attributes);
+        let event = self.inner.container_event(container, "create", Vec::new());
         self.inner.store_container(container, std::slice::from_ref(&event))?;
         let inbox = actor::spawn(&self.inner, container.clone(), Recovering::No);
         self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).insert(container.clone(), inbox);
@@ -317,26 +315,18 @@ impl Engine {
     /// [`ErrorClass::NotModified`] if it does not run.
     pub async fn stop(&self, who: &str, timeout_s: Option<i64>, signal: Option<&str>) -> Result<()> {
         let container = self.container(who)?;
-        let signal = match signal.filter(|signal| !signal.is_empty()) {
-            Some(signal) => signal::number(signal)?,
-            None => container.process.stop_signal,
-        };
-        let grace_s = timeout_s.or(container.spec.stop_timeout_s).unwrap_or(DEFAULT_GRACE_S);
-        // below 0: for ever
-        let grace_ms = u64::try_from(grace_s).ok().map(|seconds| seconds.saturating_mul(1000));
-        self.command(who, Input::Stop { signal, grace_ms }).await
+        let (signal, grace_ms) = ending(&container, timeout_s, signal)?;
+        self.command(container.id.as_str(), Input::Stop { signal, grace_ms }).await
     }
 
-    /// Stops and starts it.
+    /// Stops and starts it; one that goes with its end stays for once.
     ///
     /// # Errors
     /// As [`Self::stop`] and [`Self::start`].
     pub async fn restart(&self, who: &str, timeout_s: Option<i64>, signal: Option<&str>) -> Result<()> {
-        match self.stop(who, timeout_s, signal).await {
-            Err(error) if error.class() != ErrorClass::NotModified => return Err(error),
-            _ => {}
-        }
-        self.start(who).await
+        let container = self.container(who)?;
+        let (signal, grace_ms) = ending(&container, timeout_s, signal)?;
+        self.command(container.id.as_str(), Input::Restart { signal, grace_ms }).await
     }
 
     /// Sends a signal by name or number, SIGKILL if empty.
@@ -370,12 +360,7 @@ impl Engine {
     /// [`ErrorClass::Conflict`] if it runs and `force` is not given.
     pub async fn remove(&self, who: &str, how: Remove) -> Result<()> {
         let container = self.container(who)?;
-        let volumes = if how.volumes { container.anonymous_volumes.clone() } else { Vec::new() };
-        self.command(container.id.as_str(), Input::Remove { force: how.force }).await?;
-        for volume in volumes {
-            self.inner.remove_volume(&volume)?;
-        }
-        Ok(())
+        self.command(container.id.as_str(), Input::Remove { force: how.force, volumes: how.volumes }).await
     }
 
     /// Takes a link to another container away from it; both containers stay.
@@ -566,4 +551,14 @@ fn merged(old: &Resources, change: &Resources) -> Resources {
         pids_limit,
         blkio_weight
     )
+}
+
+/// The signal that asks a container to end, and how long it has for it, in milliseconds; none is for ever.
+fn ending(container: &Container, timeout_s: Option<i64>, signal: Option<&str>) -> Result<(i32, Option<u64>)> {
+    let signal = match signal.filter(|signal| !signal.is_empty()) {
+        Some(signal) => signal::number(signal)?,
+        None => container.process.stop_signal,
+    };
+    let grace_s = timeout_s.or(container.spec.stop_timeout_s).unwrap_or(DEFAULT_GRACE_S);
+    Ok((signal, u64::try_from(grace_s).ok().map(|seconds| seconds.saturating_mul(1000))))
 }

@@ -5,7 +5,9 @@ use crate::actor::Ask;
 use crate::config::Config;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::event_log::EventLog;
-use crate::model::{Container, ContainerId, Event, Exec, ExecId, ExecState, Finished, SeccompChoice, UserMode};
+use crate::model::{
+    Container, ContainerId, Event, EventKind, Exec, ExecId, ExecState, Finished, SeccompChoice, UserMode,
+};
 use crate::network::Networks;
 use crate::plan::{self, Host, capabilities};
 use crate::runtime::Runtimes;
@@ -184,15 +186,24 @@ impl Inner {
         lock(&self.departed).iter().find(|(departed, _)| departed.as_str() == id).map(|(_, end)| end.clone())
     }
 
-    /// Removes a record.
+    /// Removes a record; the volumes that the container leaves are there for their own sake from then on.
     pub(crate) fn forget_container(&self, container: &Container, event: &Event) -> Result<()> {
-        let txn = Txn::new().delete(container_key(&container.id));
+        let txn = self.with_volumes_left(Txn::new().delete(container_key(&container.id)), container)?;
         self.commit(self.with_events(txn, std::slice::from_ref(event))?)?;
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.remove(&container.id);
         registry.release_ids(container);
         registry.names.retain(|_, id| *id != container.id);
         Ok(())
+    }
+
+    /// An event about a container.
+    pub(crate) fn container_event(&self, container: &Container, action: &str, words: Vec<(&str, String)>) -> Event {
+        let mut attributes: BTreeMap<String, String> = container.spec.labels.clone();
+        attributes.insert("image".into(), container.spec.image.clone());
+        attributes.insert("name".into(), container.name.clone());
+        attributes.extend(words.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        self.events.event(EventKind::Container, action, container.id.as_str(), attributes)
     }
 
     /// An event that belongs to no container's record.

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use store::Txn;
 
 pub(super) const NETWORKS: &str = "network/";
+/// Networks that have links and no record: on their way in or out, or left there by a daemon that was killed.
+const PASSING: &str = "network-passing/";
 /// The bytes that this host's own IPv6 addresses are made of.
 const SEED: &str = "address-seed";
 
@@ -148,9 +150,15 @@ impl Inner {
             book.insert(Arc::clone(&network))?;
             network
         };
-        let made = if network.spec.template { Ok(()) } else { network::make(self, &links, &network) };
+        let made = if network.spec.template {
+            Ok(())
+        } else {
+            // written down before there is anything of it that a killed daemon could leave
+            let passing = record(&network).and_then(|json| self.commit(Txn::new().put(passing_key(&network), json)));
+            passing.and_then(|()| network::make(self, &links, &network))
+        };
         if let Err(error) = made.and_then(|()| self.store_network(&network)) {
-            let _ = network::unmake(self, &network);
+            self.end_passing(&network);
             self.networks.book().remove(&network.id);
             return Err(error);
         }
@@ -254,10 +262,8 @@ impl Inner {
     }
 
     fn store_network(&self, network: &Network) -> Result<()> {
-        let json = serde_json::to_vec(network)
-            .map_err(|error| EngineError::internal("cannot write the network's record", &error))?;
         let event = self.network_event("create", network, None);
-        let txn = Txn::new().put(network_key(network), json);
+        let txn = Txn::new().put(network_key(network), record(network)?).delete(passing_key(network));
         self.commit(self.with_events(txn, std::slice::from_ref(&event))?)?;
         self.events.publish(event);
         Ok(())
@@ -300,11 +306,37 @@ impl Inner {
             ));
         }
         let event = self.network_event("destroy", network, None);
-        let txn = self.with_events(Txn::new().delete(network_key(network)), std::slice::from_ref(&event))?;
-        self.commit(txn)?;
+        let txn = Txn::new().delete(network_key(network)).put(passing_key(network), record(network)?);
+        self.commit(self.with_events(txn, std::slice::from_ref(&event))?)?;
         self.networks.book().remove(&network.id);
         self.events.publish(event);
-        network::unmake(self, network)
+        network::unmake(self, network)?;
+        self.commit(Txn::new().delete(passing_key(network)))
+    }
+
+    /// Takes the links of a network away that has no record.
+    fn end_passing(&self, network: &Network) {
+        let gone = network::unmake(self, network).and_then(|()| self.commit(Txn::new().delete(passing_key(network))));
+        if let Err(error) = gone {
+            // tried again by the next daemon
+            tracing::warn!(network = network.spec.name, %error, "a removed network's links are left");
+        }
+    }
+
+    /// Takes away what a daemon that was killed has left of networks that it made or removed. Blocks.
+    pub(super) fn end_passing_networks(&self) {
+        for entry in self.store.range(PASSING) {
+            match serde_json::from_slice::<Network>(&entry.value) {
+                Ok(network)
+                    if self.networks.book().networks().any(|other| other.link_name() == network.link_name()) =>
+                {
+                    // another has the links now
+                    let _ = self.commit(Txn::new().delete(entry.key));
+                }
+                Ok(network) => self.end_passing(&network),
+                Err(error) => tracing::error!(key = entry.key, %error, "a network's record cannot be read"),
+            }
+        }
     }
 
     /// An event about a network, and a container that is concerned.
@@ -351,9 +383,7 @@ impl Inner {
             } else {
                 network.id = NetworkId::predefined(&network.spec.name);
             }
-            let json = serde_json::to_vec(&network)
-                .map_err(|error| EngineError::internal("cannot write the network's record", &error))?;
-            self.commit(Txn::new().put(network_key(&network), json))?;
+            self.commit(Txn::new().put(network_key(&network), record(&network)?))?;
             self.networks.book().insert(Arc::new(network))?;
         }
         Ok(())
@@ -362,6 +392,14 @@ impl Inner {
 
 fn network_key(network: &Network) -> String {
     format!("{NETWORKS}{}", network.id)
+}
+
+fn passing_key(network: &Network) -> String {
+    format!("{PASSING}{}", network.id)
+}
+
+fn record(network: &Network) -> Result<Vec<u8>> {
+    serde_json::to_vec(network).map_err(|error| EngineError::internal("cannot write the network's record", &error))
 }
 
 /// Checks what needs no other network.

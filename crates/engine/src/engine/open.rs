@@ -24,7 +24,11 @@ pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
     inner.load_networks()?;
     recover(&inner).await;
     let resuming = Arc::clone(&inner);
-    let resumed = tokio::task::spawn_blocking(move || crate::network::resume(&resuming)).await;
+    let resumed = tokio::task::spawn_blocking(move || {
+        resuming.end_passing_networks();
+        crate::network::resume(&resuming);
+    });
+    let resumed = resumed.await;
     resumed.map_err(|error| EngineError::internal("opening was cut short", &error))?;
     super::reduce::start(&inner);
     Ok(inner)

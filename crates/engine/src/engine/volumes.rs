@@ -7,7 +7,7 @@ use super::Engine;
 use super::inner::{Inner, VOLUMES, lock};
 use crate::build::tree::Tree;
 use crate::error::{EngineError, Result};
-use crate::model::{Container, Event, EventKind, Mount, MountKind, Phase, VolumeMount};
+use crate::model::{Container, ContainerId, Event, EventKind, Mount, MountKind, Phase, VolumeMount};
 use crate::volume::{self, Claim, LocalOptions, NewVolume, Ready, Volume};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -160,6 +160,10 @@ impl Inner {
 
     /// The volume of that name, made if it is not there. A made-up name cannot be taken; another one is claimed by the caller.
     fn ensure_volume(&self, new: NewVolume) -> Result<Volume> {
+        self.ensure_volume_for(None, new)
+    }
+
+    fn ensure_volume_for(&self, made_for: Option<&ContainerId>, new: NewVolume) -> Result<Volume> {
         let given = new.name.filter(|name| !name.is_empty());
         if let Some(name) = &given {
             volume::check_name(name)?;
@@ -181,17 +185,32 @@ impl Inner {
         let project = options.limit(&home, self.volumes().iter().filter_map(|volume| volume.project));
         let project = project.inspect_err(|_| drop(std::fs::remove_dir(&home)))?;
         std::fs::create_dir_all(home.join("_data")).map_err(failed)?;
-        let (path, created_ns) = (home.join("_data"), crate::clock::now_ns());
-        let volume = Volume { name, path, created_ns, labels: new.labels, options: new.options, anonymous, project };
+        let volume = Volume {
+            name,
+            path: home.join("_data"),
+            created_ns: crate::clock::now_ns(),
+            labels: new.labels,
+            options: new.options,
+            anonymous,
+            made_for: made_for.filter(|_| anonymous).cloned(),
+            project,
+        };
         self.commit(self.recorded(&volume)?)?;
         self.tell_of(&volume.name, "create");
         Ok(volume)
     }
 
     fn recorded(&self, volume: &Volume) -> Result<Txn> {
-        let json = serde_json::to_vec(volume)
-            .map_err(|error| EngineError::internal("cannot write the volume's record", &error))?;
-        Ok(Txn::new().put(format!("{VOLUMES}{}", volume.name), json))
+        Ok(Txn::new().put(format!("{VOLUMES}{}", volume.name), record(volume)?))
+    }
+
+    /// Adds what the records of volumes become that stay when their container goes.
+    pub(super) fn with_volumes_left(&self, mut txn: Txn, container: &Container) -> Result<Txn> {
+        for volume in container.anonymous_volumes.iter().filter_map(|name| self.volume(name)) {
+            let json = record(&Volume { made_for: None, ..volume.clone() })?;
+            txn = txn.put(format!("{VOLUMES}{}", volume.name), json);
+        }
+        Ok(txn)
     }
 
     fn tell_of(&self, name: &str, action: &str) {
@@ -201,10 +220,10 @@ impl Inner {
 
     /// Makes the volumes that a new container asks for, and fills those that are new with what its image has there. If that
     /// fails, the ones without a name are gone again.
-    pub(super) fn attach_volumes(&self, mounts: &[Mount], image: &image::Image) -> Result<Attached> {
+    pub(super) fn attach_volumes(&self, id: &ContainerId, mounts: &[Mount], image: &image::Image) -> Result<Attached> {
         let mut attached = Attached::default();
         for mount in mounts {
-            if let Err(error) = self.attach_volume(mount, image, &mut attached) {
+            if let Err(error) = self.attach_volume(id, mount, image, &mut attached) {
                 attached.claims.clear();
                 for name in &attached.anonymous {
                     let _ = self.remove_volume(name);
@@ -215,11 +234,17 @@ impl Inner {
         Ok(attached)
     }
 
-    fn attach_volume(&self, mount: &Mount, image: &image::Image, attached: &mut Attached) -> Result<()> {
+    fn attach_volume(
+        &self,
+        id: &ContainerId,
+        mount: &Mount,
+        image: &image::Image,
+        attached: &mut Attached,
+    ) -> Result<()> {
         let MountKind::Volume { name, no_copy, subpath, labels, options } = &mount.kind else { return Ok(()) };
         let new = NewVolume { name: name.clone(), labels: labels.clone(), options: options.clone() };
         attached.claims.extend(name.as_deref().map(|name| self.claims.claim(name)));
-        let volume = self.ensure_volume(new)?;
+        let volume = self.ensure_volume_for(Some(id), new)?;
         if name.is_none() {
             attached.anonymous.push(volume.name.clone());
             attached.claims.push(self.claims.claim(&volume.name));
@@ -433,6 +458,12 @@ impl Inner {
         for volume in self.volumes() {
             let _ = crate::sweep::folder(&volume.home().join(".fresh"));
             self.unmount_if_idle(&volume);
+            if volume.made_for.as_ref().is_some_and(|id| self.container(id.as_str()).is_err()) {
+                tracing::info!(volume = volume.name, "removing what an interrupted creation left");
+                if let Err(error) = self.remove_volume(&volume.name) {
+                    tracing::warn!(volume = volume.name, %error, "cannot remove a volume");
+                }
+            }
         }
         let Ok(entries) = std::fs::read_dir(self.config.volumes()) else { return };
         let (mut removed, mut unknown) = (Vec::new(), Vec::new());
@@ -440,7 +471,7 @@ impl Inner {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(REMOVED) {
                 removed.push(entry.path());
-            } else if self.volume(&name).is_none() && entry.path().join("_data").is_dir() {
+            } else if self.volume(&name).is_none() && !is_unused(&entry.path(), &name) {
                 unknown.push(name);
             }
         }
@@ -462,6 +493,18 @@ impl Inner {
     }
 }
 
+/// Takes a folder without a record away again that a killed daemon has just made, for a volume that nobody was told of; whether it was
+/// such a one.
+fn is_unused(home: &Path, name: &str) -> bool {
+    let data = home.join("_data");
+    // nothing goes in which something is
+    if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let _ = std::fs::remove_dir(&data);
+    }
+    let _ = std::fs::remove_dir(home);
+    !data.is_dir()
+}
+
 /// Deletes a folder without anybody's waiting.
 fn sweep(folder: std::path::PathBuf) {
     let delete = move || {
@@ -475,8 +518,11 @@ fn sweep(folder: std::path::PathBuf) {
     }
 }
 
+fn record(volume: &Volume) -> Result<Vec<u8>> {
+    serde_json::to_vec(volume).map_err(|error| EngineError::internal("cannot write the volume's record", &error))
+}
+
 fn random_name() -> Result<String> {
-    let id =
-        crate::model::ContainerId::random().map_err(|error| EngineError::internal("cannot make a name", &error))?;
+    let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make a name", &error))?;
     Ok(id.to_string())
 }

@@ -33,9 +33,16 @@ pub struct Container {
     pub restarting: bool,
     /// It was stopped by a user, which the restart policy heeds.
     pub stopped_by_user: bool,
+    /// A user has asked to restart it while it ran: its end is followed by a start. A daemon that is killed meanwhile forgets it, as it
+    /// forgets how long the container had for its end.
+    #[serde(skip)]
+    pub start_again: bool,
     /// A user has asked to remove it while it ran: it goes with its end.
     #[serde(default)]
     pub remove_at_end: bool,
+    /// And with it the volumes that nobody named.
+    #[serde(default)]
+    pub remove_volumes: bool,
     /// How well it is, if that is tested.
     #[serde(default)]
     pub health: Option<Health>,
@@ -166,8 +173,10 @@ impl Container {
             restart_count: 0,
             restarting: false,
             stopped_by_user: false,
+            start_again: false,
             remove_at_end: false,
             health: None,
+            remove_volumes: false,
             anonymous_volumes: Vec::new(),
             volumes: Vec::new(),
             ids: None,

@@ -165,6 +165,11 @@ impl Book {
         self.ports.take(container, wanted, to, busy)
     }
 
+    /// Enters ports that a container has, and that were passed on to another address of it.
+    pub(crate) fn keep(&mut self, container: &ContainerId, published: &[Publication]) {
+        self.ports.adopt(container, published);
+    }
+
     /// Takes a container's ports back.
     pub(crate) fn unpublish(&mut self, container: &ContainerId, published: &[Publication]) {
         self.ports.release(container, published);

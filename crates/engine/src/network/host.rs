@@ -249,6 +249,11 @@ pub(crate) fn resume(inner: &Arc<Inner>) {
     {
         tracing::error!(%error, "containers' names and published ports wait for the network helper");
     }
+    for container in running.iter().filter(|one| one.pid() > 0 && one.links().next().is_some()) {
+        if let Err(error) = super::life::mend(inner, container) {
+            tracing::warn!(container = %container.id, %error, "a container's links are not as they should be");
+        }
+    }
 }
 
 /// Before the daemon ends: a helper that nobody needs goes too. Blocks.

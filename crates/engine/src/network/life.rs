@@ -26,9 +26,17 @@ pub(crate) fn reserve(inner: &Arc<Inner>, container: &ContainerId, published: &P
     call(inner, &Request::Reserve { owner: container.to_string(), ports: published.clone() }, &[])
 }
 
-/// Undoes [`reserve`]; blocks.
-pub(crate) fn unreserve(inner: &Inner, container: &ContainerId) {
-    mention(inner, &Request::Release { owner: container.to_string() });
+/// Passes ports on to another address of a running container, or no more; `container` has all that it is to have. Blocks.
+pub(crate) fn republish(inner: &Inner, container: &Container, lost: Published, moved: Published) {
+    let mut requests = vec![Request::Unpublish(lost)];
+    if container.published.is_empty() {
+        requests.push(Request::Release { owner: container.id.to_string() });
+    } else {
+        // what carries connections itself has to know the new address as well
+        let (owner, ports) = (container.id.to_string(), container.published.clone());
+        requests.extend([Request::Publish(moved), Request::Reserve { owner, ports }]);
+    }
+    mention(inner, &Request::All(requests));
 }
 
 /// A namespace with a container's links in it, its names known and its ports reachable; blocks.
@@ -226,6 +234,29 @@ pub(crate) fn join(inner: &Arc<Inner>, container: &Container, link: &EndpointLin
         call(inner, &Request::All(requests), &[]).map_err(|error| failed("cannot set up names", &error))?;
     }
     attach(inner, container, view)
+}
+
+/// Makes what links of a running container are not there: a daemon may have been killed between the record and the link, or the link's end
+/// and the record. Blocks.
+///
+/// # Errors
+/// What could not be made.
+pub(crate) fn mend(inner: &Inner, container: &Container) -> Result<()> {
+    let joined = inner.networks.joined(container);
+    let namespace = namespace_of(container.pid())?;
+    let cannot = |error: NetError| failed("cannot look at a container's links", &error);
+    let (host, inside) = (Links::open().map_err(cannot)?, Links::open_in(namespace.as_fd()).map_err(cannot)?);
+    for (one, out) in joined.iter().zip(wiring::ways_out(&joined)) {
+        // addresses and routes come in the same call as this
+        if inside.inspect(&one.link.name).map_err(cannot)?.is_some_and(|link| link.up) {
+            continue;
+        }
+        tracing::info!(container = %container.id, network = one.network.spec.name, "finishing an interrupted connection");
+        let spec = wiring::link(one, out, false);
+        host.disconnect(namespace.as_fd(), &spec).map_err(cannot)?;
+        connect(inner, &host, container, one, out, namespace.as_fd())?;
+    }
+    Ok(())
 }
 
 /// Takes a running container's link away; `container` is without it already. Blocks.

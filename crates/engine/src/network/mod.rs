@@ -25,7 +25,7 @@ use crate::model::{
 use book::{Book, Refusal};
 use guard::Guard;
 pub(crate) use host::{close, make, mention, namespace_of, resume, unmake};
-pub(crate) use life::{Leaving, join, join_passing, leave, own, part, rename, reserve, unreserve, wire, wired};
+pub(crate) use life::{Leaving, join, join_passing, leave, own, part, rename, republish, reserve, wire, wired};
 use names::Linked;
 use net::dns::View;
 use net::firewall::{Publication, Rules};
@@ -147,7 +147,8 @@ impl Networks {
     ) -> std::result::Result<(), Refusal> {
         let (mut joined, mut taken): (Vec<Joined>, Vec<String>) = (Vec::new(), Vec::new());
         let main = match &container.spec.network {
-            NetworkMode::Networks(main) => book.find(main).map_err(Refusal::Wrong)?.spec.name.clone(),
+            // it may have left that one, which is then missed no more
+            NetworkMode::Networks(main) => book.find(main).ok().map(|network| network.spec.name.clone()),
             _ => return Ok(()),
         };
         if let Some((who, endpoint)) = container.endpoints.iter().find(|(name, _)| book.by_name(name).is_none()) {
@@ -160,7 +161,7 @@ impl Networks {
             granted.endpoints.clone_from(&named.endpoints);
             return self.grant_in(book, &named, granted, busy);
         }
-        for name in wiring::in_order(container, Some(&main)) {
+        for name in wiring::in_order(container, main.as_deref()) {
             let missing = || Refusal::Wrong(EngineError::not_found(format!("network {name} not found")));
             let network = Arc::clone(book.by_name(name).ok_or_else(missing)?);
             let Some(endpoint) = granted.endpoints.get_mut(name) else { continue };

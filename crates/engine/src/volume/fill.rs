@@ -94,6 +94,7 @@ mod tests {
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
             anonymous: false,
+            made_for: None,
             project: None,
         }
     }

@@ -21,6 +21,7 @@ pub(crate) use propagation::check as check_propagation;
 pub(crate) use ready::{Ready, within};
 
 use crate::error::{EngineError, Result};
+use crate::model::ContainerId;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,10 @@ pub struct Volume {
     /// Nobody named it.
     #[serde(default)]
     pub anonymous: bool,
+    /// The container that it was made for, as long as that is there: a daemon that is killed before it has written the container down, or
+    /// while it removes both, leaves a volume that nobody will ever ask for.
+    #[serde(default)]
+    pub(crate) made_for: Option<ContainerId>,
     /// The project that its size is counted for, where it is limited.
     #[serde(default)]
     pub project: Option<u32>,

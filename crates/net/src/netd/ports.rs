@@ -45,6 +45,8 @@ impl Ports {
         owner: &str,
         ports: &[Publication],
     ) -> Result<Vec<Numbered>, (Publication, String)> {
+        // what it had in a run that is over, of which no daemon was there to tell
+        self.release(owner);
         let (mut kept, mut new) = (Vec::new(), Vec::new());
         for port in ports.iter().filter(|port| !port.is_direct()) {
             let named = |reason: String| (*port, reason);

@@ -8,6 +8,6 @@ mod health;
 mod library;
 mod life;
 mod logs;
-mod network;
+pub(crate) mod network;
 mod ours;
 mod pizza;

@@ -42,7 +42,7 @@ const CALLS: [&str; 8] = ["fdatasync", "fsync", "mkdir", "openat", "pwrite64", "
 
 /// How the daemon ends.
 #[derive(Debug)]
-enum Moment {
+pub(super) enum Moment {
     /// So long after the request, in ms.
     After(u64),
     /// At a thread's call.
@@ -50,11 +50,12 @@ enum Moment {
 }
 
 impl Moment {
-    fn thrown(dice: &mut Dice, has_strace: bool) -> Self {
+    /// One that the dice choose, at one of these calls where they can be seen.
+    pub(super) fn thrown(dice: &mut Dice, has_strace: bool, calls: &[&'static str]) -> Self {
         if has_strace && dice.below(3) > 0 {
             // The first calls are where most of the steps are.
             let most = [1, 3, 12][dice.below(3)];
-            return Self::Call(CALLS[dice.below(CALLS.len())], 1 + dice.below(most));
+            return Self::Call(calls[dice.below(calls.len())], 1 + dice.below(most));
         }
         let most = [5, 40, 200, 800][dice.below(4)];
         Self::After(u64::try_from(dice.below(most)).unwrap())
@@ -196,7 +197,7 @@ impl Yard {
         self.round += 1;
         let (words, about) = self.prepare(act);
         let before = self.names();
-        let moment = Moment::thrown(&mut self.dice, rootfs::find("strace").is_some());
+        let moment = Moment::thrown(&mut self.dice, rootfs::find("strace").is_some(), &CALLS);
         let (done, died) = self.strike(&words, &moment);
         self.subject.start_daemon();
         let mut wrong = self.faults(act, &about, &before, done);

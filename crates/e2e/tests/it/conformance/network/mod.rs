@@ -14,10 +14,10 @@ use testkit::rootfs;
 use crate::subject::{Run, Subject, finish};
 
 /// An image with small servers and clients of every kind.
-const NET: &str = "net:1";
+pub(crate) const NET: &str = "net:1";
 
 /// A daemon in a network of its own with the image; nothing where a program is missing, with the reason printed.
-fn subject() -> Option<Subject> {
+pub(crate) fn subject() -> Option<Subject> {
     subject_with(&[])
 }
 
@@ -39,7 +39,7 @@ fn subject_with(extra: &[&str]) -> Option<Subject> {
     fs::copy(&busybox, tree.join("bin/busybox")).unwrap();
     for name in [
         "cat", "echo", "env", "grep", "hostname", "httpd", "ip", "nc", "nslookup", "ping", "sh", "sleep", "timeout",
-        "wget",
+        "true", "wget",
     ] {
         std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
     }
@@ -49,6 +49,18 @@ fn subject_with(extra: &[&str]) -> Option<Subject> {
     rootfs::tar(&tree, &tar);
     subject.insula(&["import", tar.to_str().unwrap(), NET]).expect(0);
     Some(subject)
+}
+
+/// The process that answers for names and guards the packet filter.
+pub(crate) fn helper(subject: &Subject) -> Option<rustix::process::Pid> {
+    let own = subject.island.path("run/netd.sock");
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        if String::from_utf8_lossy(&line).contains(own.to_str().unwrap()) {
+            return entry.file_name().to_str()?.parse().ok().and_then(rustix::process::Pid::from_raw);
+        }
+    }
+    None
 }
 
 /// Runs the stock client.

@@ -2,21 +2,9 @@
 
 use std::process::Command;
 
-use super::{docker, fetch, serve, shell, subject};
+use super::{docker, fetch, helper, serve, shell, subject};
 use crate::subject::{SOON, Subject, skip_unless_insula};
 use testkit::wait_for;
-
-/// The helper's process.
-fn helper(subject: &Subject) -> Option<rustix::process::Pid> {
-    let own = subject.island.path("run/netd.sock");
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        if String::from_utf8_lossy(&line).contains(own.to_str().unwrap()) {
-            return entry.file_name().to_str()?.parse().ok().and_then(rustix::process::Pid::from_raw);
-        }
-    }
-    None
-}
 
 #[test]
 fn traffic_and_names_go_on_without_a_daemon() {
