@@ -191,3 +191,33 @@ fn a_machine_killed_at_any_point_of_a_snapshot_or_a_restore_loses_nothing_that_w
     }
     assert_eq!(bench.place.insula("vm ps -aq").ok(), "");
 }
+
+/// Whether a process has blocked SIGTERM, to be told of it another way.
+fn waits_for_signals(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    blocked.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).is_some_and(|mask| mask & 1 << 14 != 0)
+}
+
+/// Its guest does not know of power buttons: the second signal ends it at once.
+#[test]
+fn signals_that_end_the_client_end_its_machine() {
+    let name = format!("signalled-{}", std::process::id());
+    let bench = Bench { place: Place::new(), name, dice: Dice::of(1) };
+    fs::write(bench.place.path("kernel"), testkit::guest::elf(FILL)).unwrap();
+    let line = format!("vm run --rm --name {} --backend soft -m 32m --kernel kernel", bench.name);
+    let mut command = bench.place.command(&line);
+    let mut client = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&client);
+    assert!(testkit::wait_for(PATIENCE, || waits_for_signals(pid).then_some(())).is_some());
+    let machine = bench.pid();
+    kill_process(pid, Signal::TERM).unwrap();
+    let ended = testkit::wait_for(PATIENCE, || {
+        // One that comes while the first is being looked at would be the same one.
+        let _gone = kill_process(pid, Signal::INT);
+        client.try_wait().unwrap()
+    });
+    assert!(ended.is_some(), "the client does not end");
+    bench.clean(machine);
+    assert_eq!(bench.place.insula("vm ps -aq").ok(), "");
+}
