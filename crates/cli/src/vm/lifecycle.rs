@@ -122,13 +122,20 @@ fn stop(context: &Context, given: &Parsed) -> Outcome {
     })
 }
 
+/// Holds back the signals that would end this program.
+///
+/// # Errors
+/// What signalfd(2) says.
+pub(super) fn hold_signals() -> Result<SignalQueue, Failure> {
+    Ok(SignalQueue::new(&ENDING)?)
+}
+
 /// From now on a signal that would end this program, which shows the machine's console, ends the machine: its power button is pressed. It is
 /// killed by a second signal, or when it takes too long.
 ///
 /// # Errors
-/// What signalfd(2) says, or no thread is free.
-pub(super) fn end_by_signal(place: &Place) -> Result<(), Failure> {
-    let signals = SignalQueue::new(&ENDING)?;
+/// No thread is free.
+pub(super) fn end_by_signal(signals: SignalQueue, place: &Place) -> Result<(), Failure> {
     let place = place.clone();
     let end = move || {
         let none = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };

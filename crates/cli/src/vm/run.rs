@@ -202,6 +202,7 @@ fn start(place: &Place, origin: Origin, given: &Parsed) -> Result<Process, Failu
     }
     let copy = log.try_clone().during(|| "copying a descriptor".to_owned())?;
     command.current_dir("/").stdin(Stdio::null()).stdout(copy).stderr(log);
+    sys::job::with_signals(&mut command);
     let mut child = sys::job::spawn_in_new_session(&mut command).map_err(|error| {
         Failure::new(format!("cannot start {PROGRAM}: {error}; install it beside insula, or put it in PATH"))
     })?;
@@ -311,6 +312,8 @@ fn restore(context: &Context, given: &Parsed) -> Outcome {
 /// Starts the machine's process, and stays with it unless it is to be in the background.
 fn go(place: &Place, origin: Origin, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outcome {
     let name = &place.name;
+    // One that comes while the machine is made is for the machine as well.
+    let signals = if given.on("detach") { None } else { Some(lifecycle::hold_signals()?) };
     let (process, session) = match begin(place, origin, requests, given) {
         Ok(begun) => begun,
         Err(failure) => {
@@ -325,7 +328,9 @@ fn go(place: &Place, origin: Origin, requests: &[(&str, Option<Value>)], given: 
         output::line(name);
         return Ok(0);
     };
-    lifecycle::end_by_signal(place)?;
+    if let Some(signals) = signals {
+        lifecycle::end_by_signal(signals, place)?;
+    }
     if session.join(place)? == End::Left {
         output::note(&format!("the machine goes on; come back with: insula vm console {name}"));
         return Ok(0);

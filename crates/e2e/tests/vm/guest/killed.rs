@@ -94,12 +94,13 @@ impl Bench {
     /// Nothing is left of the machine, and its name is free.
     fn clean(&self, pid: Option<Pid>) {
         let _ended = self.place.insula(&format!("vm kill {}", self.name));
-        let gone = testkit::wait_for(PATIENCE, || {
-            let state = fs::read_to_string(format!("/proc/{}/stat", pid?.as_raw_nonzero())).ok();
+        let gone = |pid: Pid| {
+            let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok();
             // One that nobody has waited for yet has ended, too.
             state.is_none_or(|state| state.contains(") Z ")).then_some(())
-        });
-        assert!(pid.is_none() || gone.is_some(), "the machine's process lives on");
+        };
+        let ended = pid.is_none_or(|pid| testkit::wait_for(PATIENCE, || gone(pid)).is_some());
+        assert!(ended, "the machine's process lives on");
         if self.place.path("run/vm").join(&self.name).exists() {
             let _done = self.place.insula(&format!("vm rm {}", self.name)).expect(0);
         }
@@ -192,13 +193,6 @@ fn a_machine_killed_at_any_point_of_a_snapshot_or_a_restore_loses_nothing_that_w
     assert_eq!(bench.place.insula("vm ps -aq").ok(), "");
 }
 
-/// Whether a process has blocked SIGTERM, to be told of it another way.
-fn waits_for_signals(pid: Pid) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
-    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    blocked.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).is_some_and(|mask| mask & 1 << 14 != 0)
-}
-
 /// Its guest does not know of power buttons: the second signal ends it at once.
 #[test]
 fn signals_that_end_the_client_end_its_machine() {
@@ -209,7 +203,11 @@ fn signals_that_end_the_client_end_its_machine() {
     let mut command = bench.place.command(&line);
     let mut client = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_child(&client);
-    assert!(testkit::wait_for(PATIENCE, || waits_for_signals(pid).then_some(())).is_some());
+    let running = || {
+        let told = bench.place.insula(&format!("vm inspect {}", bench.name)).out;
+        told.contains("\"running\"").then_some(())
+    };
+    assert!(testkit::wait_for(PATIENCE, running).is_some());
     let machine = bench.pid();
     kill_process(pid, Signal::TERM).unwrap();
     let ended = testkit::wait_for(PATIENCE, || {
