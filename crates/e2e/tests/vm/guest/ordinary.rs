@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use testkit::Cell;
 
-use super::{find_kernel, program};
+use super::{KERNEL, VMLINUX, find_kernel, program};
 
 /// The user whom nobody else is.
 const USER: u32 = 65_534;
@@ -64,7 +64,8 @@ while True:
 
 /// The programs, the kernel and the guest's files where any user finds them.
 fn prepare(cell: &Cell) -> Option<PathBuf> {
-    let (Some(kernel), Ok(busybox)) = (find_kernel(), fs::read("/bin/busybox")) else {
+    let kernel = find_kernel(VMLINUX).or_else(|| find_kernel(KERNEL));
+    let (Some(kernel), Ok(busybox)) = (kernel, fs::read("/bin/busybox")) else {
         println!("skipped: no guest kernel, or no /bin/busybox (package busybox-static)");
         return None;
     };
