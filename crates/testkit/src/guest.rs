@@ -41,6 +41,25 @@ pub struct Outcome {
     pub output: String,
 }
 
+/// A kernel of a virtual machine: an ELF file with this code at 1 MiB, which is entered in 64-bit mode, its first memory mapped one to one.
+#[must_use]
+pub fn elf(code: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 64 + 56];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    for (at, byte) in [(18, 62), (32, 64), (54, 56), (56, 1), (64, 1), (72, 120)] {
+        put(at, &[byte]);
+    }
+    for at in [24, 80, 88] {
+        put(at, &0x10_0000_u64.to_le_bytes());
+    }
+    for at in [96, 104] {
+        put(at, &(code.len() as u64).to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
+
 impl Guest {
     /// A guest with busybox in it, or `None` with a printed reason where this host can't run one.
     #[must_use]

@@ -1,8 +1,9 @@
 //! What `cargo xtask bench vm-devices` runs in a guest, as its first process: the piece of work on a disk or a network that the kernel's
 //! command line names by `work=`.
 //!
-//! `guest_devices archive FILE` writes itself as the guest's first file system, `guest_devices serve` is the other end of the network. The
-//! disk is read and written past the guest's cache, so that every request reaches the device.
+//! `guest_devices archive FILE` writes itself as the guest's first file system, `guest_devices serve` is the other end of the network,
+//! `guest_devices flush FILE` is the host's own part of the work `flush`. The disk is read and written past the guest's cache, so that every
+//! request reaches the device.
 //!
 //! ```text
 //! a connection to the server   s: it sends as long as somebody reads    d: it reads as long as somebody sends    e: it sends everything back
@@ -50,6 +51,10 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("archive") => testkit::guest::archive_self(Path::new(&arguments[2])),
+        Some("flush") => {
+            let disk = File::options().write(true).open(&arguments[2]).expect("the file is there");
+            flushes(&disk).expect("it can be written");
+        }
         Some("serve") => serve(&arguments[2]).expect("the address can be served"),
         _ => work(),
     }
@@ -152,10 +157,14 @@ fn deep(size: usize, turns: u64) -> std::io::Result<u64> {
 
 /// Small writes that have to last one by one.
 fn flush() -> std::io::Result<u64> {
-    let (disk, _) = disk()?;
+    flushes(&disk()?.0)
+}
+
+/// The same on the host is what nobody's disk can be without.
+fn flushes(disk: &File) -> std::io::Result<u64> {
     let mut page = Page::new(4096);
     for turn in 0..4096_u64 {
-        one(&disk, Way::Write, page.bytes(4096), turn % 64 * 4096)?;
+        one(disk, Way::Write, page.bytes(4096), turn % 64 * 4096)?;
         disk.sync_data()?;
     }
     Ok(4096)

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde_json::json;
+use sys::job::SignalQueue;
 
 use super::place::Place;
 use crate::context::Context;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Parsed};
 use crate::output;
 use crate::value::number;
@@ -15,6 +18,9 @@ use crate::value::number;
 const STOP_SECONDS: u64 = 10;
 /// How long a process may take to end after it was told.
 const END: Duration = Duration::from_secs(10);
+
+/// `SIGHUP`, `SIGINT`, `SIGTERM`.
+const ENDING: [i32; 3] = [1, 2, 15];
 
 const fn command(name: &'static str, about: &'static str, action: Action) -> Command {
     Command { name, usage: "NAME [NAME...]", about, arguments: (1, Command::MANY), action, ..Command::BLANK }
@@ -114,4 +120,50 @@ fn stop(context: &Context, given: &Parsed) -> Outcome {
         place.request("PUT", "/stop", None)?;
         if ended(place, Duration::from_secs(seconds)) { Ok(()) } else { kill_one(place) }
     })
+}
+
+/// Holds back the signals that would end this program.
+///
+/// # Errors
+/// What signalfd(2) says.
+pub(super) fn hold_signals() -> Result<SignalQueue, Failure> {
+    Ok(SignalQueue::new(&ENDING)?)
+}
+
+/// From now on a signal that would end this program, which shows the machine's console, ends the machine: its power button is pressed. It is
+/// killed by a second signal, or when it takes too long.
+///
+/// # Errors
+/// No thread is free.
+pub(super) fn end_by_signal(signals: SignalQueue, place: &Place) -> Result<(), Failure> {
+    let place = place.clone();
+    let end = move || {
+        let none = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
+        if !signalled(&signals, &none) {
+            return;
+        }
+        // A machine that can't be asked is killed as well; one that has ended needs neither.
+        let asked = place.request("PUT", "/stop", None);
+        let patience = Timespec { tv_sec: STOP_SECONDS.cast_signed(), tv_nsec: 0 };
+        let _more = asked.is_ok() && signalled(&signals, &patience);
+        let _killed = place.request("PUT", "/kill", None);
+    };
+    let started = std::thread::Builder::new().name("signals".to_owned()).spawn(end);
+    started.map(drop).during(|| "starting a thread".to_owned())
+}
+
+/// Whether a signal came in time.
+fn signalled(signals: &SignalQueue, limit: &Timespec) -> bool {
+    loop {
+        match signals.next() {
+            Ok(Some(_)) => return true,
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(limit)) {
+            Ok(0) => return false,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::console::{End, Session};
 use super::device;
+use super::lifecycle;
 use super::place::Place;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
@@ -83,6 +84,17 @@ pub(crate) static COMMAND: Command = Command {
     ..Command::BLANK
 };
 
+/// Flags that choose one of several, with their keys in the specification. Sorted.
+const CHOICES: [(&str, &str, &str); 7] = [
+    ("backend", "backend", "auto|kvm|soft"),
+    ("boot", "boot", "linux|pvh"),
+    ("bus", "bus", "mmio|pci"),
+    ("console", "console", "serial|virtio"),
+    ("on-reset", "on_reset", "restart|stop"),
+    ("soft-tier", "soft_tier", "block|interp"),
+    ("soft-time", "soft_time", "host|instructions"),
+];
+
 fn memory(text: &str) -> Result<i64, String> {
     let bytes = number::bytes(text)?;
     if bytes > 0 && bytes % MIB == 0 { Ok(bytes) } else { Err("give whole MiB, as in 256m".to_owned()) }
@@ -110,17 +122,13 @@ fn specification(context: &Context, given: &Parsed, place: &Place) -> Result<Val
     put("balloon", given.on("balloon").then_some(true.into()));
     put("track_dirty", given.on("track-dirty").then_some(true.into()));
     put("test_devices", given.on("test-devices").then_some(true.into()));
-    for (flag, key) in [
-        ("backend", "backend"),
-        ("boot", "boot"),
-        ("bus", "bus"),
-        ("cmdline", "cmdline"),
-        ("console", "console"),
-        ("on-reset", "on_reset"),
-        ("soft-tier", "soft_tier"),
-        ("soft-time", "soft_time"),
-    ] {
-        put(key, given.value(flag).map(Value::from));
+    put("cmdline", given.value("cmdline").map(Value::from));
+    for (flag, key, choices) in CHOICES {
+        let chosen = |text: &str| {
+            let known = choices.split('|').any(|choice| choice == text);
+            if known { Ok(Value::from(text)) } else { Err(format!("give {}", choices.replace('|', " or "))) }
+        };
+        put(key, given.read(flag, chosen)?);
     }
     if given.value("console") == Some("virtio") && given.value("cmdline").is_none() {
         spec.insert("cmdline".to_owned(), "console=hvc0 panic=-1".into());
@@ -194,6 +202,7 @@ fn start(place: &Place, origin: Origin, given: &Parsed) -> Result<Process, Failu
     }
     let copy = log.try_clone().during(|| "copying a descriptor".to_owned())?;
     command.current_dir("/").stdin(Stdio::null()).stdout(copy).stderr(log);
+    sys::job::with_signals(&mut command);
     let mut child = sys::job::spawn_in_new_session(&mut command).map_err(|error| {
         Failure::new(format!("cannot start {PROGRAM}: {error}; install it beside insula, or put it in PATH"))
     })?;
@@ -303,6 +312,8 @@ fn restore(context: &Context, given: &Parsed) -> Outcome {
 /// Starts the machine's process, and stays with it unless it is to be in the background.
 fn go(place: &Place, origin: Origin, requests: &[(&str, Option<Value>)], given: &Parsed) -> Outcome {
     let name = &place.name;
+    // One that comes while the machine is made is for the machine as well.
+    let signals = if given.on("detach") { None } else { Some(lifecycle::hold_signals()?) };
     let (process, session) = match begin(place, origin, requests, given) {
         Ok(begun) => begun,
         Err(failure) => {
@@ -317,6 +328,9 @@ fn go(place: &Place, origin: Origin, requests: &[(&str, Option<Value>)], given: 
         output::line(name);
         return Ok(0);
     };
+    if let Some(signals) = signals {
+        lifecycle::end_by_signal(signals, place)?;
+    }
     if session.join(place)? == End::Left {
         output::note(&format!("the machine goes on; come back with: insula vm console {name}"));
         return Ok(0);

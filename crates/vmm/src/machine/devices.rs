@@ -7,10 +7,11 @@ use control::machine::{ConsoleDevice, DeviceBus, DiskFormat, DiskSpec, LimitSpec
 use hv::memory::{Backing, HIGH_RAM, Range, RegionKind, Sharing as MemorySharing};
 use hv::{Level, Memory, Vm};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::handed;
 use virtio::device::balloon::{self, Balloon, Pump};
-use virtio::device::block::{self, Access, Block, Cache, Disk, Raw};
+use virtio::device::block::{self, Access, Block, Cache, Disk, DiskError, Raw};
 use virtio::device::block::{Backing as Chain, Qcow2};
 use virtio::device::entropy::Entropy;
 use virtio::device::fs::{Fs, Sharing};
@@ -151,12 +152,22 @@ fn card(number: usize, spec: &NetSpec) -> Result<Box<dyn Device>, MachineError> 
             if !handed::confined() {
                 there_is(tap)?;
             }
-            let backend = TapBackend::open(tap, spec.queues).map_err(failed(&name))?;
+            let backend = TapBackend::open(tap, spec.queues).map_err(|error| failed(&name)(refused(tap, error)))?;
             Net::new(Box::new(backend), settings).map_err(failed(&name))?
         }
         None => Net::in_user_network(settings, &own_network(spec)).map_err(failed(&name))?,
     };
     Ok(Box::new(card))
+}
+
+/// Why the host does not open a tap.
+fn refused(tap: &str, error: sys::SysError) -> String {
+    match error.errno {
+        Errno::BUSY => format!("the tap {tap} is in use, by another machine for example"),
+        Errno::INVAL => format!("{tap} is no tap, or not one with so many queues: {error}"),
+        Errno::PERM => format!("the tap {tap} is another user's: make one with: ip tuntap add NAME mode tap user USER"),
+        _ => format!("the tap {tap}: {error}"),
+    }
 }
 
 /// Root would make a tap that is not there by opening it, and nobody would be at its other end.
@@ -174,7 +185,8 @@ pub(super) fn hand_over(spec: &MachineSpec) -> Result<(), MachineError> {
     let mut seen = BTreeMap::new();
     for (number, disk) in spec.disks.iter().enumerate() {
         // Openings of a file that was handed over share their lock, so it can't tell two of one machine's disks apart.
-        let stat = rustix::fs::stat(&disk.path).map_err(failed(&format!("disk{number}")))?;
+        let absent = |errno: Errno| DiskError::Open { path: disk.path.clone(), source: errno.into() };
+        let stat = rustix::fs::stat(&disk.path).map_err(absent).map_err(failed(&format!("disk{number}")))?;
         let other = seen.insert((stat.st_dev, stat.st_ino), disk.read_only);
         if other.is_some_and(|read_only| !read_only || !disk.read_only) {
             return Err(SpecError::DiskTwice(disk.path.clone()).into());
@@ -239,7 +251,8 @@ pub(super) fn persistent(spec: &MachineSpec) -> Result<Vec<Backing>, MachineErro
     for (number, pmem) in spec.pmems.iter().enumerate() {
         let name = format!("pmem{number}");
         let mode = if pmem.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = handed::open(&pmem.path, mode).map_err(failed(&name))?;
+        let open = |error| failed(&name)(format!("cannot open {}: {error}", pmem.path.display()));
+        let file = handed::open(&pmem.path, mode).map_err(open)?;
         let size = file.metadata().map_err(failed(&name))?.len();
         if size == 0 || !size.is_multiple_of(PMEM_UNIT) {
             let why = format!("{} has {size} bytes, not a multiple of 2 MiB", pmem.path.display());

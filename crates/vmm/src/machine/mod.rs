@@ -259,9 +259,12 @@ impl Machine {
     /// Blows its balloon up to `bytes`, which the guest then lacks.
     ///
     /// # Errors
-    /// It has none.
+    /// It has none, or so much memory is not there.
     pub fn set_balloon(&self, bytes: u64) -> Result<(), MachineError> {
         let pump = self.devices.pump.as_ref().ok_or(MachineError::NoDevice("balloon"))?;
+        if bytes > self.spec.memory {
+            return Err(SpecError::Balloon { wanted: bytes, memory: self.spec.memory }.into());
+        }
         pump.set_target(bytes);
         Ok(())
     }

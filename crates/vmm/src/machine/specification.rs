@@ -1,9 +1,11 @@
 //! What is checked of a specification before anything is made.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use control::machine::{BackendChoice, MAX_CPUS, MachineSpec};
+use control::machine::{BackendChoice, MAX_CPUS, MachineSpec, NetSpec, SoftTime};
 use hv::memory::MAX_RAM;
+use virtio::device::net::MOST_PAIRS;
 
 /// The least memory with which a Linux kernel comes up.
 const LEAST_MEMORY: u64 = 16 << 20;
@@ -35,6 +37,29 @@ pub enum SpecError {
     /// There is no such tap.
     #[error("no tap {0:?} here; make it with: ip tuntap add {0} mode tap")]
     Tap(String),
+    /// The guest has not so much.
+    #[error("the guest can't lack {wanted} bytes: it has {memory}")]
+    Balloon {
+        /// Asked for.
+        wanted: u64,
+        /// The machine's memory.
+        memory: u64,
+    },
+    /// No link of the host can have this name.
+    #[error("{0:?} is no name of a tap: give 1 to 15 bytes, without \"/\" and spaces")]
+    TapName(String),
+    /// A card's queues.
+    #[error("{0} pairs of queues: give 1 to {MOST_PAIRS} for a tap, and 1 for a network without one")]
+    Queues(u16),
+    /// Nobody listens on port 0.
+    #[error("the guest's port 0 is no port to forward to: give 1 to 65535")]
+    Port,
+    /// The guest could not tell them apart.
+    #[error("two shared folders have the tag {0:?}: give each its own")]
+    Tag(String),
+    /// One clock can't count the instructions of several processors.
+    #[error("time from instructions is for one processor, and the machine has {0}")]
+    Time(u32),
     /// A guest's address for sockets.
     #[error("the guest's address for sockets is {0}: give a number from 3 to 4294967294")]
     Cid(u32),
@@ -59,12 +84,33 @@ pub(crate) fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     if wants_soft(spec) && spec.backend == BackendChoice::Kvm {
         return Err(SpecError::SoftOnly);
     }
+    if spec.soft_time == SoftTime::Instructions && spec.cpus > 1 {
+        return Err(SpecError::Time(spec.cpus));
+    }
+    spec.nets.iter().try_for_each(check_card)?;
+    let mut tags = BTreeSet::new();
+    if let Some(share) = spec.shares.iter().find(|share| !tags.insert(&share.tag)) {
+        return Err(SpecError::Tag(share.tag.clone()));
+    }
     let system = rustix::system::sysinfo();
     let host = system.totalram.saturating_mul(system.mem_unit.into());
     if spec.memory > host {
         return Err(SpecError::HostMemory { wanted: spec.memory / MIB, host: host / MIB });
     }
     Ok(())
+}
+
+fn check_card(net: &NetSpec) -> Result<(), SpecError> {
+    let named =
+        |name: &String| (1..16).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_whitespace());
+    if let Some(name) = net.tap.as_ref().filter(|name| !named(name)) {
+        return Err(SpecError::TapName(name.clone()));
+    }
+    let most = if net.tap.is_some() { MOST_PAIRS } else { 1 };
+    if net.queues == 0 || net.queues > most {
+        return Err(SpecError::Queues(net.queues));
+    }
+    if net.forwards.iter().any(|forward| forward.guest_port == 0) { Err(SpecError::Port) } else { Ok(()) }
 }
 
 /// Whether it asks for what only the software CPU has.
@@ -116,5 +162,32 @@ mod tests {
         assert_eq!(spec(|spec| spec.memory = MIB), Err(SpecError::Memory(MIB)));
         assert_eq!(spec(|spec| spec.memory += 1), Err(SpecError::Memory((256 << 20) + 1)));
         assert!(matches!(spec(|spec| spec.memory = 512 << 30), Err(SpecError::HostMemory { .. })));
+        let time = |spec: &mut MachineSpec| (spec.soft_time, spec.cpus) = (SoftTime::Instructions, 2);
+        assert_eq!(spec(time), Err(SpecError::Time(2)));
+    }
+
+    #[test]
+    fn impossible_devices_are_refused() {
+        let spec = |devices: serde_json::Value| {
+            let mut spec = serde_json::json!({ "kernel": "k" });
+            spec.as_object_mut().unwrap().extend(devices.as_object().unwrap().clone());
+            check(&serde_json::from_value(spec).unwrap())
+        };
+        let nets = |net: serde_json::Value| spec(serde_json::json!({ "nets": [net] }));
+        assert_eq!(nets(serde_json::json!({ "tap": "tap0", "queues": 2 })), Ok(()));
+        for name in ["", "a/b", "a b", "a-name-of-16-byt"] {
+            assert_eq!(nets(serde_json::json!({ "tap": name })), Err(SpecError::TapName(name.to_owned())));
+        }
+        assert_eq!(nets(serde_json::json!({ "queues": 0 })), Err(SpecError::Queues(0)));
+        assert_eq!(nets(serde_json::json!({ "queues": 2 })), Err(SpecError::Queues(2)));
+        assert_eq!(nets(serde_json::json!({ "tap": "t", "queues": 17 })), Err(SpecError::Queues(17)));
+        let forward = serde_json::json!([{ "host": "127.0.0.1:80", "guest_port": 0 }]);
+        assert_eq!(nets(serde_json::json!({ "forwards": forward })), Err(SpecError::Port));
+        let share = |tag: &str| serde_json::json!({ "path": "/", "tag": tag });
+        assert_eq!(spec(serde_json::json!({ "shares": [share("a"), share("b")] })), Ok(()));
+        assert_eq!(
+            spec(serde_json::json!({ "shares": [share("a"), share("a")] })),
+            Err(SpecError::Tag("a".to_owned()))
+        );
     }
 }

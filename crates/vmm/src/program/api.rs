@@ -194,4 +194,91 @@ mod tests {
         }
         assert_eq!(description.matches("\n  /").count(), ROUTES.len());
     }
+
+    /// The description of what a machine is to be.
+    fn machine() -> &'static str {
+        let description = include_str!("../../../../docs/api/vmm.yaml");
+        &description[description.find("\n    Machine:\n").unwrap()..]
+    }
+
+    /// A property's name with its schema, as far as the line goes, or the four next ones where it begins a block.
+    fn properties() -> Vec<(String, String)> {
+        let lines: Vec<&str> = machine().lines().collect();
+        let mut found = Vec::new();
+        for (at, line) in lines.iter().enumerate() {
+            let mut rest = *line;
+            while let Some(colon) = rest.find(':') {
+                let name: String = rest[..colon].rsplit([' ', '{']).next().unwrap().to_owned();
+                let (here, below) = (rest[colon + 1..].trim_start(), lines.get(at + 1).map_or("", |line| line.trim()));
+                if here.starts_with("{type") || here.starts_with("{$ref") {
+                    found.push((name, here.to_owned()));
+                } else if here.is_empty() && below.starts_with("type: ") && name != "items" && at > 1 {
+                    found.push((name, lines[at + 1..(at + 5).min(lines.len())].join(", ")));
+                }
+                rest = &rest[colon + 1..];
+            }
+        }
+        found
+    }
+
+    fn keys(value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                into.extend(map.keys().cloned());
+                map.values().for_each(|value| keys(value, into));
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, into)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_machine_is_described_and_nothing_else() {
+        let limit = serde_json::json!({});
+        let full = serde_json::json!({
+            "kernel": "/k", "initrd": "/i", "vsock": { "cid": 3, "path": "/v" },
+            "disks": [{ "path": "/d", "limit": limit }],
+            "nets": [{ "tap": "t", "mac": "02:00:00:00:00:01", "limit": limit,
+                       "forwards": [{ "host": "127.0.0.1:1", "guest_port": 1 }] }],
+            "pmems": [{ "path": "/p" }], "shares": [{ "path": "/s", "tag": "s" }],
+        });
+        let full: MachineSpec = serde_json::from_value(full).unwrap();
+        let mut known = std::collections::BTreeSet::new();
+        keys(&serde_json::to_value(&full).unwrap(), &mut known);
+        let described = properties().into_iter().map(|(name, _)| name);
+        assert_eq!(described.filter(|name| name != "Limit").collect::<std::collections::BTreeSet<_>>(), known);
+    }
+
+    #[test]
+    fn defaults_and_choices_are_as_described() {
+        let least: MachineSpec = serde_json::from_value(serde_json::json!({ "kernel": "/k" })).unwrap();
+        let least = serde_json::to_value(&least).unwrap();
+        let mut seen = 0;
+        for (name, schema) in properties() {
+            let words = |key: &str, end: [char; 2]| {
+                schema
+                    .split_once(key)
+                    .map(|(_, rest)| rest.split(end).next().unwrap().trim().trim_matches('"').to_owned())
+            };
+            // Those of parts of a machine have their own place.
+            let Some(here) = least.get(&name) else { continue };
+            if let Some(default) = words("default: ", [',', '}']) {
+                let text = here.as_str().map_or_else(|| here.to_string(), str::to_owned);
+                assert_eq!(text, default, "{name}");
+                seen += 1;
+            }
+            let choices = words("enum: [", [']', ']']).unwrap_or_default();
+            for choice in choices.split(", ").filter(|choice| !choice.is_empty()) {
+                let parsed = |choice: &str| {
+                    serde_json::from_value::<MachineSpec>(
+                        serde_json::json!({ "kernel": "/k", (name.as_str()): choice }),
+                    )
+                };
+                assert!(parsed(choice).is_ok(), "{name}: {choice}");
+                assert!(parsed("another").is_err(), "{name}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "only {seen} defaults and choices were found");
+    }
 }

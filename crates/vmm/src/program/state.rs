@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Work;
 use super::console::Console;
 use crate::jail::Jail;
-use crate::machine::{Check, ConsoleOutput, Event, Machine, MachineError, Writing};
+use crate::machine::{Check, ConsoleOutput, Event, Machine, MachineError, SnapshotError, Writing};
 
 /// What the program does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,12 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Running => "running",
         Phase::Paused => "paused",
     }
+}
+
+/// This process has a folder of its own, which a client can't mean.
+fn whole(folder: &Path) -> Result<(), MachineError> {
+    let named = folder.is_absolute() && folder.file_name().is_some();
+    if named { Ok(()) } else { Err(SnapshotError::Path(folder.to_owned()).into()) }
 }
 
 pub(super) struct State {
@@ -132,6 +138,7 @@ impl State {
     /// Writes a snapshot; a machine that runs rests meanwhile.
     pub(super) fn snapshot(&mut self, folder: &Path, writing: Writing) -> Result<(), StateError> {
         let machine = self.machine("a snapshot")?;
+        whole(folder)?;
         let ran = machine.running();
         machine.pause()?;
         let written = machine.snapshot(folder, writing);
@@ -151,6 +158,7 @@ impl State {
         if self.machine.is_some() {
             return Err(self.wrong("restoring", "not booted"));
         }
+        whole(folder)?;
         self.begin(|output, events| Machine::restore(folder, backend, check, output, events))?;
         self.spec = self.machine.as_ref().map(|machine| machine.spec().clone());
         Ok(())

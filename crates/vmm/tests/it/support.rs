@@ -62,19 +62,31 @@ impl Running {
         (self.machine.input_line())(text.as_bytes());
     }
 
-    /// Waits until the guest has said `text`, and forgets everything up to there.
+    /// Waits until the guest has said `text`, and takes everything up to there.
     pub(crate) fn expect(&self, text: &str) -> String {
         let since = Instant::now();
         let mut said = self.said.0.lock().unwrap();
         loop {
             let now = String::from_utf8_lossy(&said).into_owned();
-            if let Some(at) = now.find(text) {
-                said.clear();
-                return now[..at + text.len()].to_owned();
+            if let Some(at) = said.windows(text.len()).position(|window| window == text.as_bytes()) {
+                let rest = said.split_off(at + text.len());
+                let before = std::mem::replace(&mut *said, rest);
+                return String::from_utf8_lossy(&before).into_owned();
             }
             assert!(since.elapsed() < PATIENCE, "the guest never said {text:?}, but:\n{now}");
             said = self.said.1.wait_timeout(said, Duration::from_secs(1)).unwrap().0;
         }
+    }
+
+    /// Waits for so many bytes from the guest, and takes them.
+    pub(crate) fn bytes(&self, count: usize) -> Vec<u8> {
+        let since = Instant::now();
+        let mut said = self.said.0.lock().unwrap();
+        while said.len() < count {
+            assert!(since.elapsed() < PATIENCE, "the guest said only {} bytes of {count}", said.len());
+            said = self.said.1.wait_timeout(said, Duration::from_secs(1)).unwrap().0;
+        }
+        said.drain(..count).collect()
     }
 
     pub(crate) fn event(&self) -> Event {

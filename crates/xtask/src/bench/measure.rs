@@ -58,7 +58,7 @@ impl Groups {
         };
         let home = own_group(&own, counter).context("cannot find our own control group")?;
         let home = hierarchy.join(home.trim_start_matches('/'));
-        Ok(Self { name: format!("insula-bench-{}", std::process::id()), hierarchy, home, counter })
+        Ok(Self { name: super::remains::groups(), hierarchy, home, counter })
     }
 
     /// The group for a peer's containers, as control group paths are written.

@@ -19,6 +19,7 @@ mod network;
 mod order;
 mod peers;
 mod registry;
+mod remains;
 mod runtime;
 mod vm;
 mod vm_debian;
@@ -187,12 +188,21 @@ fn enter_private_namespace(name: &str, rounds: &Rounds) -> Result<()> {
                   mkdir -p /var/lib/cni; mount -t tmpfs tmpfs /var/lib/cni; \
                   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
     let own = std::env::current_exe().context("cannot find this program")?;
-    let inside = Run::new("unshare").args(["--mount", "--propagation", "private"]);
-    // The devices' bench makes links, and they go with it.
-    let inside = inside.args((name == "vm-devices").then_some("--net"));
+    // What it starts ends with it, also when it is killed: the machines of a bench are found by nobody else. Daemons are stopped in order.
+    let (signal, more): (_, &[&str]) = match name {
+        "vm" => ("KILL", &["--pid", "--fork", "--kill-child", "--mount-proc"]),
+        // It makes links, and they go with it.
+        "vm-devices" => ("KILL", &["--pid", "--fork", "--kill-child", "--mount-proc", "--net"]),
+        _ => ("TERM", &[]),
+    };
+    remains::sweep();
+    let inside = Run::new("setpriv").env(remains::VARIABLE, std::process::id().to_string());
+    let inside = inside.args(["--pdeathsig", signal, "unshare", "--mount", "--propagation", "private"]).args(more);
     let inside = inside.args(["sh", "-c", script, "bench"]);
     let inside = inside.args([own.as_os_str()]).args(["bench", name, "--inside"]);
-    inside.args(rounds.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check()
+    let outcome = inside.args(rounds.quick.then_some("--quick")).timeout(Duration::from_secs(4 * 3600)).check();
+    remains::sweep();
+    outcome
 }
 
 fn images(bin: &Path, rounds: u32) -> Result<String> {

@@ -62,7 +62,7 @@ impl Filter {
 /// Measures everything; `bin` holds our programs.
 pub(super) fn measure(bin: &Path, examples: &Examples<'_>, effort: &Effort) -> Result<String> {
     let groups = Groups::create()?;
-    let dir = std::env::temp_dir().join(format!("insula-bench-runtime-{}", std::process::id()));
+    let dir = super::remains::folder("runtime");
     let outcome = fs::create_dir_all(&dir)
         .with_context(|| format!("cannot create {}", dir.display()))
         .and_then(|()| all(bin, *examples, effort, &groups, &dir));

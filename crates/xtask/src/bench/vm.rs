@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::marks::Marks;
 use super::measure::{Groups, Spread};
-use super::{vm_debian, vm_own};
+use super::{remains, vm_debian, vm_own};
 use crate::shell::{Run, step};
 use crate::workspace;
 
@@ -87,7 +87,7 @@ fn command_line(work: &str) -> String {
 
 /// Measures everything; `bin` holds our programs.
 pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String> {
-    let dir = std::env::temp_dir().join(format!("insula-bench-vm-{}", std::process::id()));
+    let dir = remains::folder("vm");
     let outcome = step("prepare the guest", || Fixture::create(bin, dir.clone(), "guest_work")).and_then(|fixture| {
         let kernel = fixture.dir.join("vmlinux");
         let own = step("a machine's own cost", || vm_own::measure(bin, groups, &fixture.dir, &kernel, rounds))?;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::marks::{Marks, Taken};
 use super::measure::{Groups, Spread};
+use super::remains;
 use super::vm::Fixture;
 use crate::shell::{Captured, Run, step};
 
@@ -162,11 +163,28 @@ impl Bench {
 
 /// Measures everything; `bin` holds our programs.
 pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String> {
-    let dir = std::env::temp_dir().join(format!("insula-bench-vm-devices-{}", std::process::id()));
+    let dir = remains::folder("vm-devices");
     let outcome = step("prepare disks, links and the guest", || prepare(bin, &dir))
         .and_then(|bench| step("move bytes, in turns", || all(&bench, groups, rounds)));
     super::clear(&dir);
     outcome
+}
+
+/// What the flushes of a raw disk cost the host's kernel, without any machine.
+fn floor(bench: &Bench, groups: &Groups, rounds: u32) -> Result<String> {
+    let mut taken = Vec::new();
+    for _ in 0..rounds {
+        let disk = bench.fixture.dir.join("disk.raw");
+        let sample = groups
+            .measure("floor", || Run::new(&bench.fixture.program).args(["flush".as_ref(), disk.as_os_str()]).check())?;
+        taken.push(sample);
+    }
+    let cpu = Spread::of(taken.iter().map(|sample| sample.cpu_ms));
+    let wall = Spread::of(taken.iter().map(|sample| sample.wall_ms));
+    Ok(format!(
+        "\nThe writes and flushes of `flush` done by a program of the host, on the same raw file: {cpu} ms of processor, {wall} ms by the \
+         clock. Either machine's own part is what is beyond that.\n"
+    ))
 }
 
 fn all(bench: &Bench, groups: &Groups, rounds: u32) -> Result<String> {
@@ -195,6 +213,7 @@ fn all(bench: &Bench, groups: &Groups, rounds: u32) -> Result<String> {
         }
     }
     let _ = writeln!(text, "\nGeometric mean of CPU time, QEMU / insula: {:.2}", (product / count).exp());
+    text.push_str(&floor(bench, groups, rounds)?);
     ensure!(
         fs::metadata(bench.fixture.dir.join("disk.raw"))?.len() == DISK_BYTES as u64,
         "the disk has changed its size"

@@ -1,5 +1,7 @@
 //! Kernels out of packages, and what they boot.
 
+mod killed;
+mod ordinary;
 mod whole;
 
 use std::fs;
@@ -30,6 +32,16 @@ $B poweroff -f
 /// A place of its own for `insula`.
 pub(super) struct Place {
     folder: tempfile::TempDir,
+}
+
+/// The same, which need not unpack itself in the guest.
+const VMLINUX: (&str, &str) = ("INSULA_GUEST_VMLINUX", "shared/kernel/vmlinux-microvm-6.1.zst");
+
+/// A small kernel; none where there is none.
+fn find_kernel((variable, file): (&str, &str)) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join(file));
+    named.into_iter().chain(beside).find(|path| path.is_file())
 }
 
 fn program(name: &str) -> PathBuf {
@@ -203,11 +215,9 @@ fn boot_from_everything(place: &Place, tree: &Path, release: &str) {
 #[test]
 fn a_small_kernel_is_installed_and_boots_from_everything() {
     let place = Place::new();
-    let named = std::env::var_os(KERNEL.0).map(PathBuf::from);
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join(KERNEL.1));
     let none = place.insula("vm run").expect(1);
     assert!(none.err.contains("insula kernel install"), "{}", none.err);
-    let Some(kernel) = named.into_iter().chain(beside).find(|path| path.is_file()) else {
+    let Some(kernel) = find_kernel(KERNEL) else {
         println!("skipped: no guest kernel; name a bzImage in {}", KERNEL.0);
         return;
     };

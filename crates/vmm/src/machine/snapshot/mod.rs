@@ -116,6 +116,9 @@ pub enum SnapshotError {
     /// There is nothing that it could be based on.
     #[error("an incremental snapshot needs a machine made with track_dirty, and one of its snapshots before")]
     NoParent,
+    /// It names no folder of its own.
+    #[error("{0:?} is no folder for a snapshot: give its whole path, as in /folder")]
+    Path(PathBuf),
     /// There is one already.
     #[error("{} is there already; give a folder that is not", .0.display())]
     Exists(PathBuf),
@@ -289,8 +292,9 @@ impl Machine {
             vcpus.push(processor.vcpu().state().map_err(|source| self.backend_error(source))?);
         }
         let irqchip = self.vm.irqchip().map_err(|source| self.backend_error(source))?;
-        // From here on pages count for the next snapshot.
+        // From here on pages count for the next snapshot; if this one fails, nothing knows any more what changed since the one before.
         let dirty = self.vm.take_dirty().map_err(|source| self.backend_error(source))?;
+        self.last_snapshot = None;
         let path = folder.join(MEMORY);
         let writing = file("writing", &path);
         if packing == Packing::None {

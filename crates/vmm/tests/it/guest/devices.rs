@@ -1,20 +1,24 @@
 //! Every virtio device under Linux, over both transports: what the guest sees (`examples/guest_check.rs`), and what the host finds afterwards.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use control::machine::{BackendChoice, DeviceBus, MachineSpec};
+use control::machine::{BackendChoice, ConsoleDevice, DeviceBus, MachineSpec};
 use vmm::Event;
 
 use super::{from_json, initrd, kernel};
 use crate::support::{Running, spec};
 
 const MIB: usize = 1 << 20;
-const CHECKS: &str = "block,clear,read-only,image,entropy,pmem,net,share,share-read-only,again";
+const CHECKS: &str = "block,clear,read-only,image,entropy,pmem,net,vsock,share,share-read-only,again";
+/// Streams at the same time, each way, and the ports of guest and host, as in the guest's program.
+const STREAMS: usize = 16;
+const PORTS: [u32; 2] = [5000, 6000];
 
 /// As in the guest's program.
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
@@ -22,7 +26,7 @@ fn pattern(length: usize, seed: usize) -> Vec<u8> {
 }
 
 /// The guest's program, which stands beside this test's.
-fn program() -> Vec<u8> {
+pub(super) fn program() -> Vec<u8> {
     let own = std::env::current_exe().unwrap();
     let path = own.parent().and_then(Path::parent).unwrap().join("examples/guest_check");
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; build the examples as well", path.display()))
@@ -80,6 +84,10 @@ impl Host {
             std::fs::create_dir(path(share)).unwrap();
             std::fs::write(path(share).join("given"), "by the host").unwrap();
         }
+        std::fs::create_dir(path("rw/large")).unwrap();
+        for number in 0..10_000 {
+            std::fs::File::create(path("rw/large").join(format!("a-file-with-some-name-{number}"))).unwrap();
+        }
         std::fs::write(path("secret"), "not for the guest").unwrap();
         symlink("../secret", path("rw").join("out")).unwrap();
         let forward = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -108,6 +116,46 @@ impl Host {
         ]));
         spec.pmems = from_json(serde_json::json!([{ "path": self.path("pmem") }]));
         spec.balloon = true;
+        spec.vsock = from_json(serde_json::json!({ "cid": 7, "path": self.path("vsock") }));
+    }
+
+    /// Programs of the host speak to the guest's, which speaks to one of the host.
+    fn speak(&self) {
+        let streams: Vec<_> = (0..STREAMS)
+            .map(|number| {
+                let path = self.path("vsock");
+                std::thread::spawn(move || {
+                    let mut stream = UnixStream::connect(path).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+                    writeln!(stream, "CONNECT {}", PORTS[0]).unwrap();
+                    let mut byte = [0];
+                    while byte != *b"\n" {
+                        stream.read_exact(&mut byte).unwrap();
+                    }
+                    let sent = pattern(MIB / 8 + number, number);
+                    stream.write_all(&sent).unwrap();
+                    stream.shutdown(Shutdown::Write).unwrap();
+                    let mut got = Vec::new();
+                    stream.read_to_end(&mut got).unwrap();
+                    assert!(got == sent, "a stream to the guest came back otherwise");
+                })
+            })
+            .collect();
+        streams.into_iter().for_each(|stream| stream.join().unwrap());
+    }
+
+    /// Where the guest finds a program of the host: it sends everything back once all has been sent.
+    fn listen(&self) {
+        let path = self.path(&format!("vsock_{}", PORTS[1]));
+        let listener = UnixListener::bind(path).unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut bytes = Vec::new();
+                    stream.read_to_end(&mut bytes).and_then(|_| stream.write_all(&bytes))
+                });
+            }
+        });
     }
 
     /// Somebody outside speaks to the guest's port.
@@ -153,11 +201,28 @@ impl Host {
 }
 
 /// Waits for the end of the guest's checks, and fails if one of them has.
-fn checked(guest: &Running, before: &str, checks: &str) {
+pub(super) fn checked(guest: &Running, before: &str, checks: &str) {
     let said = before.to_owned() + &guest.expect("CHECKS DONE");
     for check in checks.split(',') {
         assert!(said.contains(&format!("CHECK {check} ok")), "{check}:\n{said}");
     }
+}
+
+/// Any byte goes through a virtio console in both directions, and the guest hears of the terminal's size.
+fn typed(guest: &Running) {
+    guest.input("typing\n");
+    guest.expect("TYPE\n");
+    for round in 0..8 {
+        // But Ctrl-O, which Linux takes for the begin of an order on such a console.
+        let bytes: Vec<u8> =
+            pattern(1024, round * 37).iter().map(|byte| if *byte == 0x0f { 0x10 } else { *byte }).collect();
+        (guest.machine.input_line())(&bytes);
+        let answer = guest.bytes(bytes.len());
+        assert!(answer.iter().zip(&bytes).all(|(answer, byte)| *answer == byte.wrapping_add(1)), "{round}");
+    }
+    guest.expect("SIZE\n");
+    guest.machine.resize_console(132, 43).unwrap();
+    checked(guest, "", "typing");
 }
 
 /// Memory of the guest that this process holds, in KiB: it is mapped from a file in memory.
@@ -176,10 +241,20 @@ fn linux_finds_every_device_in_order() {
         let mut spec = spec(&kernel, BackendChoice::Soft);
         (spec.initrd, spec.memory, spec.cpus, spec.bus) = (Some(initrd), 256 << 20, cpus, bus);
         host.fill(&mut spec);
+        if bus == DeviceBus::Mmio {
+            spec.console = ConsoleDevice::Virtio;
+            spec.cmdline = spec.cmdline.replace("ttyS0", "hvc0");
+        }
+        host.listen();
         let guest = Running::boot(&spec);
-        let before = guest.expect("LISTENING");
+        let mut before = guest.expect("LISTENING");
         host.call_in();
+        before += &guest.expect("LISTENING FOR STREAMS");
+        host.speak();
         checked(&guest, &before, CHECKS);
+        if bus == DeviceBus::Mmio {
+            typed(&guest);
+        }
         let metrics: std::collections::BTreeMap<_, _> = guest.machine.metrics().into_iter().collect();
         assert!(metrics["block1"]["throttled"] > 0, "the limit was never met: {:?}", metrics["block1"]);
         assert_eq!(metrics["block2"]["errors"], 0);
@@ -192,6 +267,7 @@ fn linux_finds_every_device_in_order() {
         checked(&guest, "", "free");
         let less = testkit::wait_for(Duration::from_secs(100), || (held() + (48 << 10) < much).then(held));
         assert!(less.is_some(), "free pages are kept: {much} KiB before, {} KiB now", held());
+        assert!(guest.machine.set_balloon(1 << 40).is_err(), "the guest has not so much memory");
         guest.machine.set_balloon(64 << 20).unwrap();
         let taken = testkit::wait_for(Duration::from_secs(100), || {
             let metrics: std::collections::BTreeMap<_, _> = guest.machine.metrics().into_iter().collect();

@@ -2,6 +2,7 @@
 
 mod boots;
 mod devices;
+mod load;
 mod power;
 
 use std::path::{Path, PathBuf};

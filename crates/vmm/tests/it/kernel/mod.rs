@@ -2,7 +2,6 @@
 
 mod program;
 
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -26,6 +25,26 @@ const ECHO: &[u8] = &[
     0x0f, 0x0b, // bad: ud2, without a single gate
 ];
 
+/// The same with a second processor, woken by INIT and start-up: it counts, in a register, the bytes that the first one tells it of in memory.
+const PAIR: &[u8] = &[
+    0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x0d, 0, 0x0c, 0, 0, 0x0f, 0x30, // the APIC by registers: MSR 0x1b
+    0x48, 0x8d, 0x35, 0x4d, 0, 0, 0, 0xbf, 0, 0x80, 0, 0, // lea rsi, [rip+..]; mov edi, 0x8000
+    0xb9, 0x19, 0, 0, 0, 0xf3, 0xa4, // mov ecx, 25; rep movsb
+    0xb9, 0x30, 0x08, 0, 0, 0x31, 0xd2, // mov ecx, 0x830 (ICR); xor edx, edx
+    0xb8, 0, 0x45, 0x0c, 0, 0x0f, 0x30, // INIT to all others
+    0xb8, 0x08, 0x46, 0x0c, 0, 0x0f, 0x30, 0x0f, 0x30, // they start at 0x8000
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, // wait for input
+    0x66, 0xba, 0xf8, 0x03, 0xec, // in al, dx
+    0xc6, 0x04, 0x25, 0, 0x81, 0, 0, 0x01, // mov byte [0x8100], 1
+    0x80, 0x3c, 0x25, 0, 0x81, 0, 0, 0, 0x75, 0xf6, // until it is 0
+    0x02, 0x04, 0x25, 0x04, 0x81, 0, 0, 0xee, 0xeb, 0xd6, // add al, [0x8104]; out dx, al; again
+    // in real mode
+    0x31, 0xc0, 0x8e, 0xd8, 0x31, 0xdb, // xor ax, ax; mov ds, ax; xor bx, bx
+    0x80, 0x3e, 0, 0x81, 1, 0x75, 0xf9, // until byte [0x8100] is 1
+    0x43, 0x88, 0x1e, 0x04, 0x81, // inc bx; mov [0x8104], bl
+    0xc6, 0x06, 0, 0x81, 0, 0xeb, 0xed, // mov byte [0x8100], 0; again
+];
+
 const FULL: Writing = Writing { extent: Extent::Full, packing: Packing::None };
 const MORE: Writing = Writing { extent: Extent::Incremental, packing: Packing::None };
 
@@ -42,23 +61,8 @@ impl Folder {
 
     /// An ELF kernel with this code at 1 MiB.
     fn kernel(&self, code: &[u8]) -> PathBuf {
-        let mut file = vec![0; 64 + 56];
-        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, b"\x7fELF\x02\x01\x01");
-        put(18, &[62]);
-        put(24, &0x10_0000u64.to_le_bytes());
-        put(32, &[64]);
-        put(54, &[56]);
-        put(56, &[1]);
-        put(64, &[1]);
-        put(72, &[120]);
-        put(80, &0x10_0000u64.to_le_bytes());
-        put(88, &0x10_0000u64.to_le_bytes());
-        put(96, &(code.len() as u64).to_le_bytes());
-        put(104, &(code.len() as u64).to_le_bytes());
-        file.extend(code);
         let path = self.path("kernel");
-        std::fs::File::create(&path).unwrap().write_all(&file).unwrap();
+        std::fs::write(&path, testkit::guest::elf(code)).unwrap();
         path
     }
 
@@ -147,6 +151,73 @@ fn snapshots_go_on_where_they_were_and_elsewhere() {
                 }
             }
         }
+    }
+}
+
+/// Both processors go on with their registers, on whatever runs them then.
+#[test]
+fn machines_of_two_processors_move_between_backends() {
+    let folder = Folder::new();
+    for from in backends() {
+        let mut spec = spec(&folder.kernel(PAIR), from);
+        (spec.cpus, spec.track_dirty) = (2, true);
+        let mut guest = Running::boot(&spec);
+        ask(&guest, "b");
+        ask(&guest, "c");
+        let snapshot = folder.path(&format!("{from:?}"));
+        guest.machine.pause().unwrap();
+        guest.machine.snapshot(&snapshot, FULL).unwrap();
+        drop(guest);
+        for to in backends() {
+            let mut guest = match Running::restore(&snapshot, Some(to)) {
+                // A processor here may lack what the software CPU has; the other way round, and back, works everywhere.
+                Err(MachineError::Snapshot(SnapshotError::Features { lost, .. })) if from != to => {
+                    println!("skipped {from:?} to {to:?}: no {lost} there");
+                    continue;
+                }
+                outcome => outcome.unwrap(),
+            };
+            ask(&guest, "d");
+            // And back.
+            let second = folder.path(&format!("{from:?}-{to:?}"));
+            guest.machine.pause().unwrap();
+            guest.machine.snapshot(&second, FULL).unwrap();
+            drop(guest);
+            ask(&Running::restore(&second, Some(from)).unwrap(), "e");
+        }
+    }
+}
+
+/// The disk is full in the middle of a snapshot: what was written since the one before can't be told any more, and a later incremental one must
+/// not be made as if it could.
+#[test]
+fn a_snapshot_that_could_not_be_written_is_no_reason_to_forget_pages() {
+    let folder = Folder::new();
+    let mut guest = Running::boot(&folder.spec(BackendChoice::Soft));
+    ask(&guest, "b");
+    guest.machine.pause().unwrap();
+    guest.machine.snapshot(&folder.path("full"), FULL).unwrap();
+    guest.machine.resume().unwrap();
+    ask(&guest, "c");
+    guest.machine.pause().unwrap();
+    let (no_room, memory) = (folder.path("no-room"), folder.path("no-room/memory"));
+    for file in [&memory, &folder.path("no-room/state")] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        sys::handed::put(file, full.into()).unwrap();
+    }
+    let failed = guest.machine.snapshot(&no_room, MORE);
+    assert!(matches!(failed, Err(MachineError::Snapshot(SnapshotError::File { .. }))), "{failed:?}");
+    sys::handed::forget(&memory);
+    let more = guest.machine.snapshot(&folder.path("more"), MORE);
+    assert!(matches!(more, Err(MachineError::Snapshot(SnapshotError::NoParent))), "{more:?}");
+    guest.machine.snapshot(&folder.path("whole"), FULL).unwrap();
+    guest.machine.resume().unwrap();
+    ask(&guest, "d");
+    guest.machine.pause().unwrap();
+    guest.machine.snapshot(&folder.path("more"), MORE).unwrap();
+    drop(guest);
+    for (from, answer) in [("full", "c"), ("whole", "d"), ("more", "e")] {
+        ask(&Running::restore(&folder.path(from), None).unwrap(), answer);
     }
 }
 

@@ -82,6 +82,20 @@ fn refusal(folder: &Path, text: &str) -> String {
     said
 }
 
+/// The head of an image of 1 MiB with clusters of 64 KiB, whose tables were lost.
+fn cut_image() -> Vec<u8> {
+    let mut image = vec![0; 70_000];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb");
+    for (at, word) in [(4, 3_u32), (20, 16), (36, 1), (56, 1), (96, 4), (100, 104)] {
+        put(at, &word.to_be_bytes());
+    }
+    for (at, double) in [(24, 1_u64 << 20), (40, 3 << 16), (48, 1 << 16)] {
+        put(at, &double.to_be_bytes());
+    }
+    image
+}
+
 #[test]
 fn impossible_machines_are_explained_and_leave_nothing() {
     let folder = Folder::new();
@@ -103,6 +117,8 @@ fn impossible_machines_are_explained_and_leave_nothing() {
         disk
     };
     let none = json!({});
+    let share = json!({ "path": folder.0.path(), "tag": "t" });
+    file("cut.qcow2", &cut_image());
     let cases = [
         (json!({ "kernel": path("absent") }), "reading the kernel"),
         (json!({ "initrd": path("absent") }), "reading the initrd"),
@@ -114,13 +130,17 @@ fn impossible_machines_are_explained_and_leave_nothing() {
         (json!({ "cpus": 65 }), "give 1 to 64"),
         (json!({ "colour": "red" }), "unknown field"),
         (json!({ "vsock": { "cid": 2, "path": path("v") } }), "from 3 to"),
-        (json!({ "disks": [disk("absent", none.clone())] }), "No such file"),
+        (json!({ "disks": [disk("absent", none.clone())] }), "absent: No such file"),
         (json!({ "disks": [disk("odd", none.clone())] }), "1000 bytes"),
         (json!({ "disks": [disk("bad.qcow2", json!({ "format": "qcow2" }))] }), "qcow2"),
         (json!({ "disks": [disk("disk", none.clone()), disk("disk", json!({ "read_only": true }))] }), "twice"),
         (json!({ "nets": [{ "tap": "no-such-tap" }] }), "ip tuntap add no-such-tap"),
         (json!({ "nets": [{ "mac": "01:02" }] }), "hardware address"),
         (json!({ "shares": [{ "path": path("absent"), "tag": "t" }] }), "No such file"),
+        (json!({ "shares": [share, share] }), "give each its own"),
+        (json!({ "disks": [disk("cut.qcow2", json!({ "format": "qcow2" }))] }), "was cut off"),
+        (json!({ "nets": [{ "tap": "lo" }] }), "lo is no tap"),
+        (json!({ "pmems": [{ "path": path("absent") }] }), "absent: No such file"),
         (json!({ "pmems": [{ "path": path("odd") }] }), "multiple of 2 MiB"),
     ];
     for (change, wanted) in cases {
@@ -181,6 +201,7 @@ fn requests_at_the_wrong_time_or_in_the_wrong_form_are_refused() {
         ("PUT", "/snapshot", &snapshot, 409),
         ("GET", "/metrics", "", 409),
         ("PUT", "/restore", "{\"path\": \"/absent\"}", 400),
+        ("PUT", "/restore", "{\"path\": \"absent\"}", 400),
         ("PUT", "/machine", "{", 400),
         ("PUT", "/nowhere", "", 404),
         ("DELETE", "/boot", "", 405),
@@ -189,7 +210,12 @@ fn requests_at_the_wrong_time_or_in_the_wrong_form_are_refused() {
         ("PUT", "/machine", &spec.to_string(), 409),
         ("PUT", "/restore", "{\"path\": \"/absent\"}", 409),
         ("PUT", "/balloon", "{\"size\": 1}", 400),
+        ("PUT", "/balloon", "{\"size\": 1099511627776}", 400),
         ("PUT", "/snapshot", "{\"path\": 1}", 400),
+        // The process's own folder is nothing that a client could mean, and asking for it would be its end.
+        ("PUT", "/snapshot", "{\"path\": \"relative\"}", 400),
+        ("PUT", "/snapshot", "{\"path\": \"\"}", 400),
+        ("PUT", "/snapshot", "{\"path\": \"/..\"}", 400),
         ("PUT", "/snapshot", "{\"path\": \"/etc/s\"}", 400),
         // It runs, and rests only while it is written, to the process's own folder.
         ("PUT", "/snapshot", &snapshot, 204),

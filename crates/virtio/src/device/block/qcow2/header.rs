@@ -42,6 +42,8 @@ pub(super) enum ImageError {
     Version(u32),
     #[error("{0} in its header is out of range")]
     Range(&'static str),
+    #[error("it was cut off: its tables lie behind the end of the file, which has {0} bytes; take a whole copy")]
+    Cut(u64),
     #[error("its {0} lie over each other; look it over with: qemu-img check")]
     Overlap(&'static str),
     #[error(
@@ -147,6 +149,10 @@ impl Header {
             return Err(ImageError::Encrypted);
         }
         header.check(length)?;
+        let end = storage.bytes()?;
+        if header.first_offset + header.first_entries as u64 * 8 > end || header.references_offset >= end {
+            return Err(ImageError::Cut(end));
+        }
         header.backing = header.named(storage, double(fixed, 8), word(fixed, 16), length)?;
         Ok(header)
     }

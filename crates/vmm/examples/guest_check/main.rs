@@ -7,35 +7,41 @@
 //!
 //! Then it takes orders, a line each, on the console: the names of further checks, `restart` or `off`.
 
-use std::collections::BTreeSet;
+mod load;
+mod share;
+mod sockets;
+
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation, XattrFlags};
+use rustix::fs::FallocateFlags;
 use rustix::mount::MountFlags;
 
 type Outcome = Result<(), Box<dyn Error>>;
 type Check = fn() -> Outcome;
 
 /// Sorted by name.
-const CHECKS: [(&str, Check); 12] = [
+const CHECKS: [(&str, Check); 16] = [
     ("again", again),
     ("block", block),
     ("clear", clear),
     ("entropy", entropy),
     ("free", free),
     ("image", image),
+    ("load", load::load),
+    ("loaded", load::loaded),
     ("net", net),
     ("pmem", pmem),
     ("read-only", read_only),
-    ("share", share),
-    ("share-read-only", share_read_only),
+    ("share", share::share),
+    ("share-read-only", share::share_read_only),
+    ("typing", typing),
     ("use", use_memory),
+    ("vsock", sockets::vsock),
 ];
 
 const MIB: usize = 1 << 20;
@@ -77,6 +83,11 @@ fn answer(console: &mut File, names: &str) {
         };
     }
     let _ = writeln!(console, "CHECKS DONE");
+}
+
+/// Says something on the console.
+fn say(words: &str) -> std::io::Result<()> {
+    writeln!(OpenOptions::new().write(true).open("/dev/console")?, "{words}")
 }
 
 /// An error with these words if something is not so.
@@ -226,9 +237,7 @@ fn net() -> Outcome {
     let (length, _) = socket.recv_from(&mut bytes)?;
     hold(bytes[..length] == pattern(1200, 8), "a datagram came back otherwise")?;
     let listener = TcpListener::bind("0.0.0.0:7777")?;
-    if let Ok(mut console) = OpenOptions::new().write(true).open("/dev/console") {
-        writeln!(console, "LISTENING")?;
-    }
+    say("LISTENING")?;
     let (mut stream, _) = listener.accept()?;
     let mut asked = [0; 5];
     stream.read_exact(&mut asked)?;
@@ -237,83 +246,35 @@ fn net() -> Outcome {
     Ok(())
 }
 
-/// What programs expect of a file system, on a folder of the host.
-fn share() -> Outcome {
-    let root = Path::new("/mnt/rw");
-    rustix::mount::mount("rw", root, "virtiofs", MountFlags::empty(), None)?;
-    let path = |name: &str| root.join(name);
-    hold(fs::read(path("given"))? == b"by the host", "a file of the host reads otherwise")?;
-    fs::write(path("a"), pattern(3 * MIB, 9))?;
-    hold(fs::read(path("a"))? == pattern(3 * MIB, 9), "a file reads otherwise than it was written")?;
-    fs::rename(path("a"), path("b"))?;
-    fs::hard_link(path("b"), path("c"))?;
-    hold(fs::metadata(path("c"))?.nlink() == 2 && !path("a").exists(), "a link or a renaming went wrong")?;
-    symlink("b", path("l"))?;
-    hold(
-        fs::read_link(path("l"))? == Path::new("b") && fs::metadata(path("l"))?.len() == 3 * MIB as u64,
-        "a symbolic link",
-    )?;
-    fs::set_permissions(path("b"), fs::Permissions::from_mode(0o640))?;
-    hold(fs::metadata(path("c"))?.mode() & 0o7777 == 0o640, "the mode was not changed")?;
-    rustix::fs::setxattr(path("b"), "user.colour", b"green", XattrFlags::empty())?;
-    let mut value = [0_u8; 16];
-    let length = rustix::fs::getxattr(path("c"), "user.colour", &mut value)?;
-    hold(&value[..length] == b"green", "an attribute reads otherwise")?;
-    let mut log = OpenOptions::new().append(true).create(true).open(path("log"))?;
-    let mut other = OpenOptions::new().append(true).open(path("log"))?;
-    log.write_all(b"one")?;
-    other.write_all(b"two")?;
-    log.write_all(b"three")?;
-    hold(fs::read(path("log"))? == b"onetwothree", "what is appended does not stand at the end")?;
-    let mut open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path("gone"))?;
-    fs::remove_file(path("gone"))?;
-    open.write_all(b"still here")?;
-    open.seek(SeekFrom::Start(0))?;
-    let mut text = String::new();
-    open.read_to_string(&mut text)?;
-    hold(text == "still here", "a file that was removed while open is lost")?;
-    open.set_len(4)?;
-    hold(open.metadata()?.len() == 4, "a file was not cut")?;
-    let (first, second) = (File::open(path("b"))?, File::open(path("b"))?);
-    rustix::fs::flock(&first, FlockOperation::NonBlockingLockExclusive)?;
-    hold(rustix::fs::flock(&second, FlockOperation::NonBlockingLockExclusive).is_err(), "a lock does not hold")?;
-    many(&path("many"))?;
-    outside(root)?;
-    // A program is mapped from the share.
-    fs::copy("/init", path("program"))?;
-    fs::set_permissions(path("program"), fs::Permissions::from_mode(0o755))?;
-    let mapped = std::process::Command::new(path("program")).arg("--nothing").status();
-    hold(mapped.is_ok(), "a program on the share can't be run")
-}
-
-fn many(folder: &Path) -> Outcome {
-    fs::create_dir(folder)?;
-    for number in 0..2000 {
-        File::create(folder.join(format!("file-{number}")))?;
+/// What is typed comes as it is, whatever it is, and so does what is answered: each byte, and one more. Then the terminal's size.
+fn typing() -> Outcome {
+    use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr};
+    let mut console = OpenOptions::new().read(true).write(true).open("/dev/console")?;
+    let before = tcgetattr(&console)?;
+    let mut raw = before.clone();
+    raw.make_raw();
+    tcsetattr(&console, OptionalActions::Flush, &raw)?;
+    console.write_all(b"TYPE\n")?;
+    let mut bytes = vec![0; 1024];
+    for _ in 0..8 {
+        console.read_exact(&mut bytes)?;
+        let answer: Vec<u8> = bytes.iter().map(|byte| byte.wrapping_add(1)).collect();
+        console.write_all(&answer)?;
     }
-    let names: BTreeSet<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.file_name()).collect();
-    hold(names.len() == 2000, format!("{} of 2000 files are listed", names.len()))?;
-    fs::remove_dir(folder).err().ok_or("a folder with files was removed")?;
-    fs::remove_dir_all(folder)?;
-    hold(!folder.exists(), "a folder was not removed")
-}
-
-/// Nothing of the host beside the folder is reached, by whatever name.
-fn outside(root: &Path) -> Outcome {
-    hold(fs::read(root.join("../secret")).is_err(), "the folder above is reached")?;
-    // A link of the host's that leads out is followed by the guest, in the guest.
-    hold(fs::read(root.join("out")).is_err(), "a link leads out of the folder")?;
-    symlink("../secret", root.join("mine"))?;
-    hold(fs::read(root.join("mine")).is_err(), "a link of the guest's leads out of the folder")
-}
-
-fn share_read_only() -> Outcome {
-    rustix::mount::mount("ro", "/mnt/ro", "virtiofs", MountFlags::empty(), None)?;
-    hold(fs::read("/mnt/ro/given")? == b"by the host", "a file of the host reads otherwise")?;
-    hold(fs::write("/mnt/ro/given", b"by the guest").is_err(), "a file can be written")?;
-    hold(fs::remove_file("/mnt/ro/given").is_err(), "a file can be removed")?;
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open("/mnt/ro/new");
-    hold(made.is_err(), "a file can be made")
+    console.write_all(b"SIZE\n")?;
+    // The driver hears of it by an interrupt, at some time.
+    let size = loop {
+        let size = tcgetwinsize(&console)?;
+        if size.ws_col > 80 {
+            break size;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    tcsetattr(&console, OptionalActions::Flush, &before)?;
+    hold(
+        (size.ws_col, size.ws_row) == (132, 43),
+        format!("the terminal has {} columns, {} rows", size.ws_col, size.ws_row),
+    )
 }
 
 /// Takes much memory, as a file in it, and keeps it.
