@@ -44,6 +44,11 @@ static void specific(void) {
     wrmsr(plain[i].number, old);
     if (plain[i].address) equal(try_wrmsr(plain[i].number, 0xaaaaaaaaaaaaaaaa), 13, "a non-canonical address");
   }
+  volatile u32 *time = (volatile u32 *)fresh_page();
+  wrmsr(0x12, (u64)time | 1);
+  equal(rdmsr(0x4b564d01), (u64)time | 1, "the clock's first number");
+  check(*time != 0 && *time % 2 == 0, "the clock's version");
+  wrmsr(0x12, 0);
   equal(try_rdmsr(0x12345678), 13, "no such register");
   equal(try_wrmsr(0x12345678, 0), 13, "no such register");
   equal(try_rdmsr(0x400), 13, "no bank of machine checks");
@@ -126,6 +131,33 @@ static u64 user(const u8 *code, unsigned len, u64 rflags) {
   return enter_user(0x220000000000, 0x220000002000, rflags, 0x220000001000);
 }
 
+static u64 fault_at;
+
+static void back_to_64_bits(struct frame *f) {
+  extern u8 compatible_done[];
+  fault_at = f->rip;
+  f->cs = 8;
+  f->rip = (u64)compatible_done;
+}
+
+/* Systems for this maker's processors leave CSTAR empty. */
+static void compatible_call(void) {
+  extern u8 compatible_syscall[], compatible_taken[];
+  wrmsr(0xc0000083, (u64)compatible_taken);
+  void (*kept)(struct frame *) = handlers[6];
+  handlers[6] = back_to_64_bits;
+  fault_at = 0;
+  asm volatile(
+      "pushq $0x18; pushq $compatible_syscall; lretq\n"
+      ".code32\n"
+      "compatible_syscall: syscall\n"
+      ".code64\n"
+      "compatible_taken: nop\n"
+      "compatible_done:" ::: "rcx", "r11", "memory");
+  handlers[6] = kept;
+  equal(fault_at, compatible_syscall, "syscall out of 32-bit code");
+}
+
 static void levels(void) {
   extern u8 syscall_entry[];
   extern u64 syscall_saw[4];
@@ -147,6 +179,7 @@ static void levels(void) {
   user(call, sizeof call, 0x202);
   equal(seen.vector, 6, "syscall without SCE");
   wrmsr(0xc0000080, rdmsr(0xc0000080) | 1);
+  compatible_call();
   static const u8 wrong[] = {0x0f, 0x34, 0xcd, 0x80};
   wrmsr(0x174, 0);
   user(wrong, sizeof wrong, 0x202);
