@@ -212,14 +212,17 @@ impl Exec<'_> {
         Ok(Return { cs, cpl, ss })
     }
 
-    /// Data segments that the outer level may not see become null.
+    /// Data segments that the outer level may not see become null, and all of null selectors' four become the first. Bases stay:
+    /// 64-bit code uses those of fs and gs also then.
     fn drop_inner_segments(&mut self) {
         let cpl = self.s.cpl;
         for i in [0, 3, 4, 5] {
             let s = &mut self.s.seg[i];
             let conforming = s.kind() & 0xc == 0xc;
             if s.usable() && s.attr & ATTR_S != 0 && !conforming && s.dpl() < cpl {
-                *s = Segment { attr: ATTR_UNUSABLE, ..Segment::default() };
+                (s.selector, s.attr) = (0, ATTR_UNUSABLE);
+            } else if s.selector < 4 {
+                s.selector = 0;
             }
         }
     }

@@ -163,7 +163,9 @@ static void levels(void) {
   extern u64 syscall_saw[4];
   text = fresh_page();
   map(0x220000000000, (u64)text, P | W | U);
-  map(0x220000001000, (u64)fresh_page(), P | W | U);
+  u64 *data = (u64 *)fresh_page();
+  *data = 0x6a7e;
+  map(0x220000001000, (u64)data, P | W | U);
   wrmsr(0xc0000081, 0x33ull << 48 | 0x08ull << 32);
   wrmsr(0xc0000082, (u64)syscall_entry);
   wrmsr(0xc0000084, 0x47700);
@@ -180,6 +182,17 @@ static void levels(void) {
   equal(seen.vector, 6, "syscall without SCE");
   wrmsr(0xc0000080, rdmsr(0xc0000080) | 1);
   compatible_call();
+  /* A return to a user empties what is the kernel's, but 64-bit code has no use for more than the base. */
+  static const u8 selectors[] = {0x8c, 0xe0, 0xc1, 0xe0, 0x10, 0x66, 0x8c, 0xe8, 0xcd, 0x80};
+  static const u8 by_base[] = {0x65, 0x48, 0x8b, 0x87, 0, 0xf0, 0xff, 0xff, 0xcd, 0x80};
+  u64 kept = rdmsr(0xc0000101);
+  for (int i = 0; i < 2; i++) {
+    asm volatile("movw %w0, %%fs; movw %w1, %%gs" ::"r"(3), "r"(0x10));
+    wrmsr(0xc0000101, 0x1000);
+    u64 got = i ? user(by_base, sizeof by_base, 0x202) : user(selectors, sizeof selectors, 0x202);
+    equal(got, i ? 0x6a7e : 0, "fs and gs behind a return to a user");
+  }
+  wrmsr(0xc0000101, kept);
   static const u8 wrong[] = {0x0f, 0x34, 0xcd, 0x80};
   wrmsr(0x174, 0);
   user(wrong, sizeof wrong, 0x202);
