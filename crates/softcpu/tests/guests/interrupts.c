@@ -111,6 +111,15 @@ static void calls(void) {
   equal(hypercall(0x1234, 0, 0, 0, 0), -1000, "no such call");
   equal(count[0x51], 1, "no more came");
   cli();
+  /* The call is done before the next instruction turns out to be nowhere. */
+  static const u8 call[] = {0x0f, 0x01, 0xc1};
+  u8 *last = fresh_page();
+  for (int i = 0; i < 3; i++) last[4093 + i] = call[i];
+  map(0x7ffffffff000, (u64)last, P | W);
+  u64 answer = -1ull;
+  equal(TRY("jmp *%1", : "+a"(answer) : "r"(0x7ffffffffffdull) : "memory"), 13, "behind the last canonical address");
+  equal(seen.rip, 0x800000000000, "where the fault is");
+  equal(answer, -1000, "a call as the last instruction there is");
 }
 
 static void timers(void) {
