@@ -44,6 +44,9 @@ pub(crate) trait Board {
     fn attention_flag(&self) -> *const u8;
     /// Whether an interrupt would be delivered if the CPU took interrupts.
     fn vector_waits(&self) -> bool;
+    /// Sends the processor with the APIC id `id` what `command`, the lower half of an interrupt command, says; false if there is no
+    /// such processor.
+    fn send(&self, id: u32, command: u32) -> bool;
     /// The page at `gpa` is about to be written without further notice.
     fn dirty(&self, gpa: u64);
     /// `len` bytes at `gpa` have been decoded; if `first`, the page held no code before and no other CPU's TLB may keep it

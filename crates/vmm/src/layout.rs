@@ -9,6 +9,7 @@
 //!    0x9_0000   multiboot information
 //!    0x9_fc00   end of low memory         0x1_0000_0000  RAM goes on, then pmem
 //!    0xe_0000   ACPI tables
+//!    0xf_fff0   reset vector
 //!   0x10_0000   the kernel, the initrd at the end of low RAM
 //! ```
 
@@ -39,7 +40,9 @@ pub(crate) const LOW_END: u64 = 0x9_fc00;
 /// ACPI's tables.
 pub(crate) const ACPI: u64 = 0xe_0000;
 /// Bytes for them.
-pub(crate) const ACPI_SIZE: u64 = 0x2_0000;
+pub(crate) const ACPI_SIZE: u64 = RESET_VECTOR - ACPI;
+/// Where guests jump to in real mode that want to start again by the firmware.
+pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where kernels begin.
 pub(crate) const KERNEL: u64 = 0x10_0000;
 /// The first virtio device's page.

@@ -370,9 +370,23 @@ pub(crate) fn known(instr: &Instruction) -> bool {
         || demoted(instr)
 }
 
-/// Later instructions that older CPUs run as something else: tzcnt is bsf with a prefix, lzcnt bsr.
+/// Later instructions that older CPUs run as something else: tzcnt is bsf with a prefix, lzcnt bsr, wbnoinvd wbinvd, and what stands
+/// where there was room for hints does nothing. Programs rely on it: they read a shadow stack's pointer to learn whether there is one.
 fn demoted(instr: &Instruction) -> bool {
-    matches!(instr.mnemonic(), Mnemonic::Tzcnt | Mnemonic::Lzcnt | Mnemonic::Endbr64 | Mnemonic::Endbr32)
+    use Mnemonic as M;
+    let scan = matches!(instr.mnemonic(), M::Lzcnt | M::Tzcnt | M::Wbnoinvd);
+    let hint = matches!(
+        instr.mnemonic(),
+        M::Cldemote
+            | M::Endbr32
+            | M::Endbr64
+            | M::Prefetchit0
+            | M::Prefetchit1
+            | M::Prefetchwt1
+            | M::Rdsspd
+            | M::Rdsspq
+    );
+    scan || hint
 }
 
 /// Whether an instruction shifts or rotates by a count.

@@ -62,6 +62,9 @@ impl Board for Empty {
     fn vector_waits(&self) -> bool {
         false
     }
+    fn send(&self, _: u32, _: u32) -> bool {
+        false
+    }
     fn dirty(&self, _: u64) {}
     fn decoded(&self, _: u64, _: u64, _: First) {}
 }

@@ -212,14 +212,17 @@ impl Exec<'_> {
         Ok(Return { cs, cpl, ss })
     }
 
-    /// Data segments that the outer level may not see become null.
+    /// Data segments that the outer level may not see become null, and all of null selectors' four become the first. Bases stay:
+    /// 64-bit code uses those of fs and gs also then.
     fn drop_inner_segments(&mut self) {
         let cpl = self.s.cpl;
         for i in [0, 3, 4, 5] {
             let s = &mut self.s.seg[i];
             let conforming = s.kind() & 0xc == 0xc;
             if s.usable() && s.attr & ATTR_S != 0 && !conforming && s.dpl() < cpl {
-                *s = Segment { attr: ATTR_UNUSABLE, ..Segment::default() };
+                (s.selector, s.attr) = (0, ATTR_UNUSABLE);
+            } else if s.selector < 4 {
+                s.selector = 0;
             }
         }
     }
@@ -340,20 +343,17 @@ fn iret_to_v8086(x: &mut Exec<'_>, rip: u64, cs: u16, fl: u64) -> Done {
     Ok(())
 }
 
+/// syscall: of 64-bit code only, as with the maker that the model names. Systems set no entry for other code.
 pub(crate) fn syscall(x: &mut Exec<'_>, _: &Op) -> Done {
-    if x.s.efer & EFER_SCE == 0 || !x.s.protected() {
+    if x.s.efer & EFER_SCE == 0 || !x.s.code64() {
         return Err(UD);
     }
-    if !x.s.long_mode() {
-        return Err(UD);
-    }
-    let target = if x.s.code64() { x.s.msr.lstar } else { x.s.msr.cstar };
     x.s.gpr[RCX] = x.s.rip;
     x.s.gpr[R11] = x.s.rflags & !flags::RF;
     x.s.rflags = (x.s.rflags & !x.s.msr.sfmask & !flags::RF) | flags::ONE;
     let (cs, ss) = call_segments(x.s.msr.star);
     x.s.seg[SS] = ss;
-    x.s.rip = target;
+    x.s.rip = x.s.msr.lstar;
     // A single step counts at the end: not if the mask has taken it away.
     x.delivered = x.s.rflags & flags::TF == 0;
     x.enter_code(cs, 0);

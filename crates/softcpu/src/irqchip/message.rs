@@ -87,6 +87,16 @@ impl Message {
         })
     }
 
+    /// What the lower half of a local APIC's command says, for one processor; `None` if its delivery mode is reserved.
+    pub(super) fn from_command(id: u32, command: u32) -> Option<Self> {
+        Some(Self {
+            destination: Destination::Physical(id),
+            delivery: Delivery::from_bits(command >> 8)?,
+            vector: command as u8,
+            trigger: Trigger::Edge,
+        })
+    }
+
     /// What an entry of the IOAPIC's redirection table sends; `None` if its delivery mode is reserved.
     pub(super) fn from_redirection(entry: u64) -> Option<Self> {
         let id = (entry >> 56) as u32;

@@ -197,6 +197,15 @@ impl Irqchip {
         message.is_some()
     }
 
+    /// Sends one processor what the lower half of an interrupt command says; `false` if there is none with this APIC id.
+    pub fn send_to(&self, id: u32, command: u32) -> bool {
+        let there = (id as usize) < self.slots.len();
+        if there && let Some(message) = Message::from_command(id, command) {
+            self.send(message, None);
+        }
+        there
+    }
+
     /// Whether the processor would get a vector now, were its interrupts enabled. Costs a load.
     pub fn has_vector(&self, vcpu: u32) -> bool {
         self.slot(vcpu).has_vector.load(Ordering::SeqCst)

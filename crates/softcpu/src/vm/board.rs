@@ -9,6 +9,9 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{Machine, lock};
 use crate::exec::{Board, First};
 
+/// The numbers that KVM's clock had first. CPUID doesn't name them, as with KVM they are there nevertheless.
+const OLD_WALL_CLOCK: u32 = 0x11;
+const OLD_SYSTEM_TIME: u32 = 0x12;
 /// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: u32 = 0x10a;
 
@@ -109,20 +112,20 @@ impl Board for VcpuBoard<'_> {
     fn rdmsr(&self, index: u32) -> Option<u64> {
         match index {
             ARCH_CAPABILITIES => Some(self.machine.model.arch_capabilities),
-            MSR_SYSTEM_TIME => Some(lock(&self.slot().clock).system_time),
-            MSR_WALL_CLOCK => Some(lock(&self.slot().clock).wall_clock),
+            MSR_SYSTEM_TIME | OLD_SYSTEM_TIME => Some(lock(&self.slot().clock).system_time),
+            MSR_WALL_CLOCK | OLD_WALL_CLOCK => Some(lock(&self.slot().clock).wall_clock),
             _ => self.machine.irqchip.read_msr(self.index, index)?.ok(),
         }
     }
 
     fn wrmsr(&self, index: u32, v: u64) -> bool {
         match index {
-            MSR_SYSTEM_TIME => {
+            MSR_SYSTEM_TIME | OLD_SYSTEM_TIME => {
                 lock(&self.slot().clock).system_time = v;
                 self.slot().write_time(&self.machine.clock, &self.machine.memory);
                 true
             }
-            MSR_WALL_CLOCK => {
+            MSR_WALL_CLOCK | OLD_WALL_CLOCK => {
                 lock(&self.slot().clock).wall_clock = v;
                 self.write_wall_clock(v);
                 true
@@ -163,6 +166,10 @@ impl Board for VcpuBoard<'_> {
 
     fn vector_waits(&self) -> bool {
         self.machine.irqchip.has_vector(self.index)
+    }
+
+    fn send(&self, id: u32, command: u32) -> bool {
+        self.machine.irqchip.send_to(id, command)
     }
 
     fn dirty(&self, gpa: u64) {

@@ -61,6 +61,27 @@ static void floating(void) {
   equal(TRY("ldmxcsr %0", ::"m"(mxcsr) : "memory"), 13, "reserved bits of MXCSR");
 }
 
+/* What later processors do something by where this one has room for hints. */
+static void hints(void) {
+#define HINT(code, what)                                                        \
+  do {                                                                          \
+    u64 v = 0x6a7e;                                                             \
+    equal(TRY(code, : "+a"(v) : "c"(&v) : "memory"), -1, what);                 \
+    equal(v, 0x6a7e, what);                                                     \
+  } while (0)
+  HINT(".byte 0xf3, 0x0f, 0x1e, 0xc8", "rdsspd");
+  HINT(".byte 0xf3, 0x48, 0x0f, 0x1e, 0xc8", "rdsspq");
+  HINT(".byte 0x0f, 0x1c, 0x01", "cldemote");
+  HINT(".byte 0x0f, 0x0d, 0x11", "prefetchwt1");
+  HINT(".byte 0x0f, 0x18, 0x3d, 0, 0, 0, 0", "prefetchit0");
+  HINT(".byte 0x0f, 0x18, 0x31", "prefetchit1");
+  HINT(".byte 0xf3, 0x0f, 0x09", "wbnoinvd");
+  HINT(".byte 0x0f, 0x19, 0x00, 0x0f, 0x1f, 0x00", "hints without a name");
+  equal(TRY(".byte 0x66, 0x0f, 0xae, 0x39", ::"c"(&seen) : "memory"), 6, "clflushopt");
+  equal(TRY(".byte 0x66, 0x0f, 0xae, 0xf8", ::: "memory"), 6, "pcommit");
+  equal(TRY(".byte 0xc7, 0xf8, 0, 0, 0, 0", ::: "memory"), 6, "xbegin");
+}
+
 static void selectors(void) {
   u16 old;
   asm volatile("movw %%ss, %0" : "=r"(old));
@@ -248,6 +269,7 @@ void test_exceptions(void) {
   arithmetic();
   invalid();
   floating();
+  hints();
   selectors();
   stacks();
   interrupts();

@@ -94,6 +94,34 @@ static void selves(void) {
   cli();
 }
 
+static u64 hypercall(u64 number, u64 low, u64 high, u64 first, u64 command) {
+  asm volatile("vmcall" : "+a"(number) : "b"(low), "c"(high), "d"(first), "S"(command) : "memory");
+  return number;
+}
+
+/* What KVM's guests may ask for. */
+static void calls(void) {
+  on(0x51, counts);
+  u64 own = APIC(0x20) >> 24;
+  sti();
+  equal(hypercall(10, 1, 0, own, 0x51), 1, "interrupts for one processor");
+  equal(count[0x51], 1, "it comes");
+  equal(hypercall(10, 0xffffffff, 0, 0xffffffff, 0), 0, "nobody is there");
+  equal(hypercall(10, 1, 0, own, 0x40051), -22, "a shorthand");
+  equal(hypercall(0x1234, 0, 0, 0, 0), -1000, "no such call");
+  equal(count[0x51], 1, "no more came");
+  cli();
+  /* The call is done before the next instruction turns out to be nowhere. */
+  static const u8 call[] = {0x0f, 0x01, 0xc1};
+  u8 *last = fresh_page();
+  for (int i = 0; i < 3; i++) last[4093 + i] = call[i];
+  map(0x7ffffffff000, (u64)last, P | W);
+  u64 answer = -1ull;
+  equal(TRY("jmp *%1", : "+a"(answer) : "r"(0x7ffffffffffdull) : "memory"), 13, "behind the last canonical address");
+  equal(seen.rip, 0x800000000000, "where the fault is");
+  equal(answer, -1000, "a call as the last instruction there is");
+}
+
 static void timers(void) {
   on(0x71, counts);
   APIC(0x3e0) = 0xb;
@@ -269,6 +297,7 @@ void test_interrupts(void) {
   APIC(0xf0) = 0x1ff;
   APIC(0x80) = 0;
   selves();
+  calls();
   timers();
   lines();
   unmaskable();

@@ -44,6 +44,11 @@ static void specific(void) {
     wrmsr(plain[i].number, old);
     if (plain[i].address) equal(try_wrmsr(plain[i].number, 0xaaaaaaaaaaaaaaaa), 13, "a non-canonical address");
   }
+  volatile u32 *time = (volatile u32 *)fresh_page();
+  wrmsr(0x12, (u64)time | 1);
+  equal(rdmsr(0x4b564d01), (u64)time | 1, "the clock's first number");
+  check(*time != 0 && *time % 2 == 0, "the clock's version");
+  wrmsr(0x12, 0);
   equal(try_rdmsr(0x12345678), 13, "no such register");
   equal(try_wrmsr(0x12345678, 0), 13, "no such register");
   equal(try_rdmsr(0x400), 13, "no bank of machine checks");
@@ -126,12 +131,41 @@ static u64 user(const u8 *code, unsigned len, u64 rflags) {
   return enter_user(0x220000000000, 0x220000002000, rflags, 0x220000001000);
 }
 
+static u64 fault_at;
+
+static void back_to_64_bits(struct frame *f) {
+  extern u8 compatible_done[];
+  fault_at = f->rip;
+  f->cs = 8;
+  f->rip = (u64)compatible_done;
+}
+
+/* Systems for this maker's processors leave CSTAR empty. */
+static void compatible_call(void) {
+  extern u8 compatible_syscall[], compatible_taken[];
+  wrmsr(0xc0000083, (u64)compatible_taken);
+  void (*kept)(struct frame *) = handlers[6];
+  handlers[6] = back_to_64_bits;
+  fault_at = 0;
+  asm volatile(
+      "pushq $0x18; pushq $compatible_syscall; lretq\n"
+      ".code32\n"
+      "compatible_syscall: syscall\n"
+      ".code64\n"
+      "compatible_taken: nop\n"
+      "compatible_done:" ::: "rcx", "r11", "memory");
+  handlers[6] = kept;
+  equal(fault_at, compatible_syscall, "syscall out of 32-bit code");
+}
+
 static void levels(void) {
   extern u8 syscall_entry[];
   extern u64 syscall_saw[4];
   text = fresh_page();
   map(0x220000000000, (u64)text, P | W | U);
-  map(0x220000001000, (u64)fresh_page(), P | W | U);
+  u64 *data = (u64 *)fresh_page();
+  *data = 0x6a7e;
+  map(0x220000001000, (u64)data, P | W | U);
   wrmsr(0xc0000081, 0x33ull << 48 | 0x08ull << 32);
   wrmsr(0xc0000082, (u64)syscall_entry);
   wrmsr(0xc0000084, 0x47700);
@@ -147,6 +181,18 @@ static void levels(void) {
   user(call, sizeof call, 0x202);
   equal(seen.vector, 6, "syscall without SCE");
   wrmsr(0xc0000080, rdmsr(0xc0000080) | 1);
+  compatible_call();
+  /* A return to a user empties what is the kernel's, but 64-bit code has no use for more than the base. */
+  static const u8 selectors[] = {0x8c, 0xe0, 0xc1, 0xe0, 0x10, 0x66, 0x8c, 0xe8, 0xcd, 0x80};
+  static const u8 by_base[] = {0x65, 0x48, 0x8b, 0x87, 0, 0xf0, 0xff, 0xff, 0xcd, 0x80};
+  u64 kept = rdmsr(0xc0000101);
+  for (int i = 0; i < 2; i++) {
+    asm volatile("movw %w0, %%fs; movw %w1, %%gs" ::"r"(3), "r"(0x10));
+    wrmsr(0xc0000101, 0x1000);
+    u64 got = i ? user(by_base, sizeof by_base, 0x202) : user(selectors, sizeof selectors, 0x202);
+    equal(got, i ? 0x6a7e : 0, "fs and gs behind a return to a user");
+  }
+  wrmsr(0xc0000101, kept);
   static const u8 wrong[] = {0x0f, 0x34, 0xcd, 0x80};
   wrmsr(0x174, 0);
   user(wrong, sizeof wrong, 0x202);

@@ -19,7 +19,7 @@ const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 /// Where the loader's answers stand: all zero.
 const ANSWERS: u64 = 0x500;
 /// Long enough for a guest beside many other programs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// No status yet.
 const RUNNING: u32 = u32::MAX;
 

@@ -154,8 +154,15 @@ fn low_end(memory: &Memory) -> u64 {
     memory.ram_size().min(DEVICE_HOLE)
 }
 
+/// What there is of firmware: the keyboard controller pulses the reset line. Linux comes this way when it knows of EFI, which
+/// machines with reduced ACPI are said to have.
+///
+/// mov al, 0xfe; out 0x64, al; hlt; jmp back to hlt
+const RESET: [u8; 7] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+
 /// Puts everything into memory.
 pub(crate) fn load(memory: &Memory, payload: &Payload<'_>) -> Result<Entry, BootError> {
+    write(memory, layout::RESET_VECTOR, &RESET)?;
     let cmdline = payload.cmdline.as_bytes();
     if cmdline.len() >= layout::CMDLINE_SIZE || cmdline.contains(&0) {
         return Err(BootError::Cmdline(cmdline.len()));

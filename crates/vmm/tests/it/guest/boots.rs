@@ -13,6 +13,7 @@ const INIT: &str = "#!/bin/busybox sh
 B=/bin/busybox
 $B mount -t proc p /proc; $B mount -t sysfs s /sys
 echo processors: $($B nproc), root: $($B awk '$2 == \"/\" { r = $3 } END { print r }' /proc/mounts)
+case $($B cat /proc/cmdline) in *reboot=*) $B reboot -f;; esac
 $B poweroff -f
 ";
 
@@ -39,15 +40,18 @@ fn linux_is_entered_in_every_way() {
     let folder = tempfile::tempdir().unwrap();
     let Some((vmlinux, bzimage)) = kernel().zip(bzimage()) else { return };
     let Some(initrd) = initrd(folder.path(), INIT.as_bytes()) else { return };
-    let ways =
-        [(&vmlinux, BootProtocol::Linux, 1), (&vmlinux, BootProtocol::Pvh, 4), (&bzimage, BootProtocol::Linux, 2)];
-    for (kernel, protocol, cpus) in ways {
+    let ways = [
+        (&vmlinux, BootProtocol::Linux, 1, "", Event::PowerOff),
+        (&vmlinux, BootProtocol::Pvh, 4, "reboot=acpi", Event::Reset),
+        (&bzimage, BootProtocol::Linux, 2, "reboot=bios", Event::Reset),
+    ];
+    for (kernel, protocol, cpus, reboot, end) in ways {
         let mut spec = spec(kernel, BackendChoice::Soft);
         (spec.initrd, spec.memory, spec.cpus, spec.boot) = (Some(initrd.clone()), 128 << 20, cpus, protocol);
-        spec.cmdline = "console=ttyS0 quiet panic=-1".to_owned();
+        spec.cmdline = format!("console=ttyS0 quiet panic=-1 {reboot}");
         let guest = Running::boot(&spec);
         guest.expect(&format!("processors: {cpus}, root: rootfs"));
-        assert_eq!(guest.event(), Event::PowerOff, "{protocol:?} {cpus}");
+        assert_eq!(guest.event(), end, "{protocol:?} {cpus}");
     }
     let busybox = std::fs::read("/bin/busybox").unwrap();
     let Some(disk) = disk(folder.path(), &[("bin/busybox", &busybox), ("init", INIT.as_bytes())]) else { return };
