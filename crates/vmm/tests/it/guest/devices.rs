@@ -1,4 +1,4 @@
-//! Every virtio device under Linux, over both transports: what the guest sees (`examples/guest_check.rs`), and what the host finds afterwards.
+//! Every virtio device under Linux, over both transports: what the guest sees (`examples/guest_check`), and what the host finds afterwards.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
