@@ -605,7 +605,8 @@ fn failure(name: &str, denied: Option<Errno>) -> SetupError {
         None if name.contains('/') => not_found(format!("exec: {name:?}: stat {name}: no such file or directory")),
         None => not_found(format!("exec: {name:?}: executable file not found in $PATH")),
         Some(Errno::ACCESS) => refused(format!("exec: {name:?}: permission denied")),
-        Some(Errno::ISDIR) => refused(format!("exec: {name:?}: is a directory")),
+        // the last words are what execve says of one, by which podman and docker know exit code 126
+        Some(Errno::ISDIR) => refused(format!("exec: {name:?}: is a directory: permission denied")),
         // it is there, and what it names to run it is not
         Some(Errno::NOENT | Errno::NOTDIR) => not_found(format!("exec {name}: no such file or directory")),
         Some(Errno::NOEXEC) => refused(format!("exec {name}: exec format error")),
