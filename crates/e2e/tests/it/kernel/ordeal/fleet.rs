@@ -69,7 +69,8 @@ pub(super) struct Slot {
 impl Slot {
     fn new(user: usize, number: usize) -> Self {
         let port = u16::try_from(9000 + user * CREW + number).unwrap();
-        let mark = format!("u{user}c{number}");
+        // processes are looked for by it, and another run may go on beside
+        let mark = format!("u{user}c{number}-{}", std::process::id());
         Self {
             name: mark.clone(),
             mark,
