@@ -27,7 +27,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 /// Where an answer goes.
@@ -169,13 +169,14 @@ pub(crate) fn spawn(inner: &Arc<Inner>, container: Container, recovering: Recove
 pub(crate) enum Recovering {
     /// New.
     No,
-    /// From the store; the sender is dropped when its true state is known.
-    Yes(mpsc::Sender<()>),
+    /// From the store: `begin` is closed when all others are known, `done` is dropped when its true state is.
+    Yes { begin: watch::Receiver<()>, done: mpsc::Sender<()> },
 }
 
 impl Actor {
     async fn run(mut self, recovering: Recovering) {
-        if let Recovering::Yes(done) = recovering {
+        if let Recovering::Yes { mut begin, done } = recovering {
+            while begin.changed().await.is_ok() {}
             self.recover().await;
             drop(done);
         }

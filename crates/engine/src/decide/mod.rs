@@ -42,6 +42,8 @@ pub(crate) enum Input {
     Ended(Exit),
     /// The helper is gone without a word: with it the container.
     HelperGone,
+    /// It runs on, and the daemon that was to stop it was killed: nobody was told that it stops.
+    StopForgotten,
     /// The grace period of a stop is over.
     GraceOver,
     /// The pause before a restart is over.
@@ -146,6 +148,10 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
         Input::Frozen | Input::Thawed => Vec::new(),
         Input::Ended(exit) => ended(&mut next, exit, [Effect::Dismiss]),
         Input::HelperGone => helper_gone(&mut next, now_ns),
+        Input::StopForgotten => {
+            next.stopped_by_user &= !next.is_alive();
+            Vec::new()
+        }
         Input::GraceOver if next.is_alive() => vec![Effect::Signal(signal::KILL), Effect::Thaw],
         Input::RestartDue if next.phase == Phase::Exited && next.restarting => {
             next.restarting = false;

@@ -61,6 +61,12 @@ pub(crate) fn recovery(record: &Container, found: &Found, observed: &dyn Fn(i32)
                 (false, true) => steps.push(feed(Input::Thawed)),
                 _ => {}
             }
+            // a removal is carried through; a stop that nobody was told of must not keep the policy from its work for ever
+            if record.remove_at_end {
+                steps.push(feed(Input::Remove { force: true, volumes: false }));
+            } else if record.stopped_by_user && record.is_alive() {
+                steps.push(feed(Input::StopForgotten));
+            }
             steps
         }
         control::Phase::Exited => match &helper.exit {

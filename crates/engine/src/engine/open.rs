@@ -7,7 +7,7 @@ use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Container, ContainerId, UserMode};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// How long a helper may take that is to end.
 const DISMISSAL: std::time::Duration = std::time::Duration::from_secs(5);
@@ -88,6 +88,7 @@ fn identity(root: &Path) -> std::io::Result<String> {
 
 async fn recover(inner: &Arc<Inner>) {
     let (done, mut all_done) = mpsc::channel(1);
+    let (begin, begun) = watch::channel(());
     let mut known = std::collections::BTreeSet::new();
     for entry in inner.store.range(CONTAINERS) {
         let container: Container = match serde_json::from_slice(&entry.value) {
@@ -100,9 +101,10 @@ async fn recover(inner: &Arc<Inner>) {
         };
         known.insert(container.id.to_string());
         inner.networks.book().adopt(&container);
-        adopt(inner, container, Recovering::Yes(done.clone()));
+        adopt(inner, container, Recovering::Yes { begin: begun.clone(), done: done.clone() });
     }
-    drop(done);
+    // nobody starts before all are known: addresses and ports, names and rules of the others would count as nobody's
+    drop((begin, begun, done));
     // the last owner to know its container's state drops the last sender
     let _ = all_done.recv().await;
     orphans(inner, &known).await;

@@ -439,8 +439,8 @@ impl Shared {
         let flags = rustix::event::EventfdFlags::CLOEXEC;
         if let Ok(event) = rustix::event::eventfd(1, flags) {
             let _ = add(&self.epoll, event.as_fd(), token(ANSWER, 0));
-            // The loop sees it before it is closed, or sees the next event.
-            std::thread::sleep(Duration::from_millis(20));
+            // Open until the process ends, which is soon: on a busy machine the loop may see it late, and another event may never come.
+            std::mem::forget(event);
         }
     }
 

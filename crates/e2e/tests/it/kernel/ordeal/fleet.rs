@@ -56,6 +56,8 @@ pub(super) struct Slot {
     pub(super) stopped: bool,
     pub(super) removed_at_end: bool,
     pub(super) published: bool,
+    /// It was without any network since its start: nothing is published then until the next one.
+    pub(super) alone: bool,
     pub(super) probed: bool,
     pub(super) anonymous: bool,
     /// Networks by their number; none is the default bridge.
@@ -67,7 +69,8 @@ pub(super) struct Slot {
 impl Slot {
     fn new(user: usize, number: usize) -> Self {
         let port = u16::try_from(9000 + user * CREW + number).unwrap();
-        let mark = format!("u{user}c{number}");
+        // processes are looked for by it, and another run may go on beside
+        let mark = format!("u{user}c{number}-{}", std::process::id());
         Self {
             name: mark.clone(),
             mark,
@@ -77,6 +80,7 @@ impl Slot {
             stopped: false,
             removed_at_end: false,
             published: false,
+            alone: false,
             probed: false,
             anonymous: false,
             networks: BTreeSet::new(),
@@ -111,6 +115,7 @@ impl Slot {
 
     fn started(&mut self) {
         self.state = State::Running;
+        self.alone = self.networks.is_empty() && !self.on_bridge;
         self.stopped = false;
     }
 }
@@ -331,7 +336,9 @@ impl User {
             }
             Deed::Create(at, wish) => self.made(*at, wish, State::Created),
             Deed::Disconnect(at, network) => {
-                self.crew[*at].networks.remove(network);
+                let slot = &mut self.crew[*at];
+                slot.networks.remove(network);
+                slot.alone |= slot.networks.is_empty() && !slot.on_bridge;
             }
             Deed::Exec(_) => {}
             Deed::Kill(at) | Deed::Stop(at) => self.crew[*at].ended_by_user(),
@@ -356,6 +363,7 @@ impl User {
         slot.stopped = false;
         slot.removed_at_end = wish.removed_at_end;
         slot.published = wish.published;
+        slot.alone = false;
         slot.probed = wish.probed;
         slot.anonymous = wish.anonymous;
         slot.networks = wish.network.into_iter().collect();

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use serde_json::Value;
@@ -17,6 +17,9 @@ use crate::subject::Subject;
 
 /// How long it may take until all is well: a restart's pause doubles each time.
 const SETTLED: Duration = Duration::from_secs(30);
+
+/// How long a removal that nobody was told of may take to be carried through.
+const CARRIED: Duration = Duration::from_secs(3);
 
 /// What the daemon says of containers, by the mark that each has in its environment.
 fn seen(subject: &Subject) -> Result<BTreeMap<String, Value>, String> {
@@ -44,8 +47,12 @@ fn seen(subject: &Subject) -> Result<BTreeMap<String, Value>, String> {
 
 /// Waits until all is as it should be; what is not, at last. What might be either way is then known.
 pub(super) fn settle(subject: &Subject, users: &mut [User]) -> Vec<String> {
-    let mut last = Vec::new();
+    let (mut last, begun) = (Vec::new(), Instant::now());
     let well = wait_for(SETTLED, || {
+        let is_open = |user: &User| matches!(user.open, Some(Deed::Remove(_)));
+        if begun.elapsed() < CARRIED && users.iter().any(is_open) {
+            return None;
+        }
         last = look(subject, users);
         last.is_empty().then_some(())
     });
@@ -212,7 +219,7 @@ fn reached(subject: &Subject, users: &[User]) -> Vec<String> {
                 }
                 answers(&slot.mark, address, 80, &mut wrong);
             }
-            if slot.published && !networks.is_empty() {
+            if slot.published && !slot.alone {
                 answers(&slot.mark, "127.0.0.1", slot.port, &mut wrong);
             }
             let said = subject.insula(&["exec", &slot.name, "echo", "well"]);
