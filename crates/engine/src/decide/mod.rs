@@ -247,8 +247,7 @@ fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
         )));
     }
     let mut effects = vec![Effect::Signal(signal)];
-    // what asks it to stop is not to be undone by its restart policy
-    if signal == signal::KILL || signal == next.process.stop_signal {
+    if signal == signal::KILL {
         next.stopped_by_user = true;
         effects.push(Effect::Thaw);
     }

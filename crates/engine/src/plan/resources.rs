@@ -107,7 +107,7 @@ fn set(value: Option<i64>) -> Option<i64> {
 fn cpuset(flag: &str, list: &str, host: &Host) -> Result<()> {
     let bad = || {
         let words = flag.trim_start_matches('-').replace('-', " ");
-        EngineError::invalid(format!("Invalid value {list} for {words}; give numbers and ranges as in 0-2,5"))
+        EngineError::invalid(format!("Invalid value {list} for {words} ({flag}); give numbers and ranges as in 0-2,5"))
     };
     let is_number = |part: &str| part.trim().parse::<u32>().is_ok();
     if !list.split(',').flat_map(|part| part.splitn(2, '-')).all(is_number) {
