@@ -4,6 +4,7 @@
 //! a key that is none of them, but is one but for its letters' case, is read as that one. And what is `null` is as if it were
 //! not there: nothing, zero, an empty text, list or map.
 
+use crate::error::ApiError;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -15,6 +16,26 @@ use serde_json::{Error, Map, Value};
 /// As [`serde_json::from_slice`].
 pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     from_value(serde_json::from_slice(bytes)?)
+}
+
+/// What is wrong with a body, in the words that Docker's clients and tests look for.
+pub(crate) fn refused(bytes: &[u8], error: &Error) -> ApiError {
+    let found = || {
+        let line = bytes.split(|byte| *byte == b'\n').nth(error.line().checked_sub(1)?)?;
+        let at = line.get(error.column().checked_sub(1)?..)?;
+        String::from_utf8_lossy(at).chars().next()
+    };
+    let said = error.to_string();
+    let looking =
+        |place: &str| found().map(|found| format!("invalid character '{found}' looking for beginning of {place}"));
+    let words = match said.split(" at line ").next() {
+        _ if error.is_eof() => Some("unexpected EOF".to_owned()),
+        Some("key must be a string") => looking("object key string"),
+        Some("expected value" | "expected ident") => looking("value"),
+        Some("trailing characters") => Some("unexpected content after JSON".to_owned()),
+        _ => None,
+    };
+    ApiError::invalid(format!("invalid JSON: {}", words.unwrap_or(said)))
 }
 
 /// Reads a value.
@@ -151,6 +172,18 @@ mod tests {
         assert_eq!(ports["80/tcp"].as_ref().unwrap()[0].host_port.as_deref(), Some("8080"));
         // what is a map and no struct keeps its keys
         assert_eq!(body.labels.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn refusals_say_what_was_found() {
+        let check = |text: &str, words: &str| {
+            let error = from_slice::<ExecConfig>(text.as_bytes()).unwrap_err();
+            assert_eq!(refused(text.as_bytes(), &error).message, format!("invalid JSON: {words}"), "{text}");
+        };
+        check("{invalid json", "invalid character 'i' looking for beginning of object key string");
+        check("{\n \"Cmd\": ü}", "invalid character 'ü' looking for beginning of value");
+        check("{} {}", "unexpected content after JSON");
+        check("{\"Cmd\": [", "unexpected EOF");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use engine::Engine;
 use engine::model::EventKind;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue, SERVER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
@@ -48,6 +48,7 @@ impl Default for Limits {
 
 /// The longest JSON body that a request may have, in bytes.
 const MAX_JSON: usize = 4 << 20;
+const JSON: &str = "application/json";
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 /// How long requests may go on after the server was told to stop.
@@ -271,9 +272,9 @@ impl Call {
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
         let bytes = self.bytes().await?;
         if bytes.is_empty() {
-            return Err(ApiError::invalid("the request has no body; a JSON object is expected"));
+            return Err(ApiError::invalid("invalid JSON: got EOF while reading request body"));
         }
-        crate::fold::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+        self.read(&bytes)
     }
 
     /// The body as JSON, or the default if there is none.
@@ -282,7 +283,18 @@ impl Call {
         if bytes.iter().all(u8::is_ascii_whitespace) || bytes.as_ref() == b"null" {
             return Ok(T::default());
         }
-        crate::fold::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+        self.read(&bytes)
+    }
+
+    /// A body that says to be something else than JSON is refused: forms of foreign web pages are sent without asking.
+    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
+        let media = self.request.headers().get(CONTENT_TYPE).map_or(JSON.as_bytes(), HeaderValue::as_bytes);
+        let kind = media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if !kind.eq_ignore_ascii_case(JSON.as_bytes()) {
+            let media = String::from_utf8_lossy(media);
+            return Err(ApiError::invalid(format!("Content-Type specified ({media}) must be '{JSON}'")));
+        }
+        crate::fold::from_slice(bytes).map_err(|error| crate::fold::refused(bytes, &error))
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {
@@ -339,6 +351,9 @@ async fn dispatch(api: Arc<Api>, what: Serves, request: Request<Incoming>) -> (&
         Err(error) => return (NOWHERE, Err(error)),
     };
     let found = route::find(request.method(), path).filter(|found| what == Serves::All || found.path == "/metrics");
+    if request.method() == Method::OPTIONS && what == Serves::All {
+        return (NOWHERE, Ok(reply::empty(StatusCode::OK)));
+    }
     let Some(found) = found else { return (NOWHERE, Err(ApiError::not_found("page not found"))) };
     let query = Query::parse(request.uri().query());
     let call = Call { api, version, params: found.params, query, request };

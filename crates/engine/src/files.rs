@@ -41,14 +41,20 @@ pub(crate) fn make_below_etc(container: &Container, paths: &Paths) -> io::Result
 
 fn hosts(container: &Container, hostname: &str) -> String {
     let spec = &container.spec;
+    let extra: Vec<(String, IpAddr)> =
+        spec.extra_hosts.iter().filter_map(|line| net::extra_host(line, &[])).flatten().collect();
     if spec.network == NetworkMode::Host
-        && let Ok(text) = fs::read_to_string("/etc/hosts")
+        && let Ok(mut text) = fs::read_to_string("/etc/hosts")
     {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        for (name, address) in &extra {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
         return text;
     }
     let name = spec.domainname.as_deref().map_or_else(|| hostname.to_owned(), |domain| format!("{hostname}.{domain}"));
-    let extra: Vec<(String, IpAddr)> =
-        spec.extra_hosts.iter().filter_map(|line| net::extra_host(line, &[])).flatten().collect();
     net::hosts_file(&name, None, &extra)
 }
 

@@ -23,7 +23,7 @@ fn one(key: &str) -> Option<u8> {
 
 fn wrong(text: &str, key: &str) -> EngineError {
     EngineError::invalid(format!(
-        "Invalid detach keys {text:?}: {key:?} is no key; give a character or ctrl- with a letter, @, [, \\, ], ^ or _, separated by commas"
+        "Invalid detach keys ({text}) provided: {key:?} is no key; give a character or ctrl- with a letter, @, [, \\, ], ^ or _, separated by commas"
     ))
 }
 

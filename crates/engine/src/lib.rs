@@ -61,6 +61,7 @@ pub use explain::{Explanation, Row, Section};
 pub use image;
 pub use logs::{LogLine, LogStream, Logs};
 pub use net;
+pub use plan::security::{masked as masked_paths, readonly as readonly_paths};
 pub use registry;
 pub use runtime::{OWN as OWN_RUNTIME, Runtimes};
 pub use sys::socket::unsent;

@@ -400,8 +400,10 @@ fn names<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>> {
 /// A parameter that is a JSON document.
 pub(super) fn document<T: serde::de::DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
     let Some(text) = query.text(name) else { return Ok(T::default()) };
-    serde_json::from_str(text)
-        .map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))
+    let value: Option<T> = serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("invalid value for parameter {name}: {error}")))?;
+    // a program that sets nothing sends null
+    Ok(value.unwrap_or_default())
 }
 
 fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
@@ -594,6 +596,14 @@ fn ulimit(text: &str) -> Result<Ulimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn null_in_a_query_is_as_if_it_were_not_there() {
+        let query = Query::parse(Some("labels=null&buildargs=%7B%22a%22%3A%22b%22%7D"));
+        let labels: BTreeMap<String, String> = document(&query, "labels").unwrap();
+        let arguments: BTreeMap<String, String> = document(&query, "buildargs").unwrap();
+        assert!(labels.is_empty() && arguments["a"] == "b");
+    }
 
     #[test]
     fn limits_are_read() {

@@ -22,8 +22,8 @@ const PROTOCOL: &str = "h2c";
 
 /// `POST /session`
 pub(crate) async fn session(mut call: Call) -> Result {
-    let greeting = Greeting::read(call.request.headers()).map_err(|error| ApiError::invalid(error.to_string()))?;
     let (connection, reply) = upgrade(&mut call.request)?;
+    let greeting = Greeting::read(call.request.headers()).map_err(|error| ApiError::invalid(error.to_string()))?;
     let kit = Arc::clone(&call.api.buildkit);
     tokio::spawn(async move {
         match connection.await {
@@ -196,8 +196,11 @@ fn options(query: &Query) -> Result<BTreeMap<String, String>> {
 
 fn upgrade(request: &mut Request<Incoming>) -> Result<(OnUpgrade, Reply)> {
     let asked = request.headers().get(UPGRADE).and_then(|protocol| protocol.to_str().ok());
-    if asked.is_none_or(|protocol| !protocol.eq_ignore_ascii_case(PROTOCOL)) {
-        return Err(ApiError::invalid(format!("the request has to ask for the upgrade to {PROTOCOL}")));
+    let Some(asked) = asked else {
+        return Err(ApiError::invalid(format!("no upgrade: the request has to ask for the upgrade to {PROTOCOL}")));
+    };
+    if !asked.eq_ignore_ascii_case(PROTOCOL) {
+        return Err(ApiError::invalid(format!("protocol {asked} not supported: ask for the upgrade to {PROTOCOL}")));
     }
     let connection = hyper::upgrade::on(request);
     let mut reply = Response::new(Body::Full(None));

@@ -19,6 +19,7 @@ use engine::model::Container;
 use engine::{Attach, Framing, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -29,7 +30,16 @@ const PIECE: usize = 32 << 10;
 
 /// `POST /containers/create`
 pub(crate) async fn create(mut call: Call) -> Result {
-    let body: serde_json::Value = call.json().await?;
+    let mut body: serde_json::Value = call.json().await?;
+    for (name, value) in body.as_object_mut().into_iter().flatten() {
+        // one word may stand for a list of one
+        if value.is_string() && ["Cmd", "Entrypoint"].iter().any(|one| one.eq_ignore_ascii_case(name)) {
+            *value = vec![value.take()].into();
+        }
+    }
+    if body.is_null() || body.as_object().is_some_and(serde_json::Map::is_empty) {
+        return Err(ApiError::invalid("Config cannot be empty in order to create a container"));
+    }
     let beside = |name: &str| fold::field(&body, name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let (mac_address, runtime) = (beside("MacAddress"), beside("Runtime"));
     let mut body: ContainerCreateBody =
@@ -37,17 +47,40 @@ pub(crate) async fn create(mut call: Call) -> Result {
     let host = body.host_config.get_or_insert_default();
     // docker-py has it in both places
     host.runtime = host.runtime.take().filter(|name| !name.is_empty()).or(runtime);
+    if call.version < Version::minor(40) && host.ipc_mode.as_deref().unwrap_or_default().is_empty() {
+        // what there was before private ones
+        host.ipc_mode = Some("shareable".to_owned());
+    }
     call.settings().defaults.fill(host)?;
     if let Some(platform) = call.query.text("platform") {
-        let os = platform.split('/').next().unwrap_or_default();
-        if os != "linux" {
-            return Err(ApiError::invalid(format!("platform {platform:?} cannot run here; this is a Linux engine")));
-        }
+        fits(call.engine(), body.image.as_deref().unwrap_or_default(), platform).await?;
     }
     let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
     let created = call.engine().create(translate::spec_with(name, body, mac_address)?).await?;
     let answer = ContainerCreateResponse { id: created.id.to_string(), warnings: created.warnings };
     reply::json_with(StatusCode::CREATED, &answer)
+}
+
+/// Whether an image is for the platform that is asked for. What is another one's counts as missing, so that clients fetch it.
+async fn fits(engine: &engine::Engine, name: &str, platform: &str) -> Result<()> {
+    if platform.is_empty() {
+        return Ok(());
+    }
+    let wanted: oci::platform::Platform = platform.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
+    let image = engine.image(name).await?;
+    let actual = oci::platform::Platform {
+        os: image.config.os().to_string(),
+        architecture: image.config.architecture().to_string(),
+        variant: image.config.variant().clone(),
+    };
+    let same = wanted.os == actual.os && wanted.architecture == actual.architecture;
+    // a variant that the image does not tell may be any
+    if same && (actual.variant.is_none() || wanted.variant.is_none() || wanted.variant == actual.variant) {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format!(
+        "image with reference {name} was found but does not match the specified platform: wanted {platform}, actual: {actual}"
+    )))
 }
 
 /// `GET /containers/json`
@@ -60,7 +93,7 @@ pub(crate) async fn list(call: Call) -> Result {
     for name in filters.values("ancestor").unwrap_or_default() {
         // a name without an image matches the containers that were made from it
         if let Ok(image) = call.engine().image(name).await {
-            ancestors.push(image.id.to_string());
+            ancestors.extend(call.engine().descendants(&image).await?);
         }
     }
     let find = |who: &str| Ok(call.engine().container(who)?.as_ref().clone());
@@ -70,6 +103,20 @@ pub(crate) async fn list(call: Call) -> Result {
     let shown = containers.iter().filter(|container| choice.shows(container));
     let shown: Vec<_> = shown.take(limit.unwrap_or(usize::MAX)).cloned().collect();
     let mut lines: Vec<_> = shown.iter().map(|container| listing::summary(container, now)).collect();
+    let linked = call.engine().linked_names();
+    let mut ids: BTreeMap<&str, Option<String>> = BTreeMap::new();
+    for (line, container) in lines.iter_mut().zip(&shown) {
+        let name = container.spec.image.as_str();
+        if !ids.contains_key(name) {
+            ids.insert(name, call.engine().image(name).await.ok().map(|image| image.id.to_string()));
+        }
+        // a name that has gone over to another image would mislead
+        if ids.get(name).and_then(Option::as_deref) != Some(&container.image_id) {
+            line.image = Some(container.image_id.clone());
+        }
+        let more = linked.get(&container.id).into_iter().flatten().map(|name| format!("/{name}"));
+        line.names.get_or_insert_default().extend(more);
+    }
     if call.query.flag("size") {
         for (line, (written, all)) in lines.iter_mut().zip(call.engine().sizes(&shown).await?) {
             (line.size_rw, line.size_root_fs) = (i64::try_from(written).ok(), i64::try_from(all).ok());
@@ -81,9 +128,16 @@ pub(crate) async fn list(call: Call) -> Result {
 /// `GET /containers/{id}/json`
 pub(crate) async fn inspect(call: Call) -> Result {
     let engine = call.engine();
-    let container = engine.container(call.who())?;
+    // one that another has a link to has a name below that one's
+    let container = match call.params.get(1) {
+        Some(alias) => engine.container(&format!("{}/{alias}", call.who()))?,
+        None => engine.container(call.who())?,
+    };
     let shown = describe::shown(&container, &engine.paths(&container), &engine.execs_of(&container.id));
     let mut shown = shown.map_err(|error| ApiError::internal(format!("cannot write the answer as JSON: {error}")))?;
+    if call.version < Version::minor(45) {
+        describe::short_id_aliases(&container, &mut shown);
+    }
     if call.query.flag("size") {
         for (written, all) in engine.sizes(std::slice::from_ref(&container)).await? {
             (shown["SizeRw"], shown["SizeRootFs"]) = (written.into(), all.into());
@@ -216,7 +270,10 @@ pub(crate) async fn update(mut call: Call) -> Result {
     ] {
         refuse(set, &format!("{field} in an update"), "create the container anew")?;
     }
-    let change = resources::take(&mut host)?;
+    // before 1.40 there was no such field in a change; what is below 1 lifts the limit, and is shown as 0
+    let processes = host.pids_limit.take().filter(|_| call.version >= Version::minor(40));
+    let mut change = resources::take(&mut host)?;
+    change.pids_limit = processes.map(|limit| limit.max(0));
     let warnings = call.engine().update(container.id.as_str(), &change, policy).await?;
     reply::json(&ContainerUpdateResponse { warnings: Some(warnings) })
 }
@@ -273,9 +330,11 @@ impl Wish {
         if container.phase == engine::model::Phase::Paused {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
-                format!("container {} is paused; unpause it before attaching", container.name),
+                format!("container {} is paused; unpause the container before attach", container.id),
             ));
         }
+        // afterwards there is nobody left to tell
+        call.engine().check_detach_keys(query.text("detachKeys").unwrap_or_default())?;
         let how = Attach {
             streams: Streams { stdin: stdin && container.spec.open_stdin, stdout, stderr },
             detach_keys: query.text("detachKeys").map(str::to_owned),

@@ -106,6 +106,12 @@ pub(crate) async fn inspect(call: Call) -> Result {
     if call.version < Version::minor(44) {
         shown["VirtualSize"] = shown["Size"].clone();
     }
+    // fields that the API has no more from 1.45 on
+    if call.version < Version::minor(45) {
+        shown["ContainerConfig"] = shown["Config"].clone();
+    } else if let Some(fields) = shown.as_object_mut() {
+        fields.remove("Container");
+    }
     reply::json(&shown)
 }
 

@@ -24,12 +24,12 @@ pub(crate) async fn logs(call: Call) -> Result {
         until_ns: query.time_ns("until")?,
         tail: match query.text("tail") {
             None | Some("all") => None,
-            // below 0 means all, as every client may send it
-            Some(_) => query.number::<i64>("tail")?.and_then(|tail| u64::try_from(tail).ok()),
+            // what is no number means all, as with Docker
+            Some(text) => text.parse().ok(),
         },
     };
     if !which.stdout && !which.stderr {
-        return Err(ApiError::invalid("you must choose at least one stream: set stdout=1 or stderr=1"));
+        return Err(ApiError::invalid("Bad parameters: you must choose at least one stream: set stdout=1 or stderr=1"));
     }
     let container = call.engine().container(call.who())?;
     let shown = Shown { timestamps: query.flag("timestamps"), details: query.flag("details"), tty: container.spec.tty };

@@ -95,6 +95,7 @@ static ROUTES: &[Route] = routes! {
     "/containers/{id}/update" POST container::update;
     "/containers/{id}/wait" POST container::wait;
     "/containers/{id}/{alias}" DELETE container::remove_link;
+    "/containers/{id}/{alias}/json" GET container::inspect;
     "/distribution/{name*}/json" GET registry::distribution;
     "/events" GET system::events;
     "/exec/{id}/json" GET exec::inspect;
@@ -189,6 +190,8 @@ pub(crate) struct Found {
 
 /// The handler for a request. Literal paths go before patterns.
 pub(crate) fn find(method: &Method, path: &str) -> Option<Found> {
+    // Docker has this one of the lists with a slash behind it, too
+    let path = if path == "/networks/" { "/networks" } else { path };
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let mut best: Option<(&Route, Vec<&str>)> = None;
     for route in ROUTES.iter().filter(|route| route.method == *method) {
@@ -295,7 +298,9 @@ mod tests {
         check(Method::GET, "/containers//json", None);
         check(Method::GET, "/", None);
         check(Method::GET, "", None);
-        check(Method::GET, "/containers/a/b/json", None);
+        check(Method::GET, "/containers/a/b/json", Some(&["a", "b"]));
+        check(Method::GET, "/containers/a/b/c/json", None);
+        check(Method::GET, "/networks/", Some(&[]));
     }
 
     #[test]

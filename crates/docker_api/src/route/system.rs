@@ -231,7 +231,9 @@ fn shows(filters: &Filters, event: &Event) -> bool {
         filters.matches(key, |value| {
             let named = |attribute: &str| event.attributes.get(attribute).is_some_and(|text| text == value);
             let by_image = kind == EventKind::Image && named("image");
-            by_image || (event.kind == kind && ((!value.is_empty() && event.id.starts_with(value)) || named("name")))
+            // as Docker: a beginning is enough, of a name too, and nothing is everybody's
+            let begins = || event.attributes.get("name").is_some_and(|name| name.starts_with(value));
+            by_image || (event.kind == kind && (event.id.starts_with(value) || begins()))
         })
     };
     filters.matches("type", |kind| kind == kind_word(event.kind))
@@ -276,8 +278,18 @@ fn event_line(event: &Event) -> Result<Bytes> {
 /// `GET /events`: past ones from `since`, then live ones until `until`.
 pub(crate) async fn events(call: Call) -> Result {
     let filters = call.query.filters(EVENT_FILTERS)?;
-    let (since, until) = (call.query.time_ns("since")?, call.query.time_ns("until")?);
-    let mut events = call.engine().events(since);
+    // the beginning of time is a time here
+    let since = call.query.time_ns("since")?.or_else(|| call.query.text("since").map(|_| 0));
+    let until = call.query.time_ns("until")?;
+    if let (Some(since), Some(until)) = (since, until)
+        && until < since
+    {
+        return Err(ApiError::invalid(format!(
+            "`since` time ({since}) cannot be after `until` time ({until}), in nanoseconds"
+        )));
+    }
+    // an end asks for the past as well as a beginning does
+    let mut events = call.engine().events(since.or(until.map(|_| 0)));
     let (sender, reply) = reply::stream("application/json");
     tokio::spawn(async move {
         let left_ns = until.map(|until| until.saturating_sub(now_ns()));

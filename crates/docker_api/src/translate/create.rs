@@ -272,16 +272,16 @@ fn ulimits(list: Vec<models::ResourcesUlimits>) -> Result<Vec<Ulimit>, ApiError>
 
 fn shm_bytes(size: Option<i64>) -> Result<Option<u64>, ApiError> {
     let size = size.filter(|size| *size != 0);
-    size.map(u64::try_from)
-        .transpose()
-        .map_err(|_| ApiError::invalid("the size of /dev/shm (ShmSize) cannot be negative"))
+    size.map(u64::try_from).transpose().map_err(|_| ApiError::invalid("SHM size can not be less than 0 (ShmSize)"))
 }
 
 fn oom_score_adj(value: Option<i64>) -> Result<Option<i32>, ApiError> {
     match value {
         None | Some(0) => Ok(None),
         Some(number @ -1000..=1000) => Ok(i32::try_from(number).ok()),
-        Some(number) => Err(ApiError::invalid(format!("invalid OomScoreAdj {number}: it lies between -1000 and 1000"))),
+        Some(number) => {
+            Err(ApiError::invalid(format!("Invalid value {number}, range for oom score adj is [-1000, 1000]")))
+        }
     }
 }
 

@@ -82,6 +82,22 @@ pub(crate) fn shown(record: &Container, paths: &Paths, execs: &[ExecId]) -> serd
     Ok(value)
 }
 
+/// Before API 1.45 a container's short id was shown among its aliases in networks of one's own, where it is known by it.
+pub(crate) fn short_id_aliases(record: &Container, shown: &mut Value) {
+    let Some(networks) = shown["NetworkSettings"]["Networks"].as_object_mut() else { return };
+    for (name, network) in networks.iter_mut().filter(|(name, _)| *name != engine::model::DEFAULT_NETWORK) {
+        if !record.endpoints.contains_key(name) {
+            continue;
+        }
+        let id = Value::from(record.id.short());
+        match network["Aliases"].as_array_mut() {
+            Some(aliases) if !aliases.contains(&id) => aliases.push(id),
+            Some(_) => {}
+            None => network["Aliases"] = vec![id].into(),
+        }
+    }
+}
+
 /// Fields that are always there with Docker, so that clients read them without asking: null where there is nothing to say.
 const WHOLE: &[&str] = &["ExecIDs"];
 const CONFIG: &[&str] = &["Cmd", "Entrypoint", "Env", "Image", "Labels", "OnBuild", "Volumes", "WorkingDir"];
@@ -315,13 +331,18 @@ fn show_isolation(spec: &ContainerSpec, host: &mut HostConfig) {
     host.cap_drop = Some(spec.cap_drop.clone()).filter(|caps| !caps.is_empty());
     host.privileged = Some(spec.privileged);
     host.readonly_rootfs = Some(spec.read_only_root);
-    host.masked_paths.clone_from(&spec.masked_paths);
-    host.readonly_paths.clone_from(&spec.readonly_paths);
+    // null is what a privileged one has
+    let shown =
+        |own: &Option<Vec<String>>, list: Vec<String>| own.clone().or(Some(list).filter(|list| !list.is_empty()));
+    host.masked_paths = shown(&spec.masked_paths, engine::masked_paths(spec));
+    host.readonly_paths = shown(&spec.readonly_paths, engine::readonly_paths(spec));
 }
 
 /// The mounts with what they have become: names and folders of volumes.
 pub(crate) fn mount_points(container: &Container) -> Vec<MountPoint> {
-    let binds = container.spec.mounts.iter().filter_map(|mount| {
+    let aside = mounts::Asked::tmpfs(container.spec.asked.as_deref());
+    let shown = container.spec.mounts.iter().filter(|mount| !aside.contains(&mount.target));
+    let binds = shown.filter_map(|mount| {
         let (kind, source, propagation) = match &mount.kind {
             MountKind::Bind { source, propagation, .. } => {
                 ("bind", source.clone(), mounts::propagation_word(*propagation))

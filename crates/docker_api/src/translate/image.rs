@@ -73,6 +73,7 @@ pub(crate) fn shown(image: &Image, configuration: &[u8]) -> serde_json::Result<V
     let mut value = serde_json::to_value(inspect(image))?;
     let own: Value = serde_json::from_slice(configuration)?;
     value["Parent"] = "".into();
+    value["Container"] = own["container"].as_str().unwrap_or_default().into();
     value["DockerVersion"] = own["docker_version"].as_str().unwrap_or_default().into();
     for (field, empty) in [
         ("ArgsEscaped", Value::Null),

@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 fn target(path: &str, spec: &str) -> Result<String, ApiError> {
     let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if !path.starts_with('/') || clean.contains(&"..") {
-        return Err(ApiError::invalid(format!(
-            "invalid mount {spec:?}: the path in the container must be absolute, without .."
-        )));
+        return Err(ApiError::invalid(format!("invalid mount {spec:?}: mount path must be absolute, without ..")));
     }
     if clean.is_empty() {
         return Err(ApiError::invalid(format!("invalid mount {spec:?}: the destination can't be '/'")));
@@ -128,7 +126,7 @@ fn structured(mount: models::Mount) -> Result<Mount, ApiError> {
     let invalid = |why: &str| ApiError::invalid(format!("invalid mount config for {path}: {why}"));
     let source = text(mount.source);
     let misplaced = |wrong: bool, options: &str| {
-        if wrong { Err(invalid(&format!("{options} do not go with this type"))) } else { Ok(()) }
+        if wrong { Err(invalid(&format!("{options} must not be specified for this type"))) } else { Ok(()) }
     };
     misplaced(mount.bind_options.is_some() && mount.typ != Some(Type::BIND), "BindOptions")?;
     misplaced(mount.volume_options.is_some() && mount.typ != Some(Type::VOLUME), "VolumeOptions")?;
@@ -163,7 +161,7 @@ fn structured(mount: models::Mount) -> Result<Mount, ApiError> {
         },
         Some(Type::TMPFS) => {
             if source.is_some() {
-                return Err(invalid("a tmpfs has no Source"));
+                return Err(invalid("Source must not be specified for a tmpfs"));
             }
             tmpfs_kind(mount.tmpfs_options.unwrap_or_default(), &path)?
         }
@@ -279,6 +277,12 @@ impl Asked {
             isolation: host.isolation.filter(|isolation| *isolation != models::HostConfigIsolationEnum::EMPTY),
         };
         (asked != Self::default()).then(|| serde_json::to_string(&asked).ok()).flatten()
+    }
+
+    /// Where memory is mounted that was asked for by `Tmpfs`, which Docker does not count among the mounts.
+    pub(crate) fn tmpfs(asked: Option<&str>) -> Vec<String> {
+        let asked: Self = asked.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        asked.tmpfs.into_keys().filter_map(|path| target(&path, &path).ok()).collect()
     }
 
     /// Shows it in a host configuration.

@@ -268,7 +268,7 @@ pub(crate) fn networks(
         "none" => NetworkMode::None,
         "host" => NetworkMode::Host,
         other => match other.strip_prefix("container:") {
-            Some("") => return Err(ApiError::invalid("invalid network mode container: without a container's name")),
+            Some("") => return Err(ApiError::invalid("invalid container format container:<name|id>")),
             Some(name) => NetworkMode::Container(name.to_owned()),
             None => NetworkMode::Networks(other.to_owned()),
         },

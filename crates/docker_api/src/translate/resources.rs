@@ -86,7 +86,7 @@ pub(crate) fn restart(policy: Option<models::RestartPolicy>) -> Result<Option<Re
     let bounded = match policy.name {
         Some(Name::ON_FAILURE) => {
             let max_retries = u32::try_from(retries)
-                .map_err(|_| ApiError::invalid(format!("invalid restart policy: maximum retry count {retries}")))?;
+                .map_err(|_| ApiError::invalid("invalid restart policy: maximum retry count cannot be negative"))?;
             return Ok(Some(RestartPolicy::OnFailure { max_retries }));
         }
         None | Some(Name::EMPTY) => None,
@@ -95,7 +95,11 @@ pub(crate) fn restart(policy: Option<models::RestartPolicy>) -> Result<Option<Re
         Some(Name::UNLESS_STOPPED) => Some(RestartPolicy::UnlessStopped),
     };
     if retries != 0 {
-        return Err(ApiError::invalid("invalid restart policy: a maximum retry count goes only with 'on-failure'"));
+        return Err(ApiError::invalid(if retries < 0 {
+            "invalid restart policy: maximum retry count cannot be negative"
+        } else {
+            "invalid restart policy: maximum retry count cannot be used with restart policy other than 'on-failure'"
+        }));
     }
     Ok(bounded)
 }

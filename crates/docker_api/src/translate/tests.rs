@@ -78,7 +78,7 @@ fn what_was_understood_is_shown_again() {
             "Ulimits": [{ "Name": "nofile", "Soft": 10, "Hard": 20 }], "Sysctls": { "net.ipv4.ip_forward": "1" },
             "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "r" }],
             "CapAdd": ["NET_ADMIN"], "CapDrop": ["ALL"], "Init": true, "ReadonlyRootfs": true, "ShmSize": 1048576,
-            "OomScoreAdj": -5, "ExtraHosts": ["db:10.0.0.1"], "GroupAdd": ["audio"], "MaskedPaths": ["/proc/x"]
+            "OomScoreAdj": -5, "ExtraHosts": ["db:10.0.0.1"], "GroupAdd": ["audio"], "MaskedPaths": ["/proc/x"], "ReadonlyPaths": []
         }
     }))
     .unwrap();

@@ -145,7 +145,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("DELETE", "/_ping", "", 404, "page not found");
     island.refused("GET", "/v1.12/info", "", 400, "too old");
     island.refused("GET", "/v1.99/info", "", 400, "too new");
-    island.refused("POST", "/containers/create", "", 400, "no body");
+    island.refused("POST", "/containers/create", "", 400, "got EOF");
     island.refused("POST", "/containers/create", "{", 400, "invalid JSON");
     island.refused("POST", "/containers/create", r#"{"Image":5}"#, 400, "invalid JSON");
     island.refused("POST", "/containers/create", r#"{"Cmd":["x"]}"#, 400, "no image");
@@ -173,7 +173,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("POST", "/networks/create", "{\"Name\":\"a/b\"}", 400, "a/b");
     island.refused("POST", "/networks/host/connect", "{\"Container\":\"nobody\"}", 404, "No such container: nobody");
     island.refused("GET", "/swarm", "", 503, "not a swarm manager");
-    island.refused("POST", "/session", "", 400, "x-docker-expose-session-uuid");
+    island.refused("POST", "/session", "", 400, "no upgrade");
     island.refused("POST", "/grpc", "", 400, "h2c");
     island.refused("POST", "/insula/images/bootstrap", r#"{"source":""}"#, 400, "source");
 }

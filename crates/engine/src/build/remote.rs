@@ -197,15 +197,18 @@ fn clone(url: &str, reference: Option<&str>, folder: &Path) -> Result<String> {
     let wanted = reference.unwrap_or("HEAD");
     let shallow = git(&["fetch", "--quiet", "--depth", "1", "--recurse-submodules", "--", url, wanted]);
     let checked_out = match shallow {
-        Ok(_) => "FETCH_HEAD",
+        Ok(_) => "FETCH_HEAD".to_owned(),
         // servers need not give a bare commit by name: then everything is fetched
         Err(error) => {
-            let all = git(&["fetch", "--quiet", "--tags", "--", url, "+refs/heads/*:refs/remotes/origin/*"]);
+            let heads = ["+refs/heads/*:refs/remotes/origin/*", "+HEAD:refs/remotes/origin/HEAD"];
+            let all = git(&["fetch", "--quiet", "--tags", "--", url, heads[0], heads[1]]);
             all.map_err(|_| error)?;
-            wanted
+            let branch = format!("refs/remotes/origin/{wanted}");
+            let is_branch = git(&["rev-parse", "--quiet", "--verify", &branch]).is_ok();
+            if is_branch { branch } else { wanted.to_owned() }
         }
     };
-    git(&["checkout", "--quiet", "--detach", checked_out])?;
+    git(&["checkout", "--quiet", "--detach", &checked_out])?;
     git(&["submodule", "update", "--quiet", "--init", "--recursive", "--depth", "1"])?;
     git(&["rev-parse", "HEAD"])
 }

@@ -6,6 +6,7 @@ use super::images::wrong;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Container, Phase};
 use image::build::{Config as ImageConfig, History, ImageSpec};
+use image::dockerfile::Expander;
 use image::export::{ExportError, Times};
 use image::{ConfigChanges, Image};
 use oci::digest::Digest;
@@ -207,7 +208,12 @@ fn configuration(base: &[u8], container: &Container, commit: &Commit, layers: &[
         comment: commit.message.clone(),
         empty_layer: false,
     });
-    Ok(spec.to_json(layers, Some(&now)))
+    let written = spec.to_json(layers, Some(&now));
+    let mut document: serde_json::Value = serde_json::from_slice(&written)
+        .map_err(|error| EngineError::internal("the image's configuration cannot be written", &error))?;
+    // older clients ask what an image was made of; Docker's field, before the OCI's description of images
+    document["container"] = container.id.as_str().into();
+    Ok(document.to_string().into_bytes())
 }
 
 /// What a container was told at its creation is how its image is run.
@@ -250,6 +256,10 @@ fn change(config: &mut ImageConfig, changes: &ConfigChanges) {
         config.cmd = Some(cmd.clone());
     }
     for (name, value) in &changes.env {
+        // a value may name what is there already: PATH=/opt/bin:$PATH
+        let known: std::collections::BTreeMap<String, String> =
+            config.env.iter().filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect();
+        let value = Expander::new(&known, '\\').word(value).unwrap_or_else(|_| value.clone());
         config.env.retain(|entry| entry.split('=').next() != Some(name));
         config.env.push(format!("{name}={value}"));
     }

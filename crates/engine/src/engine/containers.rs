@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::{mpsc, oneshot};
@@ -63,6 +64,13 @@ const AUTO_COUNT: u32 = 65_536;
 const AUTO_END: u32 = 0x8000_0000;
 const DEFAULT_GRACE_S: i64 = 10;
 
+/// Whether a mount asks for nothing but a volume.
+fn is_any(kind: &MountKind) -> bool {
+    let bare =
+        |labels: &BTreeMap<String, String>, options: &BTreeMap<String, String>| labels.is_empty() && options.is_empty();
+    matches!(kind, MountKind::Volume { name: None, subpath: None, labels, options, .. } if bare(labels, options))
+}
+
 impl Engine {
     /// Makes a container: its record, folders and files. Nothing runs yet.
     ///
@@ -89,6 +97,14 @@ impl Engine {
         plan::resources::plan(&spec.resources, Vec::new())?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
         let endpoints = inner.networks.endpoints(&spec)?;
+        if crate::network::names::is_linking(&spec) {
+            for text in &spec.links {
+                let name = crate::network::names::link_parts(text).0;
+                // clients take "not found" for a word on the image, and go to fetch it
+                let missing = |error| EngineError::invalid(format!("could not get container for {name}: {error}"));
+                inner.container(name).map_err(missing)?;
+            }
+        }
         let ids = self.ids(&spec)?;
         let mut container = Container {
             name: String::new(),
@@ -137,6 +153,7 @@ impl Engine {
 
     /// The mounts of other containers, but those over what the container has of its own.
     fn inherit_mounts(&self, container: &mut Container) -> Result<()> {
+        let own = container.spec.mounts.len();
         for from in container.spec.volumes_from.clone() {
             // clients take "not found" for a word on the image, and go to fetch it
             let other = self.container(&from.container).map_err(|error| EngineError::invalid(error.to_string()))?;
@@ -152,8 +169,11 @@ impl Engine {
                     _ => continue,
                 }
                 mount.read_only |= from.read_only;
-                if !container.spec.mounts.iter().any(|have| have.target == mount.target) {
-                    container.spec.mounts.push(mount);
+                match container.spec.mounts.iter().position(|have| have.target == mount.target) {
+                    // its own count, but for those that are only to be some volume, and of the others the last
+                    Some(at) if at < own && !is_any(&container.spec.mounts[at].kind) => {}
+                    Some(at) => container.spec.mounts[at] = mount,
+                    None => container.spec.mounts.push(mount),
                 }
             }
         }
@@ -295,10 +315,36 @@ impl Engine {
         all
     }
 
-    /// Ids of the execs of a container, running or ended.
+    /// The names that containers have by links of others: `web/db` for whom `web` knows as `db`.
+    #[must_use]
+    pub fn linked_names(&self) -> BTreeMap<ContainerId, Vec<String>> {
+        let mut names: BTreeMap<ContainerId, Vec<String>> = BTreeMap::new();
+        for container in self.containers().iter().filter(|container| crate::network::names::is_linking(&container.spec))
+        {
+            for text in &container.spec.links {
+                let (name, alias) = crate::network::names::link_parts(text);
+                if let Ok(other) = self.container(name) {
+                    names.entry(other.id.clone()).or_default().push(format!("{}/{alias}", container.name));
+                }
+            }
+        }
+        names
+    }
+
+    /// Whether a text is a sequence of keys that can detach a terminal.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Invalid`] if it is not.
+    pub fn check_detach_keys(&self, text: &str) -> Result<()> {
+        crate::keys::parse(Some(text)).map(drop)
+    }
+
+    /// Ids of the execs of a container that have not ended.
     #[must_use]
     pub fn execs_of(&self, id: &ContainerId) -> Vec<ExecId> {
-        lock(&self.inner.execs).values().filter(|exec| exec.container == *id).map(|exec| exec.id.clone()).collect()
+        let goes_on = |exec: &&crate::model::Exec| !matches!(exec.state, crate::model::ExecState::Exited { .. });
+        let execs = lock(&self.inner.execs);
+        execs.values().filter(|exec| exec.container == *id).filter(goes_on).map(|exec| exec.id.clone()).collect()
     }
 
     /// Runs it; done when its program runs.
@@ -378,6 +424,9 @@ impl Engine {
     /// [`ErrorClass::Invalid`] for a wrong name, [`ErrorClass::Conflict`] for one that is taken.
     pub async fn rename(&self, who: &str, new_name: &str) -> Result<()> {
         let container = self.container(who)?;
+        if new_name.strip_prefix('/').unwrap_or(new_name) == container.name {
+            return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
+        }
         let name = self.reserve_name(Some(new_name), &container.id)?;
         let renamed = self.ask(container.id.as_str(), |answer| Ask::Rename { name: name.clone(), answer }).await;
         self.release_name(if renamed.is_ok() { &container.name } else { &name });

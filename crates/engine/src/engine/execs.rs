@@ -133,10 +133,9 @@ impl Engine {
         let container = self.container(who)?;
         match container.phase {
             Phase::Running => Ok(container),
-            Phase::Paused => Err(EngineError::conflict(format!(
-                "Container {} is paused, unpause the container before exec",
-                container.name
-            ))),
+            Phase::Paused => {
+                Err(EngineError::conflict(format!("Container {who} is paused, unpause the container before exec")))
+            }
             _ => Err(EngineError::conflict(format!("container {} is not running", container.id))),
         }
     }
@@ -160,7 +159,12 @@ impl Inner {
         let mut process = ProcessBuilder::default()
             .terminal(spec.tty)
             .args(spec.args.clone())
-            .env(process::environment(container, &user.home, spec.tty, &spec.env))
+            .env(process::environment(
+                container,
+                &user.home,
+                spec.tty,
+                &[self.link_variables(container), spec.env.clone()].concat(),
+            ))
             .cwd(PathBuf::from(cwd))
             .capabilities(capabilities::sets(&names))
             .no_new_privileges(container.spec.security.no_new_privileges)
@@ -170,6 +174,7 @@ impl Inner {
         if let Some((rows, cols)) = spec.console_size {
             process.set_console_size(process::console(rows, cols));
         }
+        process.set_rlimits(process::rlimits(&container.spec)?);
         process.set_apparmor_profile(crate::plan::security::apparmor(&container.spec, &self.host));
         process.set_selinux_label(crate::plan::security::selinux(&container.spec));
         Ok(process)

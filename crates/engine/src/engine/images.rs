@@ -61,10 +61,30 @@ impl Engine {
     /// [`ErrorClass::NotFound`], [`ErrorClass::Invalid`] for a name that is none.
     pub async fn tag_image(&self, who: &str, reference: &str) -> Result<()> {
         let image = self.image(who).await?;
+        if reference.split([':', '@']).next() == Some("sha256") {
+            return Err(EngineError::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
+        }
         let reference = parse(reference)?;
+        let name = reference.clone().tagged().familiar();
         self.inner.images.tag(&image.id, reference).map_err(wrong)?;
-        self.tell(&image, "tag");
+        self.tell_as(&image, "tag", &name);
         Ok(())
+    }
+
+    /// The ids of an image and of those that were made of it: they have its layers and its history below their own.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn descendants(&self, image: &Image) -> Result<Vec<String>> {
+        let below = image.config.history().as_deref().unwrap_or_default();
+        let mut found = vec![image.id.to_string()];
+        for other in self.images().await? {
+            let steps = other.config.history().as_deref().unwrap_or_default();
+            if other.layers.starts_with(&image.layers) && steps.len() > below.len() && steps.starts_with(below) {
+                found.push(other.id.to_string());
+            }
+        }
+        Ok(found)
     }
 
     /// Removes a name, and the image with its last name.
@@ -72,6 +92,8 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::Conflict`] if a container has it.
     pub async fn remove_image(&self, who: &str, force: bool) -> Result<Vec<Removed>> {
+        // one that is damaged can be removed, too
+        let was = self.image(who).await.ok();
         let who = who.to_owned();
         let force = if force { image::Force::Yes } else { image::Force::No };
         let removed = self
@@ -80,13 +102,17 @@ impl Engine {
             })
             .await?;
         for one in &removed {
-            let (action, id) = match one {
-                Removed::Untagged(reference) => ("untag", reference.to_string()),
-                Removed::Deleted(id) => ("delete", id.to_string()),
-            };
-            let event =
-                self.inner.events.event(EventKind::Image, action, &id, BTreeMap::from([("name".into(), id.clone())]));
-            self.inner.store_event(event);
+            match one {
+                Removed::Untagged(reference) => {
+                    if let Some(was) = &was {
+                        self.tell_as(was, "untag", &reference.familiar());
+                    }
+                }
+                Removed::Deleted(id) => {
+                    let (id, name) = (id.to_string(), BTreeMap::from([("name".into(), id.to_string())]));
+                    self.inner.store_event(self.inner.events.event(EventKind::Image, "delete", &id, name));
+                }
+            }
         }
         Ok(removed)
     }

@@ -331,6 +331,13 @@ impl Registry {
             return Ok(slot);
         }
         let missing = || EngineError::not_found(format!("No such container: {who}"));
+        // by a link: the name of the one that has it, and what it calls the other
+        if let Some((parent, alias)) = bare.split_once('/') {
+            let parent = self.find(parent).map_err(|_| missing())?;
+            let mut links = parent.container.spec.links.iter().map(|text| crate::network::names::link_parts(text));
+            let (name, _) = links.find(|(_, known)| *known == alias).ok_or_else(missing)?;
+            return self.find(name);
+        }
         if bare.is_empty() || !bare.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(missing());
         }

@@ -310,7 +310,17 @@ impl Inner {
             })?;
             Ok(Linked { alias: alias.to_owned(), container })
         };
-        container.spec.links.iter().map(one).collect()
+        let links = container.spec.links.iter().map(one);
+        // in networks of one's own links are names only, and the other may come later
+        if names::is_linking(&container.spec) { links.collect() } else { Ok(links.flatten().collect()) }
+    }
+
+    /// What a program in a container is told of those that it has links to, which have to be there no more.
+    pub(crate) fn link_variables(&self, container: &Container) -> Vec<String> {
+        if container.spec.links.is_empty() {
+            return Vec::new();
+        }
+        self.linked(container).map(|linked| names::link_variables(container, &linked)).unwrap_or_default()
     }
 
     /// Writes a container's /etc/hosts and /etc/resolv.conf, and says what it may ask our resolver.

@@ -1,7 +1,7 @@
 //! How a container finds others: its files below /etc, what it may ask the resolver, and the variables of its links.
 
 use super::wiring::Joined;
-use crate::model::{Container, EndpointLink};
+use crate::model::{Container, ContainerSpec, DEFAULT_NETWORK, EndpointLink, NetworkMode};
 use crate::plan::namespaces::shown_hostname;
 use net::dns::{Names, View};
 use net::{Origin, Resolver};
@@ -33,6 +33,11 @@ pub(crate) fn link_parts(text: &str) -> (&str, &str) {
     (&name[bare(name)..], alias.rsplit('/').next().unwrap_or(alias))
 }
 
+/// Whether a container's links are names of their own, as in the default network.
+pub(crate) fn is_linking(spec: &ContainerSpec) -> bool {
+    matches!(&spec.network, NetworkMode::Networks(name) if name == DEFAULT_NETWORK) && !spec.links.is_empty()
+}
+
 /// The names of a container in a network: its own, those it was given there, and its short id.
 pub(crate) fn in_network(container: &Container, aliases: &[String]) -> Vec<String> {
     let mut names = vec![container.name.clone()];
@@ -58,7 +63,8 @@ pub(crate) fn hosts(container: &Container, joined: &[Joined], around: &Around<'_
     let mut extra: Vec<(String, IpAddr)> =
         spec.extra_hosts.iter().filter_map(|line| net::extra_host(line, around.gateways)).flatten().collect();
     for Linked { alias, container: other } in around.linked {
-        let mut names = vec![alias.as_str(), other.id.short(), other.name.as_str()];
+        let hostname = shown_hostname(other);
+        let mut names = vec![alias.as_str(), hostname.as_str(), other.name.as_str()];
         names.dedup();
         for address in other.links().flat_map(|(_, link)| link.addresses()) {
             extra.push((names.join(" "), address));

@@ -71,7 +71,7 @@ fn requested(request: &DeviceRequest, nodes: &mut Vec<LinuxDevice>) -> Result<()
         let before = nodes.len();
         collect(&host, Path::new(&request.container), nodes);
         if nodes.len() == before {
-            return Err(bad("there is no device in this folder"));
+            return Err(bad(&format!("{:?}: not a device node, and no device is in this folder", request.host)));
         }
         return Ok(());
     }

@@ -108,14 +108,17 @@ pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Vec<OciM
         ("/etc/hosts", &around.paths.hosts),
     ];
     mounts.retain(|mount| !mount.destination().to_str().is_some_and(own));
+    let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
+    asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    let (below, asked): (Vec<&Mount>, Vec<&Mount>) =
+        asked.into_iter().partition(|mount| Path::new("/etc").starts_with(&mount.target));
+    mounts.extend(below.into_iter().map(|mount| requested(mount, container)));
     mounts.extend(
         files
             .iter()
             .filter(|(target, _)| !own(target))
             .map(|(target, source)| one(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])),
     );
-    let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
-    asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
     mounts.extend(asked.into_iter().map(|mount| requested(mount, container)));
     mounts
 }

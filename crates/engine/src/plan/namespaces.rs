@@ -29,7 +29,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
         ));
     }
     if modes.uts == UtsMode::Host && (spec.hostname.is_some() || spec.domainname.is_some()) {
-        return Err(EngineError::invalid("conflicting options: --hostname and the UTS mode (--uts host)"));
+        return Err(EngineError::invalid("conflicting options: hostname and the UTS mode (--uts host)"));
     }
     if let Some(name) = spec.hostname.as_deref()
         && (name.is_empty()
@@ -156,5 +156,11 @@ pub(crate) fn hostname(container: &Container) -> Option<String> {
 
 /// What the container's files call it.
 pub(crate) fn shown_hostname(container: &Container) -> String {
-    container.spec.hostname.clone().unwrap_or_else(|| container.id.short().to_owned())
+    let spec = &container.spec;
+    match (&spec.hostname, &spec.network) {
+        (Some(own), _) => own.clone(),
+        // who shares the host's network goes by its name
+        (None, NetworkMode::Host) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        (None, _) => container.id.short().to_owned(),
+    }
 }

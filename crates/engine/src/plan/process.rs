@@ -60,14 +60,9 @@ pub(crate) fn merge(spec: &ContainerSpec, image: &ImageConfiguration) -> Result<
         None if spec.command.is_empty() => (from_image(config.entrypoint()), from_image(config.cmd())),
         None => (from_image(config.entrypoint()), spec.command.clone()),
     };
-    let args: Vec<String> = entrypoint
-        .into_iter()
-        .chain(command)
-        .enumerate()
-        .filter(|(at, word)| *at > 0 || !word.is_empty())
-        .map(|(_, word)| word)
-        .collect();
-    if args.is_empty() || args[0].is_empty() {
+    // a list with one empty word is how images say "none at all"; an empty command is found missing at the start only
+    let args: Vec<String> = entrypoint.into_iter().filter(|word| !word.is_empty()).chain(command).collect();
+    if args.is_empty() {
         return Err(EngineError::invalid("No command specified: the image has none, give one behind its name"));
     }
     let mut env = from_image(config.env());
@@ -108,7 +103,9 @@ pub(crate) fn environment(container: &Container, home: &str, tty: bool, more: &[
     if tty {
         env.push("TERM=xterm".into());
     }
-    for variable in container.process.env.iter().chain(more) {
+    // those that were asked for without a value are not to be there
+    let bare = container.spec.env.iter().filter(|variable| !variable.contains('='));
+    for variable in bare.chain(&container.process.env).chain(more) {
         set_variable(&mut env, variable);
     }
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
@@ -137,8 +134,7 @@ pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Result<O
     if let Some((rows, cols)) = spec.console_size {
         process.set_console_size(console(rows, cols));
     }
-    let limits: Vec<PosixRlimit> = spec.ulimits.iter().map(rlimit).collect::<Result<_>>()?;
-    process.set_rlimits((!limits.is_empty()).then_some(limits));
+    process.set_rlimits(rlimits(spec)?);
     process.set_apparmor_profile(security::apparmor(spec, around.host));
     process.set_selinux_label(security::selinux(spec));
     process.set_oom_score_adj(spec.oom_score_adj);
@@ -146,7 +142,10 @@ pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Result<O
 }
 
 pub(crate) fn set_user(process: &mut OciProcess, user: &super::user::User) {
-    let built = UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(user.groups.clone()).build();
+    // its own group is among the others, so that what is denied to that group stays denied when it leaves it
+    let mut groups = vec![user.gid];
+    groups.extend(user.groups.iter().filter(|group| **group != user.gid));
+    let built = UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(groups).build();
     if let Ok(user) = built {
         process.set_user(user);
     }
@@ -154,6 +153,12 @@ pub(crate) fn set_user(process: &mut OciProcess, user: &super::user::User) {
 
 pub(crate) fn console(rows: u16, cols: u16) -> Option<oci_spec::runtime::Box> {
     BoxBuilder::default().height(u64::from(rows)).width(u64::from(cols)).build().ok()
+}
+
+/// The limits that were asked for; none if there are none.
+pub(crate) fn rlimits(spec: &ContainerSpec) -> Result<Option<Vec<PosixRlimit>>> {
+    let limits: Vec<PosixRlimit> = spec.ulimits.iter().map(rlimit).collect::<Result<_>>()?;
+    Ok((!limits.is_empty()).then_some(limits))
 }
 
 fn rlimit(limit: &Ulimit) -> Result<PosixRlimit> {

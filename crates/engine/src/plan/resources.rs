@@ -85,7 +85,7 @@ fn cpu(asked: &Resources, host: &Host) -> Result<()> {
         }
         if asked.cpu_quota_us.unwrap_or(0) != 0 || asked.cpu_period_us.unwrap_or(0) != 0 {
             return Err(EngineError::invalid(
-                "Conflicting options: --cpus cannot be given together with --cpu-quota or --cpu-period",
+                "Conflicting options: Nano CPUs and CPU Period cannot both be set: --cpus stands for --cpu-quota and --cpu-period",
             ));
         }
     }
@@ -105,7 +105,14 @@ fn set(value: Option<i64>) -> Option<i64> {
 }
 
 fn cpuset(flag: &str, list: &str, host: &Host) -> Result<()> {
-    let bad = || EngineError::invalid(format!("Invalid value {list} for {flag}; give numbers and ranges as in 0-2,5"));
+    let bad = || {
+        let words = flag.trim_start_matches('-').replace('-', " ");
+        EngineError::invalid(format!("Invalid value {list} for {words} ({flag}); give numbers and ranges as in 0-2,5"))
+    };
+    let is_number = |part: &str| part.trim().parse::<u32>().is_ok();
+    if !list.split(',').flat_map(|part| part.splitn(2, '-')).all(is_number) {
+        return Err(bad());
+    }
     for part in list.split(',') {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let from: u32 = from.trim().parse().map_err(|_| bad())?;
@@ -133,7 +140,9 @@ pub(crate) fn plan(asked: &Resources, rules: Vec<LinuxDeviceCgroup>) -> Result<L
         resources.set_devices(Some(rules));
     }
     resources.set_memory(plan_memory(asked)).set_cpu(plan_cpu(asked)).set_block_io(plan_block(asked)?);
-    if let Some(limit) = asked.pids_limit.filter(|limit| *limit > 0) {
+    if let Some(limit) = asked.pids_limit {
+        // below 1: any number, which lifts a limit that was set before
+        let limit = if limit > 0 { limit } else { -1 };
         resources.set_pids(LinuxPidsBuilder::default().limit(limit).build().ok());
     }
     Ok(resources)

@@ -75,13 +75,15 @@ pub(crate) fn selinux(spec: &ContainerSpec) -> Option<String> {
     ))
 }
 
-/// The paths to mask.
-pub(crate) fn masked(spec: &ContainerSpec) -> Vec<String> {
+/// The paths in a container that nobody may look at.
+#[must_use]
+pub fn masked(spec: &ContainerSpec) -> Vec<String> {
     list(spec, spec.masked_paths.as_ref(), MASKED)
 }
 
-/// The paths to make read-only.
-pub(crate) fn readonly(spec: &ContainerSpec) -> Vec<String> {
+/// The paths in a container that nobody may change.
+#[must_use]
+pub fn readonly(spec: &ContainerSpec) -> Vec<String> {
     list(spec, spec.readonly_paths.as_ref(), READ_ONLY)
 }
 

@@ -65,7 +65,11 @@ pub(crate) fn resolve(asked: &str, group_add: &[String], accounts: &Accounts) ->
         Some((login, Some(uid), Some(gid), home)) => (Some(login), uid, gid, home),
         _ => {
             let uid = number(name).ok_or_else(|| {
-                EngineError::invalid(format!("unable to find user {name}: no matching entries in passwd file"))
+                EngineError::invalid(if name.parse::<i64>().is_ok() {
+                    format!("user {name}: uids and gids must be in range 0-2147483647")
+                } else {
+                    format!("unable to find user {name}: no matching entries in passwd file")
+                })
             })?;
             (None, uid, 0, if uid == 0 { "/root" } else { "/" })
         }

@@ -25,7 +25,7 @@ impl<W: Write> Writer<W> {
     /// The output's or the contents' own.
     pub fn add(&mut self, path: &[u8], stat: &Stat, kind: &Kind, data: &mut dyn Read) -> io::Result<()> {
         let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
-        if *kind == Kind::Directory {
+        if *kind == Kind::Directory && name != b"/" {
             name.push(b'/');
         }
         if let Kind::File { size, segments: Some(segments) } = kind {

@@ -8,6 +8,8 @@ mod health;
 mod library;
 mod life;
 mod logs;
+mod manners;
 pub(crate) mod network;
 mod ours;
 mod pizza;
+mod protocol;

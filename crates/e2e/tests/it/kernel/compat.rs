@@ -56,7 +56,7 @@ impl Table {
 }
 
 /// Status and body of a request, on a connection of its own.
-fn ask(subject: &Subject, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+pub(crate) fn ask(subject: &Subject, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
     let mut stream = UnixStream::connect(subject.socket()).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     let body = body.map(Value::to_string).unwrap_or_default();
@@ -76,7 +76,7 @@ fn ask(subject: &Subject, method: &str, path: &str, body: Option<&Value>) -> (u1
 }
 
 /// A good answer, or what was answered instead.
-fn answer(subject: &Subject, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+pub(crate) fn answer(subject: &Subject, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
     let (status, text) = ask(subject, method, path, body);
     if !(200..300).contains(&status) {
         return Err(format!("{method} {path}: {status} {text}"));

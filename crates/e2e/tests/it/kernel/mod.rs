@@ -5,7 +5,7 @@ mod build;
 mod build_cache;
 mod build_remote;
 mod clients;
-mod compat;
+pub(crate) mod compat;
 mod corpus;
 mod crash;
 mod daemon;
