@@ -17,11 +17,15 @@ fn lay_out(program: &str, order: &Path) {
     println!("cargo::rerun-if-changed={}", order.display());
     println!("cargo::rerun-if-env-changed=INSULA_LINK_MAP");
     let Some(lld) = lld() else { return };
-    let order = std::env::current_dir().unwrap_or_default().join(order);
+    // beside the program: another checkout may link what this one has built
+    let copy = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("run.order");
+    if std::fs::copy(order, &copy).is_err() {
+        return;
+    }
     let argument = |text: &str| println!("cargo::rustc-link-arg-bin={program}={text}");
     argument("-fuse-ld=lld");
     argument(&format!("-B{}", lld.display()));
-    argument(&format!("-Wl,--symbol-ordering-file={}", order.display()));
+    argument(&format!("-Wl,--symbol-ordering-file={}", copy.display()));
     // names of another compiler's are no fault
     argument("-Wl,--no-warn-symbol-ordering");
     if let Some(map) = std::env::var_os("INSULA_LINK_MAP") {

@@ -135,6 +135,9 @@ impl Job<'_> {
                     }
                 }
                 place(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())?;
+                if console == Console::Mount {
+                    own_null();
+                }
                 Ok(None)
             }
             Ends::Terminal(ends) => {

@@ -1,6 +1,7 @@
 //! What this host can do for isolation: tried by doing where that is possible.
 
 use crate::engine::Engine;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// The findings.
@@ -156,15 +157,15 @@ fn try_overlay(run: &Path) -> std::io::Result<()> {
         for part in ["lower", "upper", "work"] {
             std::fs::create_dir_all(place.join(part))?;
         }
-        let overlay = || -> Result<(), sys::mount::FsError> {
-            let context = sys::mount::FsContext::open("overlay")?;
-            for (key, part) in [("lowerdir+", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
-                context.set_string(key, &place.join(part).to_string_lossy())?;
-            }
-            context.create()?;
-            context.mount(sys::mount::MountAttr::empty()).map(drop)
+        let open = |part: &str| {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+            rustix::fs::open(place.join(part), flags, rustix::fs::Mode::empty())
         };
-        overlay().map_err(|error| std::io::Error::other(error.to_string()))
+        let (lower, upper, work) = (open("lower")?, open("upper")?, open("work")?);
+        let above = sys::overlay::Above { upper: upper.as_fd(), work: work.as_fd(), volatile: false };
+        let attributes = sys::mount::MountAttr::empty();
+        let overlay = sys::overlay::Overlay { layers: &[lower.as_fd()], above: Some(above), attributes };
+        overlay.mount().map(drop).map_err(|error| std::io::Error::other(error.to_string()))
     })();
     let _ = std::fs::remove_dir_all(&place);
     tried

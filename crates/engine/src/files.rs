@@ -64,7 +64,8 @@ fn resolv_conf(container: &Container) -> String {
     net::Resolver::parse(&host).with(&spec.dns, &spec.dns_search, &spec.dns_options).to_string()
 }
 
-/// Makes a folder with the mount points that every container needs and opens it as a detached mount. As the lowest layer
+/// Makes a folder with the mount points that every container needs and opens it, as a
+/// detached mount where the kernel takes those as layers. As the lowest layer
 /// it gives way to whatever the image has there, keeps `/proc` and `/etc/hosts` out of every writable layer, and lets
 /// read-only containers do without one.
 pub(crate) fn skeleton(folder: &Path) -> io::Result<OwnedFd> {
@@ -73,6 +74,10 @@ pub(crate) fn skeleton(folder: &Path) -> io::Result<OwnedFd> {
     }
     for name in ["hosts", "hostname", "resolv.conf"] {
         fs::File::options().create(true).append(true).open(folder.join("etc").join(name))?;
+    }
+    if !sys::overlay::takes_detached() {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        return Ok(rustix::fs::open(folder, flags, rustix::fs::Mode::empty())?);
     }
     let flags = sys::mount::OpenTreeFlags::OPEN_TREE_CLONE | sys::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
     sys::mount::open_tree(rustix::fs::CWD, folder, flags).map_err(|error| io::Error::other(error.to_string()))

@@ -12,6 +12,7 @@ use std::thread;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom};
 use sys::mount::{FsContext, MountAttr};
+use sys::overlay::Overlay;
 
 use crate::erofs::Segment;
 use crate::error::ImageError;
@@ -85,15 +86,8 @@ impl Store {
             [only] => return only.try_clone_to_owned().map_err(ExportError::Write),
             _ => {}
         }
-        let overlay = || {
-            let context = FsContext::open("overlay")?;
-            for layer in &all {
-                context.set_fd("lowerdir+", *layer)?;
-            }
-            context.create()?;
-            context.mount(MountAttr::RDONLY)
-        };
-        overlay().map_err(ExportError::Overlay)
+        let overlay = Overlay { layers: &all, above: None, attributes: MountAttr::RDONLY };
+        overlay.mount().map_err(ExportError::Overlay)
     }
 }
 

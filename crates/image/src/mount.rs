@@ -1,17 +1,20 @@
 //! Layers as detached mounts, kept for the next container.
 //!
 //! A detached mount is visible in no namespace and ends with its last descriptor, so that nothing is left behind when the
-//! daemon dies. A layer's mount is shared by everything that uses it and stays for a while after its last user.
+//! daemon dies. A layer's mount is shared by everything that uses it and stays for a while after its last user. Kernels before 6.15
+//! put only layers under an overlay that are mounted in sight: there they are, in a folder of the store.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::CWD;
-use sys::mount::{Depth, FsContext, FsError, MountAttr, MountAttrs, OpenTreeFlags};
+use rustix::fs::{CWD, Mode, OFlags};
+use sys::mount::{
+    Depth, FsContext, FsError, MountAttr, MountAttrs, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use crate::erofs;
 use crate::error::ImageError;
@@ -34,6 +37,8 @@ pub struct Layers {
 pub(crate) struct Mounts {
     state: Mutex<Mounted>,
     format: OnceLock<LayerFormat>,
+    /// Where layers have to be in sight, for kernels that take no others.
+    place: OnceLock<Place>,
 }
 
 #[derive(Debug, Default)]
@@ -46,12 +51,67 @@ struct Mounted {
 struct Entry {
     fd: Arc<OwnedFd>,
     used: u64,
+    /// Where it is mounted, if it is in sight.
+    _point: Option<Point>,
+}
+
+/// A folder in which layers are mounted, itself a mount that passes nothing on to other namespaces. It goes with the daemon, or when the
+/// next one comes.
+#[derive(Debug)]
+struct Place(PathBuf);
+
+/// A layer's mount, taken away with this.
+#[derive(Debug)]
+struct Point(PathBuf);
+
+impl Place {
+    /// Makes the folder anew; what a daemon that died has left there goes.
+    fn make(root: &Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let folder = root.join("mounts");
+        clear(&folder);
+        std::fs::create_dir_all(&folder)?;
+        let context = FsContext::open("tmpfs")?;
+        context.set_string("mode", "700")?;
+        context.create()?;
+        let tree = context.mount(MountAttr::empty())?;
+        let open = rustix::fs::open(&folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        sys::mount::move_mount_onto(tree.as_fd(), open.as_fd())?;
+        sys::mount::set_propagation(&folder, MountPropagationFlags::PRIVATE)?;
+        Ok(Self(folder))
+    }
+
+    fn attach(&self, layer: &LayerId, tree: &OwnedFd) -> Result<Point, Box<dyn std::error::Error + Send + Sync>> {
+        let point = Point(self.0.join(layer.0.hex()));
+        std::fs::create_dir_all(&point.0)?;
+        let open = rustix::fs::open(&point.0, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        sys::mount::move_mount_onto(tree.as_fd(), open.as_fd())?;
+        Ok(point)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        clear(&self.0);
+    }
+}
+
+impl Drop for Point {
+    fn drop(&mut self) {
+        // what stays is out of the way, and goes with the folder
+        let _ = sys::mount::umount(&self.0, UnmountFlags::DETACH);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Takes away what is mounted at the folder, with all below.
+fn clear(folder: &Path) {
+    while sys::mount::umount(folder, UnmountFlags::DETACH).is_ok() {}
 }
 
 impl Mounts {
     /// New layers get this format.
     pub(crate) fn with_format(format: LayerFormat) -> Self {
-        Self { state: Mutex::default(), format: OnceLock::from(format) }
+        Self { format: OnceLock::from(format), ..Self::default() }
     }
 
     /// The format for new layers: EROFS unless this kernel has none.
@@ -79,14 +139,32 @@ impl Mounts {
                 continue;
             }
             let fd = Arc::new(mount_layer(root, layer, image)?);
+            let point = self.show(root, layer, &fd)?;
             fds.push(Arc::clone(&fd));
-            state.layers.insert(*layer, Entry { fd, used: now });
+            state.layers.insert(*layer, Entry { fd, used: now, _point: point });
         }
         state.shrink();
         Ok(Layers { fds })
     }
 
-    /// Gives up a mount; whoever holds it keeps it.
+    /// Puts a layer in sight where the kernel wants that.
+    fn show(&self, root: &Path, layer: &LayerId, tree: &OwnedFd) -> Result<Option<Point>, ImageError> {
+        let failed = |source| ImageError::Mount { layer: *layer, path: root.join("mounts"), source };
+        if sys::overlay::takes_detached() {
+            return Ok(None);
+        }
+        let place = match self.place.get() {
+            Some(place) => place,
+            None => {
+                let made = Place::make(root).map_err(failed)?;
+                // whoever mounts holds the lock, so nobody else has made it meanwhile
+                self.place.get_or_init(|| made)
+            }
+        };
+        place.attach(layer, tree).map(Some).map_err(failed)
+    }
+
+    /// Gives up a mount; whoever holds it keeps it, but where layers have to be in sight.
     pub(crate) fn forget(&self, layer: &LayerId) {
         self.state().layers.remove(layer);
     }

@@ -40,3 +40,12 @@ pub fn in_new<T: Send>(work: impl FnOnce() -> T + Send) -> Result<(OwnedFd, T)> 
         thread.join().unwrap_or_else(|_| Err(SysError::new("unshare", Errno::INTR)))
     })
 }
+
+/// Gives the calling thread a working folder, root and file mode mask of its own, apart from the other threads'.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn own_working_folder() -> Result<()> {
+    // SAFETY: no descriptor changes hands; what the thread shared of its folders is copied.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(SysError::of("unshare"))
+}

@@ -6,12 +6,13 @@ use control::{FailureKind, Rootfs};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use sys::mount::{
-    Depth, FsContext, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    chroot_here, mount_setattr, move_mount, move_mount_onto, open_tree, pivot_root_here, set_propagation,
+    Depth, MountAttr, MountAttrs, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, chroot_here,
+    mount_setattr, move_mount, move_mount_onto, open_tree, pivot_root_here, set_propagation,
 };
+use sys::overlay::{Above, Overlay};
 
 /// Opens the root file system as a detached mount; with a user namespace, its owners are mapped by that.
 pub(crate) fn open(rootfs: &Rootfs, layers: &[OwnedFd], user: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
@@ -83,47 +84,9 @@ fn overlay(
     user: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd> {
     let upper = writable.map(|folder| upper_dirs(folder, user)).transpose()?;
-    let assemble = |by: By| -> std::result::Result<OwnedFd, sys::mount::FsError> {
-        let context = FsContext::open("overlay")?;
-        context.set_string("source", "overlay")?;
-        for layer in layers {
-            by.set(&context, "lowerdir+", *layer)?;
-        }
-        if let Some(upper) = &upper {
-            by.set(&context, "upperdir", upper.upper.as_fd())?;
-            by.set(&context, "workdir", upper.work.as_fd())?;
-            if volatile {
-                context.set_flag("volatile")?;
-            }
-        }
-        context.set_string("metacopy", "off")?;
-        // nothing asks for the file system's identity; without one the upper folder needs no attribute written at each
-        // mount. Kernels before 6.6 do not know the option and never write one.
-        let _ = context.set_string("uuid", "null");
-        context.create()?;
-        context.mount(MountAttr::empty())
-    };
-    match assemble(By::Descriptor) {
-        // kernels before 6.13 take only paths here
-        Err(error) if error.errno() == Errno::INVAL => assemble(By::Path),
-        other => other,
-    }
-    .doing(|| "cannot mount the root file system")
-}
-
-#[derive(Clone, Copy)]
-enum By {
-    Descriptor,
-    Path,
-}
-
-impl By {
-    fn set(self, context: &FsContext, key: &str, fd: BorrowedFd<'_>) -> std::result::Result<(), sys::mount::FsError> {
-        match self {
-            Self::Descriptor => context.set_fd(key, fd),
-            Self::Path => context.set_string(key, &format!("/proc/self/fd/{}", fd.as_raw_fd())),
-        }
-    }
+    let above = upper.as_ref().map(|upper| Above { upper: upper.upper.as_fd(), work: upper.work.as_fd(), volatile });
+    let overlay = Overlay { layers, above, attributes: MountAttr::empty() };
+    overlay.mount().doing(|| "cannot mount the root file system")
 }
 
 struct Upper {

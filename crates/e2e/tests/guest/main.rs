@@ -11,6 +11,7 @@ mod booted;
 mod bundle;
 #[path = "../runtime/container.rs"]
 mod container;
+mod engine;
 mod guest;
 mod inside;
 #[path = "../runtime/known.rs"]

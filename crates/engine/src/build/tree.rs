@@ -7,8 +7,8 @@ use image::{LayerId, Layers};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use sys::mount::{FsContext, FsError, MountAttr};
+use sys::mount::MountAttr;
+use sys::overlay::{Above, Overlay};
 
 /// A work folder with an upper layer.
 pub(super) struct Upper {
@@ -54,34 +54,16 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd> {
 }
 
 fn overlay(layers: &Layers, lower: &OwnedFd, upper: Option<&Path>) -> Result<OwnedFd> {
-    let fds: Vec<Arc<OwnedFd>> = layers.fds.clone();
-    let assemble = |by_descriptor: bool| -> std::result::Result<OwnedFd, FsError> {
-        let context = FsContext::open("overlay")?;
-        context.set_string("source", "overlay")?;
-        let below = fds.iter().map(|fd| fd.as_fd()).chain((fds.len() < 2).then(|| lower.as_fd()));
-        for fd in below {
-            if by_descriptor {
-                context.set_fd("lowerdir+", fd)?;
-            } else {
-                context.set_string("lowerdir+", &format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-            }
-        }
-        if let Some(folder) = upper {
-            context.set_string("upperdir", &folder.join("upper").to_string_lossy())?;
-            context.set_string("workdir", &folder.join("work").to_string_lossy())?;
-            context.set_flag("volatile")?;
-        }
-        context.set_string("metacopy", "off")?;
-        let _ = context.set_string("uuid", "null");
-        context.create()?;
-        context.mount(if upper.is_some() { MountAttr::empty() } else { MountAttr::RDONLY })
+    let parts = match upper {
+        Some(folder) => Some((open(&folder.join("upper"))?, open(&folder.join("work"))?)),
+        None => None,
     };
-    // kernels before 6.13 take only paths here
-    let mounted = match assemble(true) {
-        Err(error) if error.errno() == rustix::io::Errno::INVAL => assemble(false),
-        other => other,
-    };
-    mounted.map_err(|error| cannot("put a stage's layers over each other", &error))
+    let above = parts.as_ref().map(|(upper, work)| Above { upper: upper.as_fd(), work: work.as_fd(), volatile: true });
+    let lowest = (layers.fds.len() < 2).then(|| lower.as_fd());
+    let layers: Vec<_> = layers.fds.iter().map(|fd| fd.as_fd()).chain(lowest).collect();
+    let attributes = if upper.is_some() { MountAttr::empty() } else { MountAttr::RDONLY };
+    let overlay = Overlay { layers: &layers, above, attributes };
+    overlay.mount().map_err(|error| cannot("put a stage's layers over each other", &error))
 }
 
 /// A stage's or an image's files, to be read.

@@ -11,10 +11,11 @@ use image::transfer::{Shift, Wanted, clean, ensure_folder, resolve};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use sys::mount::{Depth, FsContext, MountAttr, MountAttrs, OpenTreeFlags, mount_setattr, move_mount_onto, open_tree};
+use sys::mount::{Depth, MountAttr, MountAttrs, OpenTreeFlags, mount_setattr, move_mount_onto, open_tree};
+use sys::overlay::{Above, Overlay};
 
 /// Held while a container must not begin to run.
 pub(crate) type Guard = tokio::sync::OwnedMutexGuard<()>;
@@ -73,7 +74,9 @@ impl Root {
             .and_then(|image| inner.images.mount_layers(&image))
             .map_err(|error| failed(&error))?;
         let images = inner.ready_for_copy(container)?;
-        let made = sys::mountns::in_new(|| assemble(inner, container, &layers, &images));
+        // before the namespace: kernels before 6.15 take only layers of the one that they are in
+        let overlay = overlay(inner, container, &layers).map_err(|error| failed(&error))?;
+        let made = sys::mountns::in_new(|| assemble(inner, container, overlay, &images));
         let (namespace, root) = made.map_err(|error| failed(&error))?;
         let fd = root.map_err(|error| failed(&error))?;
         Ok(Self { fd, shift: None, _namespace: Some(namespace), _layers: Some(layers), _guard: Some(guard) })
@@ -114,16 +117,10 @@ impl Root {
     }
 }
 
-/// In a mount namespace of its own: the layers, and over them what is mounted.
-fn assemble(
-    inner: &Inner,
-    container: &Container,
-    layers: &image::Layers,
-    images: &ImageMounts,
-) -> std::io::Result<OwnedFd> {
+/// In a mount namespace of its own: what is mounted, over the root file system.
+fn assemble(inner: &Inner, container: &Container, root: OwnedFd, images: &ImageMounts) -> std::io::Result<OwnedFd> {
     let io = |error: sys::SysError| std::io::Error::other(error.to_string());
     let paths = inner.config.paths(&container.id);
-    let root = overlay(inner, container, layers).map_err(|error| std::io::Error::other(error.to_string()))?;
     // mounts can be made only on what is mounted somewhere: over the container's own folder, which nobody sees here
     let below: Vec<(PathBuf, OwnedFd, MountAttr)> = sources(container, &paths, images)?;
     let place = rustix::fs::open(&paths.dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -140,31 +137,19 @@ fn assemble(
     Ok(root)
 }
 
-fn overlay(
-    inner: &Inner,
-    container: &Container,
-    layers: &image::Layers,
-) -> std::result::Result<OwnedFd, sys::mount::FsError> {
+fn overlay(inner: &Inner, container: &Container, layers: &image::Layers) -> std::io::Result<OwnedFd> {
     let dir = inner.config.paths(&container.id).dir;
-    let set = |context: &FsContext, key: &str, fd: &OwnedFd| {
-        // kernels before 6.13 take only paths
-        context
-            .set_fd(key, fd.as_fd())
-            .or_else(|_| context.set_string(key, &format!("/proc/self/fd/{}", fd.as_raw_fd())))
+    let open = |name: &str| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(dir.join(name), flags, Mode::empty())
     };
-    let context = FsContext::open("overlay")?;
-    for layer in &layers.fds {
-        set(&context, "lowerdir+", layer)?;
-    }
-    set(&context, "lowerdir+", &inner.skeleton)?;
-    if crate::files::has_upper(&container.spec) {
-        context.set_string("upperdir", &dir.join("upper").to_string_lossy())?;
-        context.set_string("workdir", &dir.join("work").to_string_lossy())?;
-    }
-    context.set_string("metacopy", "off")?;
-    let _ = context.set_string("uuid", "null");
-    context.create()?;
-    context.mount(MountAttr::empty())
+    let written = crate::files::has_upper(&container.spec);
+    let parts = if written { Some((open("upper")?, open("work")?)) } else { None };
+    let above = parts.as_ref().map(|(upper, work)| Above { upper: upper.as_fd(), work: work.as_fd(), volatile: false });
+    let lowest = std::iter::once(inner.skeleton.as_fd());
+    let layers: Vec<_> = layers.fds.iter().map(|layer| layer.as_fd()).chain(lowest).collect();
+    let overlay = Overlay { layers: &layers, above, attributes: MountAttr::empty() };
+    overlay.mount().map_err(|error| std::io::Error::other(error.to_string()))
 }
 
 /// Where a mount's files are.

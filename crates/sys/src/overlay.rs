@@ -1,0 +1,146 @@
+//! Layers over each other, overlayfs, on any kernel that has it.
+//!
+//! What kernels take has changed: since 6.15 layers may be mounts that are nowhere in sight, since 6.13 they are given as
+//! descriptors, since 6.8 one by one; before that all are in one option, whose text has at most 255 bytes.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::SysError;
+use crate::mount::{FsContext, FsError, MountAttr};
+
+/// What lies over what.
+#[derive(Debug, Clone, Copy)]
+pub struct Overlay<'a> {
+    /// Folders that are only read, the topmost first: two at least, or one below something that is written.
+    pub layers: &'a [BorrowedFd<'a>],
+    /// What is written goes there.
+    pub above: Option<Above<'a>>,
+    /// The attributes of the mount.
+    pub attributes: MountAttr,
+}
+
+/// Where writes go.
+#[derive(Debug, Clone, Copy)]
+pub struct Above<'a> {
+    /// The folder of what was written.
+    pub upper: BorrowedFd<'a>,
+    /// An empty folder of the same file system, for the kernel's own use.
+    pub work: BorrowedFd<'a>,
+    /// Whether what was written may be lost with the machine, for which nothing is synchronised then.
+    pub volatile: bool,
+}
+
+/// How layers are named to the kernel.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Descriptor,
+    Path,
+    /// All at once, each by its number, from within `/proc/self/fd`.
+    Number,
+}
+
+impl Overlay<'_> {
+    /// Makes the file system and mounts it nowhere. Layers must be mounted in the caller's mount namespace, unless
+    /// [`takes_detached`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    ///
+    /// # Source
+    /// `Documentation/filesystems/overlayfs`; `fs/overlayfs/params.c` of the releases named above.
+    pub fn mount(&self) -> Result<OwnedFd, FsError> {
+        let unknown = |error: &FsError| matches!(error.errno(), Errno::INVAL | Errno::OPNOTSUPP);
+        let first = match self.attempt(By::Descriptor) {
+            Err(error) if unknown(&error) => error,
+            other => return other,
+        };
+        match self.attempt(By::Path) {
+            Err(error) if unknown(&error) => {}
+            other => return other,
+        }
+        // where nothing helps, what the newest interface says is the best explanation
+        self.within_descriptors().map_err(|error| if unknown(&error) { first } else { error })
+    }
+
+    fn attempt(&self, by: By) -> Result<OwnedFd, FsError> {
+        let context = FsContext::open("overlay")?;
+        context.set_string("source", "overlay")?;
+        match by {
+            By::Number => {
+                let names: Vec<String> = self.layers.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+                context.set_string("lowerdir", &names.join(":"))?;
+            }
+            By::Descriptor | By::Path => {
+                self.layers.iter().try_for_each(|layer| by.set(&context, "lowerdir+", *layer))?
+            }
+        }
+        if let Some(above) = self.above {
+            by.set(&context, "upperdir", above.upper)?;
+            by.set(&context, "workdir", above.work)?;
+            if above.volatile {
+                context.set_flag("volatile")?;
+            }
+        }
+        context.set_string("metacopy", "off")?;
+        if !matches!(by, By::Number) {
+            // nothing asks for the file system's identity; without one the upper folder needs no attribute written at each
+            // mount. Kernels before 6.6 do not know the option, and never write one.
+            let _ = context.set_string("uuid", "null");
+        }
+        context.create()?;
+        context.mount(self.attributes)
+    }
+
+    /// On a thread of its own, whose working folder is nobody else's.
+    fn within_descriptors(&self) -> Result<OwnedFd, FsError> {
+        let inside = || {
+            crate::mountns::own_working_folder().map_err(failed)?;
+            rustix::process::chdir("/proc/self/fd").map_err(SysError::of("chdir")).map_err(failed)?;
+            self.attempt(By::Number)
+        };
+        std::thread::scope(|scope| {
+            let ended = || failed(SysError::new("clone", Errno::AGAIN));
+            let thread = std::thread::Builder::new().name("overlay".to_owned()).spawn_scoped(scope, inside);
+            thread.map_err(|_| ended())?.join().unwrap_or_else(|_| Err(ended()))
+        })
+    }
+}
+
+impl By {
+    fn set(self, context: &FsContext, key: &str, fd: BorrowedFd<'_>) -> Result<(), FsError> {
+        match self {
+            Self::Descriptor => context.set_fd(key, fd),
+            Self::Path => context.set_string(key, &format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            Self::Number => context.set_string(key, &fd.as_raw_fd().to_string()),
+        }
+    }
+}
+
+fn failed(error: SysError) -> FsError {
+    FsError { filesystem: "overlay".to_owned(), option: String::new(), error, log: String::new() }
+}
+
+/// Whether layers may be mounts that are in no namespace; tried once.
+#[must_use]
+pub fn takes_detached() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| try_detached().unwrap_or(false))
+}
+
+fn try_detached() -> Result<bool, FsError> {
+    let context = FsContext::open("tmpfs")?;
+    context.create()?;
+    let tree = context.mount(MountAttr::empty())?;
+    let folder = |name: &str| -> rustix::io::Result<OwnedFd> {
+        rustix::fs::mkdirat(&tree, name, Mode::from_raw_mode(0o755))?;
+        rustix::fs::openat(&tree, Path::new(name), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let (Ok(one), Ok(other)) = (folder("one"), folder("other")) else { return Ok(false) };
+    let layers = [one.as_fd(), other.as_fd()];
+    Ok(Overlay { layers: &layers, above: None, attributes: MountAttr::RDONLY }.mount().is_ok())
+}
