@@ -122,10 +122,6 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
             remove(&mut next, *force)?
         }
         Input::Launched(runtime) => {
-            if next.phase != Phase::Starting {
-                // of a start that a killed daemon has not written down: what came before it is over
-                next.stopped_by_user = false;
-            }
             next.restarting = false;
             next.phase = Phase::Running;
             next.runtime = Some(runtime.clone());

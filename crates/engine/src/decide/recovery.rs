@@ -61,10 +61,11 @@ pub(crate) fn recovery(record: &Container, found: &Found, observed: &dyn Fn(i32)
                 (false, true) => steps.push(feed(Input::Thawed)),
                 _ => {}
             }
-            // a removal is carried through; a stop that nobody was told of must not keep the policy from its work for ever
+            // a removal is carried through; a stop that nobody was told of, or that was of an earlier run, must not keep the
+            // policy from its work for ever
             if record.remove_at_end {
                 steps.push(feed(Input::Remove { force: true, volumes: false }));
-            } else if record.stopped_by_user && record.is_alive() {
+            } else if record.stopped_by_user {
                 steps.push(feed(Input::StopForgotten));
             }
             steps

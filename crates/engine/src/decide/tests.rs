@@ -208,7 +208,7 @@ fn a_restart_comes_before_what_an_end_brings_else() {
 fn a_run_that_is_found_is_not_about_to_begin() {
     let mut record = running();
     (record.phase, record.restarting, record.stopped_by_user) = (Phase::Exited, true, true);
-    let found = run(record, &[Input::Launched(runtime())]).container;
+    let found = run(record, &[Input::Launched(runtime()), Input::StopForgotten]).container;
     assert_eq!((found.phase, found.restarting, found.stopped_by_user), (Phase::Running, false, false));
     let stopped = run(found, &[Input::Stop { signal: 15, grace_ms: None }, Input::Ended(exit(0))]).container;
     assert!(!stopped.restarting && !recovery::starts_again(&stopped));

@@ -101,9 +101,13 @@ impl Bench {
         };
         let ended = pid.is_none_or(|pid| testkit::wait_for(PATIENCE, || gone(pid)).is_some());
         assert!(ended, "the machine's process lives on");
-        if self.place.path("run/vm").join(&self.name).exists() {
-            let _done = self.place.insula(&format!("vm rm {}", self.name)).expect(0);
-        }
+        // a machine whose client died while it began may come to run only now
+        let folder = self.place.path("run/vm").join(&self.name);
+        let removed = testkit::wait_for(PATIENCE, || {
+            let _ended = self.place.insula(&format!("vm kill {}", self.name));
+            (!folder.exists() || self.place.insula(&format!("vm rm {}", self.name)).code == 0).then_some(())
+        });
+        assert!(removed.is_some(), "the machine cannot be removed");
         let top = std::path::Path::new("/sys/fs/cgroup");
         let folders = |path: &std::path::Path| fs::read_dir(path).into_iter().flatten().flatten().map(|it| it.path());
         let left: Vec<PathBuf> = std::iter::once(top.to_owned())
