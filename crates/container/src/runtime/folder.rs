@@ -4,7 +4,7 @@ use crate::error::{Doing, Result, SetupError};
 use control::FailureKind;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub(crate) struct Folder {
     path: PathBuf,
     /// The record, if it was begun here.
     record: OnceCell<OwnedFd>,
+    /// Whether its list of files has been read, and has to be read from the beginning again.
+    listed: Cell<bool>,
 }
 
 /// Checks a container's id.
@@ -94,7 +96,7 @@ impl Root {
         let path = self.0.join(id);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Folder { fd, path, record: OnceCell::new() }),
+            Ok(fd) => Ok(Folder { fd, path, record: OnceCell::new(), listed: Cell::new(false) }),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 Err(SetupError::new(FailureKind::NotFound, "container does not exist"))
             }
@@ -270,8 +272,9 @@ impl Folder {
     /// Which files of a container's are there; an error where there are others.
     fn own_files(&self) -> Result<Vec<&'static str>> {
         let what = || self.path.display().to_string();
-        // somebody may have read the folder before
-        rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::Start(0)).doing(what)?;
+        if self.listed.replace(true) {
+            rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::Start(0)).doing(what)?;
+        }
         let mut room = [MaybeUninit::uninit(); 2048];
         let mut entries = RawDir::new(&self.fd, &mut room);
         let mut own = Vec::new();

@@ -5,8 +5,9 @@ use crate::error::{Doing, Result};
 use cgroup::systemd::{Asked, Scope, Systemd};
 use cgroup::{Group, Host, Place, Rights, Version};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Spec};
-use rustix::process::Uid;
+use rustix::process::{Uid, geteuid};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use sys::process::{Forked, Namespaces, SingleThread};
 
 /// Where a container's group belongs, and the group that will be there.
@@ -171,9 +172,15 @@ pub(crate) fn rights_by(asked: Rootless) -> Rights {
     let full = match asked {
         Rootless::Yes => false,
         Rootless::No => true,
-        Rootless::Seen => rustix::process::geteuid().is_root() && !(somebody() && in_user_namespace()),
+        Rootless::Seen => own_user().is_root() && !(somebody() && in_user_namespace()),
     };
     if full { Rights::Full } else { Rights::User }
+}
+
+/// Whose process this is; no command changes it.
+pub(super) fn own_user() -> Uid {
+    static USER: OnceLock<Uid> = OnceLock::new();
+    *USER.get_or_init(geteuid)
 }
 
 /// Whether ids here are not the machine's: user_namespaces(7).

@@ -193,7 +193,7 @@ fn record_of<'a>(order: &Order<'a>, planned: &Planned, seccomp: Option<&oci::sec
         bundle: Cow::Borrowed(order.bundle),
         rootfs,
         created: Moment::now().nanoseconds(),
-        owner: rustix::process::geteuid().as_raw(),
+        owner: group::own_user().as_raw(),
         annotations: Cow::Borrowed(spec.annotations()),
         group: planned.group.record(),
         scope: planned.scope.as_ref().map(|scope| (scope.slice.clone(), scope.unit.clone())),
