@@ -71,6 +71,9 @@ pub(crate) async fn load(mut call: Call) -> Result {
     let load = call.api.engine.load_images(Box::new(archive));
     let feed = feed(call.request.body_mut(), pieces);
     let (loaded, fed) = tokio::join!(load, feed);
+    if fed == Fed::Refused {
+        drain(call.request.body_mut()).await;
+    }
     let (out, reply) = reply::stream("application/json");
     let lines = match loaded {
         Ok(loaded) => {
@@ -84,12 +87,7 @@ pub(crate) async fn load(mut call: Call) -> Result {
             }
             lines
         }
-        Err(error) => {
-            if fed == Fed::Refused {
-                drain(call.request.body_mut()).await;
-            }
-            vec![failure(&error.to_string())]
-        }
+        Err(error) => vec![failure(&error.to_string())],
     };
     tokio::spawn(async move { send(&out, lines).await });
     Ok(reply)

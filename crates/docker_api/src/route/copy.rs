@@ -52,7 +52,8 @@ pub(crate) async fn put(mut call: Call) -> Result {
     let (engine, who, path) = (call.engine().clone(), call.who().to_owned(), path(&call)?.to_owned());
     let fill = engine.put_in(&who, &path, (replace, owners), Box::new(archive));
     let (filled, fed) = tokio::join!(fill, feed(call.request.body_mut(), pieces));
-    if filled.is_err() && fed == Fed::Refused {
+    // also after a whole archive: what follows its end mark is still on its way, and a client that cannot send it gives up
+    if fed == Fed::Refused {
         drain(call.request.body_mut()).await;
     }
     filled?;

@@ -204,15 +204,10 @@ pub(crate) async fn create(mut call: Call) -> Result {
     let import = call.api.engine.import_image(Box::new(archive), options);
     let feed = feed(call.request.body_mut(), pieces);
     let (image, fed) = tokio::join!(import, feed);
-    let image = match image {
-        Ok(image) => image,
-        Err(error) => {
-            if fed == Fed::Refused {
-                drain(call.request.body_mut()).await;
-            }
-            return Err(error.into());
-        }
-    };
+    if fed == Fed::Refused {
+        drain(call.request.body_mut()).await;
+    }
+    let image = image?;
     Ok(reply::whole(
         StatusCode::OK,
         "application/json",

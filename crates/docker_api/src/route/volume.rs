@@ -173,7 +173,7 @@ pub(crate) async fn restore(mut call: Call) -> Result {
     let restore = engine.restore_volume(&name, Box::new(archive));
     let feed = feed(call.request.body_mut(), pieces);
     let (restored, fed) = tokio::join!(restore, feed);
-    if restored.is_err() && fed == Fed::Refused {
+    if fed == Fed::Refused {
         drain(call.request.body_mut()).await;
     }
     reply::json(&shown(&describe(&restored?))?)
