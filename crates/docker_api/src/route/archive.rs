@@ -1,6 +1,6 @@
 //! Archives: images saved and loaded, containers exported; and images made of containers.
 
-use super::image::{Archive, Fed, changes, drain, feed, target};
+use super::image::{Archive, changes, feed, target};
 use super::registry::{failure, send};
 use crate::error::ApiError;
 use crate::reply::{self, Result};
@@ -70,10 +70,7 @@ pub(crate) async fn load(mut call: Call) -> Result {
     let (pieces, archive) = Archive::new();
     let load = call.api.engine.load_images(Box::new(archive));
     let feed = feed(call.request.body_mut(), pieces);
-    let (loaded, fed) = tokio::join!(load, feed);
-    if fed == Fed::Refused {
-        drain(call.request.body_mut()).await;
-    }
+    let (loaded, ()) = tokio::join!(load, feed);
     let (out, reply) = reply::stream("application/json");
     let lines = match loaded {
         Ok(loaded) => {

@@ -1,6 +1,6 @@
 //! Builds: Docker's classic builder, and our own form of it, which carries what that has no word for.
 
-use super::image::{Archive, Fed, drain, feed};
+use super::image::{Archive, drain, feed};
 use crate::error::ApiError;
 use crate::query::{Query, parse_duration};
 use crate::reply::{self, Result};
@@ -171,9 +171,9 @@ pub(crate) fn cache(call: &Call) -> Vec<Value> {
 pub(super) fn archive(mut body: Incoming, early: Bytes) -> BuildContext {
     let (pieces, archive) = Archive::new();
     tokio::spawn(async move {
-        let wanted = early.is_empty() || pieces.send(Ok(early)).await.is_ok();
-        if !wanted || feed(&mut body, pieces).await == Fed::Refused {
-            // the client reads the refusal once it has sent all
+        if early.is_empty() || pieces.send(Ok(early)).await.is_ok() {
+            feed(&mut body, pieces).await;
+        } else {
             drain(&mut body).await;
         }
     });

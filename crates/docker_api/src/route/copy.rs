@@ -1,7 +1,7 @@
 //! `/containers/{id}/archive`: files into and out of containers.
 
 use super::archive::Pipe;
-use super::image::{Archive, Fed, drain, feed};
+use super::image::{Archive, feed};
 use crate::error::ApiError;
 use crate::reply::{self, Result};
 use crate::server::Call;
@@ -51,11 +51,7 @@ pub(crate) async fn put(mut call: Call) -> Result {
     let (pieces, archive) = Archive::new();
     let (engine, who, path) = (call.engine().clone(), call.who().to_owned(), path(&call)?.to_owned());
     let fill = engine.put_in(&who, &path, (replace, owners), Box::new(archive));
-    let (filled, fed) = tokio::join!(fill, feed(call.request.body_mut(), pieces));
-    // also after a whole archive: what follows its end mark is still on its way, and a client that cannot send it gives up
-    if fed == Fed::Refused {
-        drain(call.request.body_mut()).await;
-    }
+    let (filled, ()) = tokio::join!(fill, feed(call.request.body_mut(), pieces));
     filled?;
     Ok(reply::empty(StatusCode::OK))
 }

@@ -203,10 +203,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
     let (pieces, archive) = Archive::new();
     let import = call.api.engine.import_image(Box::new(archive), options);
     let feed = feed(call.request.body_mut(), pieces);
-    let (image, fed) = tokio::join!(import, feed);
-    if fed == Fed::Refused {
-        drain(call.request.body_mut()).await;
-    }
+    let (image, ()) = tokio::join!(import, feed);
     let image = image?;
     Ok(reply::whole(
         StatusCode::OK,
@@ -223,16 +220,9 @@ pub(super) fn changes(call: &Call, changes: &mut ConfigChanges) -> Result<()> {
     Ok(())
 }
 
-/// How a body came to its end.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fed {
-    /// It was read whole, or the client went away.
-    Over,
-    /// The reader wanted no more.
-    Refused,
-}
-
-pub(super) async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) -> Fed {
+/// Gives a body to a reader. What the reader wants no more of is taken in all the same: something may follow an archive's end
+/// mark, and a client reads an answer only once it has sent all.
+pub(super) async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) {
     while let Some(frame) = body.frame().await {
         let piece = match frame.map(hyper::body::Frame::into_data) {
             Ok(Ok(data)) => Ok(data),
@@ -240,10 +230,9 @@ pub(super) async fn feed(body: &mut Incoming, pieces: mpsc::Sender<io::Result<By
             Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
         };
         if pieces.send(piece).await.is_err() {
-            return Fed::Refused;
+            return drain(body).await;
         }
     }
-    Fed::Over
 }
 
 pub(super) async fn drain(body: &mut Incoming) {

@@ -1,7 +1,7 @@
 //! Local volumes, and archives of them.
 
 use super::archive::written;
-use super::image::{Archive, Fed, drain, feed};
+use super::image::{Archive, feed};
 use crate::error::ApiError;
 use crate::query::Filters;
 use crate::reply::{self, Result};
@@ -172,9 +172,6 @@ pub(crate) async fn restore(mut call: Call) -> Result {
     let name = call.who().to_owned();
     let restore = engine.restore_volume(&name, Box::new(archive));
     let feed = feed(call.request.body_mut(), pieces);
-    let (restored, fed) = tokio::join!(restore, feed);
-    if fed == Fed::Refused {
-        drain(call.request.body_mut()).await;
-    }
+    let (restored, ()) = tokio::join!(restore, feed);
     reply::json(&shown(&describe(&restored?))?)
 }
