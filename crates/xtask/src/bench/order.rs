@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -58,7 +59,7 @@ fn trained(dir: &Path, groups: &Groups) -> Result<(usize, String)> {
     let mut seen = HashSet::new();
     let mut passed = Vec::new();
     let mut child = Command::new("sh")
-        .args(["-c", "read -r word; exec \"$@\" < /dev/null", "sh"])
+        .args(["-c", "echo here; read -r word; exec \"$@\" < /dev/null > /dev/null", "sh"])
         .arg(&program)
         .arg("--root")
         .arg(dir.join("state"))
@@ -67,9 +68,12 @@ fn trained(dir: &Path, groups: &Groups) -> Result<(usize, String)> {
         .arg(&bundle)
         .arg("order")
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .context("cannot start sh")?;
     let stdin = child.stdin.take();
+    // the end of its own start would pass for that of the runtime
+    child.stdout.take().context("sh has no output")?.read_exact(&mut [0; 5]).context("sh does not start")?;
     let mut look = |address| {
         if seen.insert(address) {
             passed.push(address);
@@ -97,18 +101,25 @@ fn build(map: &Path) -> Result<PathBuf> {
     built.into_iter().find(|path| path.ends_with("insula-oci")).context("cargo built no insula-oci")
 }
 
-/// The function sections in a map of lld's: address, address in the file, size, alignment, then `FILE:(.text.NAME)`.
+/// The function sections in a map of lld's: address, address in the file, size, alignment, then `FILE:(.text.NAME)`, below which
+/// stand the symbols in it. The linker is told symbols: functions that are seldom called lie in `.text.unlikely.NAME`, and
+/// those of the C library written in assembler in a plain `.text`, whose first symbol says who they are.
 fn functions(map: &str) -> Vec<Function> {
     let number = |text: Option<&str>| u64::from_str_radix(text?, 16).ok();
-    let mut functions: Vec<Function> = map
-        .lines()
-        .filter_map(|line| {
-            let name = line.rsplit_once(":(.text.")?.1.strip_suffix(')')?;
-            let mut words = line.split_whitespace();
-            let (start, size) = (number(words.next())?, number(words.nth(1))?);
-            Some(Function { start, end: start + size, name: name.to_owned() })
-        })
-        .collect();
+    let mut functions: Vec<Function> = Vec::new();
+    let mut lines = map.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((_, section)) = line.rsplit_once(":(.text") else { continue };
+        let name = section.trim_start_matches('.').trim_start_matches("unlikely.").trim_end_matches(')');
+        let name = match name {
+            "" => lines.peek().and_then(|symbol| symbol.split_whitespace().nth(4)).unwrap_or_default(),
+            name => name,
+        };
+        let mut words = line.split_whitespace();
+        if let (Some(start), Some(size)) = (number(words.next()), number(words.nth(1))) {
+            functions.push(Function { start, end: start + size, name: name.to_owned() });
+        }
+    }
     functions.sort();
     functions
 }
@@ -130,9 +141,14 @@ mod tests {
           254680           254680      2c    16         /t/libx.rlib(x.o):(.text._ZN1a1b17h0E)
           254680           254680      2c     1                 a::b
           2546b0           2546b0      10    16         /t/libc.a(memcpy.lo):(.text.memcpy)
+          2546c0           2546c0      10     1         /t/libx.rlib(x.o):(.text.unlikely._ZN1a1c17h0E)
+          2546d0           2546d0      10    16         /t/libc.a(memset.lo):(.text)
+          2546d0           2546d0       0     1                 memset
 ";
         let functions = functions(map);
-        assert_eq!(functions.len(), 2);
+        assert_eq!(functions.len(), 4);
+        assert_eq!(at(&functions, 0x25_46c1), Some("_ZN1a1c17h0E"));
+        assert_eq!(at(&functions, 0x25_46d1), Some("memset"));
         assert_eq!(at(&functions, 0x25_4680), Some("_ZN1a1b17h0E"));
         assert_eq!(at(&functions, 0x25_46ab), Some("_ZN1a1b17h0E"));
         assert_eq!(at(&functions, 0x25_46ac), None);
