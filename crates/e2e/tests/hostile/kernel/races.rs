@@ -115,7 +115,7 @@ fn cve_2024_45310_mkdir_race() {
     fs::remove_dir_all(outside.join("control")).unwrap();
     let source = volume.display().to_string();
     let plain = stage.bundle.config.clone();
-    let _swapper = Swapper::start(volume.join("a"), volume.join("link"));
+    let swapper = Swapper::start(volume.join("a"), volume.join("link"));
     for round in 0..ROUNDS {
         stage.bundle.config = plain.clone();
         stage.bundle.push(
@@ -135,6 +135,8 @@ fn cve_2024_45310_mkdir_race() {
         assert!(run.code < 128, "round {round}: {run:?}");
         assert_eq!(names(&outside), ["secret"], "round {round} made something outside: {run:?}");
     }
+    // whoever renames in a folder while it is removed keeps it
+    drop(swapper);
     stage.finish();
 }
 
@@ -155,10 +157,12 @@ fn cve_2025_31133_dev_null_race() {
         .push("/mounts", json!({"destination": "/dev", "type": "bind", "source": source, "options": ["rbind"]}));
     stage.bundle.set("/linux/maskedPaths", json!(["/etc/masked"]));
     let known = crate::known::is_known("cve_2025_31133_dev_null_race");
-    let _swapper = Swapper::start(dev.join("null"), dev.join("link"));
+    let swapper = Swapper::start(dev.join("null"), dev.join("link"));
     for round in 0..ROUNDS {
         let run = stage.run();
         assert!(known || !run.out.contains("root:") && !run.out.contains("masked"), "round {round}: {run:?}");
     }
+    // whoever renames in a folder while it is removed keeps it
+    drop(swapper);
     stage.finish();
 }
