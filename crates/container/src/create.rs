@@ -4,6 +4,7 @@ use crate::error::{Doing, Result, SetupError};
 use crate::hooks::State;
 use crate::init::{self, Beyond, Inside, mounts};
 use crate::namespaces::{Wanted, container_root, fork_into, inodes, map_ids};
+use crate::schedule::Together;
 use crate::stdio::{self, Stdio, Streams};
 use crate::sync::{Line, Word};
 use cgroup::systemd::{Scope, Systemd};
@@ -293,6 +294,8 @@ pub fn create_in(
             state: terms.state,
         },
     };
+    // hooks would inherit it
+    let together = plan.spec.hooks().is_none().then(Together::start).flatten();
     let (pid, pidfd) = fork_into(proof, &wanted, into.as_ref(), inside)?;
     let doomed = Doomed::new(pidfd);
     crate::interfaces::give(proof, plan.spec, pid, doomed.process()?)?;
@@ -317,6 +320,7 @@ pub fn create_in(
         }
         line.say(&Word::Go, &[])
     })?;
+    drop(together);
     tentative.0 = None;
     let pidfd = doomed.release()?;
     let container =

@@ -78,6 +78,33 @@ pub(crate) fn all_processors() {
     let _ = rustix::thread::sched_setaffinity(None, &all);
 }
 
+/// Keeps this process, and the first one of the container that it makes, on one processor as long as it lives.
+///
+/// The two take turns for the two milliseconds of a start; the kernel would put the new one on another processor, where nothing
+/// that it needs is at hand, and wake that one up for each of their words. The new process runs on all again before it becomes
+/// the program ([`all_processors`]).
+pub(crate) struct Together {
+    before: CpuSet,
+}
+
+impl Together {
+    /// Not where this process has one processor only, or more than fit in a set, or where it is refused: it goes on as it was.
+    pub(crate) fn start() -> Option<Self> {
+        let before = rustix::thread::sched_getaffinity(None).ok().filter(|before| before.count() > 1)?;
+        let mut one = CpuSet::new();
+        one.set(sys::sched::processor().filter(|processor| before.is_set(*processor))?);
+        rustix::thread::sched_setaffinity(None, &one).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        // processors that were taken away in the meantime are not asked for in vain: the kernel leaves them out
+        let _ = rustix::thread::sched_setaffinity(None, &self.before);
+    }
+}
+
 /// The list of processors for that moment, with its name.
 fn asked(process: &Process, moment: Moment) -> Option<(&'static str, &str)> {
     let asked = process.exec_cpu_affinity().as_ref()?;
@@ -106,4 +133,24 @@ pub(crate) fn affinity(process: &Process, moment: Moment) -> Result<()> {
         set.set(processor);
     }
     rustix::thread::sched_setaffinity(None, &set).doing(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_stays_on_one_processor_gets_the_others_back() {
+        let mine = || rustix::thread::sched_getaffinity(None).unwrap();
+        let before = mine();
+        let Some(together) = Together::start() else {
+            println!("skipped: this machine has one processor only");
+            return;
+        };
+        let one = mine();
+        assert_eq!(one.count(), 1);
+        assert!((0..CpuSet::MAX_CPU).all(|processor| !one.is_set(processor) || before.is_set(processor)));
+        drop(together);
+        assert_eq!(mine(), before);
+    }
 }

@@ -55,6 +55,16 @@ pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
     if outcome == 0 { Ok(()) } else { Err(SysError::last("sched_setattr")) }
 }
 
+/// The processor that the calling thread runs on: getcpu(2). It may be another by the time that the caller looks.
+#[must_use]
+pub fn processor() -> Option<usize> {
+    let mut processor = 0_u32;
+    let none = std::ptr::null_mut::<u32>();
+    // SAFETY: the kernel writes one number to `processor`.
+    let outcome = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut processor, none, none) };
+    (outcome == 0).then(|| usize::try_from(processor).ok()).flatten()
+}
+
 /// Sets the input and output priority of the calling thread: `class << 13 | level`.
 ///
 /// # Errors

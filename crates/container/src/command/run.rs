@@ -88,5 +88,8 @@ fn run_container(context: &Context, parsed: &Parsed) -> Outcome {
     if !parsed.on("keep") {
         made.clear(&warn)?;
     }
+    // the process ends here: the kernel takes in whatever it holds in one go
+    std::mem::forget(made);
+    std::mem::forget(spec);
     Ok(code)
 }

@@ -109,7 +109,6 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     for procs in &inside.cgroups {
         rustix::io::write(procs, b"0").doing(|| "cannot enter the control group")?;
     }
-    crate::schedule::all_processors();
     let entry = match (inside.own.contains(Namespaces::MOUNT), inside.beyond.pivot) {
         (false, _) => root::Entry::Chroot,
         (true, Pivot::Root) => root::Entry::Pivot,
@@ -140,6 +139,8 @@ fn build(proof: SingleThread, inside: &Inside<'_>) -> Result<()> {
     if let Some(limit) = inside.descriptors {
         rustix::process::setrlimit(Resource::Nofile, limit).doing(|| "setrlimit")?;
     }
+    // so far beside whoever made it; the control group says where it may be
+    crate::schedule::all_processors();
     before_entering(inside, root.as_fd())?;
     root::enter(root.as_fd(), inside.spec, entry)?;
     // closed with everything else when the program's turn comes; closing them here would be calls for nothing
