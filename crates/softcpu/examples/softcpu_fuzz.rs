@@ -12,10 +12,11 @@ fn main() -> std::io::Result<()> {
         println!("{f}");
     }
     println!(
-        "seed {seed}: {} instructions ({} translated) of {} forms, {} disagreements",
+        "seed {seed}: {} instructions ({} translated) of {} forms and {} blocks, {} disagreements",
         report.cases,
         report.translated,
         report.coverage.len(),
+        report.blocks,
         report.failed
     );
     for (form, (ran, completed)) in &report.coverage {

@@ -26,7 +26,7 @@ pub(crate) enum Left {
     Triple,
 }
 
-/// What runs 64-bit code.
+/// What runs 64-bit code, and 32-bit code in segments that are the whole address space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tier {
     /// Translated code where a block runs often enough, the interpreter elsewhere.
@@ -168,10 +168,11 @@ impl Cpu {
     pub(crate) fn single_translated(&mut self, shared: &Shared, board: &dyn Board, len: usize) -> Done {
         let x = &mut self.split(shared, board);
         let gpa = x.fetch_address(x.s.rip)?;
-        let key = Key { gpa, lin: x.s.rip, mode: x.view as u8 | 4 };
+        let size = x.s.code_size();
+        let key = Key::new(gpa, x.s.rip, x.view, Fpu::Ready, size);
         let terms = Terms { fpu: Fpu::Ready, ..Terms::of(x.s) };
-        let begin = Begin { key, view: x.view, terms, generation: x.shared.code.generation(gpa) };
-        let Found::Code(entry) = translate(x, &begin, len) else {
+        let begin = Begin { key, view: x.view, size, terms, generation: x.shared.code.generation(gpa) };
+        let Found::Code(entry) = (if translatable(x) { translate(x, &begin, len) } else { Found::Interpret }) else {
             return run_block(x, Length::One).map(|_| ()).map_err(|_| Fault::Triple);
         };
         x.leave = false;
@@ -244,13 +245,14 @@ fn decode_site(x: &mut Exec<'_>, number: usize, site: &Site) -> Result<Op, Fault
     let mut bytes = [0xff; 15];
     let len = bytes.len().min((PAGE - (gpa & (PAGE - 1))) as usize);
     x.shared.ram.read(gpa, &mut bytes[..len]);
-    let Some(instr) = crate::decode::instruction(&bytes[..len], CodeSize::Bits64) else { return Err(Fault::Again) };
+    let size = x.s.code_size();
+    let Some(instr) = crate::decode::instruction(&bytes[..len], size) else { return Err(Fault::Again) };
     if x.natives.nearly_full() {
         // Ops hold stubs: both are dropped before translated code is entered again.
         x.jit.stale = true;
         x.leave = true;
     }
-    let (op, _) = crate::decode::op(&instr, CodeSize::Bits64, x.natives);
+    let (op, _) = crate::decode::op(&instr, size, x.natives);
     x.jit.decoded_site(number, op);
     Ok(op)
 }
@@ -264,15 +266,15 @@ pub(crate) fn next_code(x: &mut Exec<'_>) -> Option<u64> {
         return None;
     }
     x.view = x.s.view();
-    x.jit.jump(x.view, x.s.rip)
+    x.jit.jump(x.view, x.s.code_size(), x.s.rip)
 }
 
 /// Whether translated code can run now.
 fn translatable(x: &Exec<'_>) -> bool {
-    let masked = x.s.fx.0[24] & 0x80 != 0 && x.s.fx.0[25] & 0x1f == 0x1f;
+    let masked = x.s.fx.masked();
     let level = x.s.cpl == 0 || x.s.cpl == 3;
     level
-        && x.s.code64()
+        && (x.s.code64() || x.s.flat32())
         && !x.s.shadow
         && !x.s.checks_alignment()
         && x.s.rflags & (flags::TF | flags::RF) == 0
@@ -330,14 +332,13 @@ fn translated(x: &mut Exec<'_>, link: &mut Option<Link>) -> Done {
     x.view = x.s.view();
     let lin = x.s.rip;
     let (gpa, global) = x.fetch_page(lin)?;
-    let fpu = terms.fpu;
-    let mode = x.view as u8 | if fpu == Fpu::Ready { 4 } else { 0 };
-    let key = Key { gpa, lin, mode };
+    let size = x.s.code_size();
+    let key = Key::new(gpa, lin, x.view, terms.fpu, size);
     let generation = x.shared.code.generation(gpa);
     let found = x.jit.find(&key, generation);
     if found == Found::Unknown {
         // The block may end in another mode than it is translated for.
-        let begin = Begin { key, view: x.view, terms, generation };
+        let begin = Begin { key, view: x.view, size, terms, generation };
         let entered = run_block(x, Length::All)?;
         if entered >= WORTH && x.shared.code.generation(gpa) == generation {
             translate(x, &begin, usize::MAX);
@@ -385,6 +386,7 @@ const WORTH: u32 = 2;
 struct Begin {
     key: Key,
     view: View,
+    size: CodeSize,
     terms: Terms,
     /// Of its page, before its bytes were read.
     generation: u32,
@@ -392,7 +394,7 @@ struct Begin {
 
 /// Translates a block, out of at most `limit` bytes.
 fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
-    let Begin { key, view, terms, generation } = *begin;
+    let Begin { key, view, size, terms, generation } = *begin;
     if x.jit.nearly_full() {
         x.jit.clear(&x.shared.counters);
     }
@@ -405,6 +407,7 @@ fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
     let place = Place {
         lin: key.lin,
         page: &page[..len],
+        size,
         view,
         built_in: terms.built_in,
         locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
@@ -500,11 +503,8 @@ fn run_block(x: &mut Exec<'_>, length: Length) -> Result<u32, Fault> {
     let lin = linear_rip(x)?;
     let size = x.s.code_size();
     let gpa = x.fetch_address(lin)?;
-    let next: NextPage = if gpa & (PAGE - 1) > PAGE - 15 {
-        x.fetch_address((lin & !(PAGE - 1)).wrapping_add(PAGE))
-    } else {
-        Err(Fault::Triple)
-    };
+    let next: NextPage =
+        if gpa & (PAGE - 1) > PAGE - 15 { x.fetch_address(x.page_behind(lin)) } else { Err(Fault::Triple) };
     if x.natives.nearly_full() {
         x.blocks.clear();
         x.natives.clear();

@@ -88,6 +88,13 @@ impl Segment {
         self.attr & ATTR_UNUSABLE == 0
     }
 
+    /// Whether data may be read and written at every offset.
+    pub(crate) fn whole(&self) -> bool {
+        // Present; of system, code, expanding downwards, writable, only the last.
+        const ASKED: u32 = ATTR_P | ATTR_S | 0b1110 | ATTR_UNUSABLE;
+        self.limit == u32::MAX && self.attr & ASKED == ATTR_P | ATTR_S | 2
+    }
+
     fn real(selector: u16, attr: u32) -> Self {
         Self { base: u64::from(selector) << 4, limit: 0xffff, attr, selector }
     }
@@ -107,6 +114,15 @@ pub(crate) struct Table {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fx(pub [u8; 512]);
+
+impl Fx {
+    /// Whether no exception of FP and SIMD is wanted, and none waits.
+    pub(crate) fn masked(&self) -> bool {
+        let vectors = self.0[24] & 0x80 != 0 && self.0[25] & 0x1f == 0x1f;
+        // Of x87: the masks of the control word, and the summary of the status.
+        vectors && self.0[0] & 0x3f == 0x3f && self.0[2] & 0x80 == 0
+    }
+}
 
 impl Default for Fx {
     fn default() -> Self {
@@ -313,6 +329,21 @@ impl CpuState {
     /// Whether CS holds 64-bit code.
     pub(crate) fn code64(&self) -> bool {
         self.long_mode() && self.seg[CS].attr & ATTR_L != 0
+    }
+
+    /// Whether CS holds 32-bit code and segments play no part in it, but fs and gs.
+    pub(crate) fn flat32(&self) -> bool {
+        let (cs, ss) = (&self.seg[CS], &self.seg[SS]);
+        let flat = |s: &Segment| s.base == 0 && s.whole();
+        self.code_size() == CodeSize::Bits32
+            && self.protected()
+            && cs.base == 0
+            && cs.limit == u32::MAX
+            && ss.attr & ATTR_DB != 0
+            && flat(ss)
+            && flat(&self.seg[DS])
+            && flat(&self.seg[ES])
+            && self.rip <= u64::from(u32::MAX)
     }
 
     pub(crate) fn view(&self) -> View {

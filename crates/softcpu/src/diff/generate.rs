@@ -2,10 +2,10 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::machine::user_state;
+use super::machine::{user_state, user_state32};
 use super::{Case, Random};
 use crate::host::oracle::{CODE, DATA, DATA_LEN};
-use crate::state::{CpuState, RBP, RBX, RCX, RDI, RSI, RSP};
+use crate::state::{CodeSize, CpuState, RBP, RBX, RCX, RDI, RSI, RSP};
 
 /// Instructions that reach beyond registers and memory of user space on the host, or whose result is the host's own.
 const LEFT_OUT: &[Mnemonic] = &[
@@ -16,14 +16,18 @@ const LEFT_OUT: &[Mnemonic] = &[
     Mnemonic::Int1,
     Mnemonic::Int3,
     Mnemonic::Iret,
+    Mnemonic::Into,
     Mnemonic::Iretd,
     Mnemonic::Iretq,
     Mnemonic::Lar,
+    Mnemonic::Lds,
+    Mnemonic::Les,
     Mnemonic::Lfs,
     Mnemonic::Lgs,
     Mnemonic::Lsl,
     Mnemonic::Lss,
     Mnemonic::Popf,
+    Mnemonic::Popfd,
     Mnemonic::Popfq,
     Mnemonic::Rdfsbase,
     Mnemonic::Rdgsbase,
@@ -129,7 +133,7 @@ pub(crate) fn undefined_flags(i: &Instruction, s: &CpuState) -> u64 {
 }
 
 /// Random bytes that often are an instruction.
-fn bytes(r: &mut Random) -> [u8; 24] {
+pub(super) fn bytes(r: &mut Random, size: CodeSize) -> [u8; 24] {
     let mut b = [0_u8; 24];
     for v in &mut b {
         *v = r.next() as u8;
@@ -145,7 +149,7 @@ fn bytes(r: &mut Random) -> [u8; 24] {
     if r.one_in(8) {
         put([0x66, 0xf2, 0xf3][r.below(3) as usize]);
     }
-    if r.one_in(2) {
+    if size == CodeSize::Bits64 && r.one_in(2) {
         put(0x40 | r.below(16) as u8);
     }
     match r.below(8) {
@@ -192,7 +196,7 @@ fn address(r: &mut Random) -> u64 {
 /// Makes a memory operand point at data: by its displacement if it has no register, else by its registers.
 fn aim(r: &mut Random, i: &Instruction, code: &mut [u8], at: usize, s: &mut CpuState) {
     let target = address(r);
-    let mut decoder = Decoder::with_ip(64, &code[..], 0, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits(s), &code[..], 0, DecoderOptions::NONE);
     let same = decoder.decode();
     let parts = decoder.get_constant_offsets(&same);
     let mut fixed = |v: u64, n: usize| {
@@ -229,7 +233,10 @@ fn aim(r: &mut Random, i: &Instruction, code: &mut [u8], at: usize, s: &mut CpuS
 /// Whether an instruction might reach what this program has mapped elsewhere: only our pages, their surroundings and what can't
 /// be mapped are fair game.
 fn near_anything_of_ours(i: &Instruction, s: &mut CpuState) -> bool {
-    let fair = |a: u64| (DATA - 0x1_0000..DATA + 0x1_0000).contains(&a) || a >= 0x8000_0000_0000;
+    // Programs have nothing in the first pages; what is loaded anywhere lies beyond 32 bits.
+    let wide = s.code64();
+    let nowhere = |a: u64| if wide { a >= 0x8000_0000_0000 } else { !(0x1_0000..0x8000_0000).contains(&a) };
+    let known = |a: u64| (DATA - 0x1_0000..DATA + 0x1_0000).contains(&a);
     let near = matches!(i.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64);
     if i.op_count() > 0 && near && i.near_branch_target() < CODE {
         return true;
@@ -246,29 +253,29 @@ fn near_anything_of_ours(i: &Instruction, s: &mut CpuState) -> bool {
     (0..i.op_count()).any(|n| {
         i.op_kind(n) == OpKind::Memory
             && i.mnemonic() != Mnemonic::Lea
-            && !i
-                .virtual_address(n, 0, |r, _, _| {
-                    if r.is_segment_register() {
-                        return Some(0);
-                    }
-                    let v = s.gpr[r.full_register().number()];
-                    // xlat adds al alone.
-                    Some(if r.size() == 4 {
-                        v & 0xffff_ffff
-                    } else if r.size() == 1 {
-                        v & 0xff
-                    } else {
-                        v
-                    })
+            && i.virtual_address(n, 0, |r, _, _| {
+                if r.is_segment_register() {
+                    return Some(0);
+                }
+                let v = s.gpr[r.full_register().number()];
+                // xlat adds al alone.
+                Some(if r.size() == 4 {
+                    v & 0xffff_ffff
+                } else if r.size() == 1 {
+                    v & 0xff
+                } else {
+                    v
                 })
-                .is_some_and(fair)
+            })
+            .is_none_or(|a| !known(a) && !nowhere(a))
     })
 }
 
-fn state(r: &mut Random) -> CpuState {
-    let mut s = user_state();
+pub(super) fn state(r: &mut Random, size: CodeSize) -> CpuState {
+    let narrow = size == CodeSize::Bits32;
+    let mut s = if narrow { user_state32() } else { user_state() };
     for g in &mut s.gpr {
-        *g = value(r);
+        *g = if narrow { value(r) & 0xffff_ffff } else { value(r) };
     }
     s.rflags = (r.next() & crate::flags::ARITH) | 0x202;
     if r.one_in(8) {
@@ -316,15 +323,21 @@ fn x87(r: &mut Random, fx: &mut [u8; 512]) {
     }
 }
 
+/// The size of code in a state, for the decoder.
+pub(crate) fn bits(s: &CpuState) -> u32 {
+    if s.code64() { 64 } else { 32 }
+}
+
 /// A random case, if the bytes made one.
 pub(crate) fn case(r: &mut Random) -> Option<Case> {
-    let mut code = bytes(r);
-    let i = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE).decode();
+    let size = if r.one_in(2) { CodeSize::Bits32 } else { CodeSize::Bits64 };
+    let mut code = bytes(r, size);
+    let mut s = state(r, size);
+    let i = Decoder::with_ip(bits(&s), &code, 0, DecoderOptions::NONE).decode();
     if !comparable(&i) {
         return None;
     }
     let at = 0x100 + r.below(0x800) as usize;
-    let mut s = state(r);
     if i.is_string_instruction() {
         (s.gpr[RSI], s.gpr[RDI], s.gpr[RCX]) = (address(r), address(r), r.below(40));
     }
@@ -337,7 +350,7 @@ pub(crate) fn case(r: &mut Random) -> Option<Case> {
     if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) && !r.one_in(32) {
         aim(r, &i, &mut code, at, &mut s);
     }
-    let i = Decoder::with_ip(64, &code, CODE + at as u64, DecoderOptions::NONE).decode();
+    let i = Decoder::with_ip(bits(&s), &code, CODE + at as u64, DecoderOptions::NONE).decode();
     if i.code() == Code::INVALID {
         return None;
     }

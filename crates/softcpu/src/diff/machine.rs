@@ -114,6 +114,14 @@ pub(crate) fn user_state() -> CpuState {
     s
 }
 
+/// The same with 32-bit code.
+pub(crate) fn user_state32() -> CpuState {
+    let mut s = user_state();
+    s.seg[CS].attr ^= ATTR_L | ATTR_DB;
+    s.seg[CS].selector = 0x23;
+    s
+}
+
 impl Machine {
     pub(crate) fn new() -> std::io::Result<Self> {
         let ram = Arc::new(Ram::anonymous(RAM)?);
@@ -174,7 +182,6 @@ impl Machine {
     }
 
     /// Runs the `len` bytes of a case until they are left or fault; returns the state and the data.
-    #[cfg(test)]
     pub(crate) fn run_code(&mut self, case: &Case, tier: Tier, len: usize) -> (CpuState, Vec<u8>) {
         self.load(case);
         let end = CODE + (case.at + len) as u64;

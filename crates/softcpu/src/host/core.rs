@@ -16,6 +16,9 @@ use crate::state::CpuState;
 /// Bytes below the core: a few return addresses, and the frames of signals (up to some 12 KiB with all vector state).
 const ROOM: usize = 64 << 10;
 
+/// Tables of indirect jumps: one a view, for each of two sizes of code.
+pub(crate) const TABLES: usize = 6;
+
 /// What translated code keeps for itself. `repr(C)`: it uses the offsets.
 #[repr(C, align(64))]
 pub(crate) struct Own {
@@ -41,8 +44,13 @@ pub(crate) struct Own {
     pub(super) attention: u64,
     /// What is added to the host's time-stamp counter for the board's.
     pub(super) tsc_offset: u64,
-    /// The tables of indirect jumps, one a view.
-    pub(super) jumps: [u64; 3],
+    /// The tables of indirect jumps: one a view for 64-bit code, and as many for 32-bit code.
+    pub(super) jumps: [u64; TABLES],
+    /// What is added to addresses by fs and by gs in 32-bit code: nothing, or, if the segment is not as large as the address space, what
+    /// takes them to where no page is.
+    pub(super) beyond: [u64; 2],
+    /// Not zero: the host's x87 unit holds the guest's registers, and not the image.
+    pub(super) unit: u64,
     /// MXCSR of Rust code.
     pub(super) host_mxcsr: u64,
 }
@@ -89,7 +97,9 @@ impl CoreBox {
                     pending: 0,
                     attention: 0,
                     tsc_offset: 0,
-                    jumps: [0; 3],
+                    jumps: [0; TABLES],
+                    beyond: [0; 2],
+                    unit: 0,
                     host_mxcsr: 0x1f80,
                 },
             });

@@ -66,6 +66,20 @@ impl Code {
         self.mem(reg, base, disp);
     }
 
+    /// `mov reg, [base+disp]`, 32 bits: the upper half becomes zero.
+    pub(crate) fn load32(&mut self, reg: Reg, base: Reg, disp: i32) {
+        self.rex(0, reg, 0, base);
+        self.u8(0x8b);
+        self.mem(reg, base, disp);
+    }
+
+    /// `mov [base+disp], reg`, 32 bits.
+    pub(crate) fn store32(&mut self, base: Reg, disp: i32, reg: Reg) {
+        self.rex(0, reg, 0, base);
+        self.u8(0x89);
+        self.mem(reg, base, disp);
+    }
+
     /// `mov dst, src`, 64 bits.
     pub(crate) fn mov(&mut self, dst: Reg, src: Reg) {
         self.rex(1, src, 0, dst);
@@ -178,6 +192,14 @@ impl Code {
         self.u32(v as u32);
     }
 
+    /// `mov dword [base+disp], imm`.
+    pub(crate) fn store32_imm(&mut self, base: Reg, disp: i32, v: i32) {
+        self.rex(0, 0, 0, base);
+        self.u8(0xc7);
+        self.mem(0, base, disp);
+        self.u32(v as u32);
+    }
+
     /// As [`Self::store_imm`], with a value that is not known yet; returns where it stands.
     pub(crate) fn store_imm_later(&mut self, base: Reg, disp: i32) -> usize {
         self.store_imm(base, disp, 0);
@@ -187,6 +209,13 @@ impl Code {
     /// `lea dst, [base+disp]`, 64 bits.
     pub(crate) fn lea(&mut self, dst: Reg, base: Reg, disp: i32) {
         self.rex(1, dst, 0, base);
+        self.u8(0x8d);
+        self.mem(dst, base, disp);
+    }
+
+    /// `lea dst, [base+disp]`, 32 bits: the upper half becomes zero.
+    pub(crate) fn lea32(&mut self, dst: Reg, base: Reg, disp: i32) {
+        self.rex(0, dst, 0, base);
         self.u8(0x8d);
         self.mem(dst, base, disp);
     }

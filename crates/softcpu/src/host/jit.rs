@@ -8,18 +8,19 @@ use std::collections::HashMap;
 use std::mem::offset_of;
 
 use super::code::{CodeBuf, Entry};
-use super::core::{Core, Own};
+use super::core::{Core, Own, TABLES};
 use super::emit::{Code, R9, R10, R11, RSP_HOST};
 use super::jumps::Jumps;
 use super::lookup::Lookups;
+use super::native::{LAST_INSTRUCTION, LAST_OPERAND};
 use super::tlb::{Global, Tlb};
 use crate::cpu::Terms;
 use crate::decode::Op;
 use crate::exec::{Counters, Exec};
 use crate::flags::ARITH;
-use crate::state::{CpuState, Msrs};
-use crate::translate::Translation;
+use crate::state::{CodeSize, CpuState, FS, GS, Msrs, View};
 use crate::translate::flags::FlagsAt;
+use crate::translate::{Fpu, Translation};
 
 /// Bytes for translated code.
 const CODE_LEN: usize = 48 << 20;
@@ -53,6 +54,7 @@ pub(crate) const HOST_TSC_OFFSET: i32 = OWN + offset_of!(Own, tsc_offset) as i32
 const RESUME: i32 = OWN + offset_of!(Own, resume) as i32;
 const EXEC: i32 = OWN + offset_of!(Own, exec) as i32;
 const HOST_SP: i32 = OWN + offset_of!(Own, host_sp) as i32;
+pub(crate) const UNIT: i32 = OWN + offset_of!(Own, unit) as i32;
 const HOST_MXCSR: i32 = OWN + offset_of!(Own, host_mxcsr) as i32;
 
 /// Where a guest register's value is kept in the core.
@@ -60,10 +62,23 @@ pub(crate) const fn gpr(n: u8) -> i32 {
     STATE + offset_of!(CpuState, gpr) as i32 + 8 * n as i32
 }
 
-/// Where a view's table of indirect jumps is named.
-pub(crate) const fn jump_table(view: u8) -> i32 {
-    JUMP_TABLES + 8 * view as i32
+/// The number of the table of indirect jumps for code of a size in a view.
+pub(crate) fn jump_table_of(view: View, size: CodeSize) -> usize {
+    view as usize + if size == CodeSize::Bits64 { 0 } else { TABLES / 2 }
 }
+
+/// Where a table of indirect jumps is named.
+pub(crate) const fn jump_table(number: usize) -> i32 {
+    JUMP_TABLES + 8 * number as i32
+}
+
+/// Where it stands what is added to addresses by fs or gs in 32-bit code.
+pub(crate) const fn beyond(segment: usize) -> i32 {
+    OWN + (offset_of!(Own, beyond) + 8 * (segment - FS)) as i32
+}
+
+/// Far from every address, and from what is left of one that is added.
+const BEYOND: u64 = 1 << 62;
 
 /// The other gs base, which swapgs takes.
 pub(crate) const fn swapped_gs() -> i32 {
@@ -93,8 +108,21 @@ const PINNED: [u8; 12] = [0, 1, 2, 3, 5, 6, 7, 8, 12, 13, 14, 15];
 pub(crate) struct Key {
     pub(crate) gpa: u64,
     pub(crate) lin: u64,
-    /// View and state of the FP unit.
+    /// View, state of the FP unit, and size of code.
     pub(crate) mode: u8,
+}
+
+impl Key {
+    pub(crate) fn new(gpa: u64, lin: u64, view: View, fpu: Fpu, size: CodeSize) -> Self {
+        let fpu = if fpu == Fpu::Ready { 4 } else { 0 };
+        let narrow = if size == CodeSize::Bits64 { 0 } else { 8 };
+        Self { gpa, lin, mode: view as u8 | fpu | narrow }
+    }
+
+    /// The table of indirect jumps that leads there.
+    fn table(&self) -> usize {
+        usize::from(self.mode & 3) + if self.mode & 8 == 0 { 0 } else { TABLES / 2 }
+    }
 }
 
 /// A translation, or the knowledge that there is none.
@@ -190,6 +218,8 @@ pub(crate) struct Thunks {
     pub(crate) exit: u64,
     /// The same with parked flags.
     pub(crate) exit_parked: u64,
+    /// Called: the guest's registers go into the x87 unit. Nothing else changes.
+    pub(crate) unit: u64,
     pub(crate) lookups: Lookups,
 }
 
@@ -289,11 +319,41 @@ fn store_guest(c: &mut Code) {
     // or r10, r9
     c.raw(&[0x4d, 0x09, 0xca]);
     c.store(RSP_HOST, RFLAGS, R10);
-    for x in 0..16 {
-        c.store_xmm(RSP_HOST, FX + 160 + 16 * i32::from(x), x);
-    }
-    c.fx_group(3, RSP_HOST, FX + 24);
+    // cmp byte [unit], 0
+    c.raw(&[0x80, 0xbc, 0x24]);
+    c.u32(UNIT as u32);
+    c.u8(0);
+    let plain = c.branch(&[0x0f, 0x84]);
+    c.fx_group(0, RSP_HOST, FX);
+    // Addresses of the host's are no guest's business.
+    c.store_imm(RSP_HOST, FX + LAST_INSTRUCTION as i32, 0);
+    c.store_imm(RSP_HOST, FX + LAST_OPERAND as i32, 0);
+    c.store_imm(RSP_HOST, UNIT, 0);
+    let stored = c.branch(&[0xe9]);
+    c.here(plain);
+    store_vectors(c, 0);
+    c.here(stored);
     c.fx_group(2, RSP_HOST, HOST_MXCSR);
+}
+
+/// Stores XMM registers and MXCSR, where the core is `beyond` bytes from rsp.
+fn store_vectors(c: &mut Code, beyond: i32) {
+    for x in 0..16 {
+        c.store_xmm(RSP_HOST, beyond + FX + 160 + 16 * i32::from(x), x);
+    }
+    c.fx_group(3, RSP_HOST, beyond + FX + 24);
+}
+
+/// The piece that puts the guest's registers into the x87 unit.
+fn unit_code() -> Code {
+    /// Bytes of the return address.
+    const RETURN: i32 = 8;
+    let mut c = Code::default();
+    store_vectors(&mut c, RETURN);
+    c.fx_group(1, RSP_HOST, RETURN + FX);
+    c.store_imm(RSP_HOST, RETURN + UNIT, 1);
+    c.ret();
+    c
 }
 
 const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
@@ -320,6 +380,11 @@ const LEAVE: u64 = 1;
 /// The CPU shut down.
 const SHUT_DOWN: u64 = 2;
 
+/// What is added to addresses by fs and gs in 32-bit code.
+fn beyond_now(s: &CpuState) -> [u64; 2] {
+    [FS, GS].map(|segment| if s.seg[segment].whole() { 0 } else { BEYOND })
+}
+
 /// Does one instruction in the interpreter. Any other answer than the three above is the code to go on with.
 extern "sysv64" fn step(exec: *mut Exec<'_>, core: *const Core) -> u64 {
     // SAFETY: `enter` stored the pointer made from its exclusive borrow, which lasts until it returns.
@@ -331,6 +396,7 @@ extern "sysv64" fn step(exec: *mut Exec<'_>, core: *const Core) -> u64 {
         crate::cpu::Stepped::Leave => match crate::cpu::next_code(x) {
             Some(code) => {
                 own.pending = u64::from(x.board.vector_waits());
+                own.beyond = beyond_now(x.s);
                 code
             }
             None => LEAVE,
@@ -390,7 +456,7 @@ impl Jit {
             thunks: Thunks::default(),
             start: 0,
             known: HashMap::default(),
-            jumps: vec![Jumps::new()?, Jumps::new()?, Jumps::new()?],
+            jumps: (0..TABLES).map(|_| Jumps::new()).collect::<std::io::Result<_>>()?,
             far: Vec::new(),
             sites: Vec::new(),
             ops: Vec::new(),
@@ -427,6 +493,8 @@ impl Jit {
         let (c, plain_step) = step_code();
         let step = jit.code.push(&c.bytes).ok_or_else(failed)?;
 
+        let unit = jit.code.push(&unit_code().bytes).ok_or_else(failed)?;
+
         let lookups = Lookups::new(|c| {
             let made = jit.code.push(&c.bytes).ok_or_else(failed)?;
             Ok(jit.code.address(made))
@@ -438,6 +506,7 @@ impl Jit {
             step_parked: at(step),
             exit: at(exit) + plain_exit as u64,
             exit_parked: at(exit),
+            unit: at(unit),
             lookups,
         };
         jit.start = jit.code.used();
@@ -524,12 +593,12 @@ impl Jit {
     /// Makes indirect jumps to an address find its code.
     pub(crate) fn remember_jump(&mut self, key: &Key, entries: Entries, global: Global) {
         let code = self.code.address(entries.parked);
-        self.jumps[usize::from(key.mode & 3)].set(key.lin, code, global == Global::No);
+        self.jumps[key.table()].set(key.lin, code, global == Global::No);
     }
 
     /// The code for an address that indirect jumps would find.
-    pub(crate) fn jump(&self, view: crate::state::View, lin: u64) -> Option<u64> {
-        self.jumps[view as usize].find(lin)
+    pub(crate) fn jump(&self, view: View, size: CodeSize, lin: u64) -> Option<u64> {
+        self.jumps[jump_table_of(view, size)].find(lin)
     }
 
     /// Points a jump to the block where it leads, or, if that is in another page that is not `global`, to the table of jumps.
@@ -575,7 +644,8 @@ impl Jit {
 /// Runs translated code until it leaves. `entries` are of the CPU's own [`Jit`].
 pub(crate) fn enter(x: &mut Exec<'_>, entries: Entries) -> Exit {
     let (enter, target) = (x.jit.thunks.enter, x.jit.code.address(entries.host));
-    let jumps = [0, 1, 2].map(|v: usize| x.jit.jumps[v].address());
+    let jumps = std::array::from_fn(|table| x.jit.jumps[table].address());
+    let beyond = beyond_now(x.s);
     let attention = x.board.attention_flag() as u64;
     let pending = u64::from(x.board.vector_waits());
     let tsc_offset = x.board.tsc_offset();
@@ -585,6 +655,7 @@ pub(crate) fn enter(x: &mut Exec<'_>, entries: Entries) -> Exit {
     let own = unsafe { &mut *own_of(core) };
     own.exec = exec as u64;
     own.jumps = jumps;
+    own.beyond = beyond;
     own.attention = attention;
     own.pending = pending;
     own.tsc_offset = tsc_offset;

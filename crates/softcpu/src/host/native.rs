@@ -213,8 +213,8 @@ impl Natives {
 
 /// Of the last x87 instruction: its address, and its operand's, in the image that fxsave makes.
 /// Source: Intel SDM volume 1, table 10-2.
-const LAST_INSTRUCTION: usize = 8;
-const LAST_OPERAND: usize = 16;
+pub(super) const LAST_INSTRUCTION: usize = 8;
+pub(super) const LAST_OPERAND: usize = 16;
 
 fn each(set: u16, mut f: impl FnMut(u8)) {
     for r in 0..16 {

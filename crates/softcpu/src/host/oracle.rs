@@ -7,7 +7,7 @@ use std::arch::naked_asm;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::state::{CpuState, Fx};
+use crate::state::{CodeSize, CpuState, Fx};
 
 /// Where code stands.
 pub(crate) const CODE: u64 = 0x2000_0000;
@@ -98,6 +98,38 @@ unsafe extern "sysv64" fn enter(context: *mut Context) {
     )
 }
 
+/// As [`enter`], for 32-bit code in segments that are the whole address space.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn enter32(context: *mut Context) {
+    naked_asm!(
+        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "mov [rdi + 144], rsp",
+        "mov eax, {data}",
+        "mov ds, eax",
+        "mov es, eax",
+        "mov gs, eax",
+        "fxrstor64 [rdi + 192]",
+        "push qword ptr [rdi + 128]",
+        "popfq",
+        "mov eax, [rdi]",
+        "mov ecx, [rdi + 8]",
+        "mov edx, [rdi + 16]",
+        "mov ebx, [rdi + 24]",
+        "mov esp, [rdi + 32]",
+        "mov ebp, [rdi + 40]",
+        "mov esi, [rdi + 48]",
+        "mov edi, [rdi + 56]",
+        "jmp fword ptr [rip + {context} + 136]",
+        data = const USER_DATA,
+        context = sym CONTEXT,
+    )
+}
+
+/// Linux's selectors for programs: 32-bit code, 64-bit code, data.
+const USER_CODE32: u64 = 0x23;
+const USER_CODE64: i64 = 0x33;
+const USER_DATA: u32 = 0x2b;
+
 /// Where the signal handler sends the thread, with the host's stack back in place.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn resume() {
@@ -161,6 +193,8 @@ extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc
     unsafe { std::ptr::copy_nonoverlapping(uc.uc_mcontext.fpregs.cast::<u8>(), c.fx.0.as_mut_ptr(), 512) };
     g[libc::REG_RSP as usize] = c.host_sp as i64;
     g[libc::REG_RIP as usize] = resume as *const () as i64;
+    let selectors = &mut g[libc::REG_CSGSFS as usize];
+    *selectors = (*selectors & !0xffff) | USER_CODE64;
     g[libc::REG_EFL as usize] = 0x202;
     c.host_sp = 0;
 }
@@ -242,9 +276,18 @@ impl Oracle {
         c.rflags = s.rflags | 0x202;
         c.target = CODE + at as u64;
         c.fx = s.fx;
-        // SAFETY: the code touches the data pages or faults: the generator leaves out instructions that reach further.
-        unsafe { enter(CONTEXT.0.get()) };
-        s.gpr = c.gpr;
+        if s.code_size() == CodeSize::Bits32 {
+            c.target |= USER_CODE32 << 32;
+            // SAFETY: as below.
+            unsafe { enter32(CONTEXT.0.get()) };
+            for (ours, theirs) in s.gpr.iter_mut().zip(&c.gpr).take(8) {
+                *ours = theirs & 0xffff_ffff;
+            }
+        } else {
+            // SAFETY: the code touches the data pages or faults: the generator leaves out instructions that reach further.
+            unsafe { enter(CONTEXT.0.get()) };
+            s.gpr = c.gpr;
+        }
         s.rip = c.rip;
         s.rflags = c.rflags;
         s.fx = c.fx;

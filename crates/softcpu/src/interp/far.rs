@@ -441,12 +441,17 @@ pub(crate) fn into(x: &mut Exec<'_>, _: &Op) -> Done {
 pub(crate) fn bound(x: &mut Exec<'_>, op: &Op) -> Done {
     let off = x.offset(op);
     let seg = usize::from(op.seg);
-    let (v, lo, hi) = if op.size == 2 {
-        let (a, b) = (x.read::<2>(seg, off)?, x.read::<2>(seg, off.wrapping_add(2))?);
-        (flags::sext::<2>(x.reg::<2>(op.a)), flags::sext::<2>(a), flags::sext::<2>(b))
+    let (v, lo, len) = if op.size == 2 {
+        (flags::sext::<2>(x.reg::<2>(op.a)), flags::sext::<2>(x.read::<2>(seg, off)?), 2)
     } else {
-        let (a, b) = (x.read::<4>(seg, off)?, x.read::<4>(seg, off.wrapping_add(4))?);
-        (flags::sext::<4>(x.reg::<4>(op.a)), flags::sext::<4>(a), flags::sext::<4>(b))
+        (flags::sext::<4>(x.reg::<4>(op.a)), flags::sext::<4>(x.read::<4>(seg, off)?), 4)
     };
-    if v < lo || v > hi { Err(Fault::plain(vector::BR)) } else { Ok(()) }
+    if v < lo {
+        return Err(Fault::plain(vector::BR));
+    }
+    // The other bound is read only then.
+    let above = off.wrapping_add(len);
+    let hi =
+        if len == 2 { flags::sext::<2>(x.read::<2>(seg, above)?) } else { flags::sext::<4>(x.read::<4>(seg, above)?) };
+    if v > hi { Err(Fault::plain(vector::BR)) } else { Ok(()) }
 }

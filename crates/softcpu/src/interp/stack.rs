@@ -91,8 +91,11 @@ pub(crate) fn pusha(x: &mut Exec<'_>, op: &Op) -> Done {
     let size = op.size / 8;
     let n = u64::from(size);
     let sp = x.s.gpr[RSP];
-    let low = sp.wrapping_sub(8 * n) & x.s.stack_mask();
-    x.probe(SS, low, 8 * n, crate::mmu::Access::Write)?;
+    // Nothing is written before all can be; which word faults is seen by the first that does.
+    for word in 1..=8 {
+        let at = sp.wrapping_sub(word * n) & x.s.stack_mask();
+        x.probe(SS, at, n, crate::mmu::Access::Write)?;
+    }
     for r in 0..8 {
         let v = x.s.gpr[r];
         let v = if r == RSP { sp } else { v };

@@ -97,7 +97,8 @@ fn none(_: &mut Exec<'_>, _: &Op, _: u64) -> u64 {
 
 /// Whether a chunk may be done at once: upwards, in plain 64-bit or 32-bit addressing that doesn't wrap on the way.
 fn plain<const B: usize>(x: &Exec<'_>, op: &Op) -> bool {
-    x.s.code64() && op.addr == 8 && x.s.rflags & DF == 0 && !x.s.checks_alignment()
+    let flat = op.addr == 8 && x.s.code64() || op.addr == 4 && x.s.flat32();
+    flat && x.s.rflags & DF == 0 && !x.s.checks_alignment()
 }
 
 pub(crate) fn movs<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
@@ -117,7 +118,7 @@ pub(crate) fn movs<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
             if !plain::<B>(x, op) {
                 return 0;
             }
-            let (si, di) = (x.s.gpr[RSI], x.s.gpr[RDI]);
+            let (si, di, _) = x.string_regs(width(op));
             let Ok(src) = x.linear(usize::from(op.seg), si, 1, Access::Read) else { return 0 };
             // Whole elements only; what straddles a page end goes singly.
             let room = (4096 - (src & 0xfff)).min(4096 - (di & 0xfff)) / B as u64;
@@ -149,7 +150,8 @@ pub(crate) fn stos<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
             if !plain::<B>(x, op) {
                 return 0;
             }
-            let done = x.tlb.fill_with::<B>(x.view, x.s.gpr[RDI], x.s.gpr[RAX], left);
+            let (_, di, _) = x.string_regs(width(op));
+            let done = x.tlb.fill_with::<B>(x.view, di, x.s.gpr[RAX], left);
             advance(x, op, RDI, done * B as u64);
             done
         },

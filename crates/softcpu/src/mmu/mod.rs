@@ -47,6 +47,12 @@ impl Exec<'_> {
         }
     }
 
+    /// The page behind that of a linear address: the first, where addresses have 32 bits.
+    pub(crate) fn page_behind(&self, lin: u64) -> u64 {
+        let next = (lin & !(PAGE - 1)).wrapping_add(PAGE);
+        if self.s.code64() { next } else { next & 0xffff_ffff }
+    }
+
     /// Faults if `B` bytes at an odd address are not allowed.
     #[inline(always)]
     fn check_alignment<const B: usize>(&self, lin: u64) -> Result<(), Fault> {
@@ -144,7 +150,7 @@ impl Exec<'_> {
         }
         // Across pages: not one step even if locked; kernels don't, and the hardware may refuse it too (split lock).
         self.translate(lin, Access::Write, view)?;
-        self.translate((lin & !(PAGE - 1)).wrapping_add(PAGE), Access::Write, view)?;
+        self.translate(self.page_behind(lin), Access::Write, view)?;
         let old = self.read_slow::<B>(view, lin, seg)?;
         self.write_slow::<B>(view, lin, f(old), seg)?;
         Ok(old)
@@ -196,7 +202,7 @@ impl Exec<'_> {
         if B as u64 <= room {
             return Ok(self.physical_read::<B>(gpa));
         }
-        let next = self.translate(lin.wrapping_add(room), Access::Read, view)?;
+        let next = self.translate(self.page_behind(lin), Access::Read, view)?;
         let mut v = 0;
         for i in 0..B as u64 {
             let at = if i < room { gpa + i } else { next + (i - room) };
@@ -216,7 +222,7 @@ impl Exec<'_> {
             self.physical_write::<B>(gpa, v);
             return Ok(());
         }
-        let next = self.translate(lin.wrapping_add(room), Access::Write, view)?;
+        let next = self.translate(self.page_behind(lin), Access::Write, view)?;
         self.note_access(lin, B as u64, Access::Write);
         for i in 0..B as u64 {
             let at = if i < room { gpa + i } else { next + (i - room) };
@@ -310,11 +316,17 @@ fn allowed(s: &Segment, protected: bool, access: Access) -> bool {
 
 /// Whether offsets `first..=last` are in a segment, which may grow down.
 fn within(s: &Segment, first: u64, last: u64) -> bool {
+    let limit = u64::from(s.limit);
+    let down = s.attr & 0xc == 4;
+    if s.limit == u32::MAX && !down {
+        // What begins in it and ends behind is not refused, but goes on at the first address. The manual leaves the choice (volume 3A,
+        // section 5.3).
+        return first <= limit;
+    }
     if last < first || last > 0xffff_ffff {
         return false;
     }
-    let limit = u64::from(s.limit);
-    if s.attr & 0xc == 4 {
+    if down {
         let top = if s.attr & crate::state::ATTR_DB != 0 { 0xffff_ffff } else { 0xffff };
         first > limit && last <= top
     } else {

@@ -1,6 +1,6 @@
 //! Bit tests in memory by a number in a register: the bit may lie far from the operand.
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Mnemonic, OpKind, Register};
 
 use super::{Access, Guest, Locks, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
 use crate::host::emit::Reg;
@@ -23,7 +23,8 @@ impl Translator<'_> {
             return None;
         }
         // An address of 32 bits would wrap.
-        if i.memory_base().size().max(i.memory_index().size()) == 4 {
+        let short = i.memory_base().size().max(i.memory_index().size()) == 4;
+        if short && !self.narrow() || self.narrow() && matches!(i.memory_segment(), Register::FS | Register::GS) {
             return None;
         }
         let w = if size == 8 { 8 } else { 0 };
@@ -40,6 +41,9 @@ impl Translator<'_> {
         }
         // sar r10, 3; and r10, whole operands; add r9, r10
         self.code.raw(&[0x49, 0xc1, 0xfa, 3, 0x49, 0x83, 0xe2, (size as u8).wrapping_neg(), 0x4d, 0x01, 0xd1]);
+        if self.narrow() {
+            self.code.mov32(R9, R9);
+        }
         let access = if opcode == 0xa3 { Access::Read } else { Access::Write };
         let slow = self.lookup(access, size, false);
         let flags = self.flags;

@@ -6,6 +6,7 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits, UsedRegister};
 
+use super::narrow::Form;
 use super::{Guest, JNE, R10, RSP_HOST, Translator, is_memory};
 use crate::host::jit::ATTENTION;
 use crate::host::ram::PAGE;
@@ -294,7 +295,8 @@ impl Translator<'_> {
         if g.instr.rflags_modified() & ALL != 0 {
             self.flags = Flags::Host;
             let at = (g.rip & (PAGE - 1)) as usize;
-            self.setter = Setter::of(&g.instr, &self.place.page[at..at + g.instr.len()]);
+            let bytes = &self.place.page[at..at + g.instr.len()];
+            self.setter = if g.form == Form::Same { Setter::of(&g.instr, bytes) } else { None };
         }
     }
 

@@ -62,11 +62,11 @@ fn fixed_address(i: &Instruction, rip: u64) -> Option<u64> {
     }
 }
 
-/// The register that alone, with a displacement, is an address, and stays in a register of the host's.
+/// The register that alone, with a displacement, is an address, or half of which is, and stays in a register of the host's.
 fn only_base(i: &Instruction) -> Option<Register> {
     let base = i.memory_base();
     let alone = i.memory_index() == Register::None && !matches!(i.memory_segment(), Register::FS | Register::GS);
-    (alone && base.is_gpr64() && !in_memory(base)).then_some(base)
+    (alone && base.is_gpr() && base.size() >= 4 && !in_memory(base)).then(|| base.full_register())
 }
 
 impl Translator<'_> {

@@ -10,12 +10,14 @@
 mod bits;
 pub(crate) mod flags;
 mod memory;
+mod narrow;
 mod operand;
 mod string;
 mod system;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod unit;
 
 use std::ops::Range;
 
@@ -29,6 +31,7 @@ use crate::host::ram::PAGE;
 use crate::state::{CR4_SMAP, CodeSize, EFER_SCE, View};
 use flags::{First, Flags, Live, Setter};
 use memory::{Look, Miss};
+use narrow::Form;
 
 /// Instructions of a block at most.
 const LONGEST: usize = 64;
@@ -54,6 +57,8 @@ pub(crate) struct Place<'a> {
     pub(crate) lin: u64,
     /// Its page up to where it may reach, as memory has it.
     pub(crate) page: &'a [u8],
+    /// How wide addresses are.
+    pub(crate) size: CodeSize,
     /// Permissions of data accesses.
     pub(crate) view: View,
     /// Values that may stand in the code.
@@ -72,6 +77,21 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// An address of instructions, within what they reach.
+    fn wrapped(&self, rip: u64) -> u64 {
+        if self.size == CodeSize::Bits64 { rip } else { rip & 0xffff_ffff }
+    }
+
+    /// Where a direct jump leads.
+    fn target(&self, g: &Guest) -> u64 {
+        self.wrapped(g.rip.wrapping_add(g.instr.near_branch_target()))
+    }
+
+    /// Where the next instruction stands.
+    fn next(&self, g: &Guest) -> u64 {
+        self.wrapped(g.rip.wrapping_add(g.instr.len() as u64))
+    }
+
     /// Whether EFLAGS.AC changes the view.
     fn smap(&self) -> bool {
         self.built_in.cr4 & CR4_SMAP != 0
@@ -106,10 +126,12 @@ pub(crate) enum Locks {
 /// A way out of the straight line, emitted behind the block.
 enum Cold {
     /// The interpreter does the instruction: what leads here, address, instructions behind it, where flags are, where to go on, and
-    /// whether r10 is the place of a page there.
-    Step { from: Vec<Miss>, rip: u64, behind: usize, flags: Flags, resume: usize, placed: bool },
-    /// The interpreter does the last instruction, and the dispatcher goes on.
-    Last { from: Vec<Miss>, rip: u64, flags: Flags },
+    /// whether r10 is the place of a page there, and the x87 unit holds the guest's registers.
+    Step { from: Vec<Miss>, rip: u64, behind: usize, flags: Flags, resume: usize, placed: bool, ready: bool },
+    /// The interpreter does the instruction, and the dispatcher goes on.
+    Last { from: Vec<Miss>, rip: u64, behind: usize, flags: Flags },
+    /// The guest's registers are not in the x87 unit yet: what leads here, and where to go on.
+    Unit { from: usize, resume: usize },
     /// The block is left for an address in its page: the jump is linked then. Inside a page no page table can come between.
     Exit { from: usize, rip: u64, flags: Flags },
     /// A row of turns is left for an address, with so many instructions counted that do not run.
@@ -125,6 +147,8 @@ enum Cold {
 struct Guest {
     instr: Instruction,
     rip: u64,
+    /// Whether its bytes may be copied.
+    form: Form,
     /// The interpreter does it, and the block is left.
     ends: bool,
     /// Flags wanted at its begin and behind it.
@@ -146,6 +170,8 @@ pub(crate) struct Translator<'a> {
     looks: Vec<Look>,
     /// Where r10 is the place of a page in a table: the register whose page it is.
     placed: Option<Register>,
+    /// The x87 unit holds the guest's registers.
+    ready: bool,
     /// Where flags are at this point of the code.
     flags: Flags,
     /// How the flags of this point can be had again.
@@ -203,12 +229,12 @@ pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<Translatio
     let at = (place.lin & (PAGE - 1)) as usize;
     let guests = decode(&place, at);
     if guests.is_empty() {
-        let straddles = crate::decode::instruction(&place.page[at..], CodeSize::Bits64).is_none();
+        let straddles = crate::decode::instruction(&place.page[at..], place.size).is_none();
         return straddles.then(|| straddler(place, jit));
     }
     let mut t = Translator::new(place, jit);
     let first = flags::first(&guests);
-    let turns = t.place.pace == Pace::Free && turns(&guests, t.place.lin);
+    let turns = t.place.pace == Pace::Free && turns(&guests, &t.place);
     let (times, turn) = match first {
         First::Dead if turns => (times(&guests), Turn::Plain),
         First::Parked if turns => (1, Turn::First),
@@ -218,7 +244,7 @@ pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<Translatio
     let ended = t.in_a_row(&guests, times, turn);
     t.other_turns(&guests);
     if !ended && let Some(last) = guests.last() {
-        let next = last.rip.wrapping_add(last.instr.len() as u64);
+        let next = t.place.next(last);
         t.jump_to(next);
     }
     t.finish_cold();
@@ -228,11 +254,8 @@ pub(crate) fn block<'a>(place: Place<'a>, jit: &'a mut Jit) -> Option<Translatio
 }
 
 /// Whether a block ends in a conditional jump to its begin.
-fn turns(guests: &[Guest], begin: u64) -> bool {
-    guests.last().is_some_and(|g| {
-        let target = g.rip.wrapping_add(g.instr.near_branch_target());
-        g.instr.is_jcc_short_or_near() && target == begin
-    })
+fn turns(guests: &[Guest], place: &Place<'_>) -> bool {
+    guests.last().is_some_and(|g| g.instr.is_jcc_short_or_near() && !g.ends && place.target(g) == place.lin)
 }
 
 /// How often a block that jumps back to its begin is made in a row.
@@ -252,16 +275,18 @@ fn decode(place: &Place<'_>, at: usize) -> Vec<Guest> {
     let start = place.lin & !(PAGE - 1);
     let mut at = at;
     while guests.len() < LONGEST && at < place.page.len() {
-        let Some(instr) = crate::decode::instruction(&place.page[at..], CodeSize::Bits64) else { break };
+        let Some(instr) = crate::decode::instruction(&place.page[at..], place.size) else { break };
         if !crate::decode::known(&instr) {
             break;
         }
         let instr = crate::decode::as_older(instr);
-        let ends = ends_before(&instr) && !inline(&instr, place);
+        let narrow = place.size == CodeSize::Bits32;
+        let (instr, form) = if narrow { narrow::widened(instr) } else { (instr, Form::Same) };
+        let ends = ends_before(&instr) && !inline(&instr, place) || narrow && narrow::ends(&instr);
         let rip = start.wrapping_add(at as u64);
         at += instr.len();
         let last = ends || instr.flow_control() != FlowControl::Next;
-        guests.push(Guest { instr, rip, live: Live::default(), ends });
+        guests.push(Guest { instr, rip, form, live: Live::default(), ends });
         if last {
             break;
         }
@@ -273,11 +298,12 @@ fn decode(place: &Place<'_>, at: usize) -> Vec<Guest> {
 /// Whether an instruction that ends blocks elsewhere is done in translated code.
 fn inline(i: &Instruction, place: &Place<'_>) -> bool {
     let kernel = place.view != View::User;
+    let wide = place.size == CodeSize::Bits64;
     match i.mnemonic() {
         Mnemonic::Stac | Mnemonic::Clac => kernel && place.smap(),
         Mnemonic::Sti => kernel,
-        Mnemonic::Syscall => system::call_view(&place.built_in).is_some(),
-        Mnemonic::Sysretq => kernel && place.built_in.efer & EFER_SCE != 0,
+        Mnemonic::Syscall => wide && system::call_view(&place.built_in).is_some(),
+        Mnemonic::Sysretq => wide && kernel && place.built_in.efer & EFER_SCE != 0,
         _ => false,
     }
 }
@@ -294,7 +320,8 @@ fn ends_before(i: &Instruction) -> bool {
         FlowControl::Return => return i.mnemonic() != Mnemonic::Ret,
         _ => return true,
     }
-    if matches!(i.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Fxrstor | Mnemonic::Fxrstor64 | Mnemonic::Std) {
+    use Mnemonic as M;
+    if matches!(i.mnemonic(), M::Fldenv | M::Frstor | M::Fxrstor | M::Fxrstor64 | M::Ldmxcsr | M::Std) {
         return true;
     }
     crate::decode::ends_block(i)
@@ -315,6 +342,7 @@ impl<'a> Translator<'a> {
             looks,
             offset: 0,
             placed: None,
+            ready: false,
             flags: Flags::Host,
             setter: None,
             turn: Turn::Plain,
@@ -382,6 +410,7 @@ impl<'a> Translator<'a> {
         let (Turn::Others(from), Some(setter)) = (self.turn, self.setter) else { return };
         self.code.here(from);
         let (begin, times) = (self.code.len(), times(guests));
+        self.ready = false;
         self.flags = Flags::Again(setter);
         self.poll(self.place.lin, First::Dead);
         self.count(times * guests.len());
@@ -401,9 +430,17 @@ impl<'a> Translator<'a> {
         }
         let mark = self.code.len();
         let (colds, looks) = (self.cold.len(), self.looks.len());
-        let (flags, setter, placed) = (self.flags, self.setter, self.placed);
-        let ways =
-            [Self::stack, Self::system, Self::processor, Self::string, Self::bit_in_memory, Self::divide, Self::plain];
+        let (flags, setter, placed, ready) = (self.flags, self.setter, self.placed, self.ready);
+        let ways = [
+            Self::stack,
+            Self::system,
+            Self::processor,
+            Self::string,
+            Self::bit_in_memory,
+            Self::divide,
+            Self::plain,
+            Self::unit,
+        ];
         for way in ways {
             if way(self, g, behind).is_some() {
                 return false;
@@ -412,7 +449,7 @@ impl<'a> Translator<'a> {
             self.code.bytes.truncate(mark);
             self.cold.truncate(colds);
             self.looks.truncate(looks);
-            (self.flags, self.setter, self.placed) = (flags, setter, placed);
+            (self.flags, self.setter, self.placed, self.ready) = (flags, setter, placed, ready);
         }
         self.step(g, behind);
         false
@@ -420,8 +457,10 @@ impl<'a> Translator<'a> {
 
     /// Leaves an instruction to the interpreter.
     fn step(&mut self, g: &Guest, behind: usize) {
-        self.call_step(g.rip, behind, Behind::Block);
-        (self.flags, self.setter, self.placed) = (Flags::Host, None, None);
+        // It may unmask exceptions, which translated code must not meet.
+        let then = if g.instr.mnemonic() == Mnemonic::Fldcw { Behind::Dispatcher } else { Behind::Block };
+        self.call_step(g.rip, behind, then);
+        (self.flags, self.setter, self.placed, self.ready) = (Flags::Host, None, None, false);
     }
 
     /// Calls the interpreter for one instruction. Flags are in the host's flags then, and where they were.
@@ -500,7 +539,12 @@ impl<'a> Translator<'a> {
         for cold in std::mem::take(&mut self.cold) {
             match cold {
                 Cold::Early { .. } => {}
-                Cold::Step { from, rip, behind, flags, resume, placed } => {
+                Cold::Unit { from, resume } => {
+                    self.code.here(from);
+                    self.code.branch_to(CALL, self.place.at, self.place.thunks.unit);
+                    self.code.branch_to(JMP, self.place.at, self.place.at + resume as u64);
+                }
+                Cold::Step { from, rip, behind, flags, resume, placed, ready } => {
                     self.missed(&from);
                     self.flags = flags;
                     self.call_step(rip, behind, Behind::Block);
@@ -508,13 +552,16 @@ impl<'a> Translator<'a> {
                         // Any place of a table: what is there does not fit, or does.
                         self.code.mov_imm(R10, 0);
                     }
+                    if ready {
+                        self.code.branch_to(CALL, self.place.at, self.place.thunks.unit);
+                    }
                     let back = self.place.at + resume as u64;
                     self.code.branch_to(JMP, self.place.at, back);
                 }
-                Cold::Last { from, rip, flags } => {
+                Cold::Last { from, rip, behind, flags } => {
                     self.missed(&from);
                     self.flags = flags;
-                    self.call_step(rip, 0, Behind::Dispatcher);
+                    self.call_step(rip, behind, Behind::Dispatcher);
                 }
                 Cold::Leave { from, rip, flags } => {
                     self.code.here(from);

@@ -2,11 +2,12 @@
 
 use iced_x86::{CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
+use super::narrow::Form;
 use super::{
     Access, Fpu, Guest, Locks, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory, stack_register, writes,
 };
 use crate::host::emit::Reg;
-use crate::host::jit::{gpr, segment_base};
+use crate::host::jit::{beyond, gpr, segment_base};
 use crate::host::native::gpr64;
 use crate::host::ram::PAGE;
 
@@ -100,6 +101,7 @@ pub(super) fn class(i: &Instruction, fpu: Fpu) -> Option<Class> {
     match i.mnemonic() {
         M::Nop
         | M::Reservednop
+        | M::Endbr32
         | M::Endbr64
         | M::Prefetchnta
         | M::Prefetcht0
@@ -171,6 +173,9 @@ impl Translator<'_> {
     /// The linear address of the memory operand, in r9. No flags are touched; r10 may be lost.
     pub(super) fn address(&mut self, i: &Instruction, rip: u64) -> Option<()> {
         let (base, index) = (i.memory_base(), i.memory_index());
+        if self.narrow() && (base.size() == 2 || index.size() == 2) {
+            return None;
+        }
         if i.is_ip_rel_memory_operand() {
             if base == Register::EIP {
                 return None;
@@ -192,6 +197,11 @@ impl Translator<'_> {
         if matches!(seg, Register::FS | Register::GS) {
             self.placed = None;
             self.code.load(R10, RSP_HOST, segment_base(seg.number()));
+            if self.narrow() {
+                // lea r9d, [r9 + r10]
+                self.code.raw(&[0x47, 0x8d, 0x0c, 0x11]);
+                self.code.load(R10, RSP_HOST, beyond(seg.number()));
+            }
             // lea r9, [r9 + r10]
             self.code.raw(&[0x4f, 0x8d, 0x0c, 0x11]);
         }
@@ -311,7 +321,7 @@ impl Translator<'_> {
         let touched = |r: &Register| in_memory(*r) || (r.is_gpr() && r.full_register() == Register::RSP);
         // A scan may have lost a prefix that means another instruction to the host.
         let scan = matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
-        if !scan && !regs.iter().any(touched) {
+        if !scan && g.form == Form::Same && !regs.iter().any(touched) {
             let at = (g.rip & (PAGE - 1)) as usize;
             let bytes = &self.place.page[at..at + i.len()];
             self.code.bytes.extend_from_slice(bytes);
@@ -360,7 +370,12 @@ impl Translator<'_> {
         let i = &g.instr;
         let stands =
             |r: Register| r == Register::None || (r.is_gpr() && !in_memory(r) && r.full_register() != Register::RSP);
-        if [i.op0_register(), i.memory_base(), i.memory_index()].into_iter().all(stands) {
+        if self.narrow() && [i.memory_base(), i.memory_index()].into_iter().any(|r| r.size() == 2) {
+            return None;
+        }
+        // An address without registers would be relative to the instruction pointer.
+        let fixed = self.narrow() && i.memory_base() == Register::None && i.memory_index() == Register::None;
+        if !fixed && [i.op0_register(), i.memory_base(), i.memory_index()].into_iter().all(stands) {
             let at = (g.rip & (PAGE - 1)) as usize;
             let bytes = &self.place.page[at..at + i.len()];
             self.code.bytes.extend_from_slice(bytes);

@@ -35,8 +35,12 @@ impl Translator<'_> {
             _ => return None,
         };
         // movsd is the name of a vector instruction, too.
-        let plain = i.op0_kind() == OpKind::MemoryESRDI && i.has_rep_prefix();
-        if !plain || (work == Work::Move && i.op1_kind() != OpKind::MemorySegRSI) {
+        let (to, from) = match self.narrow() {
+            true => (OpKind::MemoryESEDI, OpKind::MemorySegESI),
+            false => (OpKind::MemoryESRDI, OpKind::MemorySegRSI),
+        };
+        let plain = i.op0_kind() == to && i.has_rep_prefix();
+        if !plain || (work == Work::Move && i.op1_kind() != from) {
             return None;
         }
         if matches!(i.segment_prefix(), Register::FS | Register::GS) {
@@ -53,12 +57,12 @@ impl Translator<'_> {
         self.code.u32(PAGE as u32 / u32::from(size));
         slow.push(self.code.branch(JA).into());
         if work == Work::Move {
-            self.code.mov(R9, RSI);
+            self.mov_word(R9, RSI);
             slow.push(self.lookup(Access::Read, 1, false));
             slow.push(self.branch_if_beyond(size).into());
             self.code.store(RSP_HOST, SPARE, R9);
         }
-        self.code.mov(R9, RDI);
+        self.mov_word(R9, RDI);
         slow.push(self.lookup(Access::Write, 1, false));
         slow.push(self.branch_if_beyond(size).into());
         self.run_string(work, size);
@@ -78,13 +82,14 @@ impl Translator<'_> {
 
     /// The work itself: to the host address in r9, from the one in the spare slot.
     fn run_string(&mut self, work: Work, size: u8) {
-        // lea r10, [rdi + rcx * size]
-        self.code.raw(&[0x4c, 0x8d, 0x14, scaled(size) | (1 << 3) | RDI]);
+        // Without REX.W in 32-bit code: lea r10, [rdi + rcx * size]
+        let rex = if self.narrow() { 0x44 } else { 0x4c };
+        self.code.raw(&[rex, 0x8d, 0x14, scaled(size) | (1 << 3) | RDI]);
         self.code.mov(RDI, R9);
         let mut opcode = 0xaa;
         if work == Work::Move {
             // lea r9, [rsi + rcx * size]
-            self.code.raw(&[0x4c, 0x8d, 0x0c, scaled(size) | (1 << 3) | RSI]);
+            self.code.raw(&[rex, 0x8d, 0x0c, scaled(size) | (1 << 3) | RSI]);
             self.code.load(RSI, RSP_HOST, SPARE);
             opcode = 0xa4;
         }

@@ -59,24 +59,26 @@ impl Translator<'_> {
         Some(())
     }
 
-    /// pushfq.
+    /// pushfq, and pushfd in 32-bit code.
     pub(super) fn push_flags(&mut self, g: &Guest, behind: usize) -> Option<()> {
-        if g.instr.mnemonic() != Mnemonic::Pushfq {
+        let own = if self.narrow() { Mnemonic::Pushfd } else { Mnemonic::Pushfq };
+        if g.instr.mnemonic() != own {
             return None;
         }
+        let word = self.word();
         let before = self.flags;
         self.placed = None;
         self.fetch_flags();
         self.code.pushfq();
         self.code.pop(R10);
         self.code.store(RSP_HOST, SPARE, R10);
-        self.code.lea(R9, R11, -8);
+        self.lea_word(R9, R11, -(word as i32));
         if before != Flags::Parked {
             self.park();
         }
         // They are still parked if they were.
         self.flags = Flags::Parked;
-        let slow = self.window_lookup(Access::Write, 8);
+        let slow = self.window_lookup(Access::Write, word);
         self.code.load(R10, RSP_HOST, SPARE);
         self.and_r10(flags::ARITH as u32);
         self.code.store(RSP_HOST, SPARE, R10);
@@ -84,8 +86,8 @@ impl Translator<'_> {
         self.and_r10(!(flags::ARITH | flags::VM | flags::RF) as u32);
         // or r10, [spare]
         self.code.indexed_none(0x0b, R10, SPARE);
-        self.code.store(R9, 0, R10);
-        self.code.lea(R11, R11, -8);
+        self.store_word(R9, 0, R10);
+        self.lea_word(R11, R11, -(word as i32));
         self.slow_step(g, behind, vec![slow], Flags::Parked);
         Some(())
     }
@@ -175,7 +177,7 @@ impl Translator<'_> {
         self.code.mov(R10, 1);
         self.jump_r10();
         self.place.view = before;
-        self.cold.push(Cold::Last { from: slow, rip: g.rip, flags: Flags::Parked });
+        self.cold.push(Cold::Last { from: slow, rip: g.rip, behind: 0, flags: Flags::Parked });
     }
 
     fn test_r10(&mut self, bits: u32) {
@@ -351,14 +353,15 @@ impl Translator<'_> {
     pub(super) fn push_memory(&mut self, g: &Guest, behind: usize) -> Option<()> {
         self.address(&g.instr, g.rip)?;
         self.free_flags(g);
-        let read = self.lookup(Access::Read, 8, false);
-        self.code.load(R10, R9, 0);
+        let word = self.word();
+        let read = self.lookup(Access::Read, word, false);
+        self.load_word(R10, R9, 0);
         self.code.store(RSP_HOST, SPARE, R10);
-        self.code.lea(R9, R11, -8);
-        let write = self.window_lookup(Access::Write, 8);
+        self.lea_word(R9, R11, -(word as i32));
+        let write = self.window_lookup(Access::Write, word);
         self.code.load(R10, RSP_HOST, SPARE);
-        self.code.store(R9, 0, R10);
-        self.code.lea(R11, R11, -8);
+        self.store_word(R9, 0, R10);
+        self.lea_word(R11, R11, -(word as i32));
         self.slow_step(g, behind, vec![read, write], self.flags);
         Some(())
     }

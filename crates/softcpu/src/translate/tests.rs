@@ -4,9 +4,11 @@ use iced_x86::{Decoder, DecoderOptions};
 
 use crate::cpu::Tier;
 use crate::diff::Case;
-use crate::diff::machine::{Machine, user_state};
+use crate::diff::generate::bits;
+use crate::diff::machine::{Machine, user_state, user_state32};
 use crate::flags::ARITH;
 use crate::host::oracle::{CODE, DATA, DATA_LEN};
+use crate::state::{CpuState, GS};
 
 const AT: usize = 0x100;
 /// Behind the data, where nothing is.
@@ -139,14 +141,17 @@ fn what_can_not_be_encoded_leaves_nothing_behind() {
 
 /// Runs code on both tiers up to its end, at an offset of the first page of data, and compares everything.
 fn check_done(parts: &[&[u8]], offset: u64) {
+    check_done_from(user_state(), parts, offset);
+}
+
+fn check_done_from(mut state: CpuState, parts: &[&[u8]], offset: u64) {
     let code = parts.concat();
     let mut page = Box::new([0xcc; 4096]);
     page[AT..AT + code.len()].copy_from_slice(&code);
-    let mut state = user_state();
     state.rip = CODE + AT as u64;
     let at = DATA + offset;
     state.gpr = [at, 9, at, at, at, at, at, at, at, at, at, 12, at, at, at, at];
-    let instr = Decoder::with_ip(64, &code, state.rip, DecoderOptions::NONE).decode();
+    let instr = Decoder::with_ip(bits(&state), &code, state.rip, DecoderOptions::NONE).decode();
     let data: Vec<u8> = (0..DATA_LEN).map(|n| (n * 7 + n / 256) as u8).collect();
     let case = Case { page, at: AT, instr, state, data };
     let mut machine = Machine::new().unwrap();
@@ -263,5 +268,110 @@ fn loops_that_are_made_several_times_in_a_row_end_after_every_number_of_turns() 
             check_done(&all, 0x200);
             check_done(&all, 0xfa0);
         }
+    }
+}
+
+#[test]
+fn code_of_32_bits_is_as_the_interpreter_has_it() {
+    let a = (DATA as u32 + 0x208).to_le_bytes();
+    let b = (DATA as u32 + 0x20c).to_le_bytes();
+    let stack: [&[u8]; 14] = [
+        &[0x50],                         // push eax
+        &[0x68, 0xfe, 0xff, 0xff, 0xff], // push -2
+        &[0x6a, 0x80],                   // push -128
+        &[0xff, 0x76, 0x08],             // push dword [esi + 8]
+        &[0x9c],                         // pushfd
+        &[0x54],                         // push esp
+        &[0x8b, 0x4c, 0x24, 0x04],       // mov ecx, [esp + 4]
+        &[0x5b],                         // pop ebx
+        &[0x01, 0x14, 0x24],             // add [esp], edx
+        &[0x5a],                         // pop edx
+        &[0xc8, 0x08, 0, 0],             // enter 8, 0
+        &[0xc9],                         // leave
+        &[0x60],                         // pushad
+        &[0x61],                         // popad
+    ];
+    let words: [&[u8]; 16] = [
+        &[0x40],             // inc eax
+        &[0x66, 0x49],       // dec cx
+        &[0x48],             // dec eax
+        &[0x82, 0xc1, 0x7f], // add cl, 127
+        &[0xa1, a[0], a[1], a[2], a[3]],
+        &[0xa3, b[0], b[1], b[2], b[3]],
+        &[0xa0, b[0], b[1], b[2], b[3]],
+        &[0x8d, 0x05, 1, 2, 3, 4], // lea eax, [0x4030201]
+        &[0x8d, 0x44, 0x8e, 0xf0], // lea eax, [esi + ecx * 4 - 16]
+        &[0x67, 0x8d, 0x47, 0x05], // lea eax, [bx + 5]
+        &[0x8d, 0x44, 0x24, 0x04], // lea eax, [esp + 4]
+        &[0x39, 0x06],             // cmp [esi], eax
+        &[0x0f, 0x42, 0x5e, 0x04], // cmovc ebx, [esi + 4]
+        &[0xd9, 0x06],             // fld dword [esi]
+        &[0xd8, 0x46, 0x04],       // fadd dword [esi + 4]
+        &[0xdd, 0x5e, 0x08],       // fstp qword [esi + 8]
+    ];
+    let gs: [&[u8]; 4] = [
+        &[0x65, 0x8b, 0x46, 0x10],       // mov eax, gs:[esi + 16]
+        &[0x65, 0x89, 0x56, 0xf8],       // mov gs:[esi - 8], edx
+        &[0x65, 0x8b, 0x1d, 0, 1, 0, 0], // mov ebx, gs:[256]
+        &[0x43],
+    ];
+    let mut based = user_state32();
+    based.seg[GS].base = 0x40;
+    let mut wrapped = based.clone();
+    wrapped.seg[GS].base = 0xffff_ffc0;
+    let mut short = based.clone();
+    short.seg[GS].limit = DATA as u32 + 0x300;
+    for offset in [0x204, 0xff0, 0xffd] {
+        check_done_from(user_state32(), &stack, offset);
+        check_done_from(user_state32(), &words, offset);
+        for state in [&based, &wrapped, &short] {
+            check_done_from(state.clone(), &gs, offset);
+        }
+        for string in [&[0xf3, 0xa4][..], &[0xf3, 0xa5], &[0xf3, 0xab], &[0x66, 0xf3, 0xab], &[0xf3, 0x67, 0xaa]] {
+            check_done_from(user_state32(), &[&[0xb9, 9, 0, 0, 0], &[0x8d, 0x7f, 0x03], string], offset);
+        }
+        for opcode in [0xa3, 0xab, 0xb3, 0xbb] {
+            // mov ecx, -77; op [esi + 64], ecx
+            check_done_from(user_state32(), &[&[0xb9, 0xb3, 0xff, 0xff, 0xff], &[0x0f, opcode, 0x4e, 0x40]], offset);
+        }
+    }
+    // dec ecx; jnz back; and the same with loop and jecxz
+    let begin = [0xb9, 7, 0, 0, 0];
+    check_done_from(
+        user_state32(),
+        &[&begin, &[0x01, 0x0e], &[0x83, 0xc6, 0x04], &[0x49], &[0x75, 0xf8], &[0x43]],
+        0x200,
+    );
+    check_done_from(user_state32(), &[&begin, &[0x01, 0xc8], &[0xe2, 0xfc], &[0xe3, 0x01], &[0x43], &[0x42]], 0x200);
+    // call over a ret; jmp to behind it; and by a register
+    check_done_from(user_state32(), &[&[0xeb, 2], &[0x42, 0xc3], &[0xe8, 0xf9, 0xff, 0xff, 0xff], &[0x43]], 0x200);
+}
+
+#[test]
+fn the_control_word_and_faults_beside_the_unit_are_seen() {
+    let word = |v: u16| [0x66, 0xc7, 0x06, v as u8, (v >> 8) as u8];
+    for control in [0x027f_u16, 0x037f, 0x0c7f, 0x037b, 0x0340] {
+        let set = word(control);
+        // mov [rsi], control; fldcw; fld1; fldpi; fdivp; fistp; fnstcw; fwait; fnstsw ax; a mask; movq mm0, [rsi]; paddb; emms
+        check_done(
+            &[
+                &set,
+                &[0xd9, 0x2e],
+                &[0xd9, 0xe8],
+                &[0xd9, 0xeb],
+                &[0xde, 0xf9],
+                &[0xdd, 0x56, 0x10],
+                &[0xdf, 0x5e, 0x18],
+                &[0xd9, 0x7e, 0x20],
+                &[0x9b],
+                &[0xdf, 0xe0],
+                &[0x0f, 0xa2],
+                &[0x0f, 0x6f, 0x06],
+                &[0x0f, 0xfc, 0x46, 0x08],
+                &[0x0f, 0x7f, 0x46, 0x28],
+                &[0x0f, 0x77],
+            ],
+            0x200,
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! Jumps, calls, returns, and the stack.
 
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::flags::{First, Flags};
 use super::{Access, Cold, Guest, JMP, JNE, Miss, R9, R10, R11, RSP_HOST, Translator, Turn, in_memory, system};
-use crate::host::jit::{ATTENTION, Behind, RFLAGS, RIP, SPARE, gpr, jump_table, segment_base, swapped_gs};
+use crate::host::jit::{
+    ATTENTION, Behind, RFLAGS, RIP, SPARE, gpr, jump_table, jump_table_of, segment_base, swapped_gs,
+};
 use crate::host::ram::PAGE;
 use crate::state::{GS, View};
 
@@ -12,17 +14,18 @@ impl Translator<'_> {
     /// Push, pop, leave; no answer if it is none of them or the interpreter's.
     pub(super) fn stack(&mut self, g: &Guest, behind: usize) -> Option<()> {
         let i = &g.instr;
-        let wide = i.stack_pointer_increment().unsigned_abs() == 8;
+        let wide = i.stack_pointer_increment().unsigned_abs() as usize == self.word();
+        let leave = if self.narrow() { Code::Leaved } else { Code::Leaveq };
         match i.mnemonic() {
             Mnemonic::Push if wide => self.push(g, behind),
-            Mnemonic::Pushfq => self.push_flags(g, behind),
+            Mnemonic::Pushfq | Mnemonic::Pushfd => self.push_flags(g, behind),
             Mnemonic::Pop if wide => self.pop(g, behind),
-            Mnemonic::Leave if i.code() == iced_x86::Code::Leaveq => {
-                self.code.mov(R9, 5);
+            Mnemonic::Leave if i.code() == leave => {
+                self.mov_word(R9, 5);
                 let slow = self.stack_lookup(g, Access::Read);
                 self.placed = None;
-                self.code.lea(R11, 5, 8);
-                self.code.load(5, R9, 0);
+                self.lea_word(R11, 5, self.word() as i32);
+                self.load_word(5, R9, 0);
                 self.slow_step(g, behind, vec![slow], self.flags);
                 Some(())
             }
@@ -66,63 +69,67 @@ impl Translator<'_> {
 
     fn stack_lookup(&mut self, g: &Guest, access: Access) -> Miss {
         self.free_flags(g);
-        self.window_lookup(access, 8)
+        self.window_lookup(access, self.word())
     }
 
     /// The interpreter does the instruction if one of `from` is taken, where flags are at `flags`; it goes on here.
     pub(super) fn slow_step(&mut self, g: &Guest, behind: usize, from: Vec<Miss>, flags: Flags) {
-        let (resume, placed) = (self.code.len(), self.placed.is_some());
-        self.cold.push(Cold::Step { from, rip: g.rip, behind, flags, resume, placed });
+        let (resume, placed, ready) = (self.code.len(), self.placed.is_some(), self.ready);
+        self.cold.push(Cold::Step { from, rip: g.rip, behind, flags, resume, placed, ready });
     }
 
     fn push(&mut self, g: &Guest, behind: usize) -> Option<()> {
         let i = &g.instr;
+        let word = self.word() as i32;
         let value = match i.op0_kind() {
-            OpKind::Register if i.op0_register().is_gpr64() => None,
+            OpKind::Register if self.is_word(i.op0_register()) => None,
             OpKind::Memory => return self.push_memory(g, behind),
+            k if k != OpKind::Register && self.narrow() => Some(i.immediate(0) as i32),
             k if k != OpKind::Register => Some(i32::try_from(i.immediate(0) as i64).ok()?),
             _ => return None,
         };
-        self.code.lea(R9, R11, -8);
+        self.lea_word(R9, R11, -word);
         let slow = self.stack_lookup(g, Access::Write);
         match value {
-            Some(v) => self.code.store_imm(R9, 0, v),
+            Some(v) => self.store_word_imm(R9, 0, v),
             None => {
                 let r = i.op0_register();
+                let r = r.full_register();
                 let n = r.number() as u8;
                 if in_memory(r) {
                     self.placed = None;
                     self.code.load(R10, RSP_HOST, gpr(n));
                     self.code.store(R9, 0, R10);
                 } else {
-                    self.code.store(R9, 0, if r == Register::RSP { R11 } else { n });
+                    self.store_word(R9, 0, if r == Register::RSP { R11 } else { n });
                 }
             }
         }
-        self.code.lea(R11, R11, -8);
+        self.lea_word(R11, R11, -word);
         self.slow_step(g, behind, vec![slow], self.flags);
         Some(())
     }
 
     fn pop(&mut self, g: &Guest, behind: usize) -> Option<()> {
         let r = g.instr.op0_register();
-        if g.instr.op0_kind() != OpKind::Register || !r.is_gpr64() {
+        if g.instr.op0_kind() != OpKind::Register || !self.is_word(r) {
             return None;
         }
-        self.code.mov(R9, R11);
+        let r = r.full_register();
+        self.mov_word(R9, R11);
         let slow = self.stack_lookup(g, Access::Read);
         if r == Register::RSP {
-            self.code.load(R11, R9, 0);
+            self.load_word(R11, R9, 0);
             self.slow_step(g, behind, vec![slow], self.flags);
             return Some(());
         }
-        self.code.lea(R11, R11, 8);
+        self.lea_word(R11, R11, self.word() as i32);
         if in_memory(r) {
             self.placed = None;
             self.code.load(R10, R9, 0);
             self.code.store(RSP_HOST, gpr(r.number() as u8), R10);
         } else {
-            self.code.load(r.number() as u8, R9, 0);
+            self.load_word(r.number() as u8, R9, 0);
         }
         self.forget_place_of_changed(g);
         self.slow_step(g, behind, vec![slow], self.flags);
@@ -131,8 +138,7 @@ impl Translator<'_> {
 
     /// The instruction that ends the block.
     pub(super) fn transfer(&mut self, g: &Guest, behind: usize) {
-        let next = g.rip.wrapping_add(g.instr.len() as u64);
-        let target = g.rip.wrapping_add(g.instr.near_branch_target());
+        let (next, target) = (self.place.next(g), self.place.target(g));
         match g.instr.mnemonic() {
             Mnemonic::Syscall => match system::call_view(&self.place.built_in) {
                 Some(view) => return self.system_call(view, next),
@@ -239,7 +245,7 @@ impl Translator<'_> {
         // movzx r9d, r10w; shl r9d, 4
         self.code.raw(&[0x45, 0x0f, 0xb7, 0xca, 0x41, 0xc1, 0xe1, 4]);
         // add r9, [table]
-        self.code.indexed_none(0x03, R9, jump_table(self.place.view as u8));
+        self.code.indexed_none(0x03, R9, jump_table(jump_table_of(self.place.view, self.place.size)));
         // cmp [r9], r10
         self.code.raw(&[0x4d, 0x39, 0x11]);
         let missing = self.code.branch(JNE);
@@ -253,16 +259,18 @@ impl Translator<'_> {
 
     /// Pushes a return address. If its page is not at hand the interpreter does the whole call and the block is left.
     fn push_return(&mut self, g: &Guest, behind: usize, next: u64) -> Option<()> {
-        self.code.lea(R9, R11, -8);
+        let word = self.word() as i32;
+        self.lea_word(R9, R11, -word);
         let slow = self.stack_lookup(g, Access::Write);
         match i32::try_from(next as i64) {
+            _ if self.narrow() => self.store_word_imm(R9, 0, next as u32 as i32),
             Ok(v) => self.code.store_imm(R9, 0, v),
             Err(_) => {
                 self.code.mov_imm(R10, next);
                 self.code.store(R9, 0, R10);
             }
         }
-        self.code.lea(R11, R11, -8);
+        self.lea_word(R11, R11, -word);
         self.slow_leave(g, behind, slow);
         Some(())
     }
@@ -270,7 +278,7 @@ impl Translator<'_> {
     /// The interpreter does a transfer, and the dispatcher goes on.
     fn slow_leave(&mut self, g: &Guest, behind: usize, slow: Miss) {
         debug_assert_eq!(behind, 0, "a transfer ends its block");
-        self.cold.push(Cold::Last { from: vec![slow], rip: g.rip, flags: self.flags });
+        self.cold.push(Cold::Last { from: vec![slow], rip: g.rip, behind, flags: self.flags });
     }
 
     /// The interpreter does the last instruction, and the dispatcher goes on.
@@ -281,10 +289,10 @@ impl Translator<'_> {
     fn ret(&mut self, g: &Guest, behind: usize) {
         self.park_flags();
         let extra = if g.instr.op_count() > 0 { g.instr.immediate(0) as i32 } else { 0 };
-        self.code.mov(R9, R11);
+        self.mov_word(R9, R11);
         let slow = self.stack_lookup(g, Access::Read);
-        self.code.load(R10, R9, 0);
-        self.code.lea(R11, R11, 8 + extra);
+        self.load_word(R10, R9, 0);
+        self.lea_word(R11, R11, self.word() as i32 + extra);
         self.slow_leave(g, behind, slow);
         self.jump_r10();
     }
@@ -298,8 +306,8 @@ impl Translator<'_> {
             let n = r.full_register().number() as u8;
             match n {
                 9..=11 => self.code.load(R10, RSP_HOST, gpr(n)),
-                4 => self.code.mov(R10, R11),
-                _ => self.code.mov(R10, n),
+                4 => self.mov_word(R10, R11),
+                _ => self.mov_word(R10, n),
             }
         } else {
             let mark = self.code.len();
@@ -309,8 +317,8 @@ impl Translator<'_> {
                 return;
             }
             self.free_flags(g);
-            let slow = self.lookup(Access::Read, 8, false);
-            self.code.load(R10, R9, 0);
+            let slow = self.lookup(Access::Read, self.word(), false);
+            self.load_word(R10, R9, 0);
             self.slow_leave(g, behind, slow);
         }
         if i.flow_control() == FlowControl::IndirectCall {
