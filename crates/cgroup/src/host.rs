@@ -1,7 +1,6 @@
 //! The host's hierarchies, found once.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use oci_spec::runtime::LinuxResources;
@@ -239,10 +238,9 @@ impl Host {
     #[must_use]
     pub fn supports(&self) -> Supports {
         *self.shared.supports.get_or_init(|| {
-            // Two hosts of one process may look at the same moment.
-            static PROBES: AtomicU32 = AtomicU32::new(0);
-            let probe = PROBES.fetch_add(1, Ordering::Relaxed);
-            let name = format!("/insula-probe-{}-{probe}", std::process::id());
+            // what was killed while it looked has left its own
+            self.shared.hierarchies.iter().for_each(|hierarchy| crate::probe::sweep(hierarchy));
+            let name = format!("/{}", crate::probe::name());
             let mut nothing = LinuxResources::default();
             // The default denies every device; the probe limits nothing.
             nothing.set_devices(None);

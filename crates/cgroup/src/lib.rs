@@ -25,6 +25,7 @@ mod place;
 mod plan;
 mod plan_v1;
 mod plan_v2;
+mod probe;
 pub mod stats;
 pub mod systemd;
 mod usage;

@@ -36,7 +36,7 @@ pub struct Above<'a> {
 }
 
 /// How layers are named to the kernel.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Descriptor,
     Path,
@@ -54,17 +54,47 @@ impl Overlay<'_> {
     /// # Source
     /// `Documentation/filesystems/overlayfs`; `fs/overlayfs/params.c` of the releases named above.
     pub fn mount(&self) -> Result<OwnedFd, FsError> {
+        static WORKED: OnceLock<By> = OnceLock::new();
         let unknown = |error: &FsError| matches!(error.errno(), Errno::INVAL | Errno::OPNOTSUPP);
-        let first = match self.attempt(By::Descriptor) {
+        let known = *WORKED.get().unwrap_or(&By::of_release(release()));
+        let first = match self.by(known) {
             Err(error) if unknown(&error) => error,
             other => return other,
         };
-        match self.attempt(By::Path) {
-            Err(error) if unknown(&error) => {}
-            other => return other,
+        // a kernel may be able to do more than its number says; what it does not know is a line in its log each time
+        for way in By::ALL.into_iter().filter(|way| *way != known) {
+            match self.by(way) {
+                Err(error) if unknown(&error) => {}
+                Ok(mounted) => {
+                    let _ = WORKED.set(way);
+                    return Ok(mounted);
+                }
+                other => return other,
+            }
         }
-        // where nothing helps, what the newest interface says is the best explanation
-        self.within_descriptors().map_err(|error| if unknown(&error) { first } else { error })
+        // where nothing helps, what the kernel's own interface says is the best explanation
+        Err(first)
+    }
+
+    /// As [`Self::mount`], for layers and a folder above that are mounts in no namespace, on any kernel: those that want layers in
+    /// sight are shown them in a mount namespace that ends with this call. `roots` are the mounts that all those are on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn mount_detached(&self, roots: &[BorrowedFd<'_>]) -> Result<OwnedFd, FsError> {
+        if release() >= DETACHED {
+            return self.mount();
+        }
+        crate::mountns::in_new(|| {
+            let _place = show(roots)?;
+            self.mount()
+        })
+        .map_err(failed)?
+        .1
+    }
+
+    fn by(&self, way: By) -> Result<OwnedFd, FsError> {
+        if way == By::Number { self.within_descriptors() } else { self.attempt(way) }
     }
 
     fn attempt(&self, by: By) -> Result<OwnedFd, FsError> {
@@ -112,6 +142,18 @@ impl Overlay<'_> {
 }
 
 impl By {
+    /// The newest first.
+    const ALL: [Self; 3] = [Self::Descriptor, Self::Path, Self::Number];
+
+    /// What a kernel of this release takes.
+    fn of_release(release: (u32, u32)) -> Self {
+        match release {
+            (6, 13..) | (7.., _) => Self::Descriptor,
+            (6, 8..) => Self::Path,
+            _ => Self::Number,
+        }
+    }
+
     fn set(self, context: &FsContext, key: &str, fd: BorrowedFd<'_>) -> Result<(), FsError> {
         match self {
             Self::Descriptor => context.set_fd(key, fd),
@@ -125,11 +167,43 @@ fn failed(error: SysError) -> FsError {
     FsError { filesystem: "overlay".to_owned(), option: String::new(), error, log: String::new() }
 }
 
-/// Whether layers may be mounts that are in no namespace; tried once.
+/// The first kernel whose layers may be mounts in no namespace.
+const DETACHED: (u32, u32) = (6, 15);
+
+/// This kernel's release.
+fn release() -> (u32, u32) {
+    static RELEASE: OnceLock<(u32, u32)> = OnceLock::new();
+    *RELEASE.get_or_init(|| parse_release(&rustix::system::uname().release().to_string_lossy()))
+}
+
+fn parse_release(text: &str) -> (u32, u32) {
+    let mut numbers = text.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Mounts what is mounted nowhere in the caller's mount namespace, where nobody looks: over its root.
+fn show(roots: &[BorrowedFd<'_>]) -> Result<OwnedFd, FsError> {
+    let folder = |at: BorrowedFd<'_>, path: &str| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(at, path, flags, Mode::empty()).map_err(SysError::of("openat")).map_err(failed)
+    };
+    let context = FsContext::open("tmpfs")?;
+    context.create()?;
+    let place = context.mount(MountAttr::empty())?;
+    crate::mount::move_mount_onto(place.as_fd(), folder(rustix::fs::CWD, "/")?.as_fd()).map_err(failed)?;
+    for (number, root) in roots.iter().enumerate() {
+        let name = number.to_string();
+        rustix::fs::mkdirat(&place, &name, Mode::RWXU).map_err(SysError::of("mkdirat")).map_err(failed)?;
+        crate::mount::move_mount_onto(*root, folder(place.as_fd(), &name)?.as_fd()).map_err(failed)?;
+    }
+    Ok(place)
+}
+
+/// Whether layers may be mounts that are in no namespace; tried once, where the kernel's release makes it worth a line in its log.
 #[must_use]
 pub fn takes_detached() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| try_detached().unwrap_or(false))
+    *ANSWER.get_or_init(|| release() >= DETACHED && try_detached().unwrap_or(false))
 }
 
 fn try_detached() -> Result<bool, FsError> {
@@ -143,4 +217,27 @@ fn try_detached() -> Result<bool, FsError> {
     let (Ok(one), Ok(other)) = (folder("one"), folder("other")) else { return Ok(false) };
     let layers = [one.as_fd(), other.as_fd()];
     Ok(Overlay { layers: &layers, above: None, attributes: MountAttr::RDONLY }.mount().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_says_how_layers_are_named() {
+        let table = [
+            ("5.10.0-46-cloud-amd64", By::Number),
+            ("6.1.0-56-amd64", By::Number),
+            ("6.8.0-31-generic", By::Path),
+            ("6.12.107+deb13-amd64", By::Path),
+            ("6.13-rc1", By::Descriptor),
+            ("6.18.5", By::Descriptor),
+            ("7.0+", By::Descriptor),
+            ("nonsense", By::Number),
+        ];
+        for (release, way) in table {
+            assert_eq!(By::of_release(parse_release(release)), way, "{release}");
+        }
+        assert!(parse_release("6.14.9") < DETACHED && parse_release("7.0") > DETACHED);
+    }
 }

@@ -86,14 +86,19 @@ fn overlay(
     let upper = writable.map(|folder| upper_dirs(folder, user)).transpose()?;
     let above = upper.as_ref().map(|upper| Above { upper: upper.upper.as_fd(), work: upper.work.as_fd(), volatile });
     let overlay = Overlay { layers, above, attributes: MountAttr::empty() };
-    overlay.mount().doing(|| "cannot mount the root file system")
+    let mounted = match (user, &upper) {
+        (None, _) => overlay.mount(),
+        (Some(_), None) => overlay.mount_detached(layers),
+        (Some(_), Some(upper)) => overlay.mount_detached(&[layers, &[upper.base.as_fd()]].concat()),
+    };
+    mounted.doing(|| "cannot mount the root file system")
 }
 
 struct Upper {
     upper: OwnedFd,
     work: OwnedFd,
     /// A detached mount lasts as long as its own descriptor.
-    _base: OwnedFd,
+    base: OwnedFd,
 }
 
 fn upper_dirs(folder: &Path, user: Option<BorrowedFd<'_>>) -> Result<Upper> {
@@ -112,7 +117,7 @@ fn upper_dirs(folder: &Path, user: Option<BorrowedFd<'_>>) -> Result<Upper> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&base, name, flags, Mode::empty()).doing(|| format!("{}/{name}", folder.display()))
     };
-    Ok(Upper { upper: open("upper")?, work: open("work")?, _base: base })
+    Ok(Upper { upper: open("upper")?, work: open("work")?, base })
 }
 
 /// How the root file system becomes the root.

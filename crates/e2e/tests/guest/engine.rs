@@ -12,29 +12,35 @@ use testkit::{Island, Run, finish, rootfs, wait_for};
 /// The machine computes by software.
 const SOON: Duration = Duration::from_secs(60);
 
+/// Programs of the image, all in one file.
+const APPLETS: &[&str] = &["cat", "chown", "dd", "id", "ls", "nc", "ping", "sh", "sleep", "stat", "touch", "wget"];
+
 /// A daemon with an image, ended with its owner.
-struct Daemon {
-    island: Island,
+pub(crate) struct Daemon {
+    pub(crate) island: Island,
     process: Child,
+    arguments: Vec<String>,
 }
 
 impl Daemon {
     fn start() -> Self {
+        Self::start_with(&["--cgroup-parent", "/insula-e2e-guest"])
+    }
+
+    /// A daemon with more arguments than those for its folders.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let island = Island::new();
-        let (state, run) = (island.state(), island.run());
-        let log = File::create(island.path("log")).unwrap();
-        let mut command = Command::new("/bin/insulad");
-        command.arg("--root").arg(state).arg("--run").arg(run).args(["--cgroup-parent", "/insula-e2e-guest"]);
-        let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let daemon = Self { island, process };
-        let up = wait_for(SOON, || UnixStream::connect(daemon.socket()).is_ok().then_some(()));
-        assert!(up.is_some(), "{}\n{}", daemon.log(), daemon.threads());
+        let arguments: Vec<String> = arguments.iter().map(|one| (*one).to_owned()).collect();
+        let process = spawn(&island, &arguments);
+        let daemon = Self { island, process, arguments };
+        daemon.await_socket();
         let tree = daemon.island.dir("tree");
-        for folder in ["bin", "dev", "etc", "proc", "sys"] {
+        for folder in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
             fs::create_dir(tree.join(folder)).unwrap();
         }
+        fs::write(tree.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n").unwrap();
         fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
-        for name in ["cat", "sh", "sleep"] {
+        for name in APPLETS {
             std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
         }
         let tar = daemon.island.path("tree.tar");
@@ -43,11 +49,24 @@ impl Daemon {
         daemon
     }
 
-    fn socket(&self) -> PathBuf {
+    fn await_socket(&self) {
+        let up = wait_for(SOON, || UnixStream::connect(self.socket()).is_ok().then_some(()));
+        assert!(up.is_some(), "{}\n{}", self.log(), self.threads());
+    }
+
+    /// Kills the daemon without a warning, and starts the next one.
+    pub(crate) fn replace(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(&self.island, &self.arguments);
+        self.await_socket();
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
         self.island.path("run/docker.sock")
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.island.path("log")).unwrap_or_default()
     }
 
@@ -61,8 +80,8 @@ impl Daemon {
         shown.collect::<Vec<_>>().join("\n")
     }
 
-    fn run(&self, words: &[&str]) -> Run {
-        let mut command = Command::new("/bin/docker");
+    pub(crate) fn run(&self, words: &[&str]) -> Run {
+        let mut command = Command::new("docker");
         command.arg("--host").arg(format!("unix://{}", self.socket().display())).args(words);
         // the guest has no plugins
         finish(command.env("DOCKER_CONFIG", self.island.path("config")).env("DOCKER_BUILDKIT", "0"), b"")
@@ -70,7 +89,7 @@ impl Daemon {
 
     /// What the client says where all is well.
     #[track_caller]
-    fn docker(&self, words: &[&str]) -> String {
+    pub(crate) fn docker(&self, words: &[&str]) -> String {
         let run = self.run(words);
         assert_eq!(run.code, 0, "{words:?}: {}{}\n{}{}", run.out, run.err, self.log(), criu_logs(&self.island));
         run.out.trim().to_owned()
@@ -99,6 +118,15 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Starts a daemon on the island.
+fn spawn(island: &Island, arguments: &[String]) -> Child {
+    let (state, run) = (island.state(), island.run());
+    let log = File::options().create(true).append(true).open(island.path("log")).unwrap();
+    let mut command = Command::new("insulad");
+    command.arg("--root").arg(state).arg("--run").arg(run).args(arguments);
+    command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 /// The last words of criu, wherever it wrote them.

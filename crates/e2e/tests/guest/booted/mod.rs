@@ -2,6 +2,7 @@
 //! runs depends on how it has booted.
 
 mod apparmor;
+mod daemon;
 mod selinux;
 mod session;
 mod systemd;

@@ -1,9 +1,10 @@
 //! A small Debian of the distribution's packages, with its kernel for clouds: what has a systemd and security modules.
 //!
 //! ```text
-//! cache (the target folder's tmp):  kernels/   by `insula kernel install`        ┐
-//!                                   ….erofs    mmdebstrap, made once             ├─ QEMU: root=overlay:/dev/vda,/dev/vdb
-//! this run:                         top.erofs  the runtime, this test, a script  ┘
+//! cache (the target folder's tmp):  kernels/NAME/  by `insula kernel install`        ┐
+//!                                   NAME.erofs     its modules                       ├─ QEMU: root=overlay:/dev/vdc,/dev/vdb,/dev/vda
+//!                                   ….erofs        mmdebstrap, made once             │
+//! this run:                         top.erofs      the runtime, this test, a script  ┘
 //! ```
 
 use std::fs::{self, File};
@@ -16,11 +17,17 @@ use testkit::guest::{MARK, Outcome, watch};
 
 /// Asks for these guests: most of the time is for fetching packages, and for runtimes that are not ours.
 const ASKED: &str = "INSULA_BOOTED_DEBIAN";
+/// The file of another kernel's package, of any of Debian's releases.
+const KERNEL: &str = "INSULA_BOOTED_KERNEL";
+/// The kernel otherwise: the release's own for clouds.
+const PACKAGE: &str = "linux-image-cloud-amd64";
 /// What is installed, beside what every Debian has.
-const PACKAGES: &str = "apparmor,busybox-static,crun,dbus,dbus-user-session,keyutils,libpam-systemd,runc,secilc,\
+const PACKAGES: &str = "apparmor,busybox-static,crun,dbus,dbus-user-session,keyutils,kmod,libpam-systemd,procps,runc,secilc,\
     systemd-sysv,udev,uidmap";
 /// What nobody reads in a guest.
 const LEFT_OUT: &[&str] = &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"];
+/// Bytes of the disk that can be written, `/dev/vdd` with ext4.
+const DISK: u64 = 2 << 30;
 /// How long a guest may take for everything.
 const PATIENCE: Duration = Duration::from_secs(500);
 /// The program that the machine's own first program starts.
@@ -47,6 +54,7 @@ AllowIsolate=yes
 /// A machine that has not been started yet.
 pub(super) struct Debian {
     kernel: PathBuf,
+    modules: PathBuf,
     base: PathBuf,
     folder: tempfile::TempDir,
 }
@@ -110,19 +118,58 @@ fn base(cache: &Path, release: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Debian's kernel, taken apart by `insula`.
-fn kernel(cache: &Path) -> Option<PathBuf> {
-    let insula = || {
-        let mut command = Command::new(built("insula", "cli"));
-        command.arg("--root").arg(cache).arg("--run").arg(cache.join("run"));
-        command
-    };
-    let default = cache.join("kernels/default");
-    if !default.join("vmlinuz").is_file() && !ran(insula().args(["kernel", "install"])) {
+/// The kernel's package: the one that is asked for, or what apt fetches, once.
+fn package(cache: &Path) -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(KERNEL).map(PathBuf::from) {
+        assert!(named.is_file(), "{KERNEL}: {} is no file", named.display());
+        return Some(named);
+    }
+    let folder = cache.join("package");
+    let there = || fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()).next();
+    if let Some(path) = there() {
+        return Some(path);
+    }
+    // the package of this name says only which one is meant
+    let output = Command::new("apt-cache").args(["depends", "--important", PACKAGE]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let image = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    let work = tempfile::tempdir_in(cache).unwrap();
+    let mut fetch = Command::new("apt-get");
+    fetch.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).current_dir(work.path());
+    let Some(_) = image.filter(|image| ran(fetch.arg(image))) else {
         println!("skipped: Debian's kernel cannot be fetched here");
         return None;
+    };
+    fs::rename(work.keep(), &folder).unwrap();
+    there()
+}
+
+/// A kernel, taken apart by `insula`, and a file system with its modules.
+fn kernel(cache: &Path) -> Option<(PathBuf, PathBuf)> {
+    let package = package(cache)?;
+    let name = package.file_stem().unwrap().to_str().unwrap().replace(['+', '~'], "-");
+    let (folder, modules) = (cache.join("kernels").join(&name), cache.join(&name).with_added_extension("erofs"));
+    if !folder.join("vmlinuz").is_file() {
+        let mut install = Command::new(built("insula", "cli"));
+        install.arg("--root").arg(cache).arg("--run").arg(cache.join("run")).args(["kernel", "install", "--name"]);
+        assert!(ran(install.arg(&name).arg("--from").arg(&package)), "a kernel was not installed");
     }
-    Some(default)
+    if !modules.is_file() {
+        let work = tempfile::tempdir_in(cache).unwrap();
+        let (whole, tree, image) = (work.path().join("whole"), work.path().join("tree"), work.path().join("image"));
+        assert!(ran(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&whole)));
+        // where a Debian has everything now, whichever release the package is of
+        fs::create_dir_all(tree.join("usr/lib")).unwrap();
+        let place = ["lib/modules", "usr/lib/modules"].map(|place| whole.join(place));
+        fs::rename(place.iter().find(|place| place.is_dir()).unwrap(), tree.join("usr/lib/modules")).unwrap();
+        let release = fs::read_dir(tree.join("usr/lib/modules")).unwrap().next().unwrap().unwrap().file_name();
+        std::os::unix::fs::symlink("usr/lib", tree.join("lib")).unwrap();
+        assert!(ran(Command::new("depmod").arg("-b").arg(&tree).arg(&release)));
+        fs::remove_file(tree.join("lib")).unwrap();
+        assert!(ran(Command::new("mkfs.erofs").arg("-zlz4hc").arg(&image).arg(&tree)));
+        fs::rename(image, &modules).unwrap();
+    }
+    Some((folder, modules))
 }
 
 impl Debian {
@@ -147,10 +194,10 @@ impl Debian {
         fs::create_dir_all(&cache).unwrap();
         let lock = File::create(cache.join("lock")).unwrap();
         lock.lock().unwrap();
-        let (base, kernel) = (base(&cache, &release)?, kernel(&cache)?);
+        let (base, (kernel, modules)) = (base(&cache, &release)?, kernel(&cache)?);
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("top")).unwrap();
-        Some(Self { kernel, base, folder })
+        Some(Self { kernel, modules, base, folder })
     }
 
     /// Adds a file; `name` is its path without the leading slash, and leads through no link.
@@ -187,13 +234,17 @@ impl Debian {
             }
             First::Script => format!("init=/{SCRIPT}"),
         };
-        let line = format!("console=ttyS0 quiet reboot=t panic=-1 root=overlay:/dev/vda,/dev/vdb {first} {cmdline}");
+        let line =
+            format!("console=ttyS0 quiet reboot=t panic=-1 root=overlay:/dev/vdc,/dev/vdb,/dev/vda {first} {cmdline}");
         let console = path("console");
         let mut qemu = Command::new("qemu-system-x86_64");
-        // not microvm: Debian's kernel finds no clock in it that it could measure others with
+        // not microvm: Debian's kernel finds no clock in it that it could measure others with; and without cmpxchg16b, after which QEMU
+        // 7.2's translator, of Debian 12, goes wrong in kernels since 6.12
         qemu.args([
             "-M",
             "pc",
+            "-cpu",
+            "qemu64,cx16=off",
             "-accel",
             "tcg,thread=multi",
             "-smp",
@@ -209,8 +260,13 @@ impl Debian {
         .arg(this.kernel.join("vmlinuz"))
         .arg("-initrd")
         .arg(this.kernel.join("initrd"));
-        for (name, disk) in [("base", &this.base), ("top", &top)] {
-            qemu.arg("-drive").arg(format!("id={name},if=none,format=raw,readonly=on,file={}", disk.display()));
+        // what is written, where a file system in memory would be too easy
+        let disk = path("disk");
+        File::create(&disk).unwrap().set_len(DISK).unwrap();
+        assert!(ran(Command::new("mkfs.ext4").arg("-q").arg(&disk)));
+        for (name, disk) in [("base", &this.base), ("modules", &this.modules), ("top", &top), ("disk", &disk)] {
+            let access = if name == "disk" { "off" } else { "on" };
+            qemu.arg("-drive").arg(format!("id={name},if=none,format=raw,readonly={access},file={}", disk.display()));
             qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name}"));
         }
         watch(qemu, &console, PATIENCE)

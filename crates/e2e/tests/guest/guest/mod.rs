@@ -2,7 +2,7 @@
 
 mod debian;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testkit::guest::{Guest, Outcome, is_inside};
@@ -36,6 +36,16 @@ const CRIU: &[&str] = &[
 /// Where the programs for the packet filter have what they open by name, and what criu uses of it.
 const MATCHES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 const MATCH: &[&str] = &["libxt_mark.so", "libxt_standard.so", "libxt_tcp.so"];
+
+/// The daemon's programs, and the packages that they are built by.
+const DAEMON: &[(&str, &str)] = &[("insula-netd", "net"), ("insula-shim", "container"), ("insulad", "daemon")];
+
+/// One of ours without what is for debuggers, most of it: all that a kernel unpacks to memory by software counts.
+fn stripped(folder: &Path, name: &str, package: &str) -> PathBuf {
+    let (path, small) = (built(name, package), folder.join(name));
+    let stripped = Command::new("strip").arg("-o").arg(&small).arg(&path).status();
+    if stripped.is_ok_and(|status| status.success()) { small } else { path }
+}
 
 /// A guest with criu and this test; nothing where one can't be had, with the reason printed.
 fn with_criu() -> Option<Guest> {
@@ -71,13 +81,9 @@ fn the_daemon_with_criu() {
         return;
     };
     guest = guest.program(&docker, "docker");
-    // all that a kernel unpacks to memory by software counts, and what is for debuggers is most of it
     let folder = tempfile::tempdir().unwrap();
-    for (name, package) in [("insulad", "daemon"), ("insula-shim", "container"), ("insula-netd", "net")] {
-        let (path, small) = (built(name, package), folder.path().join(name));
-        let stripped = Command::new("strip").arg("-o").arg(&small).arg(&path).status();
-        let path = if stripped.is_ok_and(|status| status.success()) { small } else { path };
-        guest = guest.program(&path, name);
+    for (name, package) in DAEMON {
+        guest = guest.program(&stripped(folder.path(), name, package), name);
     }
     let words = ["/bin/enter", "/bin/inside", "engine::", "--ignored", "--test-threads=1", "--nocapture"];
     good(&guest.memory_mib(2048).run(&words));
@@ -133,6 +139,36 @@ fn a_debian_with_systemd_and_apparmor() {
     let debian = debian.file("etc/apparmor.d/insula-test", 0o644, include_bytes!("../booted/profiles"));
     let modules = "booted::apparmor booted::session booted::systemd";
     good(&debian.run(First::Systemd, "security=apparmor", &suite(before, modules)));
+}
+
+/// Boots a Debian with the daemon in it.
+fn daemon_in(cmdline: &str) {
+    let Some(mut debian) = debian() else { return };
+    let Some(docker) = rootfs::find("docker") else {
+        println!("skipped: no docker client in PATH");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, package) in DAEMON.iter().chain(&[("insula", "cli")]) {
+        debian = debian.program(&stripped(folder.path(), name, package), name);
+    }
+    let only = std::env::var("INSULA_GUEST_TESTS").unwrap_or_else(|_| "booted::daemon engine::layers".to_owned());
+    // a container's layer lies on no file system that is an overlay itself
+    let script = format!(
+        "uname -r; mount -t ext4 /dev/vdd /tmp && chmod 1777 /tmp && \
+        inside {only} --ignored --test-threads=1 --nocapture"
+    );
+    good(&debian.program(&docker, "docker").run(First::Systemd, cmdline, &script));
+}
+
+#[test]
+fn a_debian_with_the_daemon() {
+    daemon_in("");
+}
+
+#[test]
+fn a_debian_with_the_daemon_and_both_versions_of_control_groups() {
+    daemon_in("systemd.unified_cgroup_hierarchy=0");
 }
 
 #[test]
