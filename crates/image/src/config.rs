@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use oci_spec::image::{Config, ConfigBuilder};
 
+use crate::build::config::Health;
+use crate::dockerfile::{Dockerfile, Kind};
+
 /// What to set in an image's configuration; what is `None` or empty stays.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConfigChanges {
@@ -25,13 +28,19 @@ pub struct ConfigChanges {
     pub volumes: Vec<String>,
     /// How it wants to be stopped.
     pub stop_signal: Option<String>,
+    /// How to see whether it is well.
+    pub healthcheck: Option<Health>,
+    /// What is done first when something is built on it, after what is there already.
+    pub on_build: Vec<String>,
 }
 
 /// Why an instruction cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// The instruction is none of those that apply here.
-    #[error("\"{instruction}\" is none of CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR")]
+    #[error(
+        "{instruction} is not a valid change command: it is none of CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR"
+    )]
     Unknown {
         /// The word.
         instruction: String,
@@ -68,6 +77,8 @@ impl ConfigChanges {
             "WORKDIR" if !rest.is_empty() => self.working_dir = Some(rest.to_owned()),
             "USER" if !rest.is_empty() => self.user = Some(rest.to_owned()),
             "STOPSIGNAL" if !rest.is_empty() => self.stop_signal = Some(rest.to_owned()),
+            "HEALTHCHECK" => self.healthcheck = Some(health(line).ok_or_else(|| malformed("HEALTHCHECK", HEALTH))?),
+            "ONBUILD" => self.on_build.push(trigger(rest).ok_or_else(|| malformed("ONBUILD", TRIGGER))?.to_owned()),
             "EXPOSE" => {
                 for port in rest.split_whitespace() {
                     self.exposed_ports
@@ -81,9 +92,27 @@ impl ConfigChanges {
             "WORKDIR" => return Err(malformed("WORKDIR", "a path")),
             "USER" => return Err(malformed("USER", "a user name or number")),
             "STOPSIGNAL" => return Err(malformed("STOPSIGNAL", "a signal's name or number")),
-            _ => return Err(ChangeError::Unknown { instruction: word.to_owned() }),
+            _ => return Err(ChangeError::Unknown { instruction: word.to_ascii_lowercase() }),
         }
         Ok(())
+    }
+
+    /// Adds to a configuration what Docker has there and the image specification has not.
+    ///
+    /// # Errors
+    /// If the bytes are no JSON.
+    pub(crate) fn beside(&self, configuration: Vec<u8>) -> serde_json::Result<Vec<u8>> {
+        if self.healthcheck.is_none() && self.on_build.is_empty() {
+            return Ok(configuration);
+        }
+        let mut document: serde_json::Value = serde_json::from_slice(&configuration)?;
+        if let Some(health) = &self.healthcheck {
+            document["config"]["Healthcheck"] = serde_json::to_value(health)?;
+        }
+        if !self.on_build.is_empty() {
+            document["config"]["OnBuild"] = self.on_build.clone().into();
+        }
+        serde_json::to_vec(&document)
     }
 
     /// The changes over `base`.
@@ -125,6 +154,23 @@ impl ConfigChanges {
         }
         config
     }
+}
+
+const HEALTH: &str =
+    "NONE, or CMD with a command, after --interval, --timeout, --start-period, --start-interval and --retries";
+const TRIGGER: &str = "an instruction other than FROM, MAINTAINER and ONBUILD";
+
+fn health(line: &str) -> Option<Health> {
+    match Dockerfile::parse_trigger(line).ok()?.kind {
+        Kind::Healthcheck(health) => Some(Health::from(&health)),
+        _ => None,
+    }
+}
+
+/// What may be kept for later. Whether it can be carried out shows then, as it does in a Dockerfile.
+fn trigger(text: &str) -> Option<&str> {
+    let word = text.split_whitespace().next()?;
+    (!["FROM", "MAINTAINER", "ONBUILD"].iter().any(|other| other.eq_ignore_ascii_case(word))).then_some(text)
 }
 
 fn empty_config() -> Config {
@@ -207,9 +253,16 @@ mod tests {
             "EXPOSE 80 53/udp",
             r#"VOLUME ["/data"]"#,
             "STOPSIGNAL SIGINT",
+            "ONBUILD RUN make",
+            "onbuild /usr/bin/python-build --dir /app",
+            "HEALTHCHECK --interval=5s --retries=2 CMD test -e /up",
         ] {
             changes.apply(line).unwrap();
         }
+        assert_eq!(changes.on_build, ["RUN make", "/usr/bin/python-build --dir /app"]);
+        let health = changes.healthcheck.clone().unwrap();
+        assert_eq!((health.interval, health.retries), (5_000_000_000, 2));
+        assert_eq!(health.test, ["CMD-SHELL", "test -e /up"]);
         let config = changes.over(None);
         assert_eq!(config.cmd().as_deref(), Some(&["sh".to_owned(), "-l".to_owned()][..]));
         assert_eq!(config.entrypoint().as_deref().unwrap()[2], "echo hi");
@@ -222,7 +275,9 @@ mod tests {
     fn nonsense_is_named() {
         let mut changes = ConfigChanges::default();
         let say = |changes: &mut ConfigChanges, line: &str| changes.apply(line).unwrap_err().to_string();
-        assert!(say(&mut changes, "RUN make").contains("\"RUN\" is none of"));
+        assert!(say(&mut changes, "RUN make").contains("run is not a valid change command"));
+        assert!(say(&mut changes, "ONBUILD onbuild RUN x").contains("other than FROM"));
+        assert!(say(&mut changes, "HEALTHCHECK curl").contains("NONE, or CMD"));
         assert!(say(&mut changes, "EXPOSE 70000").contains("EXPOSE takes"));
         assert!(say(&mut changes, "ENV =x").contains("NAME=value"));
         assert!(say(&mut changes, "WORKDIR").contains("a path"));

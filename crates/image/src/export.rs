@@ -17,7 +17,7 @@ use sys::overlay::Overlay;
 use crate::erofs::Segment;
 use crate::error::ImageError;
 use crate::layer::is_kept_xattr;
-use crate::model::{Image, ImportOptions};
+use crate::model::{EndMark, Image, ImportOptions};
 use crate::store::Store;
 use crate::tar::{Kind, Writer};
 use crate::tree::{DeviceKind, Stat, Time};
@@ -126,7 +126,7 @@ pub(crate) fn import_tree(
     thread::scope(|scope| {
         let walk = scope.spawn(move || write_tree(root, Times::AtMost(epoch), writer));
         // A walk that fails leaves an archive without an end mark, which the import refuses.
-        let image = store.import(reader, options);
+        let image = store.import(reader, ImportOptions { end: EndMark::Required, ..options });
         match (walk.join(), image) {
             (Ok(Err(error @ ExportError::Read { .. })), Err(_)) => Err(error),
             (_, image) => Ok(image?),

@@ -10,7 +10,7 @@ use crate::config::ConfigChanges;
 use crate::dockerfile::{Dockerfile, Expander, Kind};
 use crate::erofs::{self, verify_first_block};
 use crate::layer::{self, LayerError, Rules};
-use crate::model::{DeviceNodes, Limits};
+use crate::model::{DeviceNodes, EndMark, Limits};
 use crate::pipeline;
 use crate::store::{canonical_json, layers_of};
 use crate::tree::Stat;
@@ -26,7 +26,7 @@ const LIMITS: Limits = Limits {
 
 /// A whole import in memory: decompression, tar, whiteouts, EROFS. What comes out must pass its own check.
 pub fn layer(bytes: &[u8]) {
-    let rules = Rules { limits: LIMITS, devices: DeviceNodes::Keep };
+    let rules = Rules { limits: LIMITS, devices: DeviceNodes::Keep, end: EndMark::Required };
     let outcome = pipeline::run(bytes, LIMITS, |pieces| {
         let mut writer = erofs::Writer::new(Cursor::new(Vec::new())).map_err(LayerError::from)?;
         let tape = crate::recipe::Tape::new(std::io::sink()).map_err(LayerError::Recipe)?;

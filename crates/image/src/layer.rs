@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::directory::DirectoryError;
 use crate::erofs::{self, ErofsError, Node, Segment};
-use crate::model::{DeviceNodes, ImportOptions, Limits};
+use crate::model::{DeviceNodes, EndMark, ImportOptions, Limits};
 use crate::path;
 use crate::recipe::{Recorded, Tape};
 use crate::tar::{Entry, Kind, Reader, TarError};
@@ -141,11 +141,12 @@ impl<W: Write + Seek> Sink for erofs::Writer<W> {
 pub(crate) struct Rules {
     pub(crate) limits: Limits,
     pub(crate) devices: DeviceNodes,
+    pub(crate) end: EndMark,
 }
 
 impl From<&ImportOptions> for Rules {
     fn from(options: &ImportOptions) -> Self {
-        Self { limits: options.limits, devices: options.device_nodes }
+        Self { limits: options.limits, devices: options.device_nodes, end: options.end }
     }
 }
 
@@ -157,7 +158,7 @@ pub(crate) fn apply<R: BufRead, W: Write>(
     tape: Tape<W>,
 ) -> Result<(u64, W), LayerError> {
     let tape = Rc::new(RefCell::new(tape));
-    let mut reader = Reader::new(Recorded::new(input, Rc::clone(&tape)), rules.limits);
+    let mut reader = Reader::new(Recorded::new(input, Rc::clone(&tape)), rules.limits).ending(rules.end);
     while let Some(entry) = reader.next_entry()? {
         let size = match &entry.kind {
             Kind::File { size, segments: None } => *size,

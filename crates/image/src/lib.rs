@@ -35,8 +35,8 @@ pub use error::{ErrorKind, ImageError};
 pub use import::LayerFormat;
 pub use layer::LayerError;
 pub use model::{
-    DeviceNodes, DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Limits, PinnedName, Problem, PruneScope,
-    Pruned, Removed, StoredManifest,
+    DeviceNodes, DiskUsage, EndMark, Force, Image, ImageId, ImportOptions, LayerId, Limits, PinnedName, Problem,
+    PruneScope, Pruned, Removed, StoredManifest,
 };
 pub use mount::Layers;
 pub use path::PathError;

@@ -128,6 +128,19 @@ pub struct ImportOptions {
     pub limits: Limits,
     /// Whether device nodes are welcome.
     pub device_nodes: DeviceNodes,
+    /// Whether the archive must say that it is over.
+    pub end: EndMark,
+}
+
+/// Whether an archive without an end mark is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndMark {
+    /// It is.
+    Required,
+    /// What ends with the last entry's contents is whole, as Docker's daemon takes it: its client leaves out what should follow
+    /// when it adds a Dockerfile to a context, and many programs that write archives do.
+    #[default]
+    Optional,
 }
 
 impl Default for ImportOptions {
@@ -141,6 +154,7 @@ impl Default for ImportOptions {
             platform: Platform::host(),
             limits: Limits::default(),
             device_nodes: DeviceNodes::default(),
+            end: EndMark::default(),
         }
     }
 }

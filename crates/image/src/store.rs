@@ -168,7 +168,7 @@ impl Store {
         let config = import::configuration(&record.diff_id, &options, created)?;
         let mut state = self.state();
         self.keep_layer(work, &record)?;
-        let image = self.keep_image(&mut state, config, vec![record.diff_id], record.size, options.reference);
+        let image = self.keep_image(&mut state, config, &record, options);
         if image.is_err() {
             self.drop_unreferenced(&state);
         }
@@ -342,12 +342,14 @@ impl Store {
         &self,
         state: &mut State,
         config: ImageConfiguration,
-        layers: Vec<LayerId>,
-        size: u64,
-        reference: Option<Reference>,
+        layer: &LayerRecord,
+        options: ImportOptions,
     ) -> Result<Image, ImageError> {
-        let bytes = canonical_json(&config)?;
-        self.keep_config(state, &bytes, Known { layers, size, config: Ok(config), manifests: Vec::new() }, reference)
+        let bytes = options.changes.beside(canonical_json(&config)?);
+        let bytes = bytes.map_err(|error| ImageError::Config(oci_spec::OciSpecError::SerDe(error)))?;
+        let layers = vec![layer.diff_id];
+        let known = Known { layers, size: layer.size, config: Ok(config), manifests: Vec::new() };
+        self.keep_config(state, &bytes, known, options.reference)
     }
 
     /// Keeps an image whose configuration has these very bytes.

@@ -149,6 +149,8 @@ fn of_config(body: &Value) -> ConfigChanges {
         exposed_ports: keys("ExposedPorts"),
         volumes: keys("Volumes"),
         stop_signal: text("StopSignal"),
+        healthcheck: body.get("Healthcheck").and_then(|health| serde_json::from_value(health.clone()).ok()),
+        on_build: words("OnBuild").unwrap_or_default(),
     }
 }
 

@@ -276,4 +276,8 @@ fn change(config: &mut ImageConfig, changes: &ConfigChanges) {
     if let Some(signal) = &changes.stop_signal {
         config.stop_signal.clone_from(signal);
     }
+    if let Some(health) = &changes.healthcheck {
+        config.healthcheck = Some(health.clone());
+    }
+    config.on_build.extend(changes.on_build.iter().cloned());
 }

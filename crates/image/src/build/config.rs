@@ -325,7 +325,7 @@ impl ImageSpec {
             }
             Change::Healthcheck(health) => {
                 let line = format!("HEALTHCHECK {}", health_text(health));
-                self.config.healthcheck = Some(health_config(health));
+                self.config.healthcheck = Some(Health::from(health));
                 line
             }
             Change::Label(labels) => {
@@ -369,16 +369,18 @@ pub(crate) fn set_variable(env: &mut Vec<String>, name: &str, value: &str) {
     }
 }
 
-fn health_config(health: &Healthcheck) -> Health {
-    let nanoseconds =
-        |time: Option<Duration>| time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-    Health {
-        test: health.test.clone(),
-        interval: nanoseconds(health.interval),
-        timeout: nanoseconds(health.timeout),
-        start_period: nanoseconds(health.start_period),
-        start_interval: nanoseconds(health.start_interval),
-        retries: health.retries.unwrap_or(0).into(),
+impl From<&Healthcheck> for Health {
+    fn from(health: &Healthcheck) -> Self {
+        let nanoseconds =
+            |time: Option<Duration>| time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        Self {
+            test: health.test.clone(),
+            interval: nanoseconds(health.interval),
+            timeout: nanoseconds(health.timeout),
+            start_period: nanoseconds(health.start_period),
+            start_interval: nanoseconds(health.start_interval),
+            retries: health.retries.unwrap_or(0).into(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::config::ImageSpec;
 use super::error::{BuildError, BuildFault};
 use super::ignore::clean;
 use crate::dockerfile::error::nearest;
-use crate::dockerfile::{Dockerfile, Expander, Instruction, Kind, Mount, Pointed, Span, TransferSource};
+use crate::dockerfile::{Dockerfile, Expander, Instruction, Kind, Mount, Pointed, Span, Stage, TransferSource};
 
 /// What a build is told besides its Dockerfile and its context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,20 +349,18 @@ fn node(
         origins: BTreeMap::new(),
         base,
     };
-    match &node.base {
-        Base::Stage(earlier) => drop(node.needs.insert(*earlier)),
-        Base::Image(request) => {
-            for trigger in images.get(request).map_or(&[][..], |image| &image.spec.config.on_build) {
-                let instruction = Dockerfile::parse_trigger(trigger).map_err(|source| {
-                    let (image, trigger) = (request.name.clone(), trigger.clone());
-                    fail(BuildFault::Trigger { image, trigger, source: Box::new(source) })
-                })?;
-                node.instructions.push(Instruction { span: stage.span, ..instruction });
-            }
-            node.triggers = node.instructions.len();
-        }
-        Base::Scratch => {}
+    if let Base::Stage(earlier) = node.base {
+        node.needs.insert(earlier);
     }
+    for trigger in triggers(file, &node.base, images) {
+        let instruction = Dockerfile::parse_trigger(trigger).map_err(|source| {
+            let image = if let Base::Image(request) = &node.base { &request.name } else { &stage.base };
+            let (image, trigger) = (image.clone(), trigger.to_owned());
+            fail(BuildFault::Trigger { image, trigger, source: Box::new(source) })
+        })?;
+        node.instructions.push(Instruction { span: stage.span, ..instruction });
+    }
+    node.triggers = node.instructions.len();
     if let Some(given) = copied {
         let text = format!("COPY --from={given} / /");
         let instruction = Dockerfile::parse_trigger(&text)
@@ -386,6 +384,22 @@ fn node(
         }
     }
     Ok(node)
+}
+
+/// What a stage's base keeps for those that begin with it.
+fn triggers<'t>(file: &'t Dockerfile, base: &Base, images: &'t Images) -> Vec<&'t str> {
+    let kept = |instruction: &'t Instruction| match &instruction.kind {
+        Kind::OnBuild(trigger) => Some(trigger.as_str()),
+        _ => None,
+    };
+    match base {
+        Base::Stage(earlier) => file.stages[*earlier].instructions.iter().filter_map(kept).collect(),
+        Base::Image(request) => {
+            let image = images.get(request).into_iter();
+            image.flat_map(|image| &image.spec.config.on_build).map(String::as_str).collect()
+        }
+        Base::Scratch => Vec::new(),
+    }
 }
 
 /// What an instruction reads of the build context.
@@ -445,7 +459,7 @@ fn origin(file: &Dockerfile, options: &Options, index: usize, name: &str) -> Res
         Ok(number) => Some(number),
         Err(_) => {
             let lower = name.to_ascii_lowercase();
-            let named = |stage: &crate::dockerfile::Stage| stage.name.as_ref() == Some(&lower);
+            let named = |stage: &Stage| stage.name.as_ref() == Some(&lower);
             let earlier = file.stages[..index].iter().rposition(named);
             earlier.or_else(|| file.stages[index..].iter().position(named).map(|after| index + after))
         }

@@ -99,6 +99,10 @@ fn triggers_ask_for_further_images_and_come_first() {
     assert_eq!(plan.stages[&1].steps.len(), 1);
     assert!(plan.image().unwrap().config.on_build.is_empty());
     assert_eq!(plan.stages[&1].steps[0].place.span.line, 4);
+    // a stage's own are for those that begin with it
+    let plan = Build::new().plan("FROM scratch AS x\nONBUILD ENV A=b\nRUN own\nFROM x\nRUN last\n");
+    let steps: Vec<&str> = plan.stages[&1].steps.iter().map(|step| step.text.as_str()).collect();
+    assert_eq!(steps, ["ENV A=b", "RUN last"]);
 }
 
 #[test]

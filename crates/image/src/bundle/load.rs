@@ -8,7 +8,7 @@ use oci::platform::Platform;
 use oci::reference::Reference;
 
 use super::{BundleError, DOCKER_LIST, Descriptor, Index, Listed, Manifest, NAME, OCI_INDEX, OCI_MANIFEST};
-use crate::model::{Image, Limits, StoredManifest};
+use crate::model::{EndMark, Image, Limits, StoredManifest};
 use crate::pipeline;
 use crate::store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer};
 use crate::tar::{Kind, Reader};
@@ -46,7 +46,7 @@ impl Store {
     /// [`BundleError`].
     pub fn read_bundle(&self, reader: impl Read + Send) -> Result<Vec<Loaded>, BundleError> {
         let input = BufReader::with_capacity(1 << 20, pipeline::decompress(reader)?);
-        let mut reader = Reader::new(input, Limits::default());
+        let mut reader = Reader::new(input, Limits::default()).ending(EndMark::Optional);
         let mut found = Found {
             intake: self.intake(),
             documents: BTreeMap::new(),

@@ -21,7 +21,7 @@ pub enum Fault {
     #[error("the line has bytes that are no UTF-8")]
     NotText,
     /// No instruction in the whole file.
-    #[error("the file has no instructions")]
+    #[error("file with no instructions")]
     Empty,
     /// A directive stands there twice.
     #[error("the directive \"{name}\" stands there a second time")]

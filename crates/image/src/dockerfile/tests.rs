@@ -139,7 +139,7 @@ fn an_error_points_at_its_place() {
 #[test]
 fn everything_wrong_is_named() {
     for (text, expected) in [
-        ("", "1:1: the file has no instructions"),
+        ("", "1:1: file with no instructions"),
         ("# only\n", "no instructions"),
         ("ARG A\n", "no FROM"),
         ("RUN x\nFROM a", "RUN stands before the first FROM"),

@@ -22,7 +22,7 @@ use crate::error::ImageError;
 use crate::export::{ExportError, Times};
 use crate::import::{self, LayerRecord};
 use crate::layer::Rules;
-use crate::model::{DeviceNodes, Image, ImageId, LayerId, Limits};
+use crate::model::{DeviceNodes, EndMark, Image, ImageId, LayerId, Limits};
 use crate::mount::Layers;
 use crate::store::import_record;
 
@@ -155,7 +155,7 @@ impl Store {
     /// As [`Store::import`].
     pub fn add_layer(&self, archive: impl Read + Send, limits: Limits) -> Result<Held, ImageError> {
         let work = self.work_folder()?;
-        let rules = Rules { limits, devices: DeviceNodes::Keep };
+        let rules = Rules { limits, devices: DeviceNodes::Keep, end: EndMark::Required };
         let record = import::build_layer(archive, work.path(), self.inner.mounts.format(), rules)?;
         self.finish_layer(work, &record)
     }

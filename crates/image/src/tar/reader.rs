@@ -8,6 +8,7 @@ use super::pax::{Records, decimal};
 use super::sparse::{self, Follows, SEGMENTS_MAX};
 use crate::Limits;
 use crate::erofs::Segment;
+use crate::model::EndMark;
 use crate::path;
 use crate::tree::{DeviceKind, Stat, Time};
 
@@ -70,13 +71,6 @@ pub struct Reader<R: BufRead> {
     end: EndMark,
 }
 
-/// Whether an archive without an end mark is cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EndMark {
-    Required,
-    Optional,
-}
-
 /// What extension headers in front of a header said.
 #[derive(Default)]
 struct Extensions {
@@ -102,11 +96,10 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// Takes an archive that ends with the last entry's contents for a whole one, as Docker's daemon does: its client leaves
-    /// out what should follow when it adds a Dockerfile to a context.
+    /// Whether the archive must have an end mark.
     #[must_use]
-    pub fn without_end_mark(mut self) -> Self {
-        self.end = EndMark::Optional;
+    pub fn ending(mut self, end: EndMark) -> Self {
+        self.end = end;
         self
     }
 

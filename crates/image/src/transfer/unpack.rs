@@ -4,6 +4,7 @@ use super::Shift;
 use super::pack::magic_path;
 use super::path::{ensure_folder, resolve};
 use crate::Limits;
+use crate::model::EndMark;
 use crate::tar::{Entry, Kind, Reader, TarError};
 use crate::tree::{DeviceKind, Stat};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -84,7 +85,7 @@ pub struct Rules {
 /// # Errors
 /// [`UnpackError`].
 pub fn unpack(root: BorrowedFd<'_>, into: &Path, rules: &Rules, plain: impl Read) -> Result<(), UnpackError> {
-    let mut reader = Reader::new(BufReader::with_capacity(1 << 17, plain), Limits::default()).without_end_mark();
+    let mut reader = Reader::new(BufReader::with_capacity(1 << 17, plain), Limits::default()).ending(EndMark::Optional);
     let mut place = Place { root, into, rules, times: Vec::new(), seen: BTreeSet::new() };
     loop {
         match reader.next_entry() {
