@@ -33,6 +33,7 @@ mod names;
 mod network;
 mod plan;
 mod runtime;
+mod shm;
 mod signal;
 mod sweep;
 mod top;

@@ -13,10 +13,13 @@ pub(crate) fn folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Deletes a helper's runtime folder, in which a helper that was killed may have left a root file system mounted.
+/// Deletes a helper's runtime folder, in which a helper that was killed may have left a root file system mounted, and which
+/// may hold memory that others share.
 pub(crate) fn runtime_folder(path: &Path) -> io::Result<()> {
-    // what is no mount has nothing to be taken away, and what is one must not be deleted with the folder
-    let _ = sys::mount::umount(&path.join("bundle/rootfs"), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    for mount in [path.join("bundle/rootfs"), crate::shm::place(path)] {
+        // what is no mount has nothing to be taken away, and what is one must not be deleted with the folder
+        while sys::mount::umount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+    }
     folder(path)
 }
 

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Events that wait for a slow client.
 const DEPTH: usize = 256;
@@ -44,12 +44,43 @@ pub(crate) async fn classic(call: Call) -> Result {
         Some(address) => BuildContext::Remote(address.to_owned()),
         None => archive(call.request.into_body(), Bytes::new()),
     };
-    let (sender, reply) = reply::stream("application/json");
+    let (sender, told) = mpsc::channel(DEPTH);
+    let (refuse, refused) = oneshot::channel();
     tokio::spawn(async move {
         let names = request.names.clone();
         let mut teller = Teller::new(&sender, if quiet { Form::Quiet } else { Form::Classic });
-        let outcome = run(&engine, request, &sender, &mut teller).await;
+        let outcome = match run(&engine, request, &sender, &mut teller).await {
+            // nothing was told yet: the answer is the refusal, unless there is an answer already
+            Err(error) if sender.capacity() == sender.max_capacity() => match refuse.send(error) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            outcome => outcome,
+        };
         teller.classic_end(outcome, &names).await;
+    });
+    begun(told, refused).await
+}
+
+/// An answer as soon as there is a first line of it: what is wrong with a build from the start is an answer of its own.
+async fn begun(mut told: mpsc::Receiver<io::Result<Bytes>>, refused: oneshot::Receiver<EngineError>) -> Result {
+    let first = told.recv().await;
+    if first.is_none()
+        && let Ok(error) = refused.await
+    {
+        return Err(error.into());
+    }
+    let (out, reply) = reply::stream("application/json");
+    tokio::spawn(async move {
+        let mut next = first;
+        while let Some(line) = next
+            && out.send(line).await.is_ok()
+        {
+            next = tokio::select! {
+                line = told.recv() => line,
+                () = out.closed() => None,
+            };
+        }
     });
     Ok(reply)
 }

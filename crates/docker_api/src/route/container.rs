@@ -40,6 +40,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
     if body.is_null() || body.as_object().is_some_and(serde_json::Map::is_empty) {
         return Err(ApiError::invalid("Config cannot be empty in order to create a container"));
     }
+    mount_types(&body)?;
     let beside = |name: &str| fold::field(&body, name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let (mac_address, runtime) = (beside("MacAddress"), beside("Runtime"));
     let mut body: ContainerCreateBody =
@@ -59,6 +60,18 @@ pub(crate) async fn create(mut call: Call) -> Result {
     let created = call.engine().create(translate::spec_with(name, body, mac_address)?).await?;
     let answer = ContainerCreateResponse { id: created.id.to_string(), warnings: created.warnings };
     reply::json_with(StatusCode::CREATED, &answer)
+}
+
+/// Refuses kinds of mounts that there are not, before anything is made of the whole.
+fn mount_types(body: &serde_json::Value) -> Result<()> {
+    let mounts = fold::field(body, "HostConfig").and_then(|host| fold::field(host, "Mounts"));
+    let types = mounts.and_then(serde_json::Value::as_array).into_iter().flatten();
+    for kind in types.filter_map(|mount| fold::field(mount, "Type")?.as_str()) {
+        if !["", "bind", "cluster", "image", "npipe", "tmpfs", "volume"].contains(&kind) {
+            return Err(ApiError::invalid(format!("invalid mount config for type {kind:?}: mount type unknown")));
+        }
+    }
+    Ok(())
 }
 
 /// Whether an image is for the platform that is asked for. What is another one's counts as missing, so that clients fetch it.

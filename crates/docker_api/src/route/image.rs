@@ -7,11 +7,13 @@ use crate::server::Call;
 use crate::translate::image as translate;
 use bytes::{Buf, Bytes};
 use docker_wire::models::{ImageDeleteResponseItem, ImagePruneResponse, ImageSummary};
-use engine::image::{ConfigChanges, Image, ImportOptions, PruneScope, Removed};
+use engine::image::{ConfigChanges, Image, ImportOptions, LayerId, PruneScope, Removed};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use oci::reference::Reference;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
@@ -25,7 +27,34 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) async fn summaries(call: &Call) -> Result<Vec<ImageSummary>> {
     let containers = call.engine().containers();
     let images = call.engine().images().await?;
-    Ok(images.iter().map(|image| translate::summary(image, users(&containers, image))).collect())
+    let shared = Shared::of(&images);
+    let line = |image: &Image| {
+        let size = shared.bytes(image, &call.engine().layer_sizes(image));
+        ImageSummary { shared_size: size, ..translate::summary(image, users(&containers, image)) }
+    };
+    Ok(images.iter().map(line).collect())
+}
+
+/// How many images have each layer.
+struct Shared(BTreeMap<LayerId, usize>);
+
+impl Shared {
+    fn of(images: &[Image]) -> Self {
+        let mut holders = BTreeMap::new();
+        for image in images {
+            for layer in image.layers.iter().collect::<BTreeSet<_>>() {
+                *holders.entry(*layer).or_insert(0) += 1;
+            }
+        }
+        Self(holders)
+    }
+
+    /// What an image's layers take that others have as well; `sizes` is what each takes.
+    fn bytes(&self, image: &Image, sizes: &[u64]) -> i64 {
+        let each: BTreeMap<_, _> = image.layers.iter().zip(sizes).collect();
+        let shared = each.into_iter().filter(|(layer, _)| self.0.get(layer).is_some_and(|holders| *holders > 1));
+        i64::try_from(shared.map(|(_, size)| size).sum::<u64>()).unwrap_or(i64::MAX)
+    }
 }
 
 fn users(containers: &[std::sync::Arc<engine::model::Container>], image: &Image) -> usize {
@@ -45,13 +74,17 @@ pub(crate) async fn list(call: Call) -> Result {
         Ok(found)
     };
     let (before, since) = (created("before").await?, created("since").await?);
+    let until = filters.until(engine::now_ns())?.map(|until| UNIX_EPOCH + Duration::from_nanos(until));
     let containers = call.engine().containers();
     let mut shown = Vec::new();
-    for mut image in call.engine().images().await? {
+    let images = call.engine().images().await?;
+    let shared = call.query.flag("shared-size").then(|| Shared::of(&images));
+    for mut image in images {
         let labels = translate::labels(&image);
         let keep = dangling.is_none_or(|dangling| dangling == image.references.is_empty())
             && before.is_none_or(|before| image.created < before)
             && since.is_none_or(|since| image.created > since)
+            && until.is_none_or(|until| image.created < until)
             && filters.match_labels(|key| labels.get(key).map(String::as_str));
         if let Some(patterns) = filters.values("reference") {
             image.references.retain(|name| patterns.iter().any(|pattern| named(pattern, name)));
@@ -60,7 +93,11 @@ pub(crate) async fn list(call: Call) -> Result {
             }
         }
         if keep {
-            shown.push(translate::summary(&image, users(&containers, &image)));
+            let mut line = translate::summary(&image, users(&containers, &image));
+            if let Some(shared) = &shared {
+                line.shared_size = shared.bytes(&image, &call.engine().layer_sizes(&image));
+            }
+            shown.push(line);
         }
     }
     reply::json(&shown)
@@ -178,15 +215,9 @@ pub(crate) async fn create(mut call: Call) -> Result {
     if call.query.text("fromImage").is_some() {
         return super::registry::pull(call).await;
     }
-    match call.query.text("fromSrc") {
-        Some("-") => {}
-        Some(source) => {
-            return Err(ApiError::unsupported(format!(
-                "cannot import from {source}: the archive comes with the request (fromSrc=-); fetch it first"
-            )));
-        }
-        None => return Err(ApiError::invalid("there is no source: set fromSrc=- and send an archive")),
-    }
+    let Some(source) = call.query.text("fromSrc").map(str::to_owned) else {
+        return Err(ApiError::invalid("there is no source: set fromSrc=- and send an archive"));
+    };
     let mut changes = ConfigChanges::default();
     self::changes(&call, &mut changes)?;
     let reference = target(&call)?.map(|name| {
@@ -194,22 +225,28 @@ pub(crate) async fn create(mut call: Call) -> Result {
             .map(Reference::tagged)
             .map_err(|error| ApiError::invalid(format!("{name:?} cannot be the name of an image: {error}")))
     });
-    let options = ImportOptions {
+    let mut options = ImportOptions {
         reference: reference.transpose()?,
         changes,
         message: call.query.text("message").map(str::to_owned),
         ..ImportOptions::default()
     };
+    if let Some(platform) = call.query.text("platform").filter(|text| !text.is_empty()) {
+        options.platform = platform.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
+    }
+    if source != "-" {
+        let address = if source.contains("://") { source } else { format!("http://{source}") };
+        let image = call.engine().import_from(&address, options).await?;
+        let told = reply::json_line(&json!({ "status": format!("Downloading from {address}") }))?;
+        let made = reply::json_line(&json!({ "status": image.id.to_string() }))?;
+        return Ok(reply::whole(StatusCode::OK, "application/json", [told, made].concat()));
+    }
     let (pieces, archive) = Archive::new();
     let import = call.api.engine.import_image(Box::new(archive), options);
     let feed = feed(call.request.body_mut(), pieces);
     let (image, ()) = tokio::join!(import, feed);
     let image = image?;
-    Ok(reply::whole(
-        StatusCode::OK,
-        "application/json",
-        reply::json_line(&serde_json::json!({ "status": image.id.to_string() }))?,
-    ))
+    Ok(reply::whole(StatusCode::OK, "application/json", reply::json_line(&json!({ "status": image.id.to_string() }))?))
 }
 
 /// The instructions in a query's `changes`, of which each may have several lines.

@@ -188,7 +188,10 @@ fn switched_on(path: &str) -> bool {
 fn registry_config(settings: &Settings) -> Value {
     let index = |name: &str, mirrors: &[String], secure: bool, official: bool| serde_json::json!({ "Name": name, "Mirrors": mirrors, "Secure": secure, "Official": official });
     let mut indexes = serde_json::Map::new();
-    indexes.insert("docker.io".to_owned(), index("docker.io", &settings.mirrors, true, true));
+    // as Docker has them, with a slash at their end
+    let mirrors: Vec<String> =
+        settings.mirrors.iter().map(|mirror| format!("{}/", mirror.trim_end_matches('/'))).collect();
+    indexes.insert("docker.io".to_owned(), index("docker.io", &mirrors, true, true));
     let (networks, hosts): (Vec<&String>, Vec<&String>) =
         settings.insecure_registries.iter().partition(|registry| registry.contains('/'));
     for host in hosts {
@@ -196,7 +199,7 @@ fn registry_config(settings: &Settings) -> Value {
     }
     let local = ["::1/128".to_owned(), "127.0.0.0/8".to_owned()];
     let networks: Vec<&String> = local.iter().chain(networks).collect();
-    serde_json::json!({ "IndexConfigs": indexes, "InsecureRegistryCIDRs": networks, "Mirrors": settings.mirrors })
+    serde_json::json!({ "IndexConfigs": indexes, "InsecureRegistryCIDRs": networks, "Mirrors": mirrors })
 }
 
 const EVENT_FILTERS: &[&str] = &[

@@ -111,7 +111,7 @@ pub(crate) async fn inspect(call: Call) -> Result {
 
 /// `POST /volumes/create`
 pub(crate) async fn create(mut call: Call) -> Result {
-    let body: VolumeCreateRequest = call.json_or_default().await?;
+    let body: VolumeCreateRequest = call.json().await?;
     local_driver(body.driver.as_deref(), body.name.as_deref().unwrap_or_default())?;
     refuse(body.cluster_volume_spec.is_some(), "ClusterVolumeSpec", "")?;
     let volume = call.engine().create_volume(NewVolume {

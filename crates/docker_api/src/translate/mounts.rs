@@ -32,7 +32,7 @@ fn propagation(word: &str) -> Option<Propagation> {
 
 pub(crate) fn propagation_word(propagation: Propagation) -> &'static str {
     match propagation {
-        Propagation::Rprivate => "rprivate",
+        Propagation::Unsaid | Propagation::Rprivate => "rprivate",
         Propagation::Private => "private",
         Propagation::Rshared => "rshared",
         Propagation::Shared => "shared",

@@ -161,8 +161,8 @@ fn binds_are_read() {
     let check = |spec: &str, target: &str, read_only, kind| {
         assert_eq!(mounts::bind(spec).unwrap(), Mount { target: target.into(), read_only, kind }, "{spec}");
     };
-    check("/a:/b", "/b", false, bound("/a", Propagation::Rprivate));
-    check("/a:/b/:ro", "/b", true, bound("/a", Propagation::Rprivate));
+    check("/a:/b", "/b", false, bound("/a", Propagation::Unsaid));
+    check("/a:/b/:ro", "/b", true, bound("/a", Propagation::Unsaid));
     check("/a:/b:rw,shared,z", "/b", false, bound("/a", Propagation::Shared));
     let mut uncopied = MountKind::volume(Some("vol".into()));
     if let MountKind::Volume { no_copy, .. } = &mut uncopied {

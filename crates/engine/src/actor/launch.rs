@@ -12,6 +12,7 @@ use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use crate::volume::Ready;
 use control::{Create, Created, Request, Rootfs, Stdio};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What is known between the launch and the program's start.
@@ -197,6 +198,26 @@ impl Actor {
         user::Accounts::read(&roots)
     }
 
+    /// The folder of the host that is the shared memory of a running container.
+    fn shared_memory(&self, who: &str) -> Result<PathBuf> {
+        let refused = || {
+            EngineError::invalid(format!(
+                "cannot join IPC of container {who}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+            ))
+        };
+        let mut other = self.inner.container(who)?;
+        // who joined somebody else's has that one's
+        for _ in 0..self.inner.all_containers().len() {
+            other = match &other.spec.namespaces.ipc {
+                IpcMode::Container(next) => self.inner.container(next)?,
+                IpcMode::Shareable => return Ok(crate::shm::place(&self.inner.config.paths(&other.id).runtime)),
+                IpcMode::Host => return Ok("/dev/shm".into()),
+                IpcMode::Private | IpcMode::None => return Err(refused()),
+            };
+        }
+        Err(refused())
+    }
+
     /// The processes whose namespaces are joined must run.
     fn joins(&self) -> Result<Joins> {
         let pid_of = |who: &str, flag: &str| {
@@ -208,22 +229,24 @@ impl Actor {
         };
         let spec = &self.container.spec;
         let mut joins = Joins::default();
-        if let IpcMode::Container(who) = &spec.namespaces.ipc {
-            let other = self.inner.container(who)?;
-            if other.spec.namespaces.ipc != IpcMode::Shareable {
-                return Err(EngineError::new(
-                    ErrorClass::Invalid,
-                    format!(
-                        "cannot join IPC of container {who}: non-shareable IPC (hint: run it with --ipc shareable)"
-                    ),
-                ));
+        match &spec.namespaces.ipc {
+            IpcMode::Container(who) => {
+                joins.ipc = Some(pid_of(who, "--ipc")?);
+                joins.shm = Some(self.shared_memory(who)?);
             }
-            joins.ipc = Some(pid_of(who, "--ipc")?);
+            IpcMode::Shareable => {
+                let runtime = self.inner.config.paths(&self.container.id).runtime;
+                joins.shm = Some(crate::shm::mount(&runtime, spec.shm_bytes)?);
+            }
+            IpcMode::Private | IpcMode::None | IpcMode::Host => {}
         }
         if let PidMode::Container(who) = &spec.namespaces.pid {
             joins.pid = Some(pid_of(who, "--pid")?);
         }
         if let NetworkMode::Container(who) = &spec.network {
+            if self.inner.container(who).is_ok_and(|other| other.id == self.container.id) {
+                return Err(EngineError::invalid("cannot join own network"));
+            }
             joins.network = Some(pid_of(who, "--network")?);
         }
         Ok(joins)

@@ -49,13 +49,13 @@ impl Actor {
             // its own ports and addresses, from the run before
             let _ = leaving.await;
         }
+        let linked = self.inner.running_linked(&self.container)?;
         let granted = self.grant().await?;
         let mut next = self.container.clone();
         next.endpoints = granted.endpoints;
         next.published = granted.published;
         let events = self.network_events("connect", &next);
         self.commit(next, events)?;
-        let linked = self.inner.linked(&self.container)?;
         let paths = self.inner.config.paths(&self.container.id);
         let view = self.inner.write_names(&self.container, &paths, &linked)?;
         if self.container.ids.is_some() {

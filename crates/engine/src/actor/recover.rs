@@ -3,12 +3,14 @@
 use super::Actor;
 use crate::decide::{Effect, Found, Input, Step, recovery, starts_again};
 use crate::helper::Helper;
-use crate::model::Runtime;
+use crate::model::{Phase, Runtime};
 use control::{Message, Reply, Request, State};
 use std::time::Duration;
 
 /// How long a helper may take to say how it is.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How often is looked whether others have started.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Actor {
     pub(super) async fn recover(&mut self) {
@@ -30,8 +32,24 @@ impl Actor {
             self.resume_probes(&execs).await;
         }
         if self.restart_due.is_none() && starts_again(&self.container) {
+            self.await_linked().await;
             self.feed_quietly(Input::Start).await;
         }
+    }
+
+    /// Waits for those that it has links to as long as they are about to start, too: it cannot run without them.
+    async fn await_linked(&self) {
+        let coming = || {
+            let linked = self.inner.linked(&self.container).unwrap_or_default();
+            linked.iter().any(|one| starts_again(&one.container) || one.container.phase == Phase::Starting)
+        };
+        let started = async {
+            while coming() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // its start tells what is the matter
+        let _ = tokio::time::timeout(ANSWER, started).await;
     }
 
     /// Connects and asks; keeps the connection if the helper answers.

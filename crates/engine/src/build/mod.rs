@@ -183,6 +183,9 @@ async fn prepare(
 ) -> Result<Prepared> {
     let mut source = source::open(inner, request).await?;
     let named = source::open_named(inner, request).await?;
+    if source.text.is_empty() {
+        return Err(EngineError::invalid(format!("the Dockerfile ({}) cannot be empty", source.name)));
+    }
     let file =
         Dockerfile::parse(&source.name, &source.text).map_err(|e| EngineError::pointed(ErrorClass::Invalid, &e))?;
     let (mut known, mut layers, mut held) = (Images::new(), BTreeMap::new(), Vec::new());

@@ -249,7 +249,8 @@ fn kill(next: &mut Container, signal: i32) -> Result<Vec<Effect>> {
         )));
     }
     let mut effects = vec![Effect::Signal(signal)];
-    if signal == signal::KILL {
+    // what a stop would send counts as one: no policy starts it again
+    if signal == signal::KILL || signal == next.process.stop_signal {
         next.stopped_by_user = true;
         effects.push(Effect::Thaw);
     }

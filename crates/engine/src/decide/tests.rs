@@ -122,6 +122,16 @@ fn stop_signals_then_kills() {
 }
 
 #[test]
+fn what_a_stop_would_send_is_a_stop_and_nothing_else_is() {
+    for (signal, again) in [(15, false), (9, false), (1, true)] {
+        let mut record = running();
+        record.spec.restart = RestartPolicy::Always;
+        let ended = run(record, &[Input::Kill(signal), Input::Ended(exit(1))]);
+        assert_eq!(ended.container.restarting, again, "{signal}");
+    }
+}
+
+#[test]
 fn a_frozen_container_is_thawed_to_die() {
     let paused = run(running(), &[Input::Frozen]).container;
     for input in
@@ -228,7 +238,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::Start),
         (0..2_u64).prop_map(|grace| Input::Stop { signal: 15, grace_ms: Some(grace * 10) }),
         (0..2_u64).prop_map(|grace| Input::Restart { signal: 15, grace_ms: Some(grace * 10) }),
-        prop_oneof![Just(9), Just(1)].prop_map(Input::Kill),
+        prop_oneof![Just(9), Just(15), Just(1)].prop_map(Input::Kill),
         Just(Input::Pause),
         Just(Input::Unpause),
         any::<bool>().prop_map(|force| Input::Remove { force, volumes: force }),

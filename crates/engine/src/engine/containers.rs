@@ -80,6 +80,7 @@ impl Engine {
     pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
         let inner = &self.inner;
         let mut warnings = plan::check(&spec, &inner.host)?;
+        plan::mounts::settle(&mut spec.mounts, &inner.config.root)?;
         spec.runtime = inner.runtimes().choose(spec.runtime.take())?;
         // who shares a network is known in it by one name; a container that is not there is asked for at the start, since
         // clients take 404 here for an image that is missing

@@ -1,6 +1,7 @@
 //! Images, and base images from a distribution's packages.
 
 use super::Engine;
+use super::distribution::refused;
 use super::inner::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::EventKind;
@@ -53,6 +54,21 @@ impl Engine {
         let image = self.blocking(move |inner| inner.images.import(body, options).map_err(wrong)).await?;
         self.tell(&image, "import");
         Ok(image)
+    }
+
+    /// The same of an archive that a server has.
+    ///
+    /// # Errors
+    /// As [`Self::import_image`], and what the server says.
+    pub async fn import_from(&self, address: &str, options: ImportOptions) -> Result<Image> {
+        let work = self.inner.images.work_folder().map_err(wrong)?;
+        let failed = |error: std::io::Error| EngineError::internal("cannot keep what was fetched", &error);
+        let path = work.path().join("archive");
+        let mut file = std::fs::File::create_new(&path).map_err(failed)?;
+        let fetched = self.inner.distribution.download(address, &mut file, options.limits.archive_bytes).await;
+        file.set_len(fetched.map_err(refused)?.size).map_err(failed)?;
+        let archive = std::fs::File::open(&path).map_err(failed)?;
+        self.import_image(Box::new(archive), options).await
     }
 
     /// Gives an image one more name.

@@ -7,7 +7,7 @@ use super::Engine;
 use super::inner::{Inner, VOLUMES, lock};
 use crate::build::tree::Tree;
 use crate::error::{EngineError, Result};
-use crate::model::{Container, ContainerId, Event, EventKind, Mount, MountKind, Phase, VolumeMount};
+use crate::model::{Container, ContainerId, Event, EventKind, Mount, MountKind, Phase, Propagation, VolumeMount};
 use crate::volume::{self, Claim, LocalOptions, NewVolume, Ready, Volume};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -311,7 +311,7 @@ impl Inner {
     pub(crate) async fn ready_mounts(self: &Arc<Self>, container: &Container) -> Result<Ready> {
         let quick = container.spec.mounts.iter().all(|mount| match &mount.kind {
             MountKind::Bind { create_source, propagation, .. } => {
-                !create_source && matches!(propagation, crate::model::Propagation::Rprivate)
+                !create_source && matches!(propagation, Propagation::Rprivate)
             }
             MountKind::Tmpfs { .. } => true,
             MountKind::Volume { .. } | MountKind::Image { .. } => false,
@@ -334,7 +334,11 @@ impl Inner {
                             EngineError::internal(format!("error while creating mount source path '{source}'"), &error)
                         })?;
                     }
-                    volume::check_propagation(Path::new(source), *propagation)?;
+                    let slave = matches!(propagation, Propagation::Rslave);
+                    // what nobody asked for is not missed either: there a slave of a private mount is private
+                    if !(slave && crate::plan::mounts::concerns(Path::new(source), &self.config.root)) {
+                        volume::check_propagation(Path::new(source), *propagation)?;
+                    }
                 }
                 MountKind::Volume { subpath, .. } => {
                     self.ready_volume(container, mount, subpath.as_deref(), &mut ready)?

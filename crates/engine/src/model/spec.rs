@@ -280,7 +280,9 @@ pub enum ReadOnlyDepth {
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the kernel's own words, explained in the page above")]
 pub enum Propagation {
+    /// Nothing was said: `rprivate`, but `rslave` where the daemon's own folder is concerned. No container's record has it.
     #[default]
+    Unsaid,
     Rprivate,
     Private,
     Rshared,

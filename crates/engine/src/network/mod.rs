@@ -315,6 +315,22 @@ impl Inner {
         if names::is_linking(&container.spec) { links.collect() } else { Ok(links.flatten().collect()) }
     }
 
+    /// The containers that a container of the default network has links to, all of which have to run.
+    ///
+    /// # Errors
+    /// For one that does not exist or does not run.
+    pub(crate) fn running_linked(&self, container: &Container) -> Result<Vec<Linked>> {
+        let linked = self.linked(container)?;
+        let stopped = linked.iter().find(|one| names::is_linking(&container.spec) && !one.container.is_alive());
+        match stopped {
+            Some(Linked { alias, container: other }) => Err(EngineError::new(
+                ErrorClass::Internal,
+                format!("Cannot link to a non running container: /{} AS /{}/{alias}", other.name, container.name),
+            )),
+            None => Ok(linked),
+        }
+    }
+
     /// What a program in a container is told of those that it has links to, which have to be there no more.
     pub(crate) fn link_variables(&self, container: &Container) -> Vec<String> {
         if container.spec.links.is_empty() {

@@ -7,8 +7,6 @@ use crate::model::{Container, ContainerSpec, IpcMode, Mount, MountKind, Propagat
 use oci_spec::runtime::{Mount as OciMount, MountBuilder};
 use std::path::Path;
 
-const SHM_BYTES: u64 = 64 << 20;
-
 /// Checks targets and sources.
 ///
 /// # Errors
@@ -36,7 +34,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
                     return Err(bad("the bind source must be an absolute path"));
                 }
                 if *read_only_depth == ReadOnlyDepth::Forced
-                    && (!mount.read_only || *propagation != Propagation::Rprivate)
+                    && (!mount.read_only || !matches!(propagation, Propagation::Unsaid | Propagation::Rprivate))
                 {
                     return Err(bad(
                         "a read-only bind that is forced for all below it must be read-only, with propagation rprivate",
@@ -66,6 +64,35 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
     }
     if spec.shm_bytes == Some(0) {
         return Err(EngineError::invalid("SHM size can not be less than 0 or 0"));
+    }
+    Ok(())
+}
+
+/// Whether a bind shows the daemon's folder `root`, or lies in it.
+pub(crate) fn concerns(source: &Path, root: &Path) -> bool {
+    source.starts_with(root) || root.starts_with(source)
+}
+
+/// Says how mounts travel where nobody has. What the daemon takes away below its folder `root` must go in containers that see it,
+/// too: else they would hold it for as long as they run.
+///
+/// # Errors
+/// [`crate::ErrorClass::Invalid`] where somebody wants it otherwise.
+pub(crate) fn settle(mounts: &mut [Mount], root: &Path) -> Result<()> {
+    for mount in mounts {
+        let MountKind::Bind { source, propagation, .. } = &mut mount.kind else { continue };
+        match (concerns(Path::new(source), root), *propagation) {
+            (false, Propagation::Unsaid) => *propagation = Propagation::Rprivate,
+            (true, Propagation::Unsaid) => *propagation = Propagation::Rslave,
+            (false, _) | (true, Propagation::Rslave | Propagation::Rshared) => {}
+            (true, other) => {
+                return Err(EngineError::invalid(format!(
+                    "invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when mount source is within the daemon root, daemon root: {:?}, bind mount source: {source:?}, propagation: {:?}",
+                    root,
+                    propagation_word(other)
+                )));
+            }
+        }
     }
     Ok(())
 }
@@ -100,7 +127,7 @@ pub(crate) fn root_propagation(spec: &ContainerSpec) -> Option<String> {
 /// All mounts, in the order in which they are made: parents before children.
 pub(crate) fn plan(container: &Container, around: &Surroundings<'_>) -> Vec<OciMount> {
     let spec = &container.spec;
-    let mut mounts = kernel(spec);
+    let mut mounts = kernel(spec, around.joins.shm.as_deref());
     let own = |target: &str| spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target);
     let files = [
         ("/etc/resolv.conf", &around.paths.resolv_conf),
@@ -134,7 +161,7 @@ fn one(target: &str, kind: &str, source: &str, options: &[&str]) -> OciMount {
 }
 
 /// The kernel's own file systems.
-fn kernel(spec: &ContainerSpec) -> Vec<OciMount> {
+fn kernel(spec: &ContainerSpec, shared: Option<&Path>) -> Vec<OciMount> {
     let sys_mode = if spec.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         one("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -157,8 +184,11 @@ fn kernel(spec: &ContainerSpec) -> Vec<OciMount> {
         return mounts;
     }
     mounts.push(one("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
-    if spec.namespaces.ipc != IpcMode::None {
-        let size = format!("size={}", spec.shm_bytes.unwrap_or(SHM_BYTES));
+    if let Some(shared) = shared {
+        let words = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
+        mounts.push(one("/dev/shm", "bind", &shared.to_string_lossy(), &words));
+    } else if spec.namespaces.ipc != IpcMode::None {
+        let size = format!("size={}", spec.shm_bytes.unwrap_or(crate::shm::BYTES));
         mounts.push(one("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
     }
     mounts
@@ -206,7 +236,7 @@ fn requested(mount: &Mount, container: &Container) -> OciMount {
 
 fn propagation_word(propagation: Propagation) -> &'static str {
     match propagation {
-        Propagation::Rprivate => "rprivate",
+        Propagation::Unsaid | Propagation::Rprivate => "rprivate",
         Propagation::Private => "private",
         Propagation::Rshared => "rshared",
         Propagation::Shared => "shared",

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Joins {
     pub(crate) ipc: Option<i32>,
+    /// The folder of the host that is its shared memory, if that is not the container's alone.
+    pub(crate) shm: Option<PathBuf>,
     pub(crate) pid: Option<i32>,
     pub(crate) network: Option<i32>,
 }

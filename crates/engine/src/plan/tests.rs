@@ -212,6 +212,34 @@ fn mounts_are_replaced_by_the_users_own_and_parents_come_first() {
 }
 
 #[test]
+fn what_shows_the_daemons_folder_follows_it() {
+    let settled = |source: &str, propagation: Propagation| {
+        let kind = MountKind::Bind {
+            source: source.into(),
+            create_source: false,
+            propagation,
+            non_recursive: false,
+            read_only_depth: ReadOnlyDepth::default(),
+        };
+        let mut one = [Mount { target: "/x".into(), read_only: false, kind }];
+        mounts::settle(&mut one, std::path::Path::new("/var/lib/insula")).map(|()| match &one[0].kind {
+            MountKind::Bind { propagation, .. } => *propagation,
+            _ => unreachable!(),
+        })
+    };
+    for source in ["/", "/var", "/var/lib/insula", "/var/lib/insula/volumes"] {
+        assert_eq!(settled(source, Propagation::Unsaid).unwrap(), Propagation::Rslave, "{source}");
+        assert_eq!(settled(source, Propagation::Rshared).unwrap(), Propagation::Rshared, "{source}");
+        let refused = settled(source, Propagation::Rprivate).unwrap_err().to_string();
+        assert!(refused.contains("must use either propagation mode"), "{refused}");
+    }
+    for source in ["/var/lib/insulae", "/srv"] {
+        assert_eq!(settled(source, Propagation::Unsaid).unwrap(), Propagation::Rprivate, "{source}");
+        assert_eq!(settled(source, Propagation::Private).unwrap(), Propagation::Private, "{source}");
+    }
+}
+
+#[test]
 fn privileged_masks_nothing() {
     let spec = with(|s| s.privileged = true);
     assert!(security::masked(&spec).is_empty() && security::readonly(&spec).is_empty());

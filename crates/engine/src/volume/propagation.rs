@@ -13,7 +13,7 @@ use std::path::Path;
 /// `mount_namespaces(7)`; `proc_pid_mountinfo(5)`, the optional fields.
 pub(crate) fn check(source: &Path, wanted: Propagation) -> Result<()> {
     let needs_shared = match wanted {
-        Propagation::Private | Propagation::Rprivate => return Ok(()),
+        Propagation::Unsaid | Propagation::Private | Propagation::Rprivate => return Ok(()),
         Propagation::Shared | Propagation::Rshared => true,
         Propagation::Slave | Propagation::Rslave => false,
     };

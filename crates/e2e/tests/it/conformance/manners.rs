@@ -98,7 +98,8 @@ fn ended(subject: &Subject) {
     let program = [IMAGE, "sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"];
     subject.docker(&[&options[..], &program].concat()).expect(0);
     subject.await_logs("kept", "up\n");
-    subject.docker(&["kill", "kept"]).expect(0);
+    // what a stop would send is one
+    subject.docker(&["kill", "-s", "TERM", "kept"]).expect(0);
     subject.await_docker("kept", "{{.State.Status}}", "exited");
     assert_eq!(subject.docker(&["logs", "--tail", "some", "kept"]).expect(0).out, "up\n");
     // an end alone asks for the past

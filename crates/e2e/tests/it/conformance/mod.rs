@@ -9,6 +9,7 @@ mod library;
 mod life;
 mod logs;
 mod manners;
+mod neighbours;
 pub(crate) mod network;
 mod ours;
 mod pizza;

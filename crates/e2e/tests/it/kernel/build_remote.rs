@@ -29,13 +29,13 @@ fn build(subject: &Subject, text: &str, options: &[&str], context: &str) -> Run 
 }
 
 /// A server of a few files; it answers until the test's process ends.
-struct Web {
-    address: String,
+pub(crate) struct Web {
+    pub(crate) address: String,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 impl Web {
-    fn start(files: BTreeMap<&'static str, Vec<u8>>) -> Self {
+    pub(crate) fn start(files: BTreeMap<&'static str, Vec<u8>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asked: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
