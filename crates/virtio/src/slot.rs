@@ -262,6 +262,18 @@ impl Slot {
         }
     }
 
+    /// The driver takes a queue back, also from a device that runs: nothing of it is touched any more until the device is set up anew.
+    pub fn stop_queue(&self, index: u16) {
+        let mut state = self.state();
+        let State { queues, running, .. } = &mut *state;
+        let Some(setup) = queues.get_mut(usize::from(index)) else { return };
+        let running = running.as_mut().and_then(|running| running.queues.get_mut(usize::from(index)));
+        if let Some(queue) = running.and_then(Option::take) {
+            *setup = queue.state();
+        }
+        setup.ready = false;
+    }
+
     /// The driver reads the configuration space.
     pub fn read_config(&self, offset: u64, into: &mut [u8]) {
         into.fill(0);

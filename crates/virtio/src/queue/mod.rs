@@ -288,7 +288,8 @@ impl Queue {
             if descriptor.flags & FLAG_INDIRECT != 0 {
                 let entries = u64::from(descriptor.length) / DESCRIPTOR_BYTES;
                 let whole = u64::from(descriptor.length).is_multiple_of(DESCRIPTOR_BYTES);
-                if indirect || descriptor.flags & (FLAG_NEXT | FLAG_WRITE) != 0 || !whole || entries == 0 {
+                // Whether it says that it is written does not count, virtio 1.2, 2.7.5.3.2.
+                if indirect || descriptor.flags & FLAG_NEXT != 0 || !whole || entries == 0 {
                     return Err(malformed);
                 }
                 (table, indirect, number) = (descriptor.address, true, 0);

@@ -44,7 +44,9 @@ const FEATURE_MERGE: u32 = 15;
 const FEATURE_STATUS: u32 = 16;
 const FEATURE_CONTROL: u32 = 17;
 const FEATURE_CONTROL_RECEIVE: u32 = 18;
+const FEATURE_ANNOUNCE: u32 = 21;
 const FEATURE_PAIRS: u32 = 22;
+const FEATURE_CONTROL_MAC: u32 = 23;
 /// The features about checksums and segments, which are the backend's to offer.
 pub const OFFLOADS: u64 = 0x7f83 | 1 << 2;
 
@@ -66,10 +68,27 @@ pub struct Settings {
     pub transmit_limit: Limit,
 }
 
+/// What the configuration's status says: the link is up, and the driver is to announce itself.
+const LINK_UP: u8 = 1;
+const ANNOUNCE: u8 = 2;
+
+/// A guest that was restored may be somewhere else: those around it learn of that when it announces itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announcement {
+    None,
+    /// The driver has to be told.
+    Due,
+    /// It has been, and has not said yet that it did.
+    Told,
+}
+
 /// The device.
 pub struct Net {
     backend: Box<dyn Backend>,
     settings: Settings,
+    /// The address that the driver reads; it may have set another one.
+    mac: [u8; 6],
+    announcement: Announcement,
     receive_limiter: Limiter,
     transmit_limiter: Limiter,
     pairs: Vec<Receive>,
@@ -107,6 +126,8 @@ impl Net {
             pairs: (0..pairs).map(|_| Receive::default()).collect(),
             active: 1,
             backend,
+            mac: settings.mac,
+            announcement: Announcement::None,
             settings,
             counters: Counters::default(),
         })
@@ -119,6 +140,14 @@ impl Net {
     /// The control queue's number for a driver that uses several pairs or only one.
     fn control_queue(&self, running: &Running) -> u16 {
         if running.has(FEATURE_PAIRS) { 2 * self.pair_count() } else { 2 }
+    }
+
+    /// Asks the driver to announce itself, if it has to and was not asked yet.
+    fn ask_for_announcement(&mut self, running: &Running) {
+        if self.announcement == Announcement::Due {
+            self.announcement = Announcement::Told;
+            running.interrupt.configuration();
+        }
     }
 
     /// Sends what waits, up to the first frame that is longer than `longest`, and says whether that was all.
@@ -165,8 +194,9 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        let always = [FEATURE_MAC, FEATURE_MERGE, FEATURE_STATUS, FEATURE_CONTROL, FEATURE_CONTROL_RECEIVE];
-        let common = always.into_iter().fold(0, |all, bit| all | 1 << bit);
+        let control = [FEATURE_CONTROL, FEATURE_CONTROL_RECEIVE, FEATURE_ANNOUNCE, FEATURE_CONTROL_MAC];
+        let always = [FEATURE_MAC, FEATURE_MERGE, FEATURE_STATUS].into_iter().chain(control);
+        let common = always.fold(0, |all, bit| all | 1 << bit);
         let mtu = u64::from(self.settings.mtu.is_some()) << FEATURE_MTU;
         let pairs = u64::from(self.pairs.len() > 1) << FEATURE_PAIRS;
         common | mtu | pairs | self.backend.offloads() & OFFLOADS
@@ -180,8 +210,8 @@ impl Device for Net {
 
     fn read_config(&self, offset: u64, into: &mut [u8]) {
         let mut space = [0; 12];
-        space[..6].copy_from_slice(&self.settings.mac);
-        space[6] = 1;
+        space[..6].copy_from_slice(&self.mac);
+        space[6] = LINK_UP | if self.announcement == Announcement::None { 0 } else { ANNOUNCE };
         space[8..10].copy_from_slice(&self.pair_count().to_le_bytes());
         space[10..].copy_from_slice(&self.settings.mtu.unwrap_or_default().to_le_bytes());
         read_space(&space, offset, into);
@@ -190,12 +220,16 @@ impl Device for Net {
     fn activate(&mut self, running: &mut Running) -> Result<(), DeviceError> {
         self.receive_limiter.watch(&running.events, RECEIVE_TIMER)?;
         self.transmit_limiter.watch(&running.events, TRANSMIT_TIMER)?;
+        if !running.has(FEATURE_ANNOUNCE) || !running.has(FEATURE_CONTROL) {
+            self.announcement = Announcement::None;
+        }
         self.backend.set_offloads(running.features & OFFLOADS)?;
         self.backend.start(&running.events, BACKEND)?;
         (0..self.active).try_for_each(|pair| self.receive(running, pair))
     }
 
     fn serve(&mut self, running: &mut Running, wake: Wake) -> Result<(), DeviceError> {
+        self.ask_for_announcement(running);
         match wake {
             Wake::Source(RECEIVE_TIMER, _) => {
                 self.receive_limiter.elapsed();
@@ -231,19 +265,24 @@ impl Device for Net {
         self.backend.stop(&running.events);
         self.pairs.iter_mut().for_each(|pair| *pair = Receive::default());
         self.active = 1;
+        self.mac = self.settings.mac;
+        self.announcement = Announcement::None;
     }
 
     fn save(&self) -> serde_json::Value {
-        serde_json::json!({ "active": self.active })
+        serde_json::json!({ "active": self.active, "mac": self.mac })
     }
 
     fn restore(&mut self, state: serde_json::Value) -> Result<(), serde_json::Error> {
         #[derive(serde::Deserialize)]
         struct Saved {
             active: u16,
+            mac: Option<[u8; 6]>,
         }
         let saved: Saved = serde_json::from_value(state)?;
         self.active = saved.active.clamp(1, self.pair_count());
+        self.mac = saved.mac.unwrap_or(self.settings.mac);
+        self.announcement = Announcement::Due;
         Ok(())
     }
 

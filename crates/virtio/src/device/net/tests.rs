@@ -145,11 +145,60 @@ fn without_merging_a_frame_that_is_too_long_is_dropped() {
     assert_eq!(card.driver.slot.metrics()["dropped"], 1);
 }
 
+fn ask(card: &mut Card, queue: u16, class: u8, number: u8, data: &[u8]) -> u8 {
+    card.driver.request(queue, &[Part::Out(&[class, number]), Part::Out(data), Part::In(1)]).0[0][0]
+}
+
+#[test]
+fn addresses_are_set_and_filtered_for_one_driver() {
+    let mut card = card(settings(), 1, 0);
+    let table = |count: u32, addresses: usize| [&count.to_le_bytes()[..], &vec![2; 6 * addresses]].concat();
+    for (data, answer) in [
+        ([table(2, 2), table(1, 1)].concat(), 0),
+        ([table(0, 0), table(0, 0)].concat(), 0),
+        (table(2, 2), 1),
+        ([table(2, 2), table(9, 1)].concat(), 1),
+        ([table(u32::MAX, 1), table(0, 0)].concat(), 1),
+        ([table(0, 0), table(0, 1)].concat(), 1),
+    ] {
+        assert_eq!(ask(&mut card, 2, 1, 0, &data), answer, "{data:?}");
+    }
+    assert_eq!(ask(&mut card, 2, 1, 1, &[3, 0, 0, 0, 0, 1]), 1, "many cards' address");
+    assert_eq!(ask(&mut card, 2, 1, 1, &[2, 0, 0]), 1);
+    assert_eq!(ask(&mut card, 2, 1, 1, &[2, 0, 0, 0, 0, 1]), 0);
+    assert_eq!(card.driver.config(0, 6), [2, 0, 0, 0, 0, 1]);
+    let saved = card.driver.slot.save();
+    assert_eq!(saved.device["mac"], serde_json::json!([2, 0, 0, 0, 0, 1]));
+    card.driver.slot.set_status(0);
+    assert_eq!(card.driver.config(0, 6), settings().mac, "another driver begins anew");
+}
+
+#[test]
+fn a_guest_that_was_restored_is_asked_to_announce_itself_once() {
+    let restored = |left_out: u64| {
+        let backend = TestBackend { wire: Arc::default(), kick: Arc::new(Kick::new().unwrap()), pairs: 1 };
+        let (wire, kick) = (Arc::clone(&backend.wire), Arc::clone(&backend.kick));
+        let mut net = Net::new(Box::new(backend), settings()).unwrap();
+        // As one of before wrote it.
+        net.restore(serde_json::json!({ "active": 1 })).unwrap();
+        Card { driver: Driver::start_without(Box::new(net), left_out), wire, kick }
+    };
+    let mut card = restored(0);
+    card.driver.slot.wake();
+    card.driver.slot.serve();
+    assert_eq!(card.driver.slot.interrupt().status() & 2, 2, "it is told");
+    assert_eq!(card.driver.config(6, 1), [3]);
+    assert_eq!(ask(&mut card, 2, 3, 0, &[]), 0);
+    assert_eq!(card.driver.config(6, 1), [1]);
+    assert_eq!(ask(&mut card, 2, 3, 0, &[]), 1, "nobody asked");
+    let deaf = restored(1 << FEATURE_ANNOUNCE);
+    deaf.driver.slot.wake();
+    deaf.driver.slot.serve();
+    assert_eq!((deaf.driver.slot.interrupt().status() & 2, deaf.driver.config(6, 1)), (0, vec![1]));
+}
+
 #[test]
 fn the_control_queue_is_where_the_driver_looks_for_it() {
-    let ask = |card: &mut Card, queue: u16, class: u8, number: u8, data: &[u8]| {
-        card.driver.request(queue, &[Part::Out(&[class, number]), Part::Out(data), Part::In(1)]).0[0][0]
-    };
     let mut one = card(settings(), 1, 0);
     assert_eq!(ask(&mut one, 2, 0, 0, &[1]), 0, "receive everything");
     assert_eq!(ask(&mut one, 2, 9, 9, &[1]), 1, "an unknown command");

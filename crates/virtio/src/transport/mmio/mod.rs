@@ -184,7 +184,11 @@ const REGISTERS: &[Register] = &[
     both(
         0x044,
         |mmio, _| mmio.queue().and_then(|queue| mmio.slot.queue(queue)).map_or(0, |queue| queue.ready.into()),
-        |mmio, value| mmio.set_queue(|queue| queue.ready = value & 1 != 0),
+        |mmio, value| match (value & 1, mmio.queue()) {
+            // The driver waits until it reads that this is so, virtio 1.2, 4.2.2.2.
+            (0, Some(queue)) => mmio.slot.stop_queue(queue),
+            _ => mmio.set_queue(|queue| queue.ready = true),
+        },
     ),
     writes(QUEUE_NOTIFY, |mmio, value| mmio.slot.kick(value)),
     reads(0x060, |mmio, _| mmio.slot.interrupt().status()),

@@ -65,6 +65,12 @@ fn a_driver_finds_starts_and_uses_a_device() {
     write(&mmio, 0x064, 1);
     assert_eq!(read(&mmio, 0x060), 0);
     write(&mmio, QUEUE_NOTIFY, 77);
+    write(&mmio, 0x044, 0);
+    assert_eq!(read(&mmio, 0x044), 0, "a queue is taken back");
+    ring.add(&[Part::In(16)], 0x50_0000);
+    write(&mmio, QUEUE_NOTIFY, 0);
+    mmio.slot().serve();
+    assert_eq!((ring.take(), read(&mmio, 0x070)), (None, 15), "it is touched no more, and the device runs on");
     write(&mmio, 0x070, 0);
     assert_eq!((read(&mmio, 0x070), read(&mmio, 0x044)), (0, 0), "reset");
 }

@@ -2,24 +2,26 @@
 //!
 //! ```text
 //! 10.0.2.0/24   .2 the gateway, which is this host      .3 the name server      .15 the guest, by DHCP
+//! fd00::/64     ::2                                     ::3                     what the guest makes of the advertised prefix
 //! TCP           smoltcp speaks with the guest; what comes out is written to a socket of the host, and back
 //! UDP           a socket of the host for each port of the guest that sends; answers come from where it sent to
 //! ```
 //!
-//! Nothing outside reaches the guest but by a [`Forward`]. Pings are answered by the gateway and the name server only; IPv6 is
-//! not carried.
+//! Nothing outside reaches the guest but by a [`Forward`], which leads to its IPv4 address. Pings are answered by the gateway and the name
+//! server only.
 
 mod datagrams;
 mod dhcp;
 mod forward;
 mod frame;
+mod neighbour;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
@@ -31,7 +33,7 @@ use crate::device::DeviceError;
 use crate::events::{Events, Interest, Timer};
 use datagrams::Datagrams;
 use forward::Listeners;
-use frame::{Ipv4, Parsed};
+use frame::{Parsed, Payload};
 use streams::Streams;
 
 /// The gateway's hardware address: a local one, by its IP address.
@@ -39,8 +41,9 @@ const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
 /// Frames that may wait for the guest; behind that, streams wait and datagrams are lost.
 const MOST_WAITING: usize = 512;
 
-/// The driver may leave the checksums of what it sends away, and send large TCP segments over IPv4; it may take both as well.
-const OFFLOADS: u64 = 1 | 1 << 1 | 1 << 7 | 1 << 11;
+/// The driver may leave the checksums of what it sends away, and send large TCP segments; it may take both as well, but large segments over IPv4
+/// only: smoltcp makes none over IPv6.
+const OFFLOADS: u64 = 1 | 1 << 1 | 1 << 7 | 1 << 11 | 1 << 12;
 const GUEST_CHECKSUM: u32 = 1;
 const GUEST_SEGMENTS: u32 = 7;
 
@@ -65,7 +68,7 @@ pub struct UserSettings {
     /// The first address of a network of 24 bits.
     pub network: Ipv4Addr,
     /// Where names are asked for; the host's name server as a rule.
-    pub name_server: Option<SocketAddrV4>,
+    pub name_server: Option<SocketAddr>,
     /// What the gateway is.
     pub host_access: HostAccess,
     /// Ports of the host that lead to the guest.
@@ -88,17 +91,17 @@ fn resolver() -> io::Result<String> {
     io::read_to_string(sys::handed::open(Path::new("/etc/resolv.conf"), rustix::fs::OFlags::RDONLY)?)
 }
 
-/// The first IPv4 name server of a resolv.conf(5).
-fn host_name_server(text: &str) -> Option<SocketAddrV4> {
+/// The first name server of a resolv.conf(5) that is not behind one link only.
+fn host_name_server(text: &str) -> Option<SocketAddr> {
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    servers.filter_map(|server| server.trim().parse().ok()).map(|server| SocketAddrV4::new(server, 53)).next()
+    servers.filter_map(|server| server.trim().parse().ok()).map(|server| SocketAddr::new(server, 53)).next()
 }
 
 /// The network's addresses, and where those that are the host lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
     network: Ipv4Addr,
-    name_server: Option<SocketAddrV4>,
+    name_server: Option<SocketAddr>,
     host_access: HostAccess,
 }
 
@@ -120,21 +123,67 @@ impl Plan {
         self.address(15)
     }
 
+    /// Bits of the IPv6 network's prefix.
+    const PREFIX_BITS: u8 = 64;
+
+    fn address6(last: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)
+    }
+
+    fn gateway6() -> Ipv6Addr {
+        Self::address6(2)
+    }
+
+    fn names6() -> Ipv6Addr {
+        Self::address6(3)
+    }
+
+    /// The gateway's address on the link, by which routers are known.
+    fn router() -> Ipv6Addr {
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2)
+    }
+
+    /// Whether an address is the gateway's or the name server's.
+    fn is_here(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => [self.gateway(), self.names()].contains(&address),
+            IpAddr::V6(address) => [Self::gateway6(), Self::names6(), Self::router()].contains(&address),
+        }
+    }
+
     /// Where the host connects to when the guest does to `target`; none if that leads nowhere.
-    fn outside(&self, target: SocketAddrV4) -> Option<SocketAddrV4> {
-        let (ip, port) = (*target.ip(), target.port());
-        if ip == self.names() {
+    fn outside(&self, target: SocketAddr) -> Option<SocketAddr> {
+        let port = target.port();
+        let (names, gateway, loopback, leads_out) = match target.ip() {
+            IpAddr::V4(ip) => {
+                (ip == self.names(), ip == self.gateway(), Ipv4Addr::LOCALHOST.into(), self.leads_out(ip))
+            }
+            IpAddr::V6(ip) => {
+                (ip == Self::names6(), ip == Self::gateway6(), Ipv6Addr::LOCALHOST.into(), leads_out6(ip))
+            }
+        };
+        if names {
             return self.name_server.filter(|_| port == 53);
         }
-        if ip == self.gateway() {
-            let loopback = self.host_access == HostAccess::Loopback;
-            return loopback.then_some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        if gateway {
+            return (self.host_access == HostAccess::Loopback).then_some(SocketAddr::new(loopback, port));
         }
-        let inside = ip.octets()[..3] == self.network.octets()[..3];
-        let no_host = ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || inside;
-        // The guest's own loopback never leaves the guest; what claims to be it must not reach the host's.
-        (!no_host && !ip.is_loopback()).then_some(target)
+        leads_out.then_some(target)
     }
+
+    fn leads_out(&self, ip: Ipv4Addr) -> bool {
+        let inside = ip.octets()[..3] == self.network.octets()[..3];
+        // The guest's own loopback never leaves the guest; what claims to be it must not reach the host's.
+        !(inside || ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || ip.is_loopback())
+    }
+}
+
+fn leads_out6(ip: Ipv6Addr) -> bool {
+    let words = ip.segments();
+    let inside = words[..4] == Plan::address6(0).segments()[..4];
+    // IPv4 in other clothes would reach what IPv4 itself may not, the host's loopback first; ::1 and :: are among them.
+    let other_clothes = words[..5] == [0; 5];
+    !(inside || other_clothes || ip.is_multicast() || ip.is_unicast_link_local())
 }
 
 /// Takes frames of a guest from noise: two bytes of length, and the frame. None leads out of the network.
@@ -152,8 +201,8 @@ pub(crate) fn noise(bytes: &[u8]) {
         let (frame, behind) = behind.split_at(behind.len().min(u16::from_le_bytes(*length).into()));
         rest = behind;
         let outwards = match frame::parse(frame).map(|parsed| parsed.payload) {
-            Some(Ipv4::Udp(datagram)) => plan.outside(datagram.target),
-            Some(Ipv4::Tcp(segment)) => plan.outside(segment.target),
+            Some(Payload::Udp(datagram)) => plan.outside(datagram.target),
+            Some(Payload::Tcp(segment)) => plan.outside(segment.target),
             _ => None,
         };
         if outwards.is_none() {
@@ -179,6 +228,8 @@ pub struct UserNet {
     listeners: Listeners,
     /// When the timer runs out, if it runs. It may run out before anything is due, which costs less than to set it anew each time.
     alarm: Option<Instant>,
+    /// When the guest is told of the IPv6 network again, if it speaks IPv6 at all.
+    advertised: Option<Instant>,
     /// Whether the streams may have something for the guest that has not been asked for.
     unasked: bool,
 }
@@ -200,6 +251,7 @@ impl UserNet {
             datagrams: Datagrams::new(plan),
             listeners: Listeners::open(forwards)?,
             alarm: None,
+            advertised: None,
             unasked: false,
         })
     }
@@ -211,35 +263,60 @@ impl UserNet {
     /// Lets the streams go as far as they can, and sets the timer for what they wait for.
     fn poll(&mut self, events: &Events) -> Result<(), DeviceError> {
         self.unasked = false;
-        let Some(delay) = self.streams.poll(events)? else { return Ok(()) };
-        let due = Instant::now() + delay;
+        if self.advertised.is_some_and(|at| at <= Instant::now()) {
+            self.advertise();
+        }
+        let delay = self.streams.poll(events)?;
+        let due = delay.map(|delay| Instant::now() + delay);
+        let Some(due) = due.into_iter().chain(self.advertised).min() else { return Ok(()) };
         if self.alarm.is_none_or(|alarm| due < alarm) {
+            let delay = due.saturating_duration_since(Instant::now());
             self.timer.set(delay).map_err(DeviceError::host("timerfd_settime"))?;
             self.alarm = Some(due);
         }
         Ok(())
     }
 
+    /// Tells the guest of the IPv6 network.
+    fn advertise(&mut self) {
+        self.advertised = Some(Instant::now() + neighbour::INTERVAL);
+        if let Some(frame) = neighbour::advertisement(&self.plan) {
+            self.streams.wire.send(frame);
+        }
+    }
+
     /// The guest sends a frame.
     fn take(&mut self, frame: Vec<u8>) {
-        match frame::parse(&frame) {
-            Some(Parsed { payload: Ipv4::Udp(datagram), source_mac, .. }) => {
-                if datagram.target.port() == dhcp::SERVER_PORT {
-                    if let Some(answer) = dhcp::answer(&self.plan, datagram.data) {
-                        self.streams.wire.send(frame::dhcp_answer(&self.plan, source_mac, &answer));
-                    }
-                } else {
-                    self.datagrams.send(&datagram, source_mac);
+        let Some(Parsed { source_mac, source, target, payload }) = frame::parse(&frame) else {
+            return self.streams.wire.arrive(frame);
+        };
+        if target.is_ipv6() && self.advertised.is_none() {
+            // One that was restored has heard of the network, and has to hear of it again.
+            self.advertised = Some(Instant::now() + neighbour::INTERVAL);
+        }
+        match payload {
+            Payload::Udp(datagram) if target.is_ipv4() && datagram.target.port() == dhcp::SERVER_PORT => {
+                if let Some(answer) = dhcp::answer(&self.plan, datagram.data) {
+                    self.streams.wire.send(frame::dhcp_answer(&self.plan, source_mac, &answer));
                 }
             }
-            Some(Parsed { payload: Ipv4::Tcp(segment), .. }) => self.streams.take(&segment, frame),
-            // Pings to others would be answered by the gateway in their place.
-            Some(Parsed { payload: Ipv4::Other, target, .. }) => {
-                if target == self.plan.gateway() || target == self.plan.names() {
+            Payload::Udp(datagram) => self.datagrams.send(&datagram, source_mac),
+            Payload::Tcp(segment) => self.streams.take(&segment, frame),
+            Payload::Icmpv6(message, hops) => {
+                let (IpAddr::V6(address), IpAddr::V6(to)) = (source, target) else { return };
+                let asker = neighbour::Asker { mac: source_mac, address };
+                if let Some(answer) = neighbour::answer(&self.plan, asker, to, message, hops) {
+                    self.streams.wire.send(answer);
+                } else if neighbour::is_answer(message) {
                     self.streams.wire.arrive(frame);
                 }
             }
-            None => self.streams.wire.arrive(frame),
+            // Pings to others would be answered by the gateway in their place.
+            Payload::Other => {
+                if self.plan.is_here(target) {
+                    self.streams.wire.arrive(frame);
+                }
+            }
         }
     }
 }
@@ -269,6 +346,7 @@ impl Backend for UserNet {
         events.remove(&self.timer);
         // What is pending is seen at the next start, and does no harm.
         self.alarm = None;
+        self.advertised = None;
         self.listeners.ignore(events);
         self.datagrams.ignore(events);
         // The streams' sockets leave the events as they are closed.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -52,7 +52,7 @@ enum Stage {
 struct Stream {
     host: TcpStream,
     stage: Stage,
-    ends: (SocketAddrV4, SocketAddrV4),
+    ends: (SocketAddr, SocketAddr),
     watch: Watch,
     /// The host's socket may have something to read.
     readable: bool,
@@ -70,14 +70,14 @@ pub(super) struct Streams {
     sockets: SocketSet<'static>,
     streams: BTreeMap<u64, Stream>,
     /// By the guest's end and the other one.
-    by_ends: BTreeMap<(SocketAddrV4, SocketAddrV4), u64>,
+    by_ends: BTreeMap<(SocketAddr, SocketAddr), u64>,
     first_token: u64,
     next: u64,
     next_port: u16,
 }
 
-fn ip(address: std::net::Ipv4Addr) -> IpAddress {
-    IpAddress::Ipv4(address)
+fn ip(address: IpAddr) -> IpAddress {
+    address.into()
 }
 
 fn socket() -> Socket<'static> {
@@ -97,14 +97,18 @@ impl Streams {
         config.random_seed = u64::from_ne_bytes(seed);
         let mut interface = Interface::new(config, &mut wire, Instant::now());
         interface.update_ip_addrs(|addresses| {
+            // There is room for all: the crate is told how many there are.
             for address in [plan.gateway(), plan.names()] {
-                // There is room for two.
-                let _full = addresses.push(IpCidr::new(ip(address), 24));
+                let _full = addresses.push(IpCidr::new(address.into(), 24));
+            }
+            for address in [Plan::router(), Plan::gateway6(), Plan::names6()] {
+                let _full = addresses.push(IpCidr::new(address.into(), Plan::PREFIX_BITS));
             }
         });
         // All the world is behind the gateway.
         interface.set_any_ip(true);
         let _full = interface.routes_mut().add_default_ipv4_route(plan.gateway());
+        let _full = interface.routes_mut().add_default_ipv6_route(Plan::gateway6());
         Self {
             plan,
             wire,
@@ -143,7 +147,7 @@ impl Streams {
         }
     }
 
-    fn insert(&mut self, host: TcpStream, stage: Stage, ends: (SocketAddrV4, SocketAddrV4)) {
+    fn insert(&mut self, host: TcpStream, stage: Stage, ends: (SocketAddr, SocketAddr)) {
         // Small writes of the guest are to go out as they come.
         let _slower = host.set_nodelay(true);
         let number = self.next;
@@ -155,10 +159,11 @@ impl Streams {
     }
 
     /// Begins to connect on the host.
-    fn connect(&self, target: SocketAddrV4) -> Option<TcpStream> {
+    fn connect(&self, target: SocketAddr) -> Option<TcpStream> {
         let outside = self.plan.outside(target).filter(|_| self.streams.len() < MOST)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).ok()?;
+        let family = if outside.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).ok()?;
         match rustix::net::connect(&socket, &outside) {
             Ok(()) | Err(Errno::INPROGRESS) => Some(socket.into()),
             Err(_) => None,
@@ -170,17 +175,18 @@ impl Streams {
         if self.streams.len() >= MOST || host.set_nonblocking(true).is_err() {
             return;
         }
-        let guest = SocketAddrV4::new(self.plan.guest(), guest_port);
-        let taken = |port: &u16| self.by_ends.contains_key(&(guest, SocketAddrV4::new(self.plan.gateway(), *port)));
+        let guest = SocketAddr::new(self.plan.guest().into(), guest_port);
+        let gateway = IpAddr::from(self.plan.gateway());
+        let taken = |port: &u16| self.by_ends.contains_key(&(guest, SocketAddr::new(gateway, *port)));
         let Some(port) = (self.next_port..=u16::MAX).chain(FIRST_PORT..self.next_port).find(|port| !taken(port)) else {
             return;
         };
         self.next_port = if port == u16::MAX { FIRST_PORT } else { port + 1 };
         let mut socket = socket();
-        let (near, far) = ((ip(self.plan.gateway()), port), (ip(*guest.ip()), guest_port));
+        let (near, far) = ((ip(gateway), port), (ip(guest.ip()), guest_port));
         if socket.connect(self.interface.context(), far, near).is_ok() {
             let handle = self.sockets.add(socket);
-            self.insert(host, Stage::Open(handle), (guest, SocketAddrV4::new(self.plan.gateway(), port)));
+            self.insert(host, Stage::Open(handle), (guest, SocketAddr::new(gateway, port)));
         }
     }
 
@@ -195,7 +201,7 @@ impl Streams {
         let connected = matches!(stream.host.take_error(), Ok(None)) && stream.host.peer_addr().is_ok();
         let target = stream.ends.1;
         let mut socket = socket();
-        let listen = IpListenEndpoint { addr: Some(ip(*target.ip())), port: target.port() };
+        let listen = IpListenEndpoint { addr: Some(ip(target.ip())), port: target.port() };
         if connected && socket.listen(listen).is_ok() {
             stream.stage = Stage::Open(self.sockets.add(socket));
         } else {

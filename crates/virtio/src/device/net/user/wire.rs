@@ -116,6 +116,7 @@ impl Device for Wire {
         let mut checksum = ChecksumCapabilities::ignored();
         checksum.ipv4 = Checksum::Tx;
         checksum.icmpv4 = Checksum::Tx;
+        checksum.icmpv6 = Checksum::Tx;
         checksum.tcp = if self.has(GUEST_CHECKSUM) { Checksum::None } else { Checksum::Tx };
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
