@@ -52,7 +52,8 @@ pub(super) struct Look {
 
 /// An address that is the same each time.
 fn fixed_address(i: &Instruction, rip: u64) -> Option<u64> {
-    if matches!(i.memory_segment(), Register::FS | Register::GS) || i.memory_index() != Register::None {
+    let other = matches!(i.memory_segment(), Register::CS | Register::FS | Register::GS);
+    if other || i.memory_index() != Register::None {
         return None;
     }
     match i.memory_base() {

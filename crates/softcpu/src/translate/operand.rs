@@ -173,7 +173,9 @@ impl Translator<'_> {
     /// The linear address of the memory operand, in r9. No flags are touched; r10 may be lost.
     pub(super) fn address(&mut self, i: &Instruction, rip: u64) -> Option<()> {
         let (base, index) = (i.memory_base(), i.memory_index());
-        if self.narrow() && (base.size() == 2 || index.size() == 2) {
+        // 16 bits of address, or a segment that can't be written and perhaps not read, are the interpreter's.
+        let short = base.size() == 2 || index.size() == 2;
+        if self.narrow() && (short || i.memory_segment() == Register::CS) {
             return None;
         }
         if i.is_ip_rel_memory_operand() {

@@ -43,7 +43,7 @@ impl Translator<'_> {
         if !plain || (work == Work::Move && i.op1_kind() != from) {
             return None;
         }
-        if matches!(i.segment_prefix(), Register::FS | Register::GS) {
+        if matches!(i.segment_prefix(), Register::CS | Register::FS | Register::GS) {
             return None;
         }
         self.free_flags(g);
