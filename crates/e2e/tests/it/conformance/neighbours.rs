@@ -107,6 +107,11 @@ fn imports(subject: &Subject) {
     fs::write(subject.island.path("cut.tar"), &tar[..end]).unwrap();
     let cut = subject.island.path("cut.tar").display().to_string();
     subject.docker(&["import", &cut, "cut:1"]).expect(0);
+    // and goes away and comes back as it was
+    let saved = subject.island.path("saved.tar").display().to_string();
+    subject.docker(&["save", "-o", &saved, "cut:1"]).expect(0);
+    subject.docker(&["rmi", "cut:1"]).expect(0);
+    subject.docker(&["load", "-i", &saved]).expect(0);
     subject.docker(&["run", "--rm", "--network", "none", "cut:1", "true"]).expect(0);
     let web = Web::start(BTreeMap::from([("/root.tar", tar[..end].to_vec())]));
     let address = format!("{}/root.tar", web.address);
