@@ -48,6 +48,9 @@ const CAPS: &[&str] = &[
     "solve.inlinereturn",
 ];
 
+/// What the outputs of a build can have.
+const GRAPH_CAPS: &[&str] = &["exporter.image.attestations"];
+
 type Result<T = ()> = std::result::Result<T, Status>;
 
 fn version() -> Version {
@@ -202,6 +205,9 @@ async fn solve(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
             true => job.returned().await?,
             false => {
                 let asked = Asked::new(&asked.frontend, asked.frontend_attrs, Vec::new(), graphs)?;
+                if let Some(question) = asked.question() {
+                    return Err(Status::told(format!("{question:?} is answered at the gateway only")));
+                }
                 build::build(&kit, &job, asked, replies.gone()).await?;
             }
         }
@@ -248,7 +254,8 @@ async fn ping(kit: Arc<BuildKit>, call: Call, replies: Replies) -> Result {
     job_of(&kit, &call.metadata).await?;
     let cap = |id: &&str| Cap { id: (*id).to_owned(), enabled: true };
     let frontend_caps = CAPS.iter().map(cap).collect();
-    replies.send(&PongResponse { frontend_caps, graph_caps: Vec::new(), workers: vec![worker(&kit)] }).await
+    let graph_caps = GRAPH_CAPS.iter().map(cap).collect();
+    replies.send(&PongResponse { frontend_caps, graph_caps, workers: vec![worker(&kit)] }).await
 }
 
 async fn gateway_solve(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
@@ -256,8 +263,13 @@ async fn gateway_solve(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> 
     let asked: gateway::SolveRequest = call.messages.only().await?;
     let graphs = asked.definition.is_some_and(|graph| !graph.def.is_empty()) || !asked.frontend_inputs.is_empty();
     let asked = Asked::new(&asked.frontend, asked.frontend_opt, asked.cache_imports, graphs)?;
+    if asked.question().is_some() {
+        let metadata = build::tell_of(&kit, &job, asked).await?;
+        let result = SolveResult { metadata, ..SolveResult::default() };
+        return replies.send(&gateway::SolveResponse { result: Some(result) }).await;
+    }
     build::build(&kit, &job, asked, replies.gone()).await?;
-    let reference = job.outcome().await.map(|outcome| Ref { id: outcome.image.id.to_string() });
+    let reference = job.outcome().await.map(|outcome| Ref { id: outcome.product.image.id.to_string() });
     replies.send(&gateway::SolveResponse { result: Some(SolveResult { reference, ..SolveResult::default() }) }).await
 }
 

@@ -123,8 +123,10 @@ pub struct Build {
     pub arguments: BTreeMap<String, String>,
     /// The stage that is wanted.
     pub target: Option<String>,
-    /// `os/architecture`.
+    /// Platforms as `os/architecture`, with commas between several.
     pub platform: Option<String>,
+    /// What is attested of where the image comes from: `min` or `max`.
+    pub provenance: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Do every step anew.
@@ -206,6 +208,8 @@ pub enum BuildLine {
     Output(usize, String),
     /// A step has ended: its number.
     Done(usize),
+    /// There are images for several platforms without a name: what they are fetched together by.
+    Together(String),
     /// The image is there: its id, and how many steps were done before.
     Image(String, usize),
     /// It went wrong.

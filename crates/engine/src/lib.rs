@@ -44,8 +44,8 @@ mod zygote;
 pub use actor::WaitFor;
 pub use build::{
     Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CACHE_BYTES, CacheEntry, CacheFilter,
-    CachePlace, CacheSource, CacheSteps, CacheTarget, Entitlement, PrunedCache, Respondent, Reuse, Squash,
-    StageOutline, Supply,
+    CachePlace, CacheSource, CacheSteps, CacheTarget, Detail, Entitlement, Product, Provenance, PrunedCache,
+    Respondent, Reuse, Squash, StageOutline, Supply,
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};
@@ -53,8 +53,8 @@ pub use control::{Afterwards, Framing, Runtime, Streams};
 pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
-    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, ExecClient, HostInfo, LayerStep, Leave, Progress,
-    Proof, Pull, Remove, Saving, SearchResult, Wait,
+    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, ExecClient, HostInfo, LayerStep, Leave, Naming,
+    Progress, Proof, Pull, Remove, Saving, SearchResult, Wait,
 };
 pub use error::{EngineError, ErrorClass, Mark, Result, chain};
 pub use event_log::Events;

@@ -72,6 +72,21 @@ impl Store {
         write_folder(&self.merged(image, None)?, Times::Kept, out)
     }
 
+    /// Writes what the layers of several images give together, each below a folder of its own.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub fn export_all(&self, images: &[(String, Image)], out: impl Write) -> Result<(), ExportError> {
+        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
+        for (name, image) in images {
+            let folder = self.merged(image, None)?;
+            let root = PathBuf::from(format!("/proc/self/fd/{}/.", folder.as_raw_fd()));
+            add_tree(&root, name.as_bytes(), (Times::Kept, Holes::Filled), &mut writer)?;
+        }
+        writer.finish().map_err(ExportError::Write)?;
+        Ok(())
+    }
+
     /// The image's layers over each other, with a writable layer's folder above them if there is one, as a detached read-only
     /// mount.
     ///
@@ -143,23 +158,35 @@ pub fn write_tree(root: &Path, times: Times, out: impl Write) -> Result<(), Expo
 }
 
 fn write(root: &Path, times: Times, holes: Holes, out: impl Write) -> Result<(), ExportError> {
+    let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
+    add_tree(root, b"", (times, holes), &mut writer)?;
+    writer.finish().map_err(ExportError::Write)?;
+    Ok(())
+}
+
+/// Adds the tree at `root`, whose paths begin with `below` in the archive.
+fn add_tree<W: Write>(
+    root: &Path,
+    below: &[u8],
+    (times, holes): (Times, Holes),
+    writer: &mut Writer<W>,
+) -> Result<(), ExportError> {
     let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| ExportError::Read { path: root.to_owned(), source: errno.into() })?;
     let mut walk = Walk {
         base: PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())),
         folder,
         shown: root.to_owned(),
+        below: below.to_vec(),
         times,
         holes,
         links: HashMap::new(),
     };
-    let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
     // Deepest last, in byte order: a stack whose top is the next name.
     let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = pending.pop() {
-        pending.extend(walk.entry(&path, &mut writer)?);
+        pending.extend(walk.entry(&path, writer)?);
     }
-    writer.finish().map_err(ExportError::Write)?;
     Ok(())
 }
 
@@ -167,6 +194,8 @@ struct Walk {
     base: PathBuf,
     folder: OwnedFd,
     shown: PathBuf,
+    /// What paths begin with in the archive.
+    below: Vec<u8>,
     times: Times,
     holes: Holes,
     /// The first name of every file that has several.
@@ -185,8 +214,8 @@ impl Walk {
         let kind = meta.file_type();
         if !kind.is_dir() && meta.nlink() > 1 {
             if let Some(first) = self.links.get(&(meta.dev(), meta.ino())) {
-                let link = Kind::Hardlink(first.clone());
-                writer.add(path, &stat, &link, &mut io::empty()).map_err(ExportError::Write)?;
+                let link = Kind::Hardlink(self.there(first));
+                writer.add(&self.there(path), &stat, &link, &mut io::empty()).map_err(ExportError::Write)?;
                 return Ok(Vec::new());
             }
             self.links.insert((meta.dev(), meta.ino()), path.to_vec());
@@ -203,7 +232,7 @@ impl Walk {
                 None => Box::new(file),
             };
             let file_kind = Kind::File { size: meta.len(), segments };
-            writer.add(path, &stat, &file_kind, &mut data).map_err(ExportError::Write)?;
+            writer.add(&self.there(path), &stat, &file_kind, &mut data).map_err(ExportError::Write)?;
             return Ok(below);
         } else if kind.is_dir() {
             below = children(&full, path).map_err(failed)?;
@@ -220,8 +249,17 @@ impl Walk {
             // Sockets belong to the process that made them; archives have no word for them.
             return Ok(below);
         };
-        writer.add(path, &stat, &kind, &mut io::empty()).map_err(ExportError::Write)?;
+        writer.add(&self.there(path), &stat, &kind, &mut io::empty()).map_err(ExportError::Write)?;
         Ok(below)
+    }
+
+    /// A path in the archive.
+    fn there(&self, path: &[u8]) -> Vec<u8> {
+        match (&self.below[..], path) {
+            ([], path) => path.to_vec(),
+            (below, []) => below.to_vec(),
+            (below, path) => [below, b"/", path].concat(),
+        }
     }
 
     fn open(&self, path: &[u8]) -> io::Result<File> {

@@ -26,6 +26,7 @@ pub mod diff;
 pub mod dockerfile;
 pub mod erofs;
 pub mod export;
+pub mod family;
 pub mod tar;
 pub mod transfer;
 pub mod tree;

@@ -52,6 +52,29 @@ pub struct Image {
     pub manifests: Vec<StoredManifest>,
 }
 
+impl Image {
+    /// What its configuration says that it is for.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        let config = &self.config;
+        Platform {
+            os: config.os().to_string(),
+            architecture: config.architecture().to_string(),
+            variant: config.variant().clone().filter(|variant| !variant.is_empty()),
+        }
+    }
+
+    /// Whether it is for a platform; a variant counts only where both name one.
+    #[must_use]
+    pub fn is_for(&self, platform: &Platform) -> bool {
+        let own = self.platform();
+        let variants = own.variant.as_ref().zip(platform.variant.as_ref());
+        own.os == platform.os
+            && own.architecture == platform.architecture
+            && variants.is_none_or(|(own, wanted)| own == wanted)
+    }
+}
+
 /// A manifest that is kept with all that it names, so that the image goes out as it came in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredManifest {

@@ -1,7 +1,7 @@
 //! The store: what is there, what comes, what goes.
 //!
 //! ```text
-//! index.json                    every image with its names and layers; replaced in one rename: the point of commitment
+//! index.json                    every image with its names and layers, names with several images; replaced in one rename: the point of commitment
 //! blobs/sha256/<hex>            configurations; manifests that images came with, and the compressed layers those name
 //! blobs/sha256/<hex>.parts      what a compressed layer has beyond its layer, in its place
 //! layers/<hex>/layer.erofs      a layer (or layers/<hex>/root/, where the kernel has no EROFS)
@@ -30,6 +30,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ImageError;
+use crate::family::Family;
 use crate::import::{self, LayerFormat, LayerRecord};
 use crate::model::{
     DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Problem, PruneScope, Pruned, Removed, StoredManifest,
@@ -38,6 +39,7 @@ use crate::mount::{Layers, Mounts};
 
 pub(crate) mod build;
 mod check;
+mod family;
 mod intake;
 pub(crate) mod reduced;
 mod sweeper;
@@ -66,6 +68,8 @@ struct Inner {
 struct State {
     images: BTreeMap<ImageId, Known>,
     references: BTreeMap<Reference, ImageId>,
+    /// The names that stand for more than their image.
+    families: BTreeMap<Reference, Family>,
     /// What builds have made and will find again.
     cache: build::Cache,
     /// What no image needs yet.
@@ -87,6 +91,15 @@ struct Known {
 struct Index {
     version: u32,
     images: Vec<IndexImage>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    families: Vec<IndexFamily>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct IndexFamily {
+    reference: Reference,
+    #[serde(flatten)]
+    family: Family,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -175,13 +188,14 @@ impl Store {
         image
     }
 
-    /// All images, newest first.
+    /// All images, newest first, but for those that are there for another platform of some image's name.
     ///
     /// # Errors
     /// None today; damaged images are left out and reported by [`Store::check`].
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let state = self.state();
-        let mut images: Vec<Image> = state.images.keys().filter_map(|id| state.image(id).ok()).collect();
+        let mut images: Vec<Image> =
+            state.images.keys().filter(|id| !state.is_hidden(id)).filter_map(|id| state.image(id).ok()).collect();
         images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         Ok(images)
     }
@@ -206,7 +220,7 @@ impl Store {
         if !state.images.contains_key(id) {
             return Err(ImageError::NotFound { name: id.to_string() });
         }
-        let previous = state.references.insert(reference.clone(), *id);
+        let previous = state.refer(&reference, *id);
         let saved = self.save(&state);
         if saved.is_err() {
             state.restore_reference(&reference, previous);
@@ -242,7 +256,10 @@ impl Store {
             }
             None => (names, true),
         };
-        self.forget(&mut state, &id, untag, delete)
+        let members = state.members(&untag);
+        let mut removed = self.forget(&mut state, &id, untag, delete)?;
+        removed.extend(self.forget_members(&mut state, members, in_use)?);
+        Ok(removed)
     }
 
     /// Removes images that nobody needs, as far as they are `wanted`, which is asked with nothing for an image that is
@@ -263,10 +280,14 @@ impl Store {
         for id in ids {
             let names = state.names(&id);
             let named = scope == PruneScope::Dangling && !names.is_empty();
-            if in_use(&id) || named || !wanted(state.image(&id).ok().as_ref()) {
+            // members of families go with their names
+            let gone = !state.images.contains_key(&id) || state.is_hidden(&id);
+            if gone || in_use(&id) || named || !wanted(state.image(&id).ok().as_ref()) {
                 continue;
             }
+            let members = state.members(&names);
             pruned.removed.extend(self.forget(&mut state, &id, names, true)?);
+            pruned.removed.extend(self.forget_members(&mut state, members, in_use)?);
         }
         let after = self.usage(&state);
         let total = |usage: DiskUsage| usage.layer_bytes + usage.blob_bytes;
@@ -375,7 +396,7 @@ impl Store {
         }
         let previous_image = state.images.insert(id, known);
         let reference = reference.map(Reference::tagged);
-        let previous = reference.as_ref().map(|reference| (reference, state.references.insert(reference.clone(), id)));
+        let previous = reference.as_ref().map(|reference| (reference, state.refer(reference, id)));
         if let Err(error) = self.save(state) {
             if let Some((reference, previous)) = previous {
                 state.restore_reference(reference, previous);
@@ -397,14 +418,17 @@ impl Store {
         names: Vec<Reference>,
         delete: bool,
     ) -> Result<Vec<Removed>, ImageError> {
+        let mut families = Vec::new();
         for name in &names {
             state.references.remove(name);
+            families.extend(state.families.remove(name).map(|family| (name.clone(), family)));
         }
         let pinned = state.images.get(id).map(|known| known.manifests.clone()).unwrap_or_default();
         state.unpin(id, &names);
         let image = if delete { state.images.remove(id) } else { None };
         if let Err(error) = self.save(state) {
             state.references.extend(names.into_iter().map(|name| (name, *id)));
+            state.families.extend(families);
             if let Some(known) = state.images.get_mut(id) {
                 known.manifests = pinned;
             }
@@ -461,6 +485,10 @@ impl Store {
                     manifests: known.manifests.clone(),
                 })
                 .collect(),
+            families: state
+                .whole_families()
+                .map(|(reference, family)| IndexFamily { reference: reference.clone(), family: family.clone() })
+                .collect(),
         };
         let work = self.work_folder()?;
         let staged = work.path().join("index.json");
@@ -508,7 +536,9 @@ impl State {
             names.chain(manifest.blobs.iter().copied()).chain([manifest.digest]).collect::<Vec<_>>()
         };
         let manifests = self.images.values().flat_map(|known| known.manifests.iter().flat_map(of_manifest));
-        self.images.keys().map(|id| id.0).chain(manifests).collect()
+        let members = self.families.values().flat_map(|family| &family.members);
+        let attested = members.flat_map(|member| member.predicates.iter().map(|predicate| predicate.blob));
+        self.images.keys().map(|id| id.0).chain(manifests).chain(attested).collect()
     }
 
     /// Takes the digests away that an image has in repositories where it lost its last tag.
@@ -523,11 +553,17 @@ impl State {
         }
     }
 
-    fn restore_reference(&mut self, reference: &Reference, previous: Option<ImageId>) {
-        match previous {
+    /// Has a name stand for an image; for what it stood before is given back.
+    fn refer(&mut self, reference: &Reference, id: ImageId) -> (Option<ImageId>, Option<Family>) {
+        (self.references.insert(reference.clone(), id), self.families.remove(reference))
+    }
+
+    fn restore_reference(&mut self, reference: &Reference, (image, family): (Option<ImageId>, Option<Family>)) {
+        match image {
             Some(id) => drop(self.references.insert(reference.clone(), id)),
             None => drop(self.references.remove(reference)),
         }
+        self.families.extend(family.map(|family| (reference.clone(), family)));
     }
 
     fn image(&self, id: &ImageId) -> Result<Image, ImageError> {
@@ -582,7 +618,10 @@ impl State {
             let mut names = known.manifests.iter().flat_map(|manifest| &manifest.names);
             names.any(|name| name.repository == repository && name.digest == *digest)
         };
-        self.images.iter().find(|(_, known)| names(known)).map(|(id, _)| *id)
+        let mut known = self.images.iter().filter(|(_, known)| names(known)).map(|(id, _)| *id).collect::<Vec<_>>();
+        // the digest may be that of an index, of which there are images for other platforms
+        known.sort_by_key(|id| !self.references.values().any(|of| of == id));
+        known.first().copied()
     }
 
     fn by_prefix(&self, hex: &str, name: &str) -> Result<Option<Resolved>, ImageError> {
@@ -647,6 +686,7 @@ fn load(root: &Path) -> Result<State, ImageError> {
         let known = Known { layers: image.layers, size: image.size, config, manifests: image.manifests };
         state.images.insert(image.id, known);
     }
+    state.families = index.families.into_iter().map(|one| (one.reference, one.family)).collect();
     Ok(state)
 }
 

@@ -8,6 +8,7 @@ use crate::BuildKit;
 use crate::rpc::Status;
 use crate::session::{Session, send_files, send_stream};
 use crate::wire::control::Typed;
+use engine::Product;
 use engine::image::Image;
 use oci::reference::Reference;
 use std::collections::BTreeMap;
@@ -24,24 +25,24 @@ fn is_kept(exporter: &Typed) -> bool {
 pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String, String>, Status> {
     let mut response = job.response();
     let Some(outcome) = job.outcome().await else { return Ok(response) };
-    let image = outcome.image;
+    let product = outcome.product;
     let outputs: Vec<(usize, &Typed)> = job.exporters.iter().enumerate().collect();
     let mut done = Ok(());
     for (number, exporter) in outputs {
         done = match exporter.kind.as_str() {
-            "moby" | "image" => kept(job, &image, exporter, &mut response).await,
-            _ => sent(kit, job, &image, (number, exporter)).await,
+            "moby" | "image" => kept(job, &product.image, exporter, &mut response).await,
+            _ => sent(kit, job, &product, (number, exporter)).await,
         };
         if done.is_err() {
             break;
         }
     }
-    if !job.exporters.iter().any(is_kept) && image.references.is_empty() {
-        // its files are where they were wanted; its layers are in the cache
-        let _ = kit.engine.remove_image(&image.id.to_string(), false).await;
+    if !job.exporters.iter().any(is_kept) {
+        // its files are where they were wanted
+        kit.engine.remove_product(&product).await;
     }
     done?;
-    let id = image.id.to_string();
+    let id = product.image.id.to_string();
     response.insert("containerimage.config.digest".to_owned(), id.clone());
     response.insert("containerimage.digest".to_owned(), id);
     Ok(response)
@@ -68,7 +69,7 @@ async fn kept(
     Ok(())
 }
 
-async fn sent(kit: &BuildKit, job: &Job, image: &Image, output: (usize, &Typed)) -> Result<(), Status> {
+async fn sent(kit: &BuildKit, job: &Job, product: &Product, output: (usize, &Typed)) -> Result<(), Status> {
     let session = kit.sessions.find(&job.session).await?;
     let (number, exporter) = output;
     let vertex = match exporter.kind.as_str() {
@@ -90,23 +91,23 @@ async fn sent(kit: &BuildKit, job: &Job, image: &Image, output: (usize, &Typed))
         board.end(MAKING, "").await;
         board.begin(vertex).await;
     }
-    let sent = send(kit, &session, image, (number, exporter)).await;
+    let sent = send(kit, &session, product, (number, exporter)).await;
     let error = sent.as_ref().err().map(|status| status.message.clone()).unwrap_or_default();
     job.board.lock().await.end(vertex, &error).await;
     sent
 }
 
-async fn send(kit: &BuildKit, session: &Session, image: &Image, output: (usize, &Typed)) -> Result<(), Status> {
+async fn send(kit: &BuildKit, session: &Session, product: &Product, output: (usize, &Typed)) -> Result<(), Status> {
     let (number, exporter) = output;
     match exporter.kind.as_str() {
         "local" => {
-            let files = kit.engine.image_files(image).await.map_err(failed)?;
+            let files = kit.engine.image_files(product).await.map_err(failed)?;
             send_files(session, number, files).await
         }
         "tar" => {
-            let (engine, image) = (kit.engine.clone(), image.clone());
+            let (engine, product) = (kit.engine.clone(), product.clone());
             let write = async move |out| {
-                let written = tokio::task::spawn_blocking(move || engine.write_tree(&image, out)).await;
+                let written = tokio::task::spawn_blocking(move || engine.write_tree(&product, out)).await;
                 written.map_err(|error| engine::EngineError::internal("writing was cut short", &error))?
             };
             send_stream(session, number, write).await
@@ -115,7 +116,7 @@ async fn send(kit: &BuildKit, session: &Session, image: &Image, output: (usize, 
             let names = exporter.attrs.get("name").map(String::as_str).unwrap_or_default();
             let names = names.split(',').filter(|name| !name.is_empty());
             let names: Vec<Reference> = names.map(reference).collect::<Result<_, _>>()?;
-            let saving = kit.engine.save_image(image, names);
+            let saving = kit.engine.save_product(product, names);
             send_stream(session, number, async move |out| saving.write(out).await).await
         }
     }

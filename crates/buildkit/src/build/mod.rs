@@ -14,6 +14,7 @@ mod export;
 mod fault;
 mod job;
 mod progress;
+mod question;
 mod request;
 mod source;
 
@@ -26,6 +27,7 @@ use crate::BuildKit;
 use crate::rpc::{Code, Status};
 use crate::session::Visit;
 use engine::{BuildEvent, BuildOutcome};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -75,13 +77,28 @@ pub(crate) async fn build(
     Err(Status::new(Code::CANCELLED, "the build was cancelled"))
 }
 
+/// Answers what is asked of the Dockerfile in place of a build; the words of the answer by their names.
+///
+/// # Errors
+/// What is wrong with the file, and what the client says.
+pub(crate) async fn tell_of(kit: &BuildKit, job: &Arc<Job>, asked: Asked) -> Result<BTreeMap<String, Vec<u8>>, Status> {
+    let session = kit.sessions.find(&job.session).await?;
+    if asked.option("context").is_some() && asked.option("dockerfilekey").is_none() {
+        return Err(Status::told("only a Dockerfile of the client's can be told of; fetch the context first"));
+    }
+    let name = asked.option("filename").unwrap_or("Dockerfile").to_owned();
+    let folder = asked.option("dockerfilekey").unwrap_or("dockerfile").to_owned();
+    let file = source::dockerfile(kit, &session, job, (&folder, &name)).await?;
+    question::answer(asked.question().unwrap_or_default(), &file, &asked)
+}
+
 /// What a request for a build is taken for, without building; for the fuzz target.
 pub(crate) fn read(job: &Job, asked: Asked) -> Result<engine::BuildRequest, Status> {
     let opened = source::Opened {
         context: engine::BuildContext::Empty,
         file: None,
-        named: std::collections::BTreeMap::new(),
-        contexts: std::collections::BTreeMap::new(),
+        named: BTreeMap::new(),
+        contexts: BTreeMap::new(),
     };
     request::make(job, asked, opened, caches::Caches::default(), None).map(|(request, _)| request)
 }

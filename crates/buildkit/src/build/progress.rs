@@ -108,10 +108,11 @@ impl Board {
         let outline = self.stages.iter().find(|outline| outline.stage == stage)?;
         let number = 1 + outline.steps.iter().position(|known| *known == step)?;
         let count = outline.steps.len();
+        let platform = outline.platform.as_ref().map(|platform| format!("{platform} ")).unwrap_or_default();
         let name = match (&outline.name, self.stages.len()) {
-            (Some(name), _) => format!("{name} "),
-            (None, 1) => String::new(),
-            (None, _) => format!("stage-{stage} "),
+            (Some(name), _) => format!("{platform}{name} "),
+            (None, 1) => platform,
+            (None, _) => format!("{platform}stage-{} ", outline.number),
         };
         // one line, however it stands in the file
         let text = text.lines().next().unwrap_or_default();

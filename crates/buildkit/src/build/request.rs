@@ -8,7 +8,7 @@ use crate::rpc::Status;
 use crate::wire::control::Typed;
 use engine::image::dockerfile::Dockerfile;
 use engine::model::{NetworkMode, Ulimit};
-use engine::{Bases, BuildContext, BuildRequest, Entitlement, Respondent, Reuse};
+use engine::{Bases, BuildContext, BuildRequest, Detail, Entitlement, Provenance, Respondent, Reuse};
 use oci::reference::Reference;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Asked {
                 )));
             }
         }
-        if let Some(what) = options.get("requestid") {
+        if let Some(what) = options.get("requestid").filter(|what| !super::question::is_known(what)) {
             return Err(unknown(format!("the front end's request {what:?} is not answered here; it builds")));
         }
         Ok(Self { options, cache_imports, context: None })
@@ -71,6 +71,11 @@ impl Asked {
 
     fn list(&self, name: &str) -> Vec<&str> {
         self.option(name).into_iter().flat_map(|list| list.split(',')).filter(|one| !one.is_empty()).collect()
+    }
+
+    /// What is to be told of the Dockerfile in place of a build.
+    pub(crate) fn question(&self) -> Option<&str> {
+        self.option("requestid")
     }
 
     /// What stands behind a prefix.
@@ -95,12 +100,7 @@ pub(super) fn make(
     caches: Caches,
     respondent: Option<Arc<dyn Respondent>>,
 ) -> Result<(BuildRequest, SourceFile), Status> {
-    for (kind, value) in asked.group("attest:") {
-        if !value.split(',').any(|word| word == "disabled=true") {
-            let text = format!("attestations ({kind}) are not made here; build with --provenance=false --sbom=false");
-            return Err(Status::told(text));
-        }
-    }
+    let provenance = attested(&asked)?;
     let Opened { context, file, named, contexts } = opened;
     let name = asked.option("filename").unwrap_or("Dockerfile").to_owned();
     let file = file.unwrap_or(SourceFile { name: name.clone(), text: Vec::new() });
@@ -138,9 +138,50 @@ pub(super) fn make(
     match asked.list("platform")[..] {
         [] => {}
         [one] => options.platform = one.parse().map_err(|error| invalid(format!("platform {one:?}: {error}")))?,
-        _ => return Err(invalid("one build makes an image for one platform; build them one by one")),
+        ref several => {
+            let parse = |one: &&str| one.parse().map_err(|error| invalid(format!("platform {one:?}: {error}")));
+            request.platforms = several.iter().map(parse).collect::<Result<_, _>>()?;
+        }
     }
+    request.provenance = provenance;
     Ok((request, file))
+}
+
+/// What is to be attested. What clients ask for of their own accord, which is told by `inline-only`, is left out: an image stays what
+/// it is unless somebody wants more.
+fn attested(asked: &Asked) -> Result<Option<Provenance>, Status> {
+    let mut out = None;
+    for (kind, value) in asked.group("attest:") {
+        let words: BTreeMap<&str, &str> = value
+            .split(',')
+            .filter_map(|word| word.split_once('='))
+            .map(|(name, value)| (name.trim(), value))
+            .collect();
+        if words.get("disabled").is_some_and(|value| *value == "true") {
+            continue;
+        }
+        match kind.as_str() {
+            "provenance" if words.get("inline-only").is_some_and(|value| *value == "true") => {}
+            "provenance" => {
+                let detail = match words.get("mode").copied() {
+                    None | Some("min") => Detail::Least,
+                    Some("max") => Detail::Most,
+                    Some(other) => {
+                        return Err(invalid(format!("no mode {other:?} of provenance; there are min and max")));
+                    }
+                };
+                let builder = words.get("builder-id").copied().unwrap_or_default().to_owned();
+                out = Some(Provenance { detail, builder, origin: asked.group("vcs:").collect() });
+            }
+            "sbom" => {
+                return Err(Status::told(
+                    "there is no scanner here that lists an image's packages; build with: --sbom=false",
+                ));
+            }
+            other => return Err(invalid(format!("no attestation {other:?}; there is provenance"))),
+        }
+    }
+    Ok(out)
 }
 
 fn invalid(text: impl Into<String>) -> Status {

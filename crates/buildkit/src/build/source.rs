@@ -181,6 +181,17 @@ pub(super) async fn open(
     Ok(Opened { context, file, named, contexts })
 }
 
+/// The Dockerfile alone, from a folder of the client's.
+pub(super) async fn dockerfile(
+    kit: &BuildKit,
+    session: &Arc<Session>,
+    job: &Arc<Job>,
+    (folder, name): (&str, &str),
+) -> Result<SourceFile, Status> {
+    let transfer = Transfer { engine: kit.engine.clone(), session: Arc::clone(session), job: Arc::clone(job) };
+    transfer.dockerfile(folder, name).await.map(|(file, _)| file)
+}
+
 /// The contexts that have names: what each stands for, and the files of those that are files.
 async fn named(
     transfer: &Transfer,

@@ -51,9 +51,11 @@ static FLAGS: &[Flag] = &[
     Flag::switch("no-cache", "Do every step anew"),
     Flag::list("output", "FIELDS", "Where the result goes: type=local,dest=DIR or type=tar|oci|docker,dest=FILE")
         .short('o'),
-    Flag::value("platform", "OS/ARCH", "The platform of the image"),
+    Flag::value("platform", "OS/ARCH[,...]", "The platform of the image, or several for an image each"),
     Flag::value("progress", "KIND", "How to show what happens: auto, plain, tty or quiet"),
+    Flag::value("provenance", "DETAIL", "Attest where the image comes from: min, or max with arguments and Dockerfile"),
     Flag::switch("pull", "Fetch base images although they are there"),
+    Flag::switch("push", "Send the image to its registry"),
     Flag::switch("quiet", "Say nothing but the image's id").short('q'),
     Flag::list("secret", "FIELDS", "Give a secret to steps: id=ID,src=FILE or id=ID,env=NAME"),
     Flag::value("shm-size", "BYTES", "Size of the steps' /dev/shm"),
@@ -121,16 +123,24 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         asked.output = Some(shared(folder)?);
     }
     asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
+    let push = given.on("push");
+    if push && asked.tags.is_empty() {
+        return Err(Failure::new("an image that is to be pushed needs a name: --tag HOST/NAME[:TAG]"));
+    }
     let mut client = Client::new(context);
-    let id = image(&mut client, &asked, stdin, show)?;
+    let Made { id, together } = image(&mut client, &asked, stdin, show)?;
+    // a name stands for all platforms
+    let all = asked.tags.first().or(together.as_ref()).unwrap_or(&id);
     for output in &outputs {
         match output {
             Output::Folder(_) => {}
-            Output::Tree(dest) => save(&mut client, &format!("/insula/tree/{}", encode(&id)), dest)?,
-            Output::Archive(dest) => {
-                let name = asked.tags.first().map_or(id.as_str(), String::as_str);
-                save(&mut client, &format!("/images/{}/get", encode(name)), dest)?;
-            }
+            Output::Tree(dest) => save(&mut client, &format!("/insula/tree/{}", encode(all)), dest)?,
+            Output::Archive(dest) => save(&mut client, &format!("/images/{}/get", encode(all)), dest)?,
+        }
+    }
+    if push {
+        for name in &asked.tags {
+            crate::image::registry::push_tag(context, name, quiet)?;
         }
     }
     if let Some(path) = given.value("iidfile") {
@@ -143,13 +153,21 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
     Ok(0)
 }
 
-/// Has an image built, and shows how; its id. `rest` is the context where that is an archive.
+/// What was built.
+pub(crate) struct Made {
+    /// The image's id; of several platforms that of the image that runs here.
+    pub(crate) id: String,
+    /// What images for several platforms are fetched together by, where they have no name.
+    together: Option<String>,
+}
+
+/// Has an image built, and shows how. `rest` is the context where that is an archive.
 pub(crate) fn image(
     client: &mut Client,
     asked: &Build,
     rest: Option<Box<dyn Read>>,
     show: Show,
-) -> Result<String, Failure> {
+) -> Result<Made, Failure> {
     let mut line = serde_json::to_vec(asked)?;
     line.push(b'\n');
     let mut body: Box<dyn Read> = match rest {
@@ -173,9 +191,10 @@ fn save(client: &mut Client, target: &str, dest: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Shows what happens; the image's id in the end.
-fn follow(mut answer: Answer, show: Show) -> Result<String, Failure> {
+/// Shows what happens; what came of it in the end.
+fn follow(mut answer: Answer, show: Show) -> Result<Made, Failure> {
     let mut view = progress::View::new(show);
+    let mut together = None;
     for line in BufReader::new(answer.reader()).lines() {
         let line = line.during(|| "lost the daemon while it built the image".to_owned())?;
         if line.trim().is_empty() {
@@ -186,8 +205,9 @@ fn follow(mut answer: Answer, show: Show) -> Result<String, Failure> {
         match line {
             BuildLine::Image(id, reused) => {
                 view.end(reused);
-                return Ok(id);
+                return Ok(Made { id, together });
             }
+            BuildLine::Together(name) => together = Some(name),
             BuildLine::Error(text) => {
                 view.failed();
                 return Err(Failure::new(text));
@@ -215,6 +235,7 @@ fn request(given: &Parsed) -> Result<Build, Failure> {
         arguments,
         target: given.value("target").map(str::to_owned),
         platform: given.value("platform").map(str::to_owned),
+        provenance: given.value("provenance").map(str::to_owned),
         labels: given.read_list("label", pair::label)?.unwrap_or_default().into_iter().collect(),
         no_cache: given.on("no-cache"),
         pull: given.on("pull"),

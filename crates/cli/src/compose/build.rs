@@ -80,7 +80,7 @@ pub(super) fn services(stack: &Stack, given: &Parsed, services: &[&Service]) -> 
                 Board::Terminal(_) if terminal::is_error() => Show::Terminal,
                 _ => Show::Plain,
             };
-            let id = builder::image(&mut stack.client(), &asked, None, show);
+            let id = builder::image(&mut stack.client(), &asked, None, show).map(|made| made.id);
             id.map_err(|failure| {
                 stack.board.failed("Image", &image, "Error");
                 failure.during(&format!("cannot build service {:?}", service.name))

@@ -248,6 +248,12 @@ fn push(context: &Context, given: &Parsed) -> Outcome {
     Ok(0)
 }
 
+/// Sends one tag, and shows how far its layers are.
+pub(crate) fn push_tag(context: &Context, name: &str, quiet: bool) -> Result<(), Failure> {
+    let (repository, tag) = split_tag(name);
+    follow(push_target(context, name, repository, tag.or(Some("latest")))?, quiet)
+}
+
 /// Shows how far the layers are: in place on a terminal, line by line elsewhere.
 fn follow(answer: Answer, quiet: bool) -> Result<(), Failure> {
     let mut board = Board { names: Vec::new(), drawn: terminal::is_output() && !quiet };

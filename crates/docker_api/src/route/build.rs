@@ -12,10 +12,11 @@ use engine::image::build::Options;
 use engine::model::{NetworkMode, Resources, Ulimit};
 use engine::{
     Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, CachePlace, CacheSource, CacheSteps,
-    CacheTarget, Engine, EngineError, Entitlement, Reuse, Squash,
+    CacheTarget, Detail, Engine, EngineError, Entitlement, Provenance, Reuse, Squash,
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use oci::platform::Platform;
 use oci::reference::Reference;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -106,16 +107,23 @@ pub(crate) async fn own(call: Call) -> Result {
         let mut teller = Teller::new(&sender, Form::Own);
         let mut outcome = run(&engine, request, &sender, &mut teller).await;
         if let (Ok(built), Some(folder)) = (&outcome, output)
-            && let Err(error) = engine.copy_out(&built.image, folder, owner).await
+            && let Err(error) = engine.copy_out(&built.product, folder, owner).await
         {
             outcome = Err(error);
         }
-        if let (Ok(built), true) = (&outcome, asked.output.is_some() && built_for_nothing_else(&asked, &outcome)) {
-            // its files are where they were wanted; its layers are in the cache
-            let _ = engine.remove_image(&built.image.id.to_string(), false).await;
+        if let Ok(built) = &outcome {
+            let several = built.product.family.as_ref().is_some_and(|family| family.members.len() > 1);
+            if asked.tags.is_empty() && asked.output.is_some() {
+                engine.remove_product(&built.product).await;
+            } else if asked.tags.is_empty() && several {
+                match engine.keep_product(&built.product) {
+                    Ok(name) => send(&sender, &BuildLine::Together(name)).await,
+                    Err(error) => outcome = Err(error),
+                }
+            }
         }
         let last = match outcome {
-            Ok(built) => BuildLine::Image(built.image.id.to_string(), built.reused),
+            Ok(built) => BuildLine::Image(built.product.image.id.to_string(), built.reused),
             Err(error) => BuildLine::Error(error.to_string()),
         };
         send(&sender, &last).await;
@@ -123,19 +131,14 @@ pub(crate) async fn own(call: Call) -> Result {
     Ok(reply)
 }
 
-/// Nobody has a name for the image.
-fn built_for_nothing_else(asked: &Build, outcome: &std::result::Result<BuildOutcome, EngineError>) -> bool {
-    asked.tags.is_empty() && outcome.as_ref().is_ok_and(|built| built.image.references.is_empty())
-}
-
 /// `GET /insula/tree/{name}`: what the image's layers give together.
 pub(crate) async fn tree(call: Call) -> Result {
-    let image = call.engine().image(call.who()).await?;
+    let product = call.engine().product(call.who()).await?;
     let (sender, reply) = reply::stream("application/x-tar");
     let engine = call.api.engine.clone();
     tokio::task::spawn_blocking(move || {
         let mut pieces = Pieces { sender, piece: Vec::new() };
-        if let Err(error) = engine.write_tree(&image, &mut pieces) {
+        if let Err(error) = engine.write_tree(&product, &mut pieces) {
             // an error in the stream cuts the connection
             let _ = pieces.sender.blocking_send(Err(io::Error::other(error)));
         }
@@ -403,12 +406,13 @@ impl<'a> Teller<'a> {
                 return send(self.client, &line).await;
             }
         };
-        let id = built.image.id.to_string();
+        let id = built.product.image.id.to_string();
         send(self.client, &json!({ "aux": { "ID": id } })).await;
         if self.form == Form::Quiet {
             return send(self.client, &json!({ "stream": format!("{id}\n") })).await;
         }
-        send(self.client, &json!({ "stream": format!("Successfully built {}\n", built.image.id.0.short()) })).await;
+        send(self.client, &json!({ "stream": format!("Successfully built {}\n", built.product.image.id.0.short()) }))
+            .await;
         for name in names {
             send(self.client, &json!({ "stream": format!("Successfully tagged {}\n", name.familiar()) })).await;
         }
@@ -450,12 +454,34 @@ fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
     }
 }
 
-fn platform(options: &mut Options, text: Option<&str>) -> Result<()> {
-    if let Some(text) = text.filter(|text| !text.is_empty()) {
-        options.platform =
-            text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))?;
+/// Sets the platform; of several they are given back.
+fn platform(options: &mut Options, text: Option<&str>) -> Result<Vec<Platform>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
+    let parse = |text: &str| {
+        text.parse::<Platform>().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))
+    };
+    let mut all: Vec<Platform> = Vec::new();
+    for platform in text.split(',').map(parse) {
+        let platform = platform?;
+        if !all.contains(&platform) {
+            all.push(platform);
+        }
     }
-    Ok(())
+    if let [one] = &all[..] {
+        options.platform = one.clone();
+        all.clear();
+    }
+    Ok(all)
+}
+
+fn provenance(text: Option<&str>) -> Result<Option<Provenance>> {
+    let detail = match text {
+        None | Some("false") => return Ok(None),
+        Some("min" | "true") => Detail::Least,
+        Some("max") => Detail::Most,
+        Some(other) => return Err(ApiError::invalid(format!("no provenance {other:?}; there are min and max"))),
+    };
+    Ok(Some(Provenance { detail, builder: String::new(), origin: BTreeMap::new() }))
 }
 
 fn reference(text: &str) -> Result<Reference> {
@@ -505,7 +531,7 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
         labels: labels.into_iter().collect(),
         ..Options::default()
     };
-    platform(&mut options, query.text("platform"))?;
+    let platforms = platform(&mut options, query.text("platform"))?;
     let limits: Option<Vec<Limit>> = document(query, "ulimits")?;
     let caches: Option<Vec<String>> = document(query, "cachefrom")?;
     let wanted = inline_wanted(&mut options);
@@ -513,6 +539,7 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
     Ok(BuildRequest {
         dockerfile: query.text("dockerfile").unwrap_or_default().to_owned(),
         options,
+        platforms,
         names: names(query.all("t"))?,
         reuse: if query.flag("nocache") { Reuse::No } else { Reuse::Yes },
         pull: if query.flag("pull") { Bases::Always } else { Bases::Missing },
@@ -569,7 +596,7 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         epoch: asked.epoch,
         ..Options::default()
     };
-    platform(&mut options, asked.platform.as_deref())?;
+    let platforms = platform(&mut options, asked.platform.as_deref())?;
     let mut cache_to = inline(inline_wanted(&mut options));
     for one in &asked.cache_to {
         cache_to.push(target(one, asked.owner)?);
@@ -588,6 +615,8 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         dockerfile: asked.dockerfile.clone(),
         text: asked.text.clone().map(String::into_bytes),
         options,
+        platforms,
+        provenance: provenance(asked.provenance.as_deref())?,
         names: names(asked.tags.iter().map(String::as_str))?,
         reuse: if asked.no_cache { Reuse::No } else { Reuse::Yes },
         pull: if asked.pull { Bases::Always } else { Bases::Missing },

@@ -106,7 +106,8 @@ pub(crate) async fn pull(call: Call) -> Result {
         .text("platform")
         .map(|text| text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}"))));
     let verify = call.query.text("verify").map(str::to_owned);
-    let pull = Pull { name, all_tags, platform: platform.transpose()?, proof: proof(&call)?, verify };
+    let pull =
+        Pull { name, all_tags, platform: platform.transpose()?, proof: proof(&call)?, verify, ..Pull::default() };
     let (sender, steps) = mpsc::channel(WAITING);
     let engine = call.engine().clone();
     told(async move { engine.pull(pull, sender).await }, steps).await

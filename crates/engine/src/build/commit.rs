@@ -7,8 +7,10 @@ use crate::engine::image_error;
 use crate::error::{EngineError, Result};
 use image::build::{CacheKey, History};
 use image::export::Times;
+use image::family::{Family, Member, Predicate, SLSA_PROVENANCE};
 use image::{CacheRecord, Image, LayerId};
 use oci::digest::Digest;
+use oci::platform::Platform;
 use oci::reference::Reference;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -21,19 +23,50 @@ pub(super) struct Form {
     pub(super) inline: bool,
 }
 
-/// Makes the image; the same one again when nothing has changed.
-pub(super) async fn commit(build: &Arc<Build>, built: &Arc<Built>, form: Form) -> Result<Image> {
-    let (build, built) = (Arc::clone(build), Arc::clone(built));
-    let done = tokio::task::spawn_blocking(move || image(&build, &built, &form)).await;
+/// Makes the images of the stages, one for each of these platforms; the same ones again when nothing has changed.
+pub(super) async fn commit(
+    build: &Arc<Build>,
+    made: Vec<(Platform, usize, Arc<Built>)>,
+    form: Form,
+) -> Result<(Image, Option<Family>, image::Intake)> {
+    let build = Arc::clone(build);
+    let done = tokio::task::spawn_blocking(move || images(&build, &made, &form)).await;
     done.map_err(|error| EngineError::internal("making the image was cut short", &error))?
 }
 
-fn image(build: &Build, built: &Built, form: &Form) -> Result<Image> {
-    let Some(mut spec) = build.plan.image().cloned() else {
+fn images(
+    build: &Build,
+    made: &[(Platform, usize, Arc<Built>)],
+    form: &Form,
+) -> Result<(Image, Option<Family>, image::Intake)> {
+    let store = &build.inner.images;
+    // until they have their names
+    let intake = store.intake();
+    if let ([(_, target, built)], None) = (made, &build.told) {
+        return Ok((image(build, *target, built, form, &form.names)?, None, intake));
+    }
+    let mut family = Family { members: Vec::new() };
+    for (platform, target, built) in made {
+        let image = image(build, *target, built, form, &[])?.id;
+        let mut predicates = Vec::new();
+        if let Some(told) = &build.told {
+            let bytes = told.predicate(build, platform).to_string().into_bytes();
+            let blob = Digest::of(&bytes);
+            intake.blob(&bytes[..], &blob).map_err(image_error)?;
+            predicates.push(Predicate { kind: SLSA_PROVENANCE.to_owned(), blob });
+        }
+        family.members.push(Member { platform: platform.clone(), image, predicates });
+    }
+    let image = store.name_family(&family, &form.names).map_err(image_error)?;
+    Ok((image, Some(family), intake))
+}
+
+fn image(build: &Build, target: usize, built: &Built, form: &Form, names: &[Reference]) -> Result<Image> {
+    let Some(mut spec) = build.plan.stages.get(&target).map(|stage| stage.image.clone()) else {
         return Err(EngineError::invalid("there is no stage to make an image of"));
     };
     let own = built.layers.len() - built.times.len();
-    let created = created(build, built, &spec.to_json(&ids(&built.layers), None));
+    let created = created(build, target, built, &spec.to_json(&ids(&built.layers), None));
     let mut times = built.times.iter();
     let mut last = built.times.first().unwrap_or(&created);
     let fresh = spec.history.iter_mut().filter(|entry| entry.created.is_none());
@@ -66,7 +99,7 @@ fn image(build: &Build, built: &Built, form: &Form) -> Result<Image> {
     if form.inline {
         config = super::exchange::inline(build, &layers, config)?;
     }
-    let image = build.inner.images.add_image(&config, &layers, &form.names).map_err(image_error)?;
+    let image = build.inner.images.add_image(&config, &layers, names).map_err(image_error)?;
     drop(held);
     Ok(image)
 }
@@ -76,7 +109,7 @@ fn ids(layers: &[LayerId]) -> Vec<Digest> {
 }
 
 /// When an image with this configuration was first made here, so that a build that changes nothing gives the same image.
-fn created(build: &Build, built: &Built, config: &[u8]) -> String {
+fn created(build: &Build, target: usize, built: &Built, config: &[u8]) -> String {
     if let Some(epoch) = build.plan.epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
         return epoch.to_string();
     }
@@ -88,7 +121,7 @@ fn created(build: &Build, built: &Built, config: &[u8]) -> String {
         super::Reuse::No => None,
     };
     if let Some(record) = known {
-        build.note(build.plan.target, &[key], &record);
+        build.note(target, &[key], &record);
         return record.created;
     }
     let created = build.imported.time(&key).unwrap_or_else(now);
@@ -99,7 +132,7 @@ fn created(build: &Build, built: &Built, config: &[u8]) -> String {
         text: "the image".to_owned(),
         size: 0,
     };
-    build.note(build.plan.target, &[key], &record);
+    build.note(target, &[key], &record);
     if let Err(error) = build.inner.images.remember(&key, record) {
         tracing::warn!(%error, "cannot remember when an image was made");
     }

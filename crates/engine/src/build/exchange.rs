@@ -310,11 +310,14 @@ fn entry(step: &DoneStep, layer: Option<usize>) -> Entry {
 
 /// The steps that are wanted, in the order of their stages; what was found under several keys once.
 fn unique(build: &Build, wanted: CacheSteps) -> Vec<(Option<LayerId>, DoneStep)> {
-    let mut stages = BTreeSet::from([build.plan.target]);
-    let mut last = build.plan.target;
-    while let Some(Base::Stage(base)) = build.plan.stages.get(&last).map(|stage| &stage.base) {
-        stages.insert(*base);
-        last = *base;
+    let mut stages = BTreeSet::new();
+    for target in &build.plan.targets {
+        let mut last = *target;
+        stages.insert(last);
+        while let Some(Base::Stage(base)) = build.plan.stages.get(&last).map(|stage| &stage.base) {
+            stages.insert(*base);
+            last = *base;
+        }
     }
     let mut done = build.done.lock().unwrap_or_else(PoisonError::into_inner).clone();
     done.sort_by_key(|step| step.stage);

@@ -5,6 +5,7 @@
 
 use super::exchange::{DoneStep, Imported};
 use super::place::Placer;
+use super::provenance::Told;
 use super::remote::Fetched;
 use super::request::{BuildEvent, Entitlement, Respondent, Reuse};
 use super::run::At;
@@ -36,6 +37,8 @@ pub(super) type SharedFiles = Arc<dyn Files + Send + Sync>;
 pub(super) struct Build {
     pub(super) inner: Arc<Inner>,
     pub(super) plan: Plan,
+    /// What is attested of it.
+    pub(super) told: Option<Told>,
     pub(super) keys: Keys,
     /// The layers of the images that stages begin with or copy from.
     pub(super) images: BTreeMap<ImageRequest, Vec<LayerId>>,

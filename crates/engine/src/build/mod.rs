@@ -14,10 +14,12 @@ mod cache;
 mod commit;
 mod exchange;
 mod execute;
+mod foreign;
 mod mounts;
 mod output;
 mod place;
 mod proofs;
+mod provenance;
 mod remote;
 mod request;
 mod run;
@@ -26,20 +28,27 @@ mod state;
 pub(crate) mod tree;
 
 pub use cache::{CACHE_BYTES, CacheEntry, CacheFilter, PrunedCache};
+pub use output::Product;
 use proofs::Proofs;
+pub use provenance::{Detail, Provenance};
 pub use request::{
     Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource, CacheSteps,
     CacheTarget, Entitlement, Respondent, Reuse, Squash, StageOutline, Supply,
 };
 pub(crate) use state::Shared;
 
-use crate::engine::{Engine, Inner, Proof, Pull, image_error};
+use crate::engine::{Engine, Inner, Naming, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{DEFAULT_NETWORK, EventKind, NetworkMode};
+use crate::model::{ContainerId, DEFAULT_NETWORK, EventKind, NetworkMode};
 use execute::Build;
-use image::build::{BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Plan, Remote};
+use image::build::{
+    BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Options, Plan, Remote,
+};
 use image::dockerfile::Dockerfile;
 use image::{Image, LayerId};
+use oci::digest::Digest;
+use oci::platform::Platform;
+use provenance::Told;
 use source::Source;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -65,7 +74,7 @@ impl Engine {
         // its own task: whoever asks may go away, and what was begun is still cleared up
         let done = tokio::spawn(async move { build(&inner, request, events, stop).await }).await;
         let outcome = done.map_err(|error| EngineError::internal("the build was cut short", &error))??;
-        let id = outcome.image.id.to_string();
+        let id = outcome.product.image.id.to_string();
         let words = BTreeMap::from([("name".into(), id.clone())]);
         self.inner.store_event(self.inner.events.event(EventKind::Image, "build", &id, words));
         Ok(outcome)
@@ -75,6 +84,12 @@ impl Engine {
 /// What a build knows before it has a plan.
 struct Prepared {
     plan: Plan,
+    /// For what the plan's targets are.
+    platforms: Vec<Platform>,
+    /// The Dockerfile's name and text.
+    file: (String, Vec<u8>),
+    /// What base images are known by.
+    known_by: BTreeMap<ImageRequest, Digest>,
     images: BTreeMap<ImageRequest, Vec<LayerId>>,
     /// The layers of those images stay.
     held: Vec<image::Held>,
@@ -91,8 +106,10 @@ async fn build(
 ) -> Result<BuildOutcome> {
     let given = std::mem::take(&mut request.proofs);
     let proofs = Proofs { given, respondent: request.respondent.clone() };
-    let Prepared { plan, images, held, remotes, source, named } =
+    let told = told(&request)?;
+    let Prepared { plan, platforms, file, known_by, images, held, remotes, source, named } =
         prepare(inner, &mut request, &proofs, &events).await?;
+    let told = told.map(|told| Told { file, images: known_by, ..told });
     let steps = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
     let _ = events.send(BuildEvent::Planned { steps, stages: outline(&plan) }).await;
     for warning in &plan.warnings {
@@ -131,28 +148,76 @@ async fn build(
         imported,
         done: std::sync::Mutex::default(),
         plan,
+        told,
     });
-    let built = build.stage(build.plan.target).await?;
+    let made = stages(&build, platforms).await?;
     build.tell(BuildEvent::Making).await;
     let inline = targets.iter().any(|target| target.place == CachePlace::Image);
     let form = commit::Form { squash: request.squash, names: request.names, inline };
-    let image = commit::commit(&build, &built, form).await?;
+    let (image, family, intake) = commit::commit(&build, made, form).await?;
     for target in &targets {
         exchange::export(&build, target, &proofs).await?;
     }
     cache::bound(inner);
     drop(held);
-    Ok(BuildOutcome { image, reused: build.reused.load(Ordering::Relaxed) })
+    let product = Product { image, family, _held: Some(Arc::new(intake)) };
+    Ok(BuildOutcome { product, reused: build.reused.load(Ordering::Relaxed) })
+}
+
+/// The stages that were asked for, with the platforms that they are for; all are built at the same time.
+async fn stages(build: &Arc<Build>, platforms: Vec<Platform>) -> Result<Vec<(Platform, usize, Arc<execute::Built>)>> {
+    let targets = build.plan.targets.iter().copied();
+    let running: Vec<_> = targets
+        .clone()
+        .map(|target| {
+            let build = Arc::clone(build);
+            tokio::spawn(async move { build.stage(target).await })
+        })
+        .collect();
+    let mut made = Vec::new();
+    let mut failed = None;
+    for ((platform, target), running) in platforms.into_iter().zip(targets).zip(running) {
+        let built = running.await.map_err(|error| EngineError::internal("a stage was cut short", &error))?;
+        // nothing of the others may go on behind an answer
+        match built {
+            Ok(built) => made.push((platform, target, built)),
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    failed.map_or(Ok(made), Err)
+}
+
+/// What is to be told of where the images come from.
+fn told(request: &BuildRequest) -> Result<Option<Told>> {
+    let Some(asked) = request.provenance.clone() else { return Ok(None) };
+    let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
+    let address = match &request.context {
+        BuildContext::Remote(address) => Some(address.clone()),
+        _ => None,
+    };
+    Ok(Some(Told {
+        asked,
+        id: id.to_string(),
+        began: execute::now(),
+        file: (String::new(), Vec::new()),
+        target: request.options.target.clone(),
+        arguments: request.options.arguments.clone(),
+        labels: request.options.labels.clone(),
+        address,
+        images: BTreeMap::new(),
+    }))
 }
 
 /// What its readers see of a plan: steps that only change the configuration are not counted.
 fn outline(plan: &Plan) -> Vec<StageOutline> {
     let mut first = 1;
+    let several = plan.targets.len() > 1;
     let mut out = Vec::new();
-    for stage in plan.stages.values() {
+    for (number, stage) in &plan.stages {
         let changing = stage.steps.iter().enumerate().filter(|(_, step)| step.recipe.is_some());
         let steps = std::iter::once(first).chain(changing.map(|(number, _)| first + 1 + number)).collect();
-        out.push(StageOutline { stage: stage.index, name: stage.name.clone(), steps });
+        let platform = several.then(|| stage.platform.clone());
+        out.push(StageOutline { stage: *number, number: stage.index, name: stage.name.clone(), platform, steps });
         first += stage.steps.len() + 1;
     }
     out
@@ -163,7 +228,8 @@ fn outline(plan: &Plan) -> Vec<StageOutline> {
 fn fresh(plan: &Plan, names: &BTreeSet<String>) -> BTreeSet<usize> {
     let mut out = BTreeSet::new();
     for (index, stage) in &plan.stages {
-        let named = stage.name.as_ref().is_some_and(|name| names.contains(name)) || names.contains(&index.to_string());
+        let number = stage.index.to_string();
+        let named = stage.name.as_ref().is_some_and(|name| names.contains(name)) || names.contains(&number);
         if named || stage.needs.iter().any(|need| out.contains(need)) {
             out.insert(*index);
         }
@@ -188,42 +254,75 @@ async fn prepare(
     }
     let file =
         Dockerfile::parse(&source.name, &source.text).map_err(|e| EngineError::pointed(ErrorClass::Invalid, &e))?;
-    let (mut known, mut layers, mut held) = (Images::new(), BTreeMap::new(), Vec::new());
-    let mut graph = None;
-    for _ in 0..ROUNDS {
-        let found = Graph::resolve(&file, &request.options, &known).map_err(|error| wrong(&error))?;
-        let missing = found.missing(&known);
-        if missing.is_empty() {
-            graph = Some(found);
-            break;
-        }
-        for wanted in missing {
-            let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
-            let image = base(inner, &wanted, (request.pull, proofs), events).await?;
-            let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
-            let (base, hold) = describe(inner, &image)?;
-            layers.insert(wanted.clone(), image.layers);
-            held.push(hold);
-            known.insert(wanted, base);
-        }
-    }
-    let Some(graph) = graph else {
-        return Err(EngineError::invalid(format!(
-            "the triggers (ONBUILD) of base images ask for images {ROUNDS} times over"
-        )));
+    let platforms = match request.platforms.is_empty() {
+        true => vec![request.options.platform.clone()],
+        false => std::mem::take(&mut request.platforms),
     };
-    source.complete(&graph).await?;
-    let options = request.options.clone();
+    let options: Vec<Options> =
+        platforms.iter().map(|platform| Options { platform: platform.clone(), ..request.options.clone() }).collect();
+    let mut bases = Found::default();
+    let mut graphs = Vec::new();
+    for options in &options {
+        graphs.push(bases.graph(inner, &file, options, (request.pull, proofs), events).await?);
+    }
+    source.complete(&graphs).await?;
+    let Found { known, layers, held, known_by } = bases;
     let files = source.files();
     let others: Vec<_> = named.iter().map(|(name, source)| (name.clone(), source.files())).collect();
     let planned = tokio::task::spawn_blocking(move || {
-        let named = others.iter().map(|(name, files)| (name.clone(), &**files as &dyn Files)).collect();
-        Plan::with_contexts(&file, &graph, &options, &known, &Contexts { main: &*files, named })
+        let one = |(graph, options): (&Graph, &Options)| {
+            let named = others.iter().map(|(name, files)| (name.clone(), &**files as &dyn Files)).collect();
+            Plan::with_contexts(&file, graph, options, &known, &Contexts { main: &*files, named })
+        };
+        let plans = graphs.iter().zip(&options).map(one).collect::<std::result::Result<Vec<Plan>, BuildError>>();
+        plans.map(Plan::join)
     });
     let plan = planned.await.map_err(|error| EngineError::internal("planning was cut short", &error))?;
     let plan = plan.map_err(|error| wrong(&error))?;
+    let plan = plan.ok_or_else(|| EngineError::invalid("there is no platform to build for"))?;
     let remotes = fetch(inner, &plan).await?;
-    Ok(Prepared { plan, images: layers, held, remotes, source, named })
+    let file = (source.name.clone(), source.text.clone());
+    Ok(Prepared { plan, platforms, file, known_by, images: layers, held, remotes, source, named })
+}
+
+/// The images that stages begin with or copy from, as far as they were looked for.
+#[derive(Default)]
+struct Found {
+    known: Images,
+    layers: BTreeMap<ImageRequest, Vec<LayerId>>,
+    held: Vec<image::Held>,
+    known_by: BTreeMap<ImageRequest, Digest>,
+}
+
+impl Found {
+    /// The stages that are needed, once all images are there that they ask for.
+    async fn graph(
+        &mut self,
+        inner: &Arc<Inner>,
+        file: &Dockerfile,
+        options: &Options,
+        how: (Bases, &Proofs),
+        events: &mpsc::Sender<BuildEvent>,
+    ) -> Result<Graph> {
+        for _ in 0..ROUNDS {
+            let found = Graph::resolve(file, options, &self.known).map_err(|error| wrong(&error))?;
+            let missing = found.missing(&self.known);
+            if missing.is_empty() {
+                return Ok(found);
+            }
+            for wanted in missing {
+                let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
+                let image = base(inner, &wanted, how, events).await?;
+                let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
+                let (base, hold) = describe(inner, &image)?;
+                self.known_by.insert(wanted.clone(), provenance::known_by(&wanted.name, &image));
+                self.layers.insert(wanted.clone(), image.layers);
+                self.held.push(hold);
+                self.known.insert(wanted, base);
+            }
+        }
+        Err(EngineError::invalid(format!("the triggers (ONBUILD) of base images ask for images {ROUNDS} times over")))
+    }
 }
 
 fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
@@ -243,43 +342,46 @@ async fn base(
     (pull, proofs): (Bases, &Proofs),
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Image> {
-    let fits = |image: &Image| {
-        let config = &image.config;
-        config.os().to_string() == wanted.platform.os
-            && config.architecture().to_string() == wanted.platform.architecture
-    };
-    match inner.images.get(&wanted.name) {
-        Ok(image) if pull == Bases::Missing && fits(&image) => return Ok(image),
-        Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
-        _ => {}
+    if pull == Bases::Missing {
+        match inner.images.on_platform(&wanted.name, &wanted.platform) {
+            Ok(Some(image)) if image.is_for(&wanted.platform) => return Ok(image),
+            Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
+            _ => {}
+        }
     }
     let _ = events.send(BuildEvent::Fetching(wanted.name.clone())).await;
-    fetch_image(inner, wanted, proofs).await?;
-    let image = inner.images.get(&wanted.name).map_err(image_error)?;
-    if fits(&image) {
+    let image = fetch_image(inner, wanted, proofs).await?;
+    if image.is_for(&wanted.platform) {
         return Ok(image);
     }
-    let (os, architecture) = (image.config.os().to_string(), image.config.architecture().to_string());
     Err(EngineError::not_found(format!(
-        "the image {} is for {os}/{architecture}, and {} is wanted",
-        wanted.name, wanted.platform
+        "the image {} is for {}, and {} is wanted",
+        wanted.name,
+        image.platform(),
+        wanted.platform
     )))
 }
 
-/// Has a base image fetched.
-async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &Proofs) -> Result<()> {
+/// Has a base image fetched. One for another machine does not take the name away from this one's.
+async fn fetch_image(inner: &Arc<Inner>, wanted: &ImageRequest, proofs: &Proofs) -> Result<Image> {
     let proof = match crate::engine::parse_reference(&wanted.name) {
         Ok(reference) => proofs.of(&reference).await,
         Err(_) => Proof::default(),
     };
-    let pull = Pull { name: wanted.name.clone(), platform: Some(wanted.platform.clone()), proof, ..Pull::default() };
+    let naming = if wanted.platform.runs_on(&Platform::host()) { Naming::Take } else { Naming::Leave };
+    let platform = Some(wanted.platform.clone());
+    let pull = Pull { name: wanted.name.clone(), platform, proof, naming, ..Pull::default() };
     let engine = Engine { inner: Arc::clone(inner) };
     let (progress, mut steps) = mpsc::channel(64);
-    let pulled = engine.pull(pull, progress);
+    let pulled = engine.pull_image(pull, progress);
     let shown = async { while steps.recv().await.is_some() {} };
     tokio::join!(pulled, shown).0.map_err(|error| {
         let name = &wanted.name;
-        EngineError::new(error.class(), format!("no image {name:?} here, and it cannot be pulled: {error}"))
+        let platform = match naming {
+            Naming::Take => String::new(),
+            Naming::Leave => format!(" for {}", wanted.platform),
+        };
+        EngineError::new(error.class(), format!("no image {name:?}{platform} here, and it cannot be pulled: {error}"))
     })
 }
 

@@ -24,6 +24,8 @@ const LONGEST: u64 = 256 << 30;
 pub(super) struct Fetched {
     /// What it is known by: a file's contents, a repository's commit.
     pub(super) digest: Digest,
+    /// A repository's commit.
+    pub(super) commit: Option<String>,
     /// A file, or a folder with a working tree.
     path: PathBuf,
     /// A file's time as its server says.
@@ -143,7 +145,7 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
                     "{url} has the digest {digest}, and --checksum wants {wanted}"
                 )));
             }
-            Ok(Fetched { digest, path, changed, folder })
+            Ok(Fetched { digest, commit: None, path, changed, folder })
         }
         Remote::Git { url, reference, keep, checksum, .. } => {
             let path = folder.path().join("tree");
@@ -157,7 +159,7 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
             if *keep == Keep::No {
                 fs::remove_dir_all(path.join(".git")).map_err(|error| failed("cannot remove .git", &error))?;
             }
-            Ok(Fetched { digest: Digest::of(commit.as_bytes()), path, changed: None, folder })
+            Ok(Fetched { digest: Digest::of(commit.as_bytes()), commit: Some(commit), path, changed: None, folder })
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What a build is asked for, and what it tells while it works.
 
+use super::output::Product;
+use super::provenance::Provenance;
 use crate::engine::Proof;
 use crate::error::Result;
 use crate::model::{NetworkMode, Resources, Ulimit};
-use image::Image;
 use image::build::{Files, Options};
+use oci::platform::Platform;
 use oci::reference::Reference;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -43,6 +45,10 @@ pub struct BuildRequest {
     pub text: Option<Vec<u8>>,
     /// Arguments, target, platform, labels, time.
     pub options: Options,
+    /// Several platforms, each of which gets an image; none for that of the options alone.
+    pub platforms: Vec<Platform>,
+    /// What is to be attested of where the images come from.
+    pub provenance: Option<Provenance>,
     /// The names that the image gets.
     pub names: Vec<Reference>,
     /// Whether steps that were done before are done again.
@@ -212,8 +218,12 @@ impl Entitlement {
 pub struct StageOutline {
     /// The stage.
     pub stage: usize,
+    /// Its number in the file.
+    pub number: usize,
     /// Its name.
     pub name: Option<String>,
+    /// The platform that it is for, where the build has several.
+    pub platform: Option<Platform>,
     /// The steps' numbers among all steps.
     pub steps: Vec<usize>,
 }
@@ -293,8 +303,8 @@ pub enum BuildEvent {
 /// What came of a build.
 #[derive(Debug, Clone)]
 pub struct BuildOutcome {
-    /// The image.
-    pub image: Image,
+    /// What was made.
+    pub product: Product,
     /// How many steps were taken from earlier builds.
     pub reused: usize,
 }

@@ -33,10 +33,11 @@ impl Source {
         Self { name, text, files, supply: None, _fetched: None }
     }
 
-    /// Has the files sent that are not here yet.
-    pub(super) async fn complete(&mut self, graph: &Graph) -> Result<()> {
+    /// Has the files sent that are not here yet: all that some graph needs.
+    pub(super) async fn complete(&mut self, graphs: &[Graph]) -> Result<()> {
         if let Some(supply) = self.supply.take() {
-            self.files = Arc::from(supply(graph.context_paths()).await?);
+            let paths: Option<Vec<_>> = graphs.iter().map(Graph::context_paths).collect();
+            self.files = Arc::from(supply(paths.map(|paths| paths.into_iter().flatten().collect())).await?);
         }
         Ok(())
     }

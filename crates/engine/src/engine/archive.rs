@@ -2,9 +2,10 @@
 
 use super::Engine;
 use super::images::{missing, parse, wrong};
+use crate::build::Product;
 use crate::error::{EngineError, ErrorClass, Result};
 use image::Image;
-use image::bundle::{BundleError, Loaded};
+use image::bundle::{BundleError, Loaded, Packed};
 use oci::reference::Reference;
 use std::io::{Read, Write};
 
@@ -15,22 +16,29 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::NotFound`].
     pub async fn save_images(&self, names: &[String]) -> Result<Saving> {
-        let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
+        let mut images: Vec<Packed> = Vec::new();
         for name in names {
+            if let Some(Product { image, family, .. }) = self.inner.builds.product(name) {
+                images.push(Packed { image, names: Vec::new(), family });
+                continue;
+            }
             for (image, tags) in self.named(name)? {
-                match images.iter_mut().find(|(other, _)| other.id == image.id) {
-                    Some((_, others)) => others.extend(tags),
-                    None => images.push((image, tags)),
+                // names of one image may stand for different families
+                let family = tags.first().and_then(|tag| self.inner.images.family(tag));
+                match images.iter_mut().find(|other| other.image.id == image.id && other.family == family) {
+                    Some(other) => other.names.extend(tags),
+                    None => images.push(Packed { image, names: tags, family }),
                 }
             }
         }
         Ok(Saving { engine: self.clone(), images })
     }
 
-    /// One image into an archive, under these names whatever it is called here.
+    /// What a build has made into an archive, under these names whatever it is called here.
     #[must_use]
-    pub fn save_image(&self, image: &Image, names: Vec<Reference>) -> Saving {
-        Saving { engine: self.clone(), images: vec![(image.clone(), names)] }
+    pub fn save_product(&self, product: &Product, names: Vec<Reference>) -> Saving {
+        let (image, family) = (product.image.clone(), product.family.clone());
+        Saving { engine: self.clone(), images: vec![Packed { image, names, family }] }
     }
 
     fn named(&self, name: &str) -> Result<Vec<(Image, Vec<Reference>)>> {
@@ -45,7 +53,10 @@ impl Engine {
             }
             found.retain(|image| !image.references.is_empty());
             if !found.is_empty() {
-                return Ok(found.into_iter().map(|image| (image.clone(), image.references)).collect());
+                let tags = |image: Image| -> Vec<_> {
+                    image.references.iter().map(|tag| (image.clone(), vec![tag.clone()])).collect()
+                };
+                return Ok(found.into_iter().flat_map(tags).collect());
             }
         }
         let image = self.inner.images.get(name).map_err(|error| missing(name, error))?;
@@ -86,7 +97,7 @@ impl Engine {
 #[derive(Debug)]
 pub struct Saving {
     engine: Engine,
-    images: Vec<(Image, Vec<Reference>)>,
+    images: Vec<Packed>,
 }
 
 impl Saving {
@@ -96,7 +107,7 @@ impl Saving {
     /// What the store or `out` says.
     pub async fn write(self, out: impl Write + Send + 'static) -> Result<()> {
         let Self { engine, images } = self;
-        let done = images.iter().map(|(image, _)| image.clone()).collect::<Vec<_>>();
+        let done = images.iter().map(|packed| packed.image.clone()).collect::<Vec<_>>();
         engine.blocking(move |inner| inner.images.write_bundle(&images, out).map_err(refused)).await?;
         for image in &done {
             engine.tell(image, "save");

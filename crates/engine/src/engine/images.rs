@@ -81,8 +81,13 @@ impl Engine {
             return Err(EngineError::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
         }
         let reference = parse(reference)?;
-        let name = reference.clone().tagged().familiar();
-        self.inner.images.tag(&image.id, reference).map_err(wrong)?;
+        let reference = reference.tagged();
+        let name = reference.familiar();
+        let family = who.parse().ok().and_then(|old| self.inner.images.family(&old));
+        match family {
+            Some(family) => self.inner.images.name_family(&family, &[reference]).map(drop).map_err(wrong)?,
+            None => self.inner.images.tag(&image.id, reference).map_err(wrong)?,
+        }
         self.tell_as(&image, "tag", &name);
         Ok(())
     }
@@ -179,7 +184,7 @@ impl Engine {
         self.inner.store_event(event);
     }
 
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -15,6 +15,7 @@ mod networks;
 mod open;
 mod pull;
 mod push;
+mod push_family;
 mod reduce;
 mod volumes;
 
@@ -29,7 +30,7 @@ pub(crate) use images::parse as parse_reference;
 pub(crate) use images::wrong as image_error;
 pub(crate) use inner::Inner;
 pub use networks::Leave;
-pub use pull::Pull;
+pub use pull::{Naming, Pull};
 pub(crate) use push::compress;
 pub(crate) use volumes::ImageMounts;
 

@@ -39,8 +39,20 @@ pub struct Pull {
     pub platform: Option<Platform>,
     /// Who asks.
     pub proof: Proof,
+    /// Whether the image gets the name.
+    pub naming: Naming,
     /// A public key in PEM form whose signature the image must have.
     pub verify: Option<String>,
+}
+
+/// Whether an image that is fetched takes the name that it was asked for by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Naming {
+    /// It does, from whatever has it.
+    #[default]
+    Take,
+    /// It is only known by its digest.
+    Leave,
 }
 
 /// What all layers of a pull share.
@@ -67,7 +79,7 @@ impl Engine {
         let key = pull.verify.as_deref().map(PublicKey::from_pem).transpose();
         let key = key.map_err(|error| EngineError::invalid(format!("cannot use the key to verify with: {error}")))?;
         if !pull.all_tags {
-            return self.pull_one(&reference.tagged(), &pull, key.as_ref(), &progress).await;
+            return self.pull_one(&reference.tagged(), &pull, key.as_ref(), &progress).await.map(drop);
         }
         if reference.tag().is_some() || reference.digest().is_some() {
             return Err(EngineError::invalid("a tag cannot be used with all tags (--all-tags)"));
@@ -80,13 +92,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Fetches one image, and gives it back.
+    ///
+    /// # Errors
+    /// As [`Self::pull`].
+    pub(crate) async fn pull_image(&self, pull: Pull, progress: mpsc::Sender<Progress>) -> Result<Image> {
+        self.pull_one(&parse(&pull.name)?.tagged(), &pull, None, &progress).await
+    }
+
     async fn pull_one(
         &self,
         reference: &Reference,
         pull: &Pull,
         key: Option<&PublicKey>,
         progress: &mpsc::Sender<Progress>,
-    ) -> Result<()> {
+    ) -> Result<Image> {
         let name = reference.familiar();
         let tell = async |one| drop(progress.send(one).await);
         let short_name = match reference.digest() {
@@ -106,13 +126,13 @@ impl Engine {
         let found = remote.image(&wanted, &platform).await.map_err(|error| unfound(&name, error))?;
         tell(Progress::Named(short_name, format!("Pulling from {}", reference.path()))).await;
         let before = self.inner.images.get(&name).ok().map(|image| image.id);
-        let image = self.fetch(reference, &remote, &found, progress).await?;
+        let image = self.fetch((reference, pull.naming), &remote, &found, progress).await?;
         tell(Progress::Line(format!("Digest: {}", found.named.descriptor.digest))).await;
         let status = if before == Some(image.id) { "Image is up to date" } else { "Downloaded newer image" };
         tell(Progress::Line(format!("Status: {status} for {name}"))).await;
         self.tell_as(&image, "pull", &name);
         self.inner.taken.notify_one();
-        Ok(())
+        Ok(image)
     }
 
     /// Fetches a layer of no image into an intake, which holds it then.
@@ -144,7 +164,7 @@ impl Engine {
 
     async fn fetch(
         &self,
-        reference: &Reference,
+        (reference, naming): (&Reference, Naming),
         remote: &Remote,
         found: &registry::client::Image,
         progress: &mpsc::Sender<Progress>,
@@ -187,7 +207,7 @@ impl Engine {
             config: found.config.to_vec(),
             manifest,
             // An image that was pulled by its digest has no tag, as everywhere.
-            reference: reference.digest().is_none().then(|| reference.clone()),
+            reference: (reference.digest().is_none() && naming == Naming::Take).then(|| reference.clone()),
         };
         let intake = Arc::clone(&layers.intake);
         drop(layers);

@@ -12,7 +12,7 @@ use image::{Image, Intake, LayerId, PinnedName, StoredManifest, WholeBlob};
 use oci::digest::Digest;
 use oci::reference::Reference;
 use registry::client::{BlobSource, Pushed, Remote};
-use registry::manifest::{DOCKER_MANIFEST, Descriptor, Manifest};
+use registry::manifest::{DOCKER_MANIFEST, Descriptor, Manifest, OCI_MANIFEST};
 use registry::name::{Repository, Target};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,19 +22,29 @@ use tokio::task::JoinSet;
 /// Layers that are sent at once.
 const PARALLEL: usize = 4;
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
+/// In whose words a manifest is written that the image did not come with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Docker,
+    /// As indexes have them.
+    Oci,
+}
+
 /// What is sent.
-struct Parcel {
-    manifest: Bytes,
-    media_type: String,
+pub(super) struct Parcel {
+    pub(super) manifest: Bytes,
+    pub(super) media_type: String,
     config: (Descriptor, Bytes),
     layers: Vec<(Descriptor, Arc<dyn BlobSource>)>,
     /// Holds the layers that were compressed for this.
     _work: Option<tempfile::TempDir>,
     /// Holds those that the image came with.
     _held: Option<Intake>,
-    kept: Option<StoredManifest>,
+    pub(super) kept: Option<StoredManifest>,
 }
 
 /// A compressed layer as it came, which is made again only if the registry does not have it.
@@ -79,23 +89,36 @@ impl Engine {
             return Err(EngineError::not_found(text));
         }
         for (reference, image) in tagged {
-            self.push_one(&reference, &image, proof.clone(), &progress).await?;
+            let remote = self.remote(&reference, proof.clone())?.writable();
+            // A registry that is not to be reached or refuses says so before layers are compressed for it.
+            remote.blob_size(&image.id.0.into()).await.map_err(refused)?;
+            match self.inner.images.family(&reference) {
+                Some(family) => self.push_family(&reference, &image, &family, &remote, &progress).await?,
+                None => {
+                    let parcel = self.parcel(&image, Form::Docker).await?;
+                    self.send(&reference, &image, &remote, &parcel, &progress).await?;
+                    self.finish(&reference, &image, &remote, parcel, &progress).await?;
+                }
+            }
+            self.tell_as(&image, "push", &reference.familiar());
         }
         Ok(())
     }
 
-    async fn push_one(
+    pub(super) async fn parcel(&self, image: &Image, form: Form) -> Result<Parcel> {
+        let (store, wanted) = (self.inner.images.clone(), image.clone());
+        self.blocking(move |_| parcel(&store, &wanted, form)).await
+    }
+
+    /// Sends the layers and the configuration.
+    pub(super) async fn send(
         &self,
         reference: &Reference,
         image: &Image,
-        proof: Proof,
+        remote: &Remote,
+        parcel: &Parcel,
         progress: &mpsc::Sender<Progress>,
     ) -> Result<()> {
-        let remote = self.remote(reference, proof)?.writable();
-        // A registry that is not to be reached or refuses says so before layers are compressed for it.
-        remote.blob_size(&image.id.0.into()).await.map_err(refused)?;
-        let (store, wanted) = (self.inner.images.clone(), image.clone());
-        let parcel = self.blocking(move |_| parcel(&store, &wanted)).await?;
         for (layer, _) in &parcel.layers {
             let _ = progress.send(Progress::Layer(short(&layer.digest), LayerStep::Preparing)).await;
         }
@@ -121,10 +144,11 @@ impl Engine {
         while let Some(joined) = running.join_next().await {
             joined.map_err(|error| EngineError::internal("sending a layer was cut short", &error))??;
         }
-        self.finish(reference, image, &remote, parcel, progress).await
+        let (descriptor, config) = parcel.config.clone();
+        remote.push_blob(&descriptor, Arc::new(config), &[], None).await.map_err(refused).map(drop)
     }
 
-    /// Sends configuration and manifest, and remembers where the image is.
+    /// Sends the manifest, and remembers where the image is.
     async fn finish(
         &self,
         reference: &Reference,
@@ -133,11 +157,7 @@ impl Engine {
         parcel: Parcel,
         progress: &mpsc::Sender<Progress>,
     ) -> Result<()> {
-        let (descriptor, config) = parcel.config.clone();
-        remote.push_blob(&descriptor, Arc::new(config), &[], None).await.map_err(refused)?;
-        let tag = reference.tag().unwrap_or(oci::reference::DEFAULT_TAG).to_owned();
-        let target =
-            tag.parse().map(Target::Tag).map_err(|error| EngineError::internal("a tag that is none", &error))?;
+        let (tag, target) = tag(reference)?;
         let bytes = parcel.manifest.clone();
         let digest = remote.push_manifest(&target, &parcel.media_type, bytes.clone()).await.map_err(refused)?;
         let size = bytes.len() as u64;
@@ -154,9 +174,15 @@ impl Engine {
             })
             .await?;
         }
-        self.tell_as(image, "push", &reference.familiar());
         Ok(())
     }
+}
+
+/// The tag that is pushed.
+pub(super) fn tag(reference: &Reference) -> Result<(String, Target)> {
+    let tag = reference.tag().unwrap_or(oci::reference::DEFAULT_TAG).to_owned();
+    let target = tag.parse().map(Target::Tag).map_err(|error| EngineError::internal("a tag that is none", &error))?;
+    Ok((tag, target))
 }
 
 /// Repositories of the same registry that have the image already.
@@ -166,11 +192,11 @@ fn sisters(reference: &Reference, image: &Image) -> Vec<Repository> {
     others.filter(|path| *path != reference.path()).filter_map(|path| path.parse().ok()).take(4).collect()
 }
 
-fn parcel(store: &image::Store, image: &Image) -> Result<Parcel> {
+fn parcel(store: &image::Store, image: &Image, form: Form) -> Result<Parcel> {
     let config = Bytes::from(store.config_bytes(&image.id).map_err(wrong)?);
     match store.whole_manifest(image) {
         Some(kept) => as_it_came(store, image, kept, config),
-        None => compressed(store, image, config),
+        None => compressed(store, image, config, form),
     }
 }
 
@@ -202,22 +228,26 @@ fn as_it_came(store: &image::Store, image: &Image, kept: &StoredManifest, config
     })
 }
 
-fn compressed(store: &image::Store, image: &Image, config: Bytes) -> Result<Parcel> {
+fn compressed(store: &image::Store, image: &Image, config: Bytes, form: Form) -> Result<Parcel> {
+    let (media_type, config_type, layer_type) = match form {
+        Form::Docker => (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER),
+        Form::Oci => (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER),
+    };
     let work = store.work_folder().map_err(wrong)?;
     let mut layers = Vec::new();
     for (number, layer) in image.layers.iter().enumerate() {
         let path = work.path().join(number.to_string());
         let (digest, size) = compress(store, layer, &path)?;
-        let descriptor = Descriptor::new(DOCKER_LAYER, digest.into(), size);
+        let descriptor = Descriptor::new(layer_type, digest.into(), size);
         layers.push((descriptor, Arc::new(path) as Arc<dyn BlobSource>));
     }
     let described: Vec<&Descriptor> = layers.iter().map(|(descriptor, _)| descriptor).collect();
-    let descriptor = Descriptor::new(DOCKER_CONFIG, image.id.0.into(), config.len() as u64);
+    let descriptor = Descriptor::new(config_type, image.id.0.into(), config.len() as u64);
     let manifest = serde_json::json!({
-        "schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": descriptor, "layers": described,
+        "schemaVersion": 2, "mediaType": media_type, "config": descriptor, "layers": described,
     });
     let manifest = Bytes::from(manifest.to_string());
-    let (media_type, config) = (DOCKER_MANIFEST.to_owned(), (descriptor, config));
+    let (media_type, config) = (media_type.to_owned(), (descriptor, config));
     Ok(Parcel { manifest, media_type, config, layers, _work: Some(work), _held: None, kept: None })
 }
 

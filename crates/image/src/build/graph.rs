@@ -251,7 +251,9 @@ fn globals(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, Stri
         out.insert(format!("{prefix}PLATFORM"), platform.to_string());
         out.insert(format!("{prefix}OS"), platform.os.clone());
         out.insert(format!("{prefix}ARCH"), platform.architecture.clone());
-        out.insert(format!("{prefix}VARIANT"), platform.variant.clone().unwrap_or_default());
+        // as the platform is written: that of arm64 is not
+        let written = platform.to_string();
+        out.insert(format!("{prefix}VARIANT"), written.split('/').nth(2).unwrap_or_default().to_owned());
     }
     out.insert("TARGETSTAGE".to_owned(), options.target.clone().unwrap_or_else(|| "default".to_owned()));
     for name in out.clone().keys() {

@@ -26,6 +26,7 @@ mod error;
 mod files;
 mod graph;
 pub(crate) mod ignore;
+mod join;
 mod key;
 mod mode;
 mod plan;

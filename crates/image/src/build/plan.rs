@@ -18,9 +18,10 @@ use crate::dockerfile::{Dockerfile, GitDir, Link, Mount, NetworkMode, Place, Sec
 /// All steps of all needed stages.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The wanted stage.
-    pub target: usize,
-    /// The needed stages by their number: each comes after those that it needs.
+    /// The wanted stages: one, or one a platform in a plan that was joined of several.
+    pub targets: Vec<usize>,
+    /// The needed stages by their number: each comes after those that it needs. It is their number in the file, but for plans
+    /// that were joined.
     pub stages: BTreeMap<usize, StagePlan>,
     /// The time that everything gets, in seconds since 1970.
     pub epoch: Option<i64>,
@@ -29,7 +30,7 @@ pub struct Plan {
 }
 
 /// One stage.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagePlan {
     /// Its number in the file.
     pub index: usize,
@@ -50,7 +51,7 @@ pub struct StagePlan {
 }
 
 /// One instruction to be carried out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Where it stands.
     pub place: Place,
@@ -63,7 +64,7 @@ pub struct Step {
 }
 
 /// What a step does to the files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Nothing: the configuration in [`StagePlan::image`] has it already.
     Configure,
@@ -346,13 +347,13 @@ impl Plan {
         {
             warnings.push(format!("the build argument \"{name}\" is used nowhere: no ARG has that name"));
         }
-        Ok(Self { target: graph.target, stages, epoch: shared.epoch, warnings })
+        Ok(Self { targets: vec![graph.target], stages, epoch: shared.epoch, warnings })
     }
 
-    /// The image that the build makes, but for its layers.
+    /// The image that the build makes, but for its layers; the first of several.
     #[must_use]
     pub fn image(&self) -> Option<&ImageSpec> {
-        self.stages.get(&self.target).map(|stage| &stage.image)
+        self.stages.get(self.targets.first()?).map(|stage| &stage.image)
     }
 
     /// What has to be fetched from the network before all keys are known.
@@ -365,7 +366,7 @@ impl Plan {
 
     /// The keys of all steps, given the digests of what the network has; a step behind something unknown has none.
     ///
-    /// If the target's last key is in the cache, nothing else has to be looked at.
+    /// If a target's last key is in the cache, nothing else has to be looked at.
     #[must_use]
     pub fn keys(&self, remotes: &BTreeMap<Remote, Digest>) -> Keys {
         let mut keys = Keys::default();

@@ -61,7 +61,7 @@ impl Build {
     /// The key that the wanted stage ends with.
     fn key(&self, text: &str) -> CacheKey {
         let plan = self.plan(text);
-        plan.keys(&BTreeMap::new()).stages[&plan.target]
+        plan.keys(&BTreeMap::new()).stages[&plan.targets[0]]
     }
 }
 
@@ -398,8 +398,40 @@ fn an_empty_path_is_the_folder_that_it_is_seen_from() {
         [("COPY \"\" /x/", "COPY . /x/"), ("COPY $NONE /x/", "COPY . /x/"), ("COPY a $NONE", "COPY a .")]
     {
         let (plan, other) = (build.plan(&text(line)), build.plan(&text(same)));
-        let key = |plan: &Plan| plan.keys(&BTreeMap::new()).stages[&plan.target];
+        let key = |plan: &Plan| plan.keys(&BTreeMap::new()).stages[&plan.targets[0]];
         assert_eq!(key(&plan), key(&other), "{line}");
         assert!(plan.warnings.iter().any(|said| said.contains("line 4: ")), "{:?}", plan.warnings);
+    }
+}
+
+#[test]
+fn plans_for_several_platforms_share_what_is_alike() {
+    let text = "FROM --platform=$BUILDPLATFORM scratch AS tool\nCOPY a /a\n\
+                FROM --platform=$BUILDPLATFORM scratch AS made\nARG TARGETARCH\nCOPY --from=tool /a /$TARGETARCH\n\
+                FROM scratch\nARG TARGETPLATFORM\nENV FOR=$TARGETPLATFORM\nCOPY --from=made / /\n";
+    let platforms = ["linux/amd64", "linux/arm64", "linux/arm/v7"];
+    let mut build = Build::new();
+    let plans = platforms.map(|platform| {
+        build.options.platform = platform.parse().unwrap();
+        build.plan(text)
+    });
+    let plan = Plan::join(plans.to_vec()).unwrap();
+    // what does not ask for its target is there once
+    let names: Vec<Option<&str>> = plan.stages.values().map(|stage| stage.name.as_deref()).collect();
+    let (tool, made) = (Some("tool"), Some("made"));
+    assert_eq!(names, [tool, made, None, made, None, made, None]);
+    assert_eq!(plan.targets, [2, 4, 6]);
+    for (target, platform) in plan.targets.iter().zip(platforms) {
+        let stage = &plan.stages[target];
+        assert_eq!((stage.index, stage.platform.to_string().as_str()), (2, platform));
+        assert!(stage.image.config.env.contains(&format!("FOR={platform}")), "{:?}", stage.image.config.env);
+        let needed: Vec<usize> = stage.needs.iter().copied().collect();
+        assert_eq!(needed, [target - 1]);
+        assert_eq!(plan.stages[&(target - 1)].needs.iter().copied().collect::<Vec<_>>(), [0]);
+    }
+    // joined or not, a stage has the same key
+    let joint = plan.keys(&BTreeMap::new());
+    for (plan, target) in plans.iter().zip(&plan.targets) {
+        assert_eq!(plan.keys(&BTreeMap::new()).stages[&2].0, joint.stages[target].0);
     }
 }

@@ -8,6 +8,7 @@ use oci::platform::Platform;
 use oci::reference::Reference;
 
 use super::{BundleError, DOCKER_LIST, Descriptor, Index, Listed, Manifest, NAME, OCI_INDEX, OCI_MANIFEST};
+use crate::family::{ATTESTATION, Family, Member, Predicate, REFERENCE_DIGEST, REFERENCE_TYPE, STATEMENT};
 use crate::model::{EndMark, Image, Limits, StoredManifest};
 use crate::pipeline;
 use crate::store::{Intake, Keep, LayerRules, NewImage, Store, TakenLayer};
@@ -152,6 +153,63 @@ impl Found {
     }
 
     fn images(&self) -> Result<Vec<Loaded>, BundleError> {
+        let mut loaded = self.single_images()?;
+        if self.documents.contains_key("index.json") {
+            let index: Index = self.document("index.json")?;
+            for entry in index.manifests.iter().filter(|entry| is_index(&entry.media_type)) {
+                self.family(entry, &mut loaded)?;
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// What an index of the archive has for other platforms, and what is attested, goes to the image's name.
+    fn family(&self, entry: &Descriptor, loaded: &mut [Loaded]) -> Result<(), BundleError> {
+        let Ok(names) = entry_name(entry).map(|name| name.parse::<Reference>()).transpose() else { return Ok(()) };
+        let Some(name) = names.map(Reference::tagged) else { return Ok(()) };
+        let Some(main) = loaded.iter_mut().find(|one| one.names.contains(&name)) else { return Ok(()) };
+        let index: Index = self.document(&blob_file(&entry.digest))?;
+        let mut family = Family { members: Vec::new() };
+        let there = |one: &&Descriptor| self.documents.contains_key(&blob_file(&one.digest));
+        for one in index.manifests.iter().filter(there) {
+            let Some(platform) = one.platform.as_ref().filter(|platform| platform.os != "unknown") else { continue };
+            let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+            let Ok(platform) = format!("{}/{}{variant}", platform.os, platform.architecture).parse() else { continue };
+            let image = self.described(&Descriptor { annotations: BTreeMap::new(), ..one.clone() })?.image.id;
+            let attested = index.manifests.iter().filter(there).filter(|other| is_about(other, &one.digest));
+            let mut predicates = Vec::new();
+            for manifest in attested {
+                predicates.extend(self.predicates(manifest)?);
+            }
+            family.members.push(Member { platform, image, predicates });
+        }
+        if family.main().is_some_and(|member| member.image == main.image.id) && !family.is_plain() {
+            main.image = self.intake.name_family(&family, &[name])?;
+        }
+        Ok(())
+    }
+
+    /// What the statements of an attestation say.
+    fn predicates(&self, entry: &Descriptor) -> Result<Vec<Predicate>, BundleError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Statement {
+            predicate_type: String,
+            predicate: serde_json::Value,
+        }
+        let manifest: Manifest = self.document(&blob_file(&entry.digest))?;
+        let mut out = Vec::new();
+        for layer in manifest.layers.iter().filter(|layer| layer.media_type == STATEMENT) {
+            let statement: Statement = self.document(&blob_file(&layer.digest))?;
+            let bytes = statement.predicate.to_string().into_bytes();
+            let blob = Digest::of(&bytes);
+            self.intake.blob(&bytes[..], &blob)?;
+            out.push(Predicate { kind: statement.predicate_type, blob });
+        }
+        Ok(out)
+    }
+
+    fn single_images(&self) -> Result<Vec<Loaded>, BundleError> {
         if self.documents.contains_key("manifest.json") {
             let list: Vec<Listed> = self.document("manifest.json")?;
             return list.iter().map(|listed| self.listed(listed)).collect();
@@ -193,7 +251,7 @@ impl Found {
     fn described(&self, entry: &Descriptor) -> Result<Loaded, BundleError> {
         let mut chosen = entry.clone();
         for _ in 0..4 {
-            if chosen.media_type != OCI_INDEX && chosen.media_type != DOCKER_LIST {
+            if !is_index(&chosen.media_type) {
                 break;
             }
             let file = blob_file(&chosen.digest);
@@ -206,11 +264,7 @@ impl Found {
         let config = self.bytes(&file)?.to_vec();
         let layers = manifest.layers.iter().map(|layer| self.layer(&blob_file(&layer.digest)));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
-        let name = entry.annotations.get(NAME).or_else(|| {
-            // skopeo writes a whole name there, others a tag alone, which is no image's name.
-            entry.annotations.get(super::TAG).filter(|name| name.contains([':', '/']))
-        });
-        let names = name.and_then(|name| name.parse::<Reference>().ok()).into_iter().collect();
+        let names = entry_name(entry).and_then(|name| name.parse::<Reference>().ok()).into_iter().collect();
         self.take(&file, config, &layers, Some(&chosen), names)
     }
 
@@ -245,6 +299,24 @@ impl Found {
         let media_type = if entry.media_type.is_empty() { OCI_MANIFEST } else { &entry.media_type };
         Ok(Some(StoredManifest { digest, media_type: media_type.to_owned(), blobs, names: Vec::new() }))
     }
+}
+
+fn is_index(media_type: &str) -> bool {
+    media_type == OCI_INDEX || media_type == DOCKER_LIST
+}
+
+/// The name that an index gives to an image.
+fn entry_name(entry: &Descriptor) -> Option<&String> {
+    entry.annotations.get(NAME).or_else(|| {
+        // skopeo writes a whole name there, others a tag alone, which is no image's name.
+        entry.annotations.get(super::TAG).filter(|name| name.contains([':', '/']))
+    })
+}
+
+/// Whether a manifest is an attestation of the one with this digest.
+fn is_about(manifest: &Descriptor, digest: &str) -> bool {
+    let annotation = |name: &str| manifest.annotations.get(name).map(String::as_str);
+    annotation(REFERENCE_TYPE) == Some(ATTESTATION) && annotation(REFERENCE_DIGEST) == Some(digest)
 }
 
 fn blob_file(digest: &str) -> String {

@@ -9,19 +9,22 @@
 mod load;
 mod save;
 
+use std::collections::BTreeMap;
 use std::io;
 
+use oci::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ImageError;
 use crate::tar::TarError;
 
 pub use load::Loaded;
+pub use save::Packed;
 
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Which image a manifest in an index is: its whole name, and its tag.
 const NAME: &str = "io.containerd.image.name";
@@ -80,22 +83,27 @@ pub enum BundleError {
 /// A reference to a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    annotations: std::collections::BTreeMap<String, String>,
+pub(crate) struct Descriptor {
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    platform: Option<PlatformWords>,
+    pub(crate) platform: Option<PlatformWords>,
+}
+
+pub(crate) fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
+    let (media_type, digest) = (media_type.to_owned(), digest.to_string());
+    Descriptor { media_type, digest, size, annotations: BTreeMap::new(), platform: None }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct PlatformWords {
-    architecture: String,
-    os: String,
+pub(crate) struct PlatformWords {
+    pub(crate) architecture: String,
+    pub(crate) os: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    variant: Option<String>,
+    pub(crate) variant: Option<String>,
 }
 
 /// A manifest of an image.

@@ -9,8 +9,10 @@ use oci::reference::Reference;
 
 use super::{
     BundleError, Descriptor, Index, Listed, Manifest, NAME, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, TAG,
+    descriptor,
 };
 use crate::error::ImageError;
+use crate::family::{self, Attestation, Family, Member, Predicate};
 use crate::model::{Image, LayerId, StoredManifest};
 use crate::store::Store;
 use crate::tar::{Kind, Writer};
@@ -30,16 +32,27 @@ struct Content {
     list: Vec<Listed>,
 }
 
+/// An image to be written.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// The image; of a family the one that those get who cannot choose.
+    pub image: Image,
+    /// The names that it shall have.
+    pub names: Vec<Reference>,
+    /// The images of other platforms, and what is attested.
+    pub family: Option<Family>,
+}
+
 impl Store {
     /// Writes images with the names that they shall have. An image that was pulled goes out as it came: with its manifest,
     /// its configuration and its compressed layers.
     ///
     /// # Errors
     /// [`BundleError`].
-    pub fn write_bundle(&self, images: &[(Image, Vec<Reference>)], out: impl Write) -> Result<(), BundleError> {
+    pub fn write_bundle(&self, images: &[Packed], out: impl Write) -> Result<(), BundleError> {
         let mut content = Content::default();
-        for (image, names) in images {
-            self.gather(image, names, &mut content)?;
+        for packed in images {
+            self.gather(packed, &mut content)?;
         }
         let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out));
         for folder in ["blobs", "blobs/sha256"] {
@@ -83,7 +96,73 @@ impl Store {
         })
     }
 
-    fn gather(&self, image: &Image, names: &[Reference], content: &mut Content) -> Result<(), BundleError> {
+    fn gather(&self, packed: &Packed, content: &mut Content) -> Result<(), BundleError> {
+        let (mut entry, layers) = self.image(&packed.image, content)?;
+        if let Some(family) = packed.family.as_ref().filter(|family| !family.is_plain()) {
+            let bytes = self.index(family, &packed.names, content)?;
+            entry = descriptor(OCI_INDEX, &Digest::of(&bytes), bytes.len() as u64);
+            content.blobs.insert(Digest::of(&bytes), Source::Bytes(bytes));
+        }
+        let names: BTreeSet<&Reference> = packed.names.iter().filter(|name| name.tag().is_some()).collect();
+        for name in &names {
+            let tag = name.tag().unwrap_or_default().to_owned();
+            let annotations = [(NAME.to_owned(), name.to_string()), (TAG.to_owned(), tag)].into();
+            content.index.push(Descriptor { annotations, ..entry.clone() });
+        }
+        if names.is_empty() {
+            content.index.push(entry);
+        }
+        let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+        content.list.push(Listed {
+            config: path(&packed.image.id.0),
+            repo_tags: Some(names.iter().map(|name| name.familiar()).collect()),
+            layers: layers.iter().map(path).collect(),
+        });
+        Ok(())
+    }
+
+    /// The index of a family, whose images and statements come along.
+    fn index(&self, family: &Family, names: &[Reference], content: &mut Content) -> Result<Vec<u8>, BundleError> {
+        let mut listed = Vec::new();
+        for member in &family.members {
+            let (entry, _) = self.image(&self.get(&member.image.to_string())?, content)?;
+            let digest = entry.digest.parse().map_err(|_| BundleError::Missing { file: entry.digest.clone() })?;
+            let predicates = self.predicates(member)?;
+            let attestation = Attestation::new(&predicates, names, &member.platform, &digest)
+                .map_err(|error| BundleError::Write(error.into()))?;
+            if let Some(made) = &attestation {
+                for bytes in made.statements.iter().chain([&made.config, &made.manifest]) {
+                    content.blobs.insert(Digest::of(bytes), Source::Bytes(bytes.clone()));
+                }
+            }
+            let platform = member.platform.clone();
+            listed.push(family::Listed {
+                media_type: entry.media_type,
+                digest,
+                size: entry.size,
+                platform,
+                attestation,
+            });
+        }
+        Ok(family::index(&listed))
+    }
+
+    /// What is attested of a member, by kinds.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn predicates(&self, member: &Member) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
+        let read = |predicate: &Predicate| {
+            let missing = || ImageError::NotFound { name: predicate.blob.to_string() };
+            let (path, _) = self.blob(&predicate.blob).ok_or_else(missing)?;
+            let bytes = std::fs::read(&path).map_err(ImageError::file("read", &path))?;
+            Ok((predicate.kind.clone(), bytes))
+        };
+        member.predicates.iter().map(read).collect()
+    }
+
+    /// An image's manifest, and its layers as they are in the archive.
+    fn image(&self, image: &Image, content: &mut Content) -> Result<(Descriptor, Vec<Digest>), BundleError> {
         let config = self.config_bytes(&image.id)?;
         let (media_type, digest, size, layers) = match self.whole_manifest(image) {
             Some(manifest) => {
@@ -108,29 +187,8 @@ impl Store {
             }
         };
         content.blobs.insert(image.id.0, Source::Bytes(config));
-        let entry = descriptor(&media_type, &digest, size);
-        let names: BTreeSet<&Reference> = names.iter().filter(|name| name.tag().is_some()).collect();
-        for name in &names {
-            let tag = name.tag().unwrap_or_default().to_owned();
-            let annotations = [(NAME.to_owned(), name.to_string()), (TAG.to_owned(), tag)].into();
-            content.index.push(Descriptor { annotations, ..entry.clone() });
-        }
-        if names.is_empty() {
-            content.index.push(entry);
-        }
-        let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-        content.list.push(Listed {
-            config: path(&image.id.0),
-            repo_tags: Some(names.iter().map(|name| name.familiar()).collect()),
-            layers: layers.iter().map(path).collect(),
-        });
-        Ok(())
+        Ok((descriptor(&media_type, &digest, size), layers))
     }
-}
-
-fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
-    let (media_type, digest) = (media_type.to_owned(), digest.to_string());
-    Descriptor { media_type, digest, size, annotations: BTreeMap::new(), platform: None }
 }
 
 /// The same images give the same archive.

@@ -239,6 +239,14 @@ impl Intake {
         self.store.tag(id, reference)
     }
 
+    /// As [`Store::name_family`].
+    ///
+    /// # Errors
+    /// Those of [`Store::name_family`].
+    pub fn name_family(&self, family: &crate::family::Family, names: &[Reference]) -> Result<Image, ImageError> {
+        self.store.name_family(family, names)
+    }
+
     /// Makes the image of the layers that its configuration names, all of which this intake holds.
     ///
     /// # Errors

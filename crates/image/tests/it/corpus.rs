@@ -271,7 +271,7 @@ fn carry_out(plan: &Plan, context: &Path) -> Vec<String> {
         }
         done.insert(*index, rootfs);
     }
-    done[&plan.target].facts()
+    done[&plan.targets[0]].facts()
 }
 
 /// What the plan says of RUN steps and the rest, for cases that buildah cannot be asked about.

@@ -237,7 +237,8 @@ fn compressed_layers_come_back_from_their_parts() {
     let image = store.get(&image.id.to_string()).unwrap();
     assert!(store.whole_manifest(&image).is_some());
     let mut saved = Vec::new();
-    store.write_bundle(&[(image.clone(), Vec::new())], &mut saved).unwrap();
+    let whole = image::bundle::Packed { image: image.clone(), names: Vec::new(), family: None };
+    store.write_bundle(&[whole], &mut saved).unwrap();
     assert!(saved.windows(packed.len()).any(|window| window == packed));
     assert_eq!(store.check().unwrap(), []);
     // it comes once more, and goes once more

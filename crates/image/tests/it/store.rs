@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use image::family::{Family, Member, Predicate, SLSA_PROVENANCE};
 use image::{ErrorKind, Force, Image, ImageId, ImportOptions, PruneScope, Pruned, Removed, Store};
 
 use crate::hostile::entry;
@@ -203,4 +204,69 @@ fn killed_half_way() {
     for part in ["tmp", "layers", "blobs/sha256"] {
         assert_eq!(fs::read_dir(folder.path().join(part)).unwrap().count(), 0, "{part}");
     }
+}
+
+/// A family of images, and what is attested of the first.
+fn family(store: &Store, images: &[(&str, &Image)]) -> Family {
+    let intake = store.intake();
+    let bytes = br#"{"builder":{"id":"me"}}"#;
+    let blob = oci::digest::Digest::of(bytes);
+    intake.blob(&bytes[..], &blob).unwrap();
+    let mut members: Vec<Member> = images
+        .iter()
+        .map(|(platform, image)| Member {
+            platform: platform.parse().unwrap(),
+            image: image.id,
+            predicates: Vec::new(),
+        })
+        .collect();
+    members[0].predicates.push(Predicate { kind: SLSA_PROVENANCE.to_owned(), blob });
+    let family = Family { members };
+    store.name_family(&family, &["many:1".parse().unwrap()]).unwrap();
+    family
+}
+
+#[test]
+fn a_name_stands_for_images_of_several_platforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (host, foreign) = (import(&store, None, b"host"), import(&store, None, b"foreign"));
+    let name = "many:1".parse().unwrap();
+    let here = oci::platform::Platform::host().to_string();
+    let made = family(&store, &[("linux/abacus", &foreign), (&here, &host)]);
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.family(&name), Some(made.clone()));
+    assert_eq!(store.predicates(&made.members[0]).unwrap()[0].1, br#"{"builder":{"id":"me"}}"#);
+    assert_eq!(store.get("many:1").unwrap().id, host.id);
+    let on = |platform: &str| store.on_platform("many:1", &platform.parse().unwrap()).unwrap().map(|image| image.id);
+    assert_eq!((on("linux/abacus"), on(&here), on("linux/slide-rule")), (Some(foreign.id), Some(host.id), None));
+    // what is there for the name's sake is in no list, and stays
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert!(store.is_member(&foreign.id) && !store.is_member(&host.id));
+    assert_eq!(store.prune(&unused, PruneScope::Dangling, &|_| true).unwrap(), Pruned::default());
+    // an archive has all, and gives all back
+    let packed = image::bundle::Packed {
+        image: store.get("many:1").unwrap(),
+        names: vec![name.clone()],
+        family: store.family(&name),
+    };
+    let mut archive = Vec::new();
+    store.write_bundle(&[packed], &mut archive).unwrap();
+    // another name for the same; with the first one's end nothing goes but that
+    store.name_family(&made, &["other:1".parse().unwrap()]).unwrap();
+    assert_eq!(store.remove("many:1", &unused, Force::No).unwrap(), [Removed::Untagged(name.clone())]);
+    assert_eq!(store.check().unwrap(), []);
+    let removed = store.remove("other:1", &unused, Force::No).unwrap();
+    let other = Removed::Untagged("other:1".parse().unwrap());
+    assert_eq!(removed, [other, Removed::Deleted(host.id), Removed::Deleted(foreign.id)]);
+    assert_eq!(store.disk_usage().unwrap().blob_bytes, 0);
+    let loaded = store.read_bundle(&archive[..]).unwrap();
+    assert_eq!((loaded.len(), loaded[0].image.id, &loaded[0].names), (1, host.id, &vec![name.clone()]));
+    assert_eq!(store.family(&name), Some(made));
+    // a name that goes to another image stands for nothing else any more
+    store.tag(&host.id, name.clone()).unwrap();
+    assert!(store.family(&name).is_none());
+    let pruned = store.prune(&unused, PruneScope::Dangling, &|_| true).unwrap();
+    assert_eq!(pruned.removed, [Removed::Deleted(foreign.id)]);
 }

@@ -310,6 +310,67 @@ fn registries_are_asked_in_the_users_name() {
 }
 
 #[test]
+fn several_platforms_are_built_and_attested() {
+    if !ours() {
+        // a dockerd without containerd's image store builds for one
+        println!("skipped: about insulad only");
+        return;
+    }
+    let Some(scene) = Scene::start(&["docker-buildx"]) else { return };
+    let registry = Registry::start(&scene.subject, &[]);
+    let name = registry.name("many:1");
+    let text = "# WHO is asked for\nARG WHO=nobody\nFROM --platform=$BUILDPLATFORM test:1 AS tool\nARG TARGETARCH WHO\n\
+                RUN --mount=type=secret,id=key echo $TARGETARCH $WHO > /words\n# last has the words\nFROM scratch AS last\n\
+                COPY --from=tool /words /\n";
+    scene.file("c/Dockerfile", text);
+    let context = scene.path("c");
+    let platforms = ["--platform", "linux/amd64,linux/arm64"];
+    let made = [&platforms[..], &["--provenance=mode=max", "--push", "-t", &name, &context]].concat();
+    let shown = scene.build(&made).expect(0);
+    assert!(shown.err.contains("[linux/amd64 tool 2/2] RUN"), "{}", shown.err);
+    let inspected =
+        scene.run(&["buildx", "imagetools", "inspect", &name, "--format", "{{json .Provenance}}"]).expect(0);
+    let said: Value = serde_json::from_str(&inspected.out).unwrap();
+    for platform in ["linux/amd64", "linux/arm64"] {
+        let slsa = &said[platform]["SLSA"];
+        assert_eq!(slsa["invocation"]["configSource"]["entryPoint"], "Dockerfile", "{said}");
+        assert!(slsa["materials"][0]["uri"].as_str().unwrap().contains("pkg:docker/test@1"), "{said}");
+    }
+    let out = scene.path("out");
+    scene.build(&[&platforms[..], &["-o", &out, &context]].concat()).expect(0);
+    let words = fs::read_to_string(scene.subject.island.path("out/linux_arm64/words")).unwrap();
+    assert_eq!(words, "arm64 nobody\n");
+    // without a word of the user's an image is what it was: no index, and the id that it had
+    let plain = registry.name("plain:1");
+    scene.build(&["--push", "-t", &plain, &context]).expect(0);
+    let raw = scene.run(&["buildx", "imagetools", "inspect", "--raw", &plain]).expect(0);
+    assert!(raw.out.contains("\"layers\"") && !raw.out.contains("attestation"), "{}", raw.out);
+    let sbom = scene.build(&["--sbom=true", &context]).expect(1);
+    assert!(sbom.err.contains("scanner"), "{}", sbom.err);
+    // what is asked of the file in place of a build
+    let ask = |what: &str| {
+        let mut command = scene.command(&["buildx", "build", what, &context]);
+        finish(command.env("BUILDX_EXPERIMENTAL", "1"), b"")
+    };
+    let outline = ask("--print=outline,format=json");
+    if outline.err.contains("unknown flag") {
+        println!("skipped: this client calls it otherwise");
+    } else {
+        let said: Value = serde_json::from_str(&outline.expect(0).out).unwrap();
+        assert_eq!(
+            (&said["name"], &said["args"][0]["description"]),
+            (&"last".into(), &"is asked for".into()),
+            "{said}"
+        );
+        assert_eq!(said["secrets"][0]["name"], "key");
+        let targets = ask("--print=targets").expect(0).out;
+        assert!(targets.contains("tool") && targets.contains("last (default)"), "{targets}");
+    }
+    drop(registry);
+    scene.subject.finish();
+}
+
+#[test]
 fn compose_builds_by_it() {
     let Some(scene) = Scene::start(&["docker-buildx", "docker-compose"]) else { return };
     let file = "services:\n  web:\n    network_mode: none\n    build:\n      context: .\n      args: {WHO: you}\n";

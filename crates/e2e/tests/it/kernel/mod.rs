@@ -3,6 +3,7 @@
 mod bad_input;
 mod build;
 mod build_cache;
+mod build_platforms;
 pub(crate) mod build_remote;
 mod clients;
 pub(crate) mod compat;

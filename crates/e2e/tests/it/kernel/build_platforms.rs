@@ -1,0 +1,132 @@
+//! Builds for several platforms at once: what is built once, what each gets, and what a registry, an archive and a folder have of it.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::peers::{Registry, tool};
+use crate::subject::{Run, Subject, finish, skip_unless_insula};
+
+const PLATFORMS: &str = "linux/amd64,linux/arm64,linux/arm/v7";
+const TEXT: &str = "FROM --platform=$BUILDPLATFORM test:1 AS once
+RUN date +%s%N > /once
+FROM --platform=$BUILDPLATFORM test:1 AS each
+ARG TARGETPLATFORM TARGETVARIANT BUILDPLATFORM
+RUN echo $TARGETPLATFORM $TARGETVARIANT $BUILDPLATFORM > /words
+FROM scratch
+ARG TARGETARCH
+ENV ARCH=$TARGETARCH
+COPY --from=once /once /
+COPY --from=each /words /
+";
+
+fn build(subject: &Subject, text: &str, options: &[&str]) -> Run {
+    let context = subject.island.path("context");
+    fs::write(context.join("Dockerfile"), text).unwrap();
+    subject.insula(&[&["build", "--progress", "plain"][..], options, &[context.to_str().unwrap()]].concat())
+}
+
+/// A document of a registry.
+fn fetch(subject: &Subject, registry: &Registry, path: &str) -> Option<Value> {
+    let url = format!("http://{}/v2/{path}", registry.address);
+    let accept = "Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+    let run = tool(subject, "curl", &["-sSfL", "-H", accept, &url])?.expect(0);
+    Some(serde_json::from_str(&run.out).unwrap())
+}
+
+/// What each platform's folder has, and the one file that all have alike.
+fn check_folders(subject: &Subject) {
+    let out = subject.island.path("out");
+    let dest = format!("type=local,dest={}", out.display());
+    let run = build(subject, TEXT, &["--platform", PLATFORMS, "-o", &dest]).expect(0);
+    assert_eq!(run.err.matches("RUN date").count(), 1, "{}", run.err);
+    let read = |folder: &str, name: &str| fs::read_to_string(out.join(folder).join(name)).unwrap();
+    assert_eq!(read("linux_amd64", "words"), "linux/amd64 linux/amd64\n");
+    assert_eq!(read("linux_arm64", "words"), "linux/arm64 linux/amd64\n");
+    assert_eq!(read("linux_arm_v7", "words"), "linux/arm/v7 v7 linux/amd64\n");
+    let once = read("linux_amd64", "once");
+    assert!(["linux_arm64", "linux_arm_v7"].iter().all(|folder| read(folder, "once") == once));
+    let file = subject.island.path("out.tar");
+    build(subject, TEXT, &["--platform", PLATFORMS, "-o", &format!("type=tar,dest={}", file.display())]).expect(0);
+    let listed = finish(Command::new("tar").arg("-tf").arg(&file), b"").expect(0).out;
+    assert!(listed.lines().any(|line| line.trim_start_matches("./") == "linux_arm_v7/words"), "{listed}");
+}
+
+/// The index that a registry has, as its manifests, and those of its attestations.
+fn check_index(subject: &Subject, registry: &Registry) -> Option<()> {
+    let index = fetch(subject, registry, "many/manifests/1")?;
+    let entries = index["manifests"].as_array().unwrap();
+    let platforms: Vec<&str> = entries.iter().map(|one| one["platform"]["architecture"].as_str().unwrap()).collect();
+    assert_eq!(platforms, ["amd64", "arm64", "arm", "unknown", "unknown", "unknown"], "{index}");
+    assert_eq!(entries[2]["platform"]["variant"], "v7");
+    for (image, attestation) in entries[..3].iter().zip(&entries[3..]) {
+        let words = &attestation["annotations"];
+        assert_eq!(words["vnd.docker.reference.type"], "attestation-manifest");
+        assert_eq!(words["vnd.docker.reference.digest"], image["digest"]);
+        let digest = attestation["digest"].as_str().unwrap();
+        let manifest = fetch(subject, registry, &format!("many/manifests/{digest}"))?;
+        let layer = &manifest["layers"][0];
+        assert_eq!(layer["annotations"]["in-toto.io/predicate-type"], "https://slsa.dev/provenance/v0.2");
+        let said = fetch(subject, registry, &format!("many/blobs/{}", layer["digest"].as_str().unwrap()))?;
+        let hex = image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        assert_eq!(said["subject"][0]["digest"]["sha256"], hex, "{said}");
+        let predicate = &said["predicate"];
+        assert_eq!(predicate["invocation"]["parameters"]["args"]["build-arg:SAID"], "so");
+        assert!(predicate["materials"][0]["uri"].as_str().unwrap().starts_with("pkg:docker/test@1?"), "{said}");
+    }
+    Some(())
+}
+
+#[test]
+fn several_platforms() {
+    if skip_unless_insula() {
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    let _ = subject.island.dir("context");
+    check_folders(&subject);
+    let registry = Registry::start(&subject, &[]);
+    let name = registry.name("many:1");
+    let options = ["--platform", PLATFORMS, "--provenance", "max", "--build-arg", "SAID=so", "-t", &name];
+    build(&subject, TEXT, &[&["--push"][..], &options].concat()).expect(0);
+    if check_index(&subject, &registry).is_none() {
+        return;
+    }
+    // one image by that name, the one that runs here; the others are nobody's clutter
+    let listed = subject.insula(&["images", "-aq", "--filter", "dangling=true"]).expect(0).out;
+    assert_eq!(listed, "", "{listed}");
+    assert_eq!(subject.field(&name, "{{.Os}}/{{.Architecture}}"), "linux/amd64");
+    // an archive gives all back: what is pushed of it is the same index
+    let file = subject.island.path("many.tar").display().to_string();
+    let index = fetch(&subject, &registry, "many/manifests/1").unwrap();
+    subject.insula(&["save", "-o", &file, &name]).expect(0);
+    subject.insula(&["rmi", &name]).expect(0);
+    subject.insula(&["load", "-i", &file]).expect(0);
+    let other = registry.name("many:2");
+    subject.insula(&["tag", &name, &other]).expect(0);
+    subject.insula(&["push", "-q", &other]).expect(0);
+    let again = fetch(&subject, &registry, "many/manifests/2").unwrap();
+    assert_eq!(again["manifests"][1]["digest"], index["manifests"][1]["digest"]);
+    assert_eq!(again["manifests"].as_array().unwrap().len(), 6, "{again}");
+    // as a base it is there for each, and the name stays this machine's
+    subject.insula(&["rmi", &name, &other]).expect(0);
+    let out = subject.island.path("based");
+    let dest = format!("type=local,dest={}", out.display());
+    let text = format!("FROM {name}\nCOPY Dockerfile /own-$ARCH\n");
+    build(&subject, &text, &["--platform", "linux/arm64,linux/amd64", "-o", &dest]).expect(0);
+    for (folder, arch, words) in [("linux_arm64", "arm64", "linux/arm64"), ("linux_amd64", "amd64", "linux/amd64")] {
+        assert!(out.join(folder).join(format!("own-{arch}")).exists());
+        assert!(fs::read_to_string(out.join(folder).join("words")).unwrap().starts_with(words));
+    }
+    assert_eq!(subject.field(&name, "{{.Architecture}}"), "amd64");
+    // what nobody runs is said with its place
+    let text = "FROM scratch\nCOPY Dockerfile /\nRUN [\"/Dockerfile\"]\n";
+    let foreign = build(&subject, text, &["--platform", "linux/abacus"]).expect(1);
+    assert!(foreign.err.contains("Dockerfile:3:1") && foreign.err.contains("linux/abacus"), "{}", foreign.err);
+    let nameless = build(&subject, TEXT, &["--push"]).expect(1);
+    assert!(nameless.err.contains("--tag"), "{}", nameless.err);
+    subject.insula(&["system", "check"]).expect(0);
+    drop(registry);
+    subject.finish();
+}
