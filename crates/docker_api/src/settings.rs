@@ -3,6 +3,7 @@
 use crate::error::ApiError;
 use docker_wire::models::{HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Settings of the daemon that a running one can change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// Other places with the content of docker.io.
     pub mirrors: Vec<String>,
+    /// Where virtual machines have their folders, which are none of the daemon's but for its metrics.
+    pub machines: PathBuf,
     /// What containers get.
     pub defaults: Defaults,
 }

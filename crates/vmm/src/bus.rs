@@ -1,6 +1,7 @@
 //! The buses: which registers are where. Made once when the machine is assembled; looked up without a lock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hv::Bus;
 
@@ -49,13 +50,24 @@ impl Space {
 }
 
 /// Memory and ports of a machine.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Buses {
     memory: Space,
     ports: Space,
+    /// How often a processor left the guest for a register.
+    exits: AtomicU64,
 }
 
 impl Buses {
+    /// How often a processor left the guest for a register of a device.
+    pub(crate) fn exits(&self) -> u64 {
+        self.exits.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        self.exits.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_memory(&mut self, base: u64, size: u64, registers: Arc<dyn Registers>) {
         self.memory.add(base, size, registers);
     }
@@ -67,18 +79,22 @@ impl Buses {
 
 impl Bus for Buses {
     fn mmio_read(&self, gpa: u64, bytes: &mut [u8]) {
+        self.count();
         self.memory.read(gpa, bytes);
     }
 
     fn mmio_write(&self, gpa: u64, bytes: &[u8]) {
+        self.count();
         self.memory.write(gpa, bytes);
     }
 
     fn pio_in(&self, port: u16, bytes: &mut [u8]) {
+        self.count();
         self.ports.read(port.into(), bytes);
     }
 
     fn pio_out(&self, port: u16, bytes: &[u8]) {
+        self.count();
         self.ports.write(port.into(), bytes);
     }
 }
@@ -120,5 +136,6 @@ mod tests {
         buses.mmio_write(0x2fff, &[1, 2]);
         buses.pio_out(0x400, &[3]);
         assert_eq!(*echo.0.lock().unwrap(), [(0xfff, vec![1, 2])]);
+        assert_eq!(buses.exits(), 6);
     }
 }

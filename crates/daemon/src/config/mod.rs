@@ -24,6 +24,8 @@ use tracing_subscriber::filter::LevelFilter;
 const FILE: &str = "/etc/insula/daemon.json";
 const ROOT: &str = "/var/lib/insula";
 const RUN: &str = "/run/insula";
+/// Below it, the folder of virtual machines, which need no daemon.
+const MACHINES: &str = "vm";
 const CGROUP_PARENT: &str = "/insula";
 const CERTS: &str = "/etc/docker/certs.d";
 
@@ -315,7 +317,9 @@ impl Flags {
     /// # Errors
     /// What is wrong, with the setting's name.
     pub(crate) fn resolve(&self) -> Result<Resolved> {
-        self.clone().with(File::read(self)?)
+        let mut resolved = self.clone().with(File::read(self)?)?;
+        resolved.settings.machines = resolved.run.join(MACHINES);
+        Ok(resolved)
     }
 
     fn with(self, file: File) -> Result<Resolved> {
@@ -368,8 +372,8 @@ impl Flags {
             ipc_mode: file.default_ipc_mode,
             cgroupns_mode: file.default_cgroupns_mode,
         };
-        let insecure = lists("insecure-registries", self.insecure_registry, file.insecure_registries)?;
-        let trust = Trust { certificates: Some(self.registry_certs), insecure: insecure.clone() };
+        let insecure_registries = lists("insecure-registries", self.insecure_registry, file.insecure_registries)?;
+        let trust = Trust { certificates: Some(self.registry_certs), insecure: insecure_registries.clone() };
         let mut client = ClientConfig { trust, ..ClientConfig::default() };
         let mirrors = file.registry_mirrors.into_iter().map(|url| ("docker.io".to_owned(), url)).collect();
         let mirrors = lists("registry-mirrors", self.mirror, mirrors)?;
@@ -396,7 +400,7 @@ impl Flags {
             distribution: Distribution { client, keep: self.keep_compressed, reduce_after },
             network,
             runtimes,
-            settings: Settings { labels, debug, insecure_registries: insecure, mirrors, defaults },
+            settings: Settings { labels, debug, insecure_registries, mirrors, machines: PathBuf::new(), defaults },
         })
     }
 }

@@ -366,7 +366,7 @@ fn json(value: &impl serde::Serialize) -> Result<Value> {
 
 /// `GET /metrics`
 pub(crate) async fn metrics(call: Call) -> Result {
-    let text = call.api.metrics.text(call.engine()).await;
+    let text = call.api.metrics.text(call.engine(), &call.settings().machines).await;
     Ok(reply::whole(StatusCode::OK, crate::metrics::MEDIA, Bytes::from(text)))
 }
 

@@ -120,6 +120,7 @@ impl Parts {
             serial,
             button,
             vm,
+            buses,
             spec,
             stopped: Some(stopped),
             pages: None,

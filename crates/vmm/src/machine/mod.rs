@@ -21,6 +21,7 @@ use virtio::service::Service;
 
 use crate::acpi::AcpiError;
 use crate::boot::BootError;
+use crate::bus::Buses;
 use crate::device::{Button, SerialPort};
 use devices::Devices;
 use processor::Processor;
@@ -97,6 +98,7 @@ pub struct Machine {
     serial: Arc<SerialPort>,
     button: Button,
     vm: Arc<dyn Vm>,
+    buses: Arc<Buses>,
     spec: MachineSpec,
     stopped: Option<Stopped>,
     /// Memory that comes when it is touched. It goes last: until then somebody may touch it.
@@ -269,15 +271,13 @@ impl Machine {
         Ok(())
     }
 
-    /// What its devices have counted: their names with numbers behind, and their counters; and what its processors have, if they do.
+    /// What its devices have counted: their names with numbers behind, and their counters; and what its processors have.
     pub fn metrics(&self) -> Vec<(String, virtio::device::Metrics)> {
         let devices = self.devices.slots().enumerate();
         let mut all: Vec<_> =
             devices.map(|(n, slot)| (format!("{:?}{n}", slot.kind()).to_lowercase(), slot.metrics())).collect();
-        let processors: virtio::device::Metrics = self.vm.counters().into_iter().collect();
-        if !processors.is_empty() {
-            all.push(("processors".to_owned(), processors));
-        }
+        let exits = ("exits", self.buses.exits());
+        all.push(("processors".to_owned(), self.vm.counters().into_iter().chain([exits]).collect()));
         all
     }
 }

@@ -84,6 +84,9 @@ struct Balloon {
 struct Snapshot {
     /// The folder that is made for it.
     path: PathBuf,
+    /// What an incremental one is to add to, as whoever asks knows it.
+    #[serde(default)]
+    parent: Option<PathBuf>,
     #[serde(default)]
     extent: Extent,
     #[serde(default)]
@@ -123,8 +126,8 @@ fn balloon(state: &mut State, request: &Request) -> Result<Response, Response> {
 }
 
 fn snapshot(state: &mut State, request: &Request) -> Result<Response, Response> {
-    let Snapshot { path, extent, packing } = body(request)?;
-    done(state.snapshot(&path, Writing { extent, packing }))
+    let Snapshot { path, parent, extent, packing } = body(request)?;
+    done(state.snapshot(&path, parent.as_deref(), Writing { extent, packing }))
 }
 
 fn restore(state: &mut State, request: &Request) -> Result<Response, Response> {

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde::Serialize;
@@ -16,8 +16,10 @@ const MAX_HEAD: usize = 16 << 10;
 const MAX_BODY: usize = 1 << 20;
 /// The most files that come with a request.
 const MOST_FILES: usize = 64;
-/// A client that says nothing for so long is sent away.
+/// A client whose request is not there after so long is sent away: others wait.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Headers that mean something here, and so only once.
+const ONCE: [&str; 2] = ["content-length", "files"];
 
 /// A request.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Response {
 
 /// Reads one request; the answer to one that can't be read is the error.
 pub(super) fn read(stream: &mut UnixStream) -> io::Result<Option<Result<Request, Response>>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let end = Instant::now() + PATIENCE;
     stream.set_write_timeout(Some(PATIENCE))?;
     let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
     let mut buffer = [0; 4096];
@@ -87,6 +89,8 @@ pub(super) fn read(stream: &mut UnixStream) -> io::Result<Option<Result<Request,
             Parsed::Bad(response) => return Ok(Some(Err(response))),
             Parsed::More => {}
         }
+        // No time at all would be none to the socket.
+        stream.set_read_timeout(Some(end.saturating_duration_since(Instant::now()).max(Duration::from_micros(1))))?;
         match receive(stream, &mut buffer, &mut descriptors)? {
             0 => return Ok(None),
             count => bytes.extend_from_slice(&buffer[..count]),
@@ -116,6 +120,14 @@ enum Parsed {
     Bad(Response),
 }
 
+/// A length is digits and nothing else, RFC 9110, 8.6; one that no number holds is too long.
+fn length_of(value: &[u8]) -> Option<usize> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX))
+}
+
+/// # Source
+/// RFC 9112, 6.3 "Message Body Length".
 fn parse(bytes: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Request::new(&mut headers);
@@ -125,17 +137,22 @@ fn parse(bytes: &[u8]) -> Parsed {
         Ok(httparse::Status::Partial) => return Parsed::Bad(Response::error(413, "the request's head is too long")),
         Err(error) => return Parsed::Bad(Response::error(400, &format!("this is not HTTP: {error}"))),
     };
-    let header = |name: &str| head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    let headers = |name: &'static str| head.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    let header = |name: &'static str| headers(name).next().map(|header| header.value);
     if header("transfer-encoding").is_some() {
         return Parsed::Bad(Response::error(400, "send the body with a content length, not in chunks"));
     }
-    let size = match header("content-length").map(|header| std::str::from_utf8(header.value).unwrap_or("").parse()) {
+    // Who reads the first of two, and who reads the last, would see different requests.
+    if let Some(twice) = ONCE.iter().find(|name| headers(name).count() > 1) {
+        return Parsed::Bad(Response::error(400, &format!("the header {twice} comes twice")));
+    }
+    let size = match header("content-length").map(length_of) {
         None => 0,
-        Some(Ok(size)) if size <= MAX_BODY => size,
-        Some(Ok(_)) => return Parsed::Bad(Response::error(413, "the request's body is too long")),
-        Some(Err(_)) => return Parsed::Bad(Response::error(400, "the content length is no number")),
+        Some(Some(size)) if size <= MAX_BODY => size,
+        Some(Some(_)) => return Parsed::Bad(Response::error(413, "the request's body is too long")),
+        Some(None) => return Parsed::Bad(Response::error(400, "the content length is no number")),
     };
-    let Ok(names) = header("files").map_or(Ok(Vec::new()), |header| serde_json::from_slice(header.value)) else {
+    let Ok(names) = header("files").map_or(Ok(Vec::new()), serde_json::from_slice) else {
         return Parsed::Bad(Response::error(400, "the header Files is no JSON list of paths"));
     };
     let Some(body) = bytes.get(length..length + size) else { return Parsed::More };
@@ -192,6 +209,23 @@ mod tests {
         assert_eq!(status(b"PUT / HTTP/1.1\r\ncontent-length: x\r\n\r\n"), 400);
         assert_eq!(status(b"PUT / HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n"), 413);
         assert_eq!(status(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"), 400);
+        for framing in [
+            "content-length: 2\r\ncontent-length: 2",
+            "content-length: 2\r\nContent-Length: 0",
+            "content-length: 2, 2",
+            "content-length: +2",
+            "content-length: -0",
+            "content-length: 0x2",
+            "content-length:",
+            "content-length: 2\r\ntransfer-encoding: chunked",
+            "transfer-encoding: identity\r\ncontent-length: 2",
+            "content-length : 2",
+            "x: y\r\n content-length: 2",
+            "files: []\r\nfiles: []",
+        ] {
+            assert_eq!(status(format!("PUT /kill HTTP/1.1\r\n{framing}\r\n\r\n{{}}").as_bytes()), 400, "{framing}");
+        }
+        assert_eq!(status(b"PUT / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n"), 413);
         assert_eq!(status(format!("GET /{} HTTP/1.1", "x".repeat(MAX_HEAD)).as_bytes()), 413);
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Inspection<'a> {
     backend: Option<hv::Backend>,
     /// How often the guest has booted.
     boots: u32,
+    /// The snapshot that an incremental one would add to.
+    snapshot: Option<&'a Path>,
     spec: Option<&'a MachineSpec>,
     /// How the program is confined; nothing, if it was told not to be.
     jail: Option<&'a Jail>,
@@ -98,6 +100,7 @@ impl State {
             phase: self.phase(),
             backend: self.machine.as_ref().map(Machine::backend),
             boots: self.boots,
+            snapshot: self.machine.as_ref().and_then(Machine::last_snapshot),
             spec: self.spec.as_ref(),
             jail: self.jail.as_ref(),
             version: env!("CARGO_PKG_VERSION"),
@@ -135,10 +138,18 @@ impl State {
         self.resume()
     }
 
-    /// Writes a snapshot; a machine that runs rests meanwhile.
-    pub(super) fn snapshot(&mut self, folder: &Path, writing: Writing) -> Result<(), StateError> {
+    /// Writes a snapshot; a machine that runs rests meanwhile. If it is to add to `parent`, that has to be the one before.
+    pub(super) fn snapshot(
+        &mut self,
+        folder: &Path,
+        parent: Option<&Path>,
+        writing: Writing,
+    ) -> Result<(), StateError> {
         let machine = self.machine("a snapshot")?;
         whole(folder)?;
+        if parent.is_some() && parent != machine.last_snapshot() {
+            return Err(MachineError::from(SnapshotError::Parent).into());
+        }
         let ran = machine.running();
         machine.pause()?;
         let written = machine.snapshot(folder, writing);

@@ -173,9 +173,10 @@ impl Bench {
                 let _ended = self.place.insula(&format!("vm kill {name}-half"));
                 let _gone = self.place.insula(&format!("vm rm {name}-half"));
             }
-            let _done = self.place.insula(&format!("vm snapshot {name} {}", broken.display())).expect(0);
-            assert!(!partial.exists());
-            good = Good { folder: broken, count };
+            // Whatever the killed client has left, what is added now has its parent where it says.
+            let added = self.place.path(&format!("added{round}"));
+            let _done = self.place.insula(&format!("vm snapshot --incremental {name} {}", added.display())).expect(0);
+            good = Good { folder: added, count };
         }
         self.clean(pid);
         good
@@ -195,6 +196,41 @@ fn a_machine_killed_at_any_point_of_a_snapshot_or_a_restore_loses_nothing_that_w
         good = Some(next);
     }
     assert_eq!(bench.place.insula("vm ps -aq").ok(), "");
+}
+
+/// A client that is killed between the machine's answer and the folder's naming leaves a whole snapshot without its name.
+#[test]
+fn what_is_added_to_a_snapshot_has_its_parent_where_it_says() {
+    let name = format!("parent-{}", std::process::id());
+    let bench = Bench { place: Place::new(), name, dice: Dice::of(1) };
+    fs::write(bench.place.path("kernel"), testkit::guest::elf(FILL)).unwrap();
+    let name = &bench.name;
+    let line = format!("vm run -d --name {name} --backend soft -m 48m --track-dirty --on-reset stop --kernel kernel");
+    let _done = bench.place.insula(&line).expect(0);
+    let mut count = 0;
+    bench.ask(&mut count);
+    let (first, partial) = (bench.place.path("first"), bench.place.path("first.partial"));
+    let _done = bench.place.insula(&format!("vm snapshot {name} first")).expect(0);
+    fs::rename(&first, &partial).unwrap();
+    bench.ask(&mut count);
+    let _done = bench.place.insula(&format!("vm snapshot --incremental {name} second")).expect(0);
+    assert!(first.join("state").is_file() && !partial.exists());
+    let last = count;
+    bench.ask(&mut count);
+    // One that is gone is told, and one that was never asked for is not taken for it.
+    fs::rename(bench.place.path("second"), bench.place.path("elsewhere")).unwrap();
+    fs::create_dir(bench.place.path("second.partial")).unwrap();
+    fs::write(bench.place.path("second.partial/state"), "").unwrap();
+    let gone = bench.place.insula(&format!("vm snapshot --incremental {name} third")).expect(1);
+    assert!(gone.err.contains("is gone") && gone.err.contains("vm snapshot"), "{}", gone.err);
+    fs::rename(bench.place.path("elsewhere"), bench.place.path("second")).unwrap();
+    let _done = bench.place.insula(&format!("vm snapshot --incremental {name} third")).expect(0);
+    bench.clean(bench.pid());
+    for (from, mut count) in [("second", last), ("third", count)] {
+        let _done = bench.place.insula(&format!("vm restore -d --name {name} {from}")).expect(0);
+        bench.ask(&mut count);
+        bench.clean(bench.pid());
+    }
 }
 
 /// Its guest does not know of power buttons: the second signal ends it at once.

@@ -50,7 +50,17 @@ fn make(partial: &Path) -> Result<File, SnapshotError> {
     Err(SnapshotError::Busy(partial.to_owned()))
 }
 
+/// Whether a snapshot is where this process can see it.
+pub(super) fn is_there(folder: &Path) -> bool {
+    handed::inside(folder).join(STATE).exists()
+}
+
 impl Draft {
+    /// Whether this process makes the folder itself.
+    pub(super) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// Files for a snapshot that is to be `folder`.
     pub(super) fn begin(folder: &Path) -> Result<Self, SnapshotError> {
         let (memory, state) = (folder.join(MEMORY), folder.join(STATE));

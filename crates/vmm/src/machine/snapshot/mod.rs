@@ -116,6 +116,12 @@ pub enum SnapshotError {
     /// There is nothing that it could be based on.
     #[error("an incremental snapshot needs a machine made with track_dirty, and one of its snapshots before")]
     NoParent,
+    /// Somebody else has taken one meanwhile.
+    #[error("the machine's newest snapshot is another one by now; try again")]
+    Parent,
+    /// What it would add to was removed, or has another name.
+    #[error("the snapshot before, {}, is gone: take a full one", .0.display())]
+    ParentGone(PathBuf),
     /// It names no folder of its own.
     #[error("{0:?} is no folder for a snapshot: give its whole path, as in /folder")]
     Path(PathBuf),
@@ -249,6 +255,12 @@ pub(super) fn load(
 }
 
 impl Machine {
+    /// The snapshot that an incremental one would add to.
+    #[must_use]
+    pub fn last_snapshot(&self) -> Option<&Path> {
+        self.last_snapshot.as_deref().filter(|_| self.spec.track_dirty)
+    }
+
     /// Writes the machine, which has to be at rest, to a new folder.
     ///
     /// # Errors
@@ -263,11 +275,17 @@ impl Machine {
         let parent = match writing.extent {
             Extent::Full => None,
             Extent::Incremental => {
-                let known = self.last_snapshot.clone().filter(|_| self.spec.track_dirty);
+                let known = self.last_snapshot().map(Path::to_owned);
                 Some(known.ok_or(SnapshotError::NoParent)?)
             }
         };
         let draft = Draft::begin(folder)?;
+        // Who hands the files over has seen whether it is there.
+        if let Some(gone) = parent.as_ref().filter(|parent| draft.is_own() && !draft::is_there(parent)) {
+            let gone = gone.clone();
+            draft.abandon();
+            return Err(SnapshotError::ParentGone(gone).into());
+        }
         if let Err(error) = self.write_snapshot(folder, &draft, parent, writing.packing) {
             draft.abandon();
             return Err(error);

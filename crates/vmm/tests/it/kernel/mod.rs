@@ -214,6 +214,10 @@ fn a_snapshot_that_could_not_be_written_is_no_reason_to_forget_pages() {
     guest.machine.resume().unwrap();
     ask(&guest, "d");
     guest.machine.pause().unwrap();
+    std::fs::rename(folder.path("whole"), folder.path("elsewhere")).unwrap();
+    let orphan = guest.machine.snapshot(&folder.path("more"), MORE);
+    assert!(matches!(orphan, Err(MachineError::Snapshot(SnapshotError::ParentGone(_)))), "{orphan:?}");
+    std::fs::rename(folder.path("elsewhere"), folder.path("whole")).unwrap();
     guest.machine.snapshot(&folder.path("more"), MORE).unwrap();
     drop(guest);
     for (from, answer) in [("full", "c"), ("whole", "d"), ("more", "e")] {

@@ -6,9 +6,12 @@
 //! # Source
 //! Prometheus, "Exposition formats", text-based format 0.0.4; "Metric and label naming".
 
+mod machine;
+
 use engine::{Engine, Usage};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -138,13 +141,14 @@ impl Metrics {
         }
     }
 
-    /// Everything as text.
-    pub(crate) async fn text(&self, engine: &Engine) -> String {
+    /// Everything as text; virtual machines have their folders in `machines`.
+    pub(crate) async fn text(&self, engine: &Engine, machines: &Path) -> String {
         let mut out = Text::default();
         self.requests(&mut out);
         objects(&mut out, engine);
         self.storage(&mut out, engine).await;
         usages(&mut out, engine).await;
+        machine::write(&mut out, machines).await;
         process(&mut out);
         out.0
     }
