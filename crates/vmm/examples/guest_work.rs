@@ -1,6 +1,6 @@
 //! What `cargo xtask bench vm` runs in a guest, as its first process: the piece of work that the kernel's command line names by `work=`.
 //!
-//! `guest_work archive FILE` writes itself as the guest's first file system. The pieces are those by which translators differ: plain integers,
+//! `guest_work archive FILE [PROGRAM]` writes itself, or another program, as the guest's first file system. The pieces are those by which translators differ: plain integers,
 //! floating point and vectors, memory, system calls, faults, processes.
 
 use std::fs::File;
@@ -35,10 +35,20 @@ const PIECES: [Piece; 16] = [
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some("archive") => testkit::guest::archive_self(Path::new(&arguments[2])),
+        Some("archive") => match arguments.get(3) {
+            Some(program) => archive_other(Path::new(&arguments[2]), Path::new(program)),
+            None => testkit::guest::archive_self(Path::new(&arguments[2])),
+        },
         Some("end") => {}
         _ => work(),
     }
+}
+
+/// Makes a program the guest's first.
+fn archive_other(path: &Path, program: &Path) {
+    let program = std::fs::read(program).expect("the program can be read");
+    let archive = testkit::guest::archive(&[("init".to_owned(), 0o755, program)]);
+    std::fs::write(path, archive).expect("the archive can be written");
 }
 
 /// Does the work, says so on the console, and ends the guest.

@@ -240,6 +240,7 @@ void first_processor(void) {
     group("code", test_code);
     group("strings", test_strings);
     group("modes", test_modes);
+    group("narrow", test_narrow);
     group("interrupts", test_interrupts);
     if (processors > 1 && round < 2) group("many", test_many);
   }

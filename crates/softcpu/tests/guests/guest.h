@@ -154,5 +154,6 @@ void test_debug(void);
 void test_code(void);
 void test_strings(void);
 void test_modes(void);
+void test_narrow(void);
 void test_interrupts(void);
 void test_many(void);

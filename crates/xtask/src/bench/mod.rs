@@ -24,6 +24,7 @@ mod runtime;
 mod vm;
 mod vm_debian;
 mod vm_devices;
+mod vm_narrow;
 mod vm_own;
 
 use std::fmt::Write as _;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::marks::Marks;
 use super::measure::{Groups, Spread};
-use super::{remains, vm_debian, vm_own};
+use super::{remains, vm_debian, vm_narrow, vm_own};
 use crate::shell::{Run, step};
 use crate::workspace;
 
@@ -92,7 +92,8 @@ pub(super) fn measure(bin: &Path, groups: &Groups, rounds: u32) -> Result<String
         let kernel = fixture.dir.join("vmlinux");
         let own = step("a machine's own cost", || vm_own::measure(bin, groups, &fixture.dir, &kernel, rounds))?;
         let debian = step("boot a Debian, in turns", || vm_debian::measure(bin, groups, &fixture.dir, rounds))?;
-        Ok(own + "\n" + &debian + "\n" + &step("boot and work, in turns", || all(&fixture, groups, rounds))?)
+        let narrow = step("32-bit work, in turns", || vm_narrow::measure(&fixture, bin, groups, rounds))?;
+        Ok([own, debian, narrow, step("boot and work, in turns", || all(&fixture, groups, rounds))?].join("\n"))
     });
     super::clear(&dir);
     outcome
@@ -116,12 +117,11 @@ fn boots(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<[Spread; 2]>
     Ok(kept.map(Spread::of))
 }
 
-/// Processor time of one piece of work on either, in milliseconds.
-fn work_of(fixture: &Fixture, groups: &Groups, rounds: u32, work: &str) -> Result<[Spread; 2]> {
+/// Processor time of one piece of work on either, in milliseconds; the guests are `runs`, ours and QEMU's.
+pub(super) fn work_of(groups: &Groups, rounds: u32, work: &str, runs: impl Fn() -> [Run; 2]) -> Result<[Spread; 2]> {
     let mut kept = [Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        for (peer, kept) in ["insula", "qemu"].into_iter().zip(&mut kept) {
-            let run = if peer == "insula" { fixture.ours(work) } else { fixture.qemu(work) };
+        for ((peer, run), kept) in ["insula", "qemu"].into_iter().zip(runs()).zip(&mut kept) {
             groups.enter(peer)?;
             let mut marks = Marks::new(groups, peer, work);
             let shown = run.timeout(Duration::from_secs(600)).capture_lines(|line| marks.hear(line))?;
@@ -132,6 +132,21 @@ fn work_of(fixture: &Fixture, groups: &Groups, rounds: u32, work: &str) -> Resul
         }
     }
     Ok(kept.map(Spread::of))
+}
+
+/// A row for each piece of work, and how many times as fast they are on the average.
+pub(super) fn rows(works: &[&str], measured: impl Fn(&str) -> Result<[Spread; 2]>) -> Result<String> {
+    let mut text = "| | insula ms | QEMU ms | times as fast |\n|---|---|---|---|\n".to_owned();
+    let mut product = 0.0;
+    for work in works {
+        let [here, there] = measured(work)?.map(|spread| spread.median);
+        let faster = there / here;
+        product += faster.ln();
+        let _ = writeln!(text, "| {work} | {here:.0} | {there:.0} | {faster:.2} |");
+    }
+    let mean = (product / f64::from(u32::try_from(works.len()).unwrap_or(1))).exp();
+    let _ = writeln!(text, "\nGeometric mean: {mean:.2}");
+    Ok(text)
 }
 
 fn all(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
@@ -145,18 +160,9 @@ fn all(fixture: &Fixture, groups: &Groups, rounds: u32) -> Result<String> {
          | | CPU ms: median (min - max) | QEMU = 1 |\n|---|---|---|\n\
          | insula, soft | {ours} | {:.2} |\n| QEMU, TCG | {theirs} | 1.00 |\n\n\
          ## Work in the guest, {rounds} rounds\n\n\
-         Goal: the geometric mean at least twice as fast, nothing slower than QEMU.\n\n\
-         | | insula ms | QEMU ms | times as fast |\n|---|---|---|---|\n",
+         Goal: the geometric mean at least twice as fast, nothing slower than QEMU.\n\n",
         ours.median / theirs.median
     );
-    let mut product = 0.0;
-    for work in WORK {
-        let [here, there] = work_of(fixture, groups, rounds, work)?.map(|spread| spread.median);
-        let faster = there / here;
-        product += faster.ln();
-        let _ = writeln!(text, "| {work} | {here:.0} | {there:.0} | {faster:.2} |");
-    }
-    let mean = (product / f64::from(u32::try_from(WORK.len()).unwrap_or(1))).exp();
-    let _ = writeln!(text, "\nGeometric mean: {mean:.2}");
+    text += &rows(&WORK, |work| work_of(groups, rounds, work, || [fixture.ours(work), fixture.qemu(work)]))?;
     Ok(text)
 }

@@ -16,6 +16,7 @@ const SUITE: &[&str] = &[
     "interrupts.c",
     "many.c",
     "modes.c",
+    "narrow.c",
     "paging.c",
     "registers.c",
     "strings.c",
