@@ -238,6 +238,14 @@ fn kernel() -> Check {
     Check::lesser("kernel", Verdict::Missing, release, "Linux 5.14 or later is needed, 6.12 or later is best")
 }
 
+/// Says in the log that this kernel is too old for containers, where it is: what fails later is a call that nobody has heard of.
+pub(crate) fn warn_of_kernel() {
+    let check = kernel();
+    if check.verdict == Verdict::Missing {
+        tracing::warn!(kernel = check.detail, "no container will start here: {}", check.remedy.unwrap_or_default());
+    }
+}
+
 fn namespaces() -> Check {
     let names = ["mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time"];
     let missing: Vec<&str> = names.into_iter().filter(|name| !Path::new("/proc/self/ns").join(name).exists()).collect();
