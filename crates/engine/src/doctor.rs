@@ -54,11 +54,17 @@ impl Engine {
     }
 
     fn examine(&self) -> Vec<Check> {
-        let mut checks = vec![kernel(), namespaces(), user_namespaces(), layers(), self.overlay(), self.groups()];
+        let mut checks = vec![kernel(), namespaces(), user_namespaces(), users_namespaces(), layers()];
         checks.extend([
+            self.overlay(),
+            self.sight(),
+            owners(),
+            self.groups(),
             seccomp(),
             self.module("apparmor"),
             self.module("selinux"),
+            landlock(),
+            checkpoints(),
             self.shim(),
             self.state(),
             packet_filter(),
@@ -81,15 +87,37 @@ impl Engine {
         }
     }
 
+    /// Where image layers are while they are mounted.
+    fn sight(&self) -> Check {
+        let name = "layers in sight";
+        if sys::overlay::takes_detached() {
+            return Check::good(name, "none: layers are mounted where nobody sees them");
+        }
+        let place = self.inner.config.root.join("mounts");
+        Check::lesser(
+            name,
+            Verdict::Fallback,
+            format!("layers are mounted in {} while the daemon runs", place.display()),
+            "nothing has to be done; Linux 6.15 and later need no place for them",
+        )
+    }
+
     fn groups(&self) -> Check {
         let name = "control groups";
         let supports = self.inner.cgroups.supports();
         let version = self.inner.cgroup_version();
         let mut missing = Vec::new();
         for (has, what) in [
-            (supports.block_weight, "block I/O weight"),
+            (supports.memory, "memory limit"),
             (supports.swap, "swap limit"),
+            (supports.cpu_shares, "processor shares"),
+            (supports.cpu_quota, "processor quota"),
+            (supports.cpuset, "choice of processors"),
             (supports.pids, "process limit"),
+            (supports.block_weight, "block I/O weight"),
+            (supports.block_throttle, "block I/O speed"),
+            (supports.devices, "rules for devices"),
+            (supports.freeze, "pause"),
         ] {
             if !has {
                 missing.push(what);
@@ -210,6 +238,14 @@ fn kernel() -> Check {
     Check::lesser("kernel", Verdict::Missing, release, "Linux 5.14 or later is needed, 6.12 or later is best")
 }
 
+/// Says in the log that this kernel is too old for containers, where it is: what fails later is a call that nobody has heard of.
+pub(crate) fn warn_of_kernel() {
+    let check = kernel();
+    if check.verdict == Verdict::Missing {
+        tracing::warn!(kernel = check.detail, "no container will start here: {}", check.remedy.unwrap_or_default());
+    }
+}
+
 fn namespaces() -> Check {
     let names = ["mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time"];
     let missing: Vec<&str> = names.into_iter().filter(|name| !Path::new("/proc/self/ns").join(name).exists()).collect();
@@ -234,6 +270,73 @@ fn user_namespaces() -> Check {
             "allow them with: sysctl user.max_user_namespaces=10000",
         ),
         Ok(most) => Check::good("user namespaces", format!("up to {most}")),
+    }
+}
+
+/// What users without privileges need, for `insula-oci`.
+fn users_namespaces() -> Check {
+    let name = "namespaces for users";
+    let switch = |file: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(file)).unwrap_or_default();
+    if switch("unprivileged_userns_clone").trim() == "0" {
+        return Check::lesser(
+            name,
+            Verdict::Fallback,
+            "only root may make user namespaces: insula-oci works for nobody else",
+            "allow them with: sysctl kernel.unprivileged_userns_clone=1",
+        );
+    }
+    if switch("apparmor_restrict_unprivileged_userns").trim() == "1" {
+        return Check::lesser(
+            name,
+            Verdict::Fallback,
+            "AppArmor gives user namespaces rights only for programs that have a profile with userns",
+            "give insula-oci one, or allow all with: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        );
+    }
+    Check::good(name, "every user may make them")
+}
+
+/// Containers with user ids of their own see files through mounts that map owners.
+fn owners() -> Check {
+    let name = "mapped owners";
+    // under an overlay, and of EROFS; the file systems of volumes have their own times
+    if release().1 >= (5, 19) {
+        return Check::good(name, "images are shared by containers with user ids of their own (--userns)");
+    }
+    Check::lesser(
+        name,
+        Verdict::Fallback,
+        "containers cannot have user ids of their own (--userns auto, --userns-remap): layers cannot be mapped",
+        "Linux 5.19 or later is needed for that",
+    )
+}
+
+/// The second fence around the process of a virtual machine.
+fn landlock() -> Check {
+    if let Some(version) = sys::landlock::version() {
+        return Check::good("landlock", format!("version {version} confines virtual machines' processes as well"));
+    }
+    Check::lesser(
+        "landlock",
+        Verdict::Fallback,
+        "not enabled on this host: a virtual machine's process is confined by namespaces and filters alone",
+        "Linux 5.13 and later have it; enable it at boot with lsm=landlock,…",
+    )
+}
+
+/// criu knows best what it can do with this kernel.
+fn checkpoints() -> Check {
+    let name = "checkpoints";
+    let lesser = |detail: String, remedy| Check::lesser(name, Verdict::Fallback, detail, remedy);
+    let mut check = std::process::Command::new("criu");
+    match check.arg("check").stdin(std::process::Stdio::null()).output() {
+        Ok(output) if output.status.success() => Check::good(name, "criu works on this kernel"),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+            let why = text.lines().find(|line| line.contains("Error")).unwrap_or("it does not say why").trim();
+            lesser(format!("criu does not work here: {why}"), "use a criu that is as new as the kernel")
+        }
+        Err(error) => lesser(format!("criu cannot be run ({error})"), "install it with: apt-get install criu"),
     }
 }
 

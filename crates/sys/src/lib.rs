@@ -16,6 +16,7 @@ pub mod error;
 pub mod handed;
 pub mod job;
 pub mod keyring;
+pub mod landlock;
 pub mod listen_fds;
 pub mod loopdev;
 pub mod mount;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 const DISMISSAL: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(super) async fn open(mut config: Config) -> Result<Arc<Inner>> {
+    crate::doctor::warn_of_kernel();
     config.root = absolute(&config.root);
     config.run = absolute(&config.run);
     for folder in [config.root.clone(), config.containers(), config.volumes(), config.run.clone(), config.shims()] {

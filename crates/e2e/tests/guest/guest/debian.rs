@@ -29,7 +29,7 @@ const LEFT_OUT: &[&str] = &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/
 /// Bytes of the disk that can be written, `/dev/vdd` with ext4.
 const DISK: u64 = 2 << 30;
 /// How long a guest may take for everything.
-const PATIENCE: Duration = Duration::from_secs(500);
+const PATIENCE: Duration = Duration::from_secs(900);
 /// The program that the machine's own first program starts.
 const SCRIPT: &str = "usr/local/sbin/suite";
 /// The unit that runs it, and what has to be there before.
