@@ -162,7 +162,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("GET", "/events?since=yesterday", "", 400, "since");
     island.refused("GET", "/images/none:such/json", "", 404, "none:such");
     island.refused("POST", "/images/create?fromImage=localhost:1/debian&tag=12", "", 503, "localhost:1");
-    island.refused("POST", "/images/create?fromSrc=http://x", "", 501, "http://x");
+    island.refused("POST", "/images/create?fromSrc=http://127.0.0.1:1/x", "", 503, "127.0.0.1:1");
     island.refused("POST", "/images/create?fromSrc=-&changes=FROB", "", 400, "FROB");
     island.refused("POST", "/images/create?fromSrc=-&repo=UPPER", "", 400, "UPPER");
     island.refused("POST", "/exec/gone/start", "{}", 404, "gone");
