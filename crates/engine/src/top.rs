@@ -35,7 +35,9 @@ impl Engine {
             let words = String::from_utf8_lossy(&output.stderr);
             return Err(EngineError::invalid(format!("ps {arguments}: {}", words.trim())));
         }
-        filter(&String::from_utf8_lossy(&output.stdout), &pids)
+        let table = filter(&String::from_utf8_lossy(&output.stdout), &pids)?;
+        self.tell_container(&container, "top", Vec::new());
+        Ok(table)
     }
 }
 

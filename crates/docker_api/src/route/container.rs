@@ -40,7 +40,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
     if body.is_null() || body.as_object().is_some_and(serde_json::Map::is_empty) {
         return Err(ApiError::invalid("Config cannot be empty in order to create a container"));
     }
-    mount_types(&body)?;
+    known_words(&body)?;
     let beside = |name: &str| fold::field(&body, name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let (mac_address, runtime) = (beside("MacAddress"), beside("Runtime"));
     let mut body: ContainerCreateBody =
@@ -62,9 +62,16 @@ pub(crate) async fn create(mut call: Call) -> Result {
     reply::json_with(StatusCode::CREATED, &answer)
 }
 
-/// Refuses kinds of mounts that there are not, before anything is made of the whole.
-fn mount_types(body: &serde_json::Value) -> Result<()> {
-    let mounts = fold::field(body, "HostConfig").and_then(|host| fold::field(host, "Mounts"));
+/// Refuses policies and kinds of mounts that there are not in the words that clients know, before anything is made of the whole.
+fn known_words(body: &serde_json::Value) -> Result<()> {
+    let Some(host) = fold::field(body, "HostConfig") else { return Ok(()) };
+    let policy = fold::field(host, "RestartPolicy").and_then(|policy| fold::field(policy, "Name")?.as_str());
+    if let Some(policy) = policy.filter(|name| !["", "always", "no", "on-failure", "unless-stopped"].contains(name)) {
+        return Err(ApiError::invalid(format!(
+            "invalid restart policy: unknown policy '{policy}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )));
+    }
+    let mounts = fold::field(host, "Mounts");
     let types = mounts.and_then(serde_json::Value::as_array).into_iter().flatten();
     for kind in types.filter_map(|mount| fold::field(mount, "Type")?.as_str()) {
         if !["", "bind", "cluster", "image", "npipe", "tmpfs", "volume"].contains(&kind) {

@@ -152,23 +152,37 @@ fn graph_driver(container: &Container, paths: &Paths) -> DriverData {
     DriverData { name: STORAGE.to_owned(), data }
 }
 
+/// Whether its policy has it run again: also while it is being started for that.
+pub(crate) fn is_restarting(container: &Container) -> bool {
+    container.restarting || (container.phase == Phase::Starting && container.restart_count > 0)
+}
+
+/// The phase as clients know it: one that is being started is as it was before.
+pub(crate) fn phase(container: &Container) -> Phase {
+    match container.phase {
+        Phase::Starting if container.finished.is_some() => Phase::Exited,
+        Phase::Starting => Phase::Created,
+        phase => phase,
+    }
+}
+
 /// The state, with Docker's names for the phases.
 pub(crate) fn state(container: &Container) -> ContainerState {
     let finished = container.finished.as_ref();
     // a container that runs again shows the end of its last run, but neither its code nor its error
     let over = finished.filter(|_| !container.is_alive());
     ContainerState {
-        status: Some(match container.phase {
-            Phase::Exited if container.restarting => Status::RESTARTING,
+        status: Some(match phase(container) {
+            Phase::Exited if is_restarting(container) => Status::RESTARTING,
             Phase::Created | Phase::Starting => Status::CREATED,
             Phase::Running => Status::RUNNING,
             Phase::Paused => Status::PAUSED,
             Phase::Exited => Status::EXITED,
             Phase::Removing => Status::REMOVING,
         }),
-        running: Some(matches!(container.phase, Phase::Running | Phase::Paused) || container.restarting),
+        running: Some(matches!(container.phase, Phase::Running | Phase::Paused) || is_restarting(container)),
         paused: Some(container.phase == Phase::Paused),
-        restarting: Some(container.restarting),
+        restarting: Some(is_restarting(container)),
         oom_killed: Some(over.is_some_and(|end| end.oom_killed)),
         dead: Some(false),
         pid: Some(container.pid().into()),

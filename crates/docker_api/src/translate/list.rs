@@ -16,8 +16,8 @@ pub(crate) const FILTERS: &[&str] = &[
 ];
 
 fn word(container: &Container) -> &'static str {
-    match container.phase {
-        Phase::Exited if container.restarting => "restarting",
+    match describe::phase(container) {
+        Phase::Exited if describe::is_restarting(container) => "restarting",
         Phase::Created | Phase::Starting => "created",
         Phase::Running => "running",
         Phase::Paused => "paused",
@@ -54,7 +54,7 @@ pub(crate) fn status(container: &Container, now_ns: u64) -> String {
     let ended = container.finished.as_ref();
     let since = |at_ns: u64| human(now_ns.saturating_sub(at_ns));
     let up = || container.runtime.as_ref().map_or_else(String::new, |run| since(run.started_ns));
-    match container.phase {
+    match describe::phase(container) {
         Phase::Created | Phase::Starting => "Created".to_owned(),
         Phase::Running => {
             let health = container.health.as_ref().map(|health| match health.status {
@@ -68,7 +68,7 @@ pub(crate) fn status(container: &Container, now_ns: u64) -> String {
         Phase::Exited => ended.map_or_else(
             || "Exited".to_owned(),
             |end| {
-                if container.restarting {
+                if describe::is_restarting(container) {
                     return format!("Restarting ({}) {} ago", end.code, since(end.at_ns));
                 }
                 let why = if end.oom_killed { " (OOM killed)" } else { "" };

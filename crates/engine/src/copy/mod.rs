@@ -71,7 +71,7 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorClass::NotFound`] for container or path.
     pub async fn path_stat(&self, who: &str, path: &str) -> Result<PathStat> {
-        Ok(self.take_out(who, path).await?.stat)
+        Ok(self.open_out(who, path).await?.1.stat)
     }
 
     /// Opens a path of a container to archive it.
@@ -79,12 +79,18 @@ impl Engine {
     /// # Errors
     /// As [`Self::path_stat`].
     pub async fn take_out(&self, who: &str, path: &str) -> Result<CopyOut> {
+        let (container, taken) = self.open_out(who, path).await?;
+        self.tell_container(&container, "archive-path", Vec::new());
+        Ok(taken)
+    }
+
+    async fn open_out(&self, who: &str, path: &str) -> Result<(Arc<Container>, CopyOut)> {
         let wanted = wanted(path)?;
         let (container, guard) = self.at_rest(who).await?;
         self.off_thread(move |engine| {
             let root = Root::open(&engine.inner, &container, guard)?;
             let stat = root.stat(&wanted).map_err(|errno| missing(&wanted, &container, errno))?;
-            Ok(CopyOut { root, wanted, stat })
+            Ok((container, CopyOut { root, wanted, stat }))
         })
         .await
     }
@@ -106,7 +112,9 @@ impl Engine {
         writable(&container, &wanted)?;
         self.off_thread(move |engine| {
             let root = Root::open(&engine.inner, &container, guard)?;
-            fill(&root, &wanted, &container, (replace, owners), body)
+            fill(&root, &wanted, &container, (replace, owners), body)?;
+            engine.tell_container(&container, "extract-to-dir", Vec::new());
+            Ok(())
         })
         .await
     }

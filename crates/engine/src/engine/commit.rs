@@ -10,6 +10,7 @@ use image::dockerfile::Expander;
 use image::export::{ExportError, Times};
 use image::{ConfigChanges, Image};
 use oci::digest::Digest;
+use oci::reference::Reference;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -73,6 +74,7 @@ impl Engine {
         let container = self.inner.container(who)?;
         let upper = self.upper(&container)?;
         let image = self.image_of(&container)?;
+        self.tell_container(&container, "export", Vec::new());
         self.blocking(move |inner| {
             let merged = inner.images.merged(&image, upper.as_ref().map(AsFd::as_fd)).map_err(failed)?;
             image::export::write_folder(&merged, Times::Kept, out).map_err(failed)
@@ -89,6 +91,7 @@ impl Engine {
         let container = self.inner.container(&commit.container)?;
         let base = self.image_of(&container)?;
         let upper = self.upper(&container)?;
+        let (told_name, comment) = (name.as_ref().map(Reference::familiar), commit.message.clone());
         let paused = commit.pause && container.phase == Phase::Running && self.held_still(&container).await?;
         let record = Arc::clone(&container);
         let made = self
@@ -113,7 +116,12 @@ impl Engine {
             }
         }
         let image = made?;
-        self.tell(&image, "commit");
+        let name = told_name.unwrap_or_default();
+        let words = vec![("comment", comment), ("imageID", image.id.to_string()), ("imageRef", name.clone())];
+        self.tell_container(&container, "commit", words);
+        if !name.is_empty() {
+            self.tell_as(&image, "tag", &name);
+        }
         Ok(image)
     }
 
@@ -260,8 +268,11 @@ fn change(config: &mut ImageConfig, changes: &ConfigChanges) {
         let known: std::collections::BTreeMap<String, String> =
             config.env.iter().filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect();
         let value = Expander::new(&known, '\\').word(value).unwrap_or_else(|_| value.clone());
-        config.env.retain(|entry| entry.split('=').next() != Some(name));
-        config.env.push(format!("{name}={value}"));
+        let pair = format!("{name}={value}");
+        match config.env.iter_mut().find(|entry| entry.split('=').next() == Some(name)) {
+            Some(old) => *old = pair,
+            None => config.env.push(pair),
+        }
     }
     if let Some(folder) = &changes.working_dir {
         config.working_dir.clone_from(folder);

@@ -516,7 +516,15 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::Conflict`] if it does not run.
     pub async fn resize(&self, who: &str, rows: u16, cols: u16) -> Result<()> {
-        self.ask(who, |answer| Ask::Resize { process: ProcessId::Init, rows, cols, answer }).await
+        let container = self.container(who)?;
+        self.ask(who, |answer| Ask::Resize { process: ProcessId::Init, rows, cols, answer }).await?;
+        self.tell_container(&container, "resize", vec![("height", rows.to_string()), ("width", cols.to_string())]);
+        Ok(())
+    }
+
+    /// Tells watchers of something that changes no record.
+    pub(crate) fn tell_container(&self, container: &Container, action: &str, words: Vec<(&str, String)>) {
+        self.inner.store_event(self.inner.container_event(container, action, words));
     }
 
     /// Removes the containers of a choice that do not run; their ids and the bytes that came free.

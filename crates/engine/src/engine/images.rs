@@ -173,13 +173,14 @@ impl Engine {
     pub(super) fn tell(&self, image: &Image, action: &str) {
         let id = image.id.to_string();
         let name = image.references.first().map_or_else(|| id.clone(), oci::reference::Reference::familiar);
-        let event = self.inner.events.event(EventKind::Image, action, &id, BTreeMap::from([("name".into(), name)]));
-        self.inner.store_event(event);
+        self.tell_as(image, action, &name);
     }
 
     /// As [`Self::tell`], under the name that was used.
     pub(super) fn tell_as(&self, image: &Image, action: &str, name: &str) {
-        let attributes = BTreeMap::from([("name".into(), name.to_owned())]);
+        let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
+        let mut attributes: BTreeMap<String, String> = labels.into_iter().flatten().collect();
+        attributes.insert("name".into(), name.to_owned());
         let event = self.inner.events.event(EventKind::Image, action, &image.id.to_string(), attributes);
         self.inner.store_event(event);
     }

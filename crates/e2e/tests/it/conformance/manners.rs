@@ -78,6 +78,12 @@ fn made_of(subject: &Subject) {
     subject.docker(&[&["commit"][..], &change, &["web", "child:1"]].concat()).expect(0);
     let env = field(subject, "child:1", ".Config.Env");
     assert!(env.as_array().unwrap().contains(&json!("PATH=/opt:/bin")), "{env}");
+    subject.docker(&["top", "web"]).expect(0);
+    subject.docker(&["cp", "web:/etc/hostname", "-"]).expect(0);
+    let told = past(subject, "container=web");
+    for action in ["commit", "top", "archive-path"] {
+        assert!(words(&told).contains(&action), "{action}: {}", told.out);
+    }
     let shown = answer(subject, "GET", "/v1.41/images/child:1/json", None).unwrap();
     assert_eq!(shown["Container"], field(subject, "web", ".Id"));
     subject.docker(&["create", "--name", "young", "child:1", "true"]).expect(0);
@@ -93,6 +99,12 @@ fn made_of(subject: &Subject) {
     assert!(image.text().starts_with("sha256:"), "{}", image.out);
 }
 
+/// What has happened: an end alone asks for the past.
+fn past(subject: &Subject, filter: &str) -> Run {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
+    subject.docker(&["events", "--until", &now.to_string(), "--filter", filter, "--format", "{{.Action}}"]).expect(0)
+}
+
 fn ended(subject: &Subject) {
     let options = ["run", "-d", "--name", "kept", "--restart", "always", "--stop-signal", "TERM", "--network", "none"];
     let program = [IMAGE, "sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"];
@@ -102,10 +114,7 @@ fn ended(subject: &Subject) {
     subject.docker(&["kill", "-s", "TERM", "kept"]).expect(0);
     subject.await_docker("kept", "{{.State.Status}}", "exited");
     assert_eq!(subject.docker(&["logs", "--tail", "some", "kept"]).expect(0).out, "up\n");
-    // an end alone asks for the past
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
-    let until = now.to_string();
-    let shown = subject.docker(&["events", "--until", &until, "--filter", "container=kept", "--format", "{{.Action}}"]);
+    let shown = past(subject, "container=kept");
     for action in ["create", "start", "kill", "die"] {
         assert!(words(&shown).contains(&action), "{action}: {}", shown.out);
     }
