@@ -163,7 +163,7 @@ fn wrong_requests_are_refused_with_a_message() {
     island.refused("GET", "/images/none:such/json", "", 404, "none:such");
     island.refused("POST", "/images/create?fromImage=localhost:1/debian&tag=12", "", 503, "localhost:1");
     island.refused("POST", "/images/create?fromSrc=http://127.0.0.1:1/x", "", 503, "127.0.0.1:1");
-    island.refused("POST", "/images/create?fromSrc=-&changes=FROB", "", 400, "FROB");
+    island.refused("POST", "/images/create?fromSrc=-&changes=FROB", "", 400, "frob is not a valid change command");
     island.refused("POST", "/images/create?fromSrc=-&repo=UPPER", "", 400, "UPPER");
     island.refused("POST", "/exec/gone/start", "{}", 404, "gone");
     island.refused("GET", "/networks/mine", "", 404, "network mine not found");
