@@ -14,8 +14,8 @@ use rustix::io::Errno;
 
 use crate::address::from_octets;
 use crate::firewall::Publication;
-use crate::netlink::{Attributes, Batch, NLM_F_ACK, NLM_F_DUMP, Received, Socket};
 use crate::{NetError, Result, netns};
+use sys::netlink::{Attributes, Batch, NLM_F_ACK, NLM_F_DUMP, Received, Socket};
 
 const GET: u16 = 0x101;
 const DELETE: u16 = 0x102;
@@ -102,7 +102,7 @@ impl Conntrack {
                     inner.raw(tuple);
                 });
             }
-            match self.0.run(&mut batch) {
+            match self.0.run(&batch) {
                 // It has ended by itself meanwhile.
                 Err(refusal) if refusal.errno() != Errno::NOENT => {
                     return Err(NetError::Conntrack { source: refusal });

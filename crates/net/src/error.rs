@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sys::SysError;
 
-use crate::netlink::Refusal;
+use sys::netlink::Refusal;
 
 /// A network operation that failed.
 #[derive(Debug, thiserror::Error)]

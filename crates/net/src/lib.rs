@@ -26,7 +26,6 @@ pub mod fuzzing;
 pub mod ipam;
 mod link;
 pub mod netd;
-mod netlink;
 mod netns;
 mod statistics;
 
@@ -37,7 +36,6 @@ pub use link::{
     Attachment, BridgeSpec, EndpointSpec, IpvlanMode, LINK_NAME_MAX, Link, Links, MacvlanMode, Rate, Route, RouteEntry,
     VxlanPeers, VxlanSpec,
 };
-pub use netlink::Refusal;
-use netlink::noise as netlink_noise;
 pub use netns::{NetnsPool, create_netns, netns_inode};
 pub use statistics::{LinkStatistics, link_statistics, parse_link_statistics};
+pub use sys::netlink::Refusal;

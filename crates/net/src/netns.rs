@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{NetError, Result, netlink};
+use crate::{NetError, Result, link};
 
 /// How long the filling thread rests after a failure; taking still works meanwhile, only slower.
 const REST: Duration = Duration::from_secs(1);
@@ -35,9 +35,9 @@ pub fn create_netns() -> Result<OwnedFd> {
 fn furnish() -> sys::Result<()> {
     for (name, value) in [("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647")] {
         // a kernel without the switch has no such leave to give
-        let _ = crate::link::set_sysctl(name, value);
+        let _ = link::set_sysctl(name, value);
     }
-    netlink::loopback_up()
+    link::loopback_up()
 }
 
 /// As [`create_netns`], by the thread itself, which then goes home.

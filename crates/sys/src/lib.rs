@@ -23,6 +23,7 @@ pub mod mount;
 pub mod mount_options;
 pub mod mount_table;
 pub mod mountns;
+pub mod netlink;
 pub mod netns;
 pub mod overlay;
 pub mod owner;

@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::query::Filters;
 use crate::reply::{self, Result};
 use crate::server::Call;
+use crate::translate::list::fits;
 use crate::translate::network as translate;
 use crate::translate::time::now_ns;
 use docker_wire::models::{
@@ -17,8 +18,8 @@ fn shows(call: &Call, filters: &Filters, dangling: Option<bool>, network: &Netwo
     let custom = !network.is_predefined();
     dangling.is_none_or(|dangling| dangling == (custom && call.engine().members(network).is_empty()))
         && filters.matches("driver", |wanted| translate::driver(network) == wanted)
-        && filters.matches("id", |wanted| network.id.as_str().starts_with(wanted))
-        && filters.matches("name", |wanted| network.spec.name.contains(wanted))
+        && filters.matches("id", |wanted| fits(wanted, network.id.as_str()))
+        && filters.matches("name", |wanted| fits(wanted, &network.spec.name))
         && filters.matches("scope", |wanted| wanted == "local")
         && filters.matches("type", |wanted| wanted == if custom { "custom" } else { "builtin" })
         && filters.match_labels(|key| network.spec.labels.get(key).map(String::as_str))

@@ -182,7 +182,7 @@ impl Choice {
 }
 
 /// Whether a pattern, a regular expression, is found in a text; what is none is taken as it is.
-fn fits(pattern: &str, text: &str) -> bool {
+pub(crate) fn fits(pattern: &str, text: &str) -> bool {
     regex_lite::Regex::new(pattern).map_or_else(|_| text.contains(pattern), |pattern| pattern.is_match(text))
 }
 

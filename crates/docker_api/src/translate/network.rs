@@ -11,7 +11,7 @@ use engine::model::{
     NetworkMode, NetworkSpec, PublishRequest, Tunnel,
 };
 use engine::net::firewall::{Gateway, Protocol, Publication};
-use engine::net::ipam::SubnetRequest;
+use engine::net::ipam::{Lease, SubnetRequest};
 use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +23,7 @@ const VXLAN_PORT: u16 = 4789;
 /// The driver's name as clients have it.
 pub(crate) fn driver(network: &Network) -> &'static str {
     match network.spec.driver {
+        _ if network.spec.template => "null",
         Driver::Bridge if network.spec.link.tunnel.is_some() => "vxlan",
         Driver::Bridge => "bridge",
         Driver::Macvlan => "macvlan",
@@ -33,7 +34,12 @@ pub(crate) fn driver(network: &Network) -> &'static str {
 }
 
 fn bad_option(key: &str, value: &str, what: &str) -> ApiError {
-    ApiError::invalid(format!("invalid value {value:?} for network option {key}: {what}"))
+    ApiError::invalid(format!("failed to parse {key} value: {value} ({what})"))
+}
+
+fn bad_mode(kind: &str, value: &str, usual: &str) -> ApiError {
+    let text = format!("requested {kind} mode '{value}' is not valid, '{usual}' mode is the {kind} driver default");
+    ApiError::invalid(text)
 }
 
 fn switch(key: &str, value: &str) -> Result<bool, ApiError> {
@@ -71,8 +77,11 @@ pub(crate) fn spec(body: NetworkCreateRequest) -> Result<NetworkSpec, ApiError> 
     }
     let words: BTreeMap<String, String> = body.options.unwrap_or_default().into_iter().collect();
     let ipam = body.ipam.unwrap_or_default();
-    if let Some(other) = ipam.driver.as_deref().filter(|driver| !matches!(*driver, "" | "default" | "null")) {
-        return Err(ApiError::not_found(format!("could not find IPAM driver {other}: plugin not found")));
+    match ipam.driver.as_deref().unwrap_or_default() {
+        "" | "default" => {}
+        // it has no addresses to give, and every driver here gives some
+        "null" => return Err(ApiError::invalid("ipv4 pool is empty")),
+        other => return Err(ApiError::not_found(format!("could not find IPAM driver {other}: plugin not found"))),
     }
     let subnets = subnets(ipam.config.unwrap_or_default())?;
     let asked6 = subnets.iter().any(|asked| asked.v6);
@@ -109,9 +118,21 @@ fn subnets(list: Vec<IpamConfig>) -> Result<Vec<SubnetRequest>, ApiError> {
             auxiliary.insert(name, address("auxiliary address", &value)?);
         }
         let v6 = wanted.is_some_and(Subnet::is_v6);
-        Ok(SubnetRequest { subnet: wanted, range: subnet("ip-range", config.ip_range)?, gateway, auxiliary, v6 })
+        Ok(SubnetRequest {
+            subnet: wanted,
+            range: subnet("ip-range", config.ip_range)?,
+            gateway,
+            auxiliary,
+            v6,
+            pooled: false,
+        })
     };
     list.into_iter().map(one).collect()
+}
+
+/// An address of the host's for what leaves a network.
+fn host_address<A: std::str::FromStr>(key: &str, value: &str) -> Result<A, ApiError> {
+    value.parse().map_err(|_| bad_option(key, value, "it is no address of this version of IP"))
 }
 
 fn gateway(key: &str, value: &str) -> Result<Gateway, ApiError> {
@@ -139,7 +160,9 @@ fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: boo
             "bridge.gateway_mode_ipv6" if value == "isolated" => options.isolated = true,
             "bridge.gateway_mode_ipv4" => options.v4 = gateway(key, value)?,
             "bridge.gateway_mode_ipv6" => options.v6 = gateway(key, value)?,
-            "bridge.host_binding_ipv4" | "host_ipv4" => {
+            "host_ipv4" => options.leave_v4 = Some(host_address(key, value)?),
+            "host_ipv6" => options.leave_v6 = Some(host_address(key, value)?),
+            "bridge.host_binding_ipv4" => {
                 let address: IpAddr = value.parse().map_err(|_| bad_option(key, value, "it is an address"))?;
                 options.publish_at = Some(address).filter(|address| !address.is_unspecified());
             }
@@ -153,7 +176,7 @@ fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: boo
                     "private" => MacvlanMode::Private,
                     "vepa" => MacvlanMode::Vepa,
                     "passthru" => MacvlanMode::Passthru,
-                    _ => return Err(bad_option(key, value, "it is bridge, private, vepa or passthru")),
+                    _ => return Err(bad_mode("macvlan", value, "bridge")),
                 }
             }
             "ipvlan_mode" => {
@@ -161,7 +184,7 @@ fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: boo
                     "" | "l2" => IpvlanMode::L2,
                     "l3" => IpvlanMode::L3,
                     "l3s" => IpvlanMode::L3s,
-                    _ => return Err(bad_option(key, value, "it is l2, l3 or l3s")),
+                    _ => return Err(bad_mode("ipvlan", value, "l2")),
                 }
             }
             _ => {}
@@ -222,14 +245,14 @@ pub(crate) fn endpoint(settings: EndpointSettings) -> Result<EndpointRequest, Ap
         for (value, v6) in [(ipam.ipv4_address, false), (ipam.ipv6_address, true)] {
             let Some(value) = text(value) else { continue };
             match value.parse::<IpAddr>() {
-                Ok(address) if address.is_ipv6() == v6 => addresses.push(address),
+                Ok(address) if address.is_ipv6() == v6 && !is_mapped(address) => addresses.push(address),
                 _ => problems.push(format!("invalid IPv{} address: {value}", if v6 { 6 } else { 4 })),
             }
         }
         for value in ipam.link_local_ips.unwrap_or_default() {
             match value.parse::<IpAddr>() {
-                Ok(address) => link_local.push(address),
-                Err(_) => problems.push(format!("invalid link-local IP address: {value}")),
+                Ok(address) if is_link_local(address) => link_local.push(address),
+                _ => problems.push(format!("invalid link-local IP address: {value}")),
             }
         }
     }
@@ -248,6 +271,19 @@ pub(crate) fn endpoint(settings: EndpointSettings) -> Result<EndpointRequest, Ap
         rate: rate(&words)?,
         words,
     })
+}
+
+/// An IPv4 address in the clothes of an IPv6 one, which no link has.
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
+}
+
+/// 169.254.0.0/16 and fe80::/10.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 fn mac(value: &str) -> Result<Mac, ApiError> {
@@ -280,10 +316,14 @@ pub(crate) fn networks(
         let own = match &mode {
             NetworkMode::None => name == "none" || disabled,
             NetworkMode::Host => name == "host",
-            NetworkMode::Networks(_) | NetworkMode::Container(_) => false,
+            NetworkMode::Container(other) => name.strip_prefix("container:") == Some(other),
+            NetworkMode::Networks(_) => false,
         };
         let request = endpoint(settings)?;
         if own {
+            if request.mac.is_some() && matches!(mode, NetworkMode::Container(_)) {
+                return Err(ApiError::invalid("conflicting options: mac-address and the network mode"));
+            }
             if !request.addresses.is_empty() {
                 return Err(ApiError::invalid("user specified IP address is supported on user defined networks only"));
             }
@@ -484,15 +524,17 @@ fn settings(container: &Container, endpoint: &Endpoint) -> EndpointSettings {
     shown.network_id = Some(link.network.to_string());
     shown.endpoint_id = Some(link.id.clone());
     shown.mac_address = Some(link.mac.map(|mac| mac.to_string()).unwrap_or_default());
+    let gateway =
+        |lease: Lease| Some(lease.gateway.to_string()).filter(|_| !link.direct).or_else(|| Some(String::new()));
     if let Some(lease) = link.lease(false) {
         shown.ip_address = Some(lease.address.address().to_string());
         shown.ip_prefix_len = Some(lease.address.prefix().into());
-        shown.gateway = Some(lease.gateway.to_string());
+        shown.gateway = gateway(lease);
     }
     if let Some(lease) = link.lease(true) {
         shown.global_ipv6_address = Some(lease.address.address().to_string());
         shown.global_ipv6_prefix_len = Some(lease.address.prefix().into());
-        shown.ipv6_gateway = Some(lease.gateway.to_string());
+        shown.ipv6_gateway = gateway(lease);
     }
     // in the default network nobody is known by a name
     if !container.endpoints.get(DEFAULT_NETWORK).is_some_and(|other| other == endpoint) {
@@ -624,7 +666,30 @@ mod tests {
         check(json!({ "Name": "a", "IPAM": { "Config": [{ "Subnet": "x" }] } }), wrong, "invalid subnet x");
         check(json!({ "Name": "a", "Options": { "com.docker.network.driver.mtu": "x" } }), wrong, "mtu");
         check(json!({ "Name": "a", "Options": { "insula.rate.send": "fast" } }), wrong, "bytes a second");
+        check(json!({ "Name": "a", "IPAM": { "Driver": "null" } }), wrong, "ipv4 pool is empty");
+        let mode = json!({ "Name": "a", "Driver": "macvlan", "Options": { "macvlan_mode": "x" } });
+        check(mode, wrong, "requested macvlan mode 'x' is not valid");
+        let leave = json!({ "Name": "a", "Options": { "com.docker.network.host_ipv4": "::1" } });
+        check(leave, wrong, "com.docker.network.host_ipv4");
         check(json!({ "Name": "a", "IPAM": { "Driver": "dhcp" } }), StatusCode::NOT_FOUND, "dhcp");
+    }
+
+    #[test]
+    fn addresses_of_the_wrong_kind_are_refused() {
+        let with = |ipam: Value| endpoint(serde_json::from_value(json!({ "IPAMConfig": ipam })).unwrap());
+        let good = with(json!({ "IPv6Address": "fd00::5", "LinkLocalIPs": ["169.254.7.7", "fe80::254:7"] })).unwrap();
+        assert_eq!((good.addresses.len(), good.link_local.len()), (1, 2));
+        for (wrong, part) in [
+            (json!({ "IPv4Address": "fd00::5" }), "invalid IPv4 address: fd00::5"),
+            (json!({ "IPv6Address": "10.0.0.1" }), "invalid IPv6 address: 10.0.0.1"),
+            (json!({ "IPv6Address": "::ffff:10.0.0.1" }), "invalid IPv6 address: ::ffff:10.0.0.1"),
+            (json!({ "LinkLocalIPs": ["169.253.5.5"] }), "invalid link-local IP address: 169.253.5.5"),
+            (json!({ "LinkLocalIPs": ["2001:db8::89"] }), "invalid link-local IP address: 2001:db8::89"),
+        ] {
+            let error = with(wrong).unwrap_err();
+            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+            assert!(error.message.contains(part), "{}", error.message);
+        }
     }
 
     #[test]
@@ -660,5 +725,10 @@ mod tests {
         let (_, endpoints) = networks(&host(""), false, None, mac.clone()).unwrap();
         assert_eq!(endpoints["bridge"].mac.unwrap().to_string(), "02:42:ac:11:00:09");
         assert!(networks(&host("host"), false, None, mac).is_err());
+        let settings =
+            EndpointSettings { mac_address: Some("02:42:ac:11:00:09".into()), ..EndpointSettings::default() };
+        let config = NetworkingConfig { endpoints_config: Some([("container:web".to_owned(), settings)].into()) };
+        let refused = networks(&host("container:web"), false, Some(config), None).unwrap_err();
+        assert!(refused.message.contains("mac-address and the network mode"), "{}", refused.message);
     }
 }

@@ -53,6 +53,8 @@ pub(crate) enum Ask {
     Connect { network: Arc<Network>, request: Box<EndpointRequest>, answer: Answer<()> },
     /// Take it out of a network.
     Disconnect { network: Arc<Network>, answer: Answer<()> },
+    /// Forget the place in a network that is no more.
+    Forget { network: String, answer: Answer<()> },
     /// Call it by another name, which the registry has reserved.
     Rename { name: String, answer: Answer<()> },
     /// Forget the container that it knows by this name.
@@ -222,6 +224,7 @@ impl Actor {
             Ask::Exec { id, exec, connection, answer } => self.on_exec(id, exec, connection, answer).await,
             Ask::Connect { network, request, answer } => self.on_connect(network, *request, answer).await,
             Ask::Disconnect { network, answer } => self.on_disconnect(network, answer).await,
+            Ask::Forget { network, answer } => self.on_forget(&network, answer),
             Ask::Restore { images, answer } => {
                 self.restoring = Some(images);
                 self.on_command(Input::Start, answer).await;

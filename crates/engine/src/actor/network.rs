@@ -3,7 +3,9 @@
 use super::{Actor, Answer, reply};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{Container, ContainerId, Driver, Endpoint, EndpointRequest, Event, Network, NetworkMode};
+use crate::model::{
+    Container, ContainerId, Driver, Endpoint, EndpointLink, EndpointRequest, Event, Network, NetworkMode,
+};
 use crate::network::{self, Granted, Leaving, book::Refusal, names::Linked};
 use net::NetError;
 use net::dns::View;
@@ -173,6 +175,9 @@ impl Actor {
         let container = &self.container;
         let name = &network.spec.name;
         let denied = |text: String| Err(EngineError::new(ErrorClass::Denied, text));
+        if network.is_predefined() && !request.aliases.is_empty() {
+            return Err(EngineError::invalid(network::ALIAS_HERE));
+        }
         match network.spec.driver {
             Driver::Host => {
                 return denied(
@@ -193,18 +198,16 @@ impl Actor {
                 return denied("container sharing network namespace with another container or host cannot be connected to any other network".into());
             }
         }
-        if container.endpoints.contains_key(name) {
-            return denied(format!("endpoint with name {} already exists in network {name}", container.name));
-        }
-        let mut spec = container.spec.clone();
-        spec.endpoints = [(name.clone(), request.clone())].into();
-        // the same checks as for a new container
-        self.inner.networks.endpoints(&spec)?;
+        self.inner.networks.check(network, &request)?;
         let mut endpoint = Endpoint { request, link: None };
         if !container.is_alive() {
+            // as with Docker's daemon: what was said before is replaced
             let mut next = container.clone();
             next.endpoints.insert(name.clone(), endpoint);
             return self.commit(next, Vec::new());
+        }
+        if container.endpoints.contains_key(name) {
+            return denied(format!("endpoint with name {} already exists in network {name}", container.name));
         }
         let link = match self.inner.networks.grant_one(container, network, &endpoint) {
             Err(Refusal::Taken(_)) => {
@@ -218,13 +221,9 @@ impl Actor {
         next.endpoints.insert(name.clone(), endpoint);
         let event = self.inner.network_event("connect", network, Some(&next.id));
         self.commit(next, vec![event])?;
-        let view = self.renew_names()?;
-        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
-        let (id, kept) = (link.id.clone(), link.clone());
-        let joined = blocking(move || network::join(&inner, &container, &link, view)).await;
-        if let Err(error) = joined {
-            tracing::debug!(endpoint = id, %error, "cannot connect");
-            let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(kept) })].into();
+        if let Err(error) = self.make_connection(&link).await {
+            tracing::debug!(endpoint = link.id, %error, "cannot connect");
+            let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })].into();
             self.inner.networks.take_back(&before.id, &Granted { endpoints, published: Vec::new() });
             let event = self.inner.network_event("disconnect", network, Some(&before.id));
             self.commit(before, vec![event])?;
@@ -234,18 +233,97 @@ impl Actor {
         Ok(())
     }
 
+    /// Makes a running container's new link, and passes its ports on to where its way out is now.
+    async fn make_connection(&mut self, link: &EndpointLink) -> Result<()> {
+        let view = self.renew_names()?;
+        let (inner, container, made) = (Arc::clone(&self.inner), self.container.clone(), link.clone());
+        blocking(move || network::join(&inner, &container, &made, view)).await?;
+        let Err(error) = self.move_ports().await else { return Ok(()) };
+        let mut without = self.container.clone();
+        without.endpoints.retain(|_, endpoint| endpoint.link.as_ref() != Some(link));
+        let gone = self.inner.networks.joined(&self.container).into_iter().find(|one| one.link.id == link.id);
+        if let Some(gone) = gone {
+            let inner = Arc::clone(&self.inner);
+            blocking(move || network::part(&inner, &without, &gone, None)).await?;
+        }
+        Err(error)
+    }
+
+    /// Passes a running container's ports on to its ways out, where those are others than they were.
+    async fn move_ports(&mut self) -> Result<()> {
+        let mut busy: BTreeSet<Publication> = BTreeSet::new();
+        for _ in 0..PORTS_TRIED {
+            let held = self.container.published.clone();
+            let mut next = self.container.clone();
+            next.published = self.inner.networks.republished(&self.container, &busy)?;
+            if next.published == held {
+                return Ok(());
+            }
+            let (inner, id, ports) = (Arc::clone(&self.inner), next.id.clone(), next.published.clone());
+            let reserved = tokio::task::spawn_blocking(move || network::reserve(&inner, &id, &ports)).await;
+            if let Err(error) = reserved.map_err(|error| cut_short(&error))? {
+                let granted = Granted { endpoints: next.endpoints.clone(), published: next.published.clone() };
+                self.inner.networks.swap_ports(&next.id, &next.published, &held);
+                match error {
+                    NetError::Port { port, .. } if self.may_choose(&port) => {
+                        busy.insert(port);
+                        continue;
+                    }
+                    error => {
+                        let (inner, id) = (Arc::clone(&self.inner), self.container.id.clone());
+                        // those that it has had all the time were free for nobody else
+                        let _ = tokio::task::spawn_blocking(move || network::reserve(&inner, &id, &held)).await;
+                        return Err(self.not_reserved(&granted, &error));
+                    }
+                }
+            }
+            let (lost, moved) = changes(&held, &next.published);
+            self.commit(next, Vec::new())?;
+            let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+            return blocking(move || {
+                network::republish(&inner, &container, lost, moved);
+                Ok(())
+            })
+            .await;
+        }
+        Err(EngineError::new(ErrorClass::Internal, "every port that was tried is in use by a program of the host"))
+    }
+
     pub(super) async fn on_disconnect(&mut self, network: Arc<Network>, answer: Answer<()>) {
         reply(answer, self.disconnect(&network).await);
+    }
+
+    /// Forgets the container's place in a network that is no more.
+    pub(super) fn on_forget(&mut self, network: &str, answer: Answer<()>) {
+        let mut next = self.container.clone();
+        let known = next.endpoints.remove(network).is_some_and(|endpoint| endpoint.link.is_none());
+        let outcome = if known {
+            self.commit(next, Vec::new())
+        } else {
+            let id = &self.container.id;
+            let text = format!("container {id} is not connected to the network {network}");
+            Err(EngineError::new(ErrorClass::Denied, text))
+        };
+        reply(answer, outcome);
     }
 
     async fn disconnect(&mut self, network: &Arc<Network>) -> Result<()> {
         let container = &self.container;
         let name = &network.spec.name;
-        if network.spec.driver == Driver::Host {
-            return Err(EngineError::new(
-                ErrorClass::Denied,
-                "container cannot be disconnected from host network or connected to host network",
-            ));
+        match (&container.spec.network, network.spec.driver) {
+            (NetworkMode::Host, Driver::Host) => {
+                return Err(EngineError::new(
+                    ErrorClass::Denied,
+                    "container cannot be disconnected from host network or connected to host network",
+                ));
+            }
+            (NetworkMode::None, Driver::None) => {
+                // it may join others now
+                let mut next = container.clone();
+                next.spec.network = NetworkMode::Networks(name.clone());
+                return self.commit(next, Vec::new());
+            }
+            _ => {}
         }
         if !container.endpoints.contains_key(name) {
             return Err(EngineError::new(
@@ -261,24 +339,20 @@ impl Actor {
             return self.commit(next, Vec::new());
         };
         // ports that were passed on to an address that goes are passed on to one that stays, if there is one
-        let lost: Vec<Publication> =
-            next.published.iter().filter(|one| link.addresses().contains(&one.to)).copied().collect();
-        next.published.retain(|one| !lost.contains(one));
-        let rest = network::wiring::targets(&self.inner.networks.joined(&next)).passed;
-        let instead = |one: &Publication| {
-            let to = rest.iter().find(|to| to.is_ipv4() == one.to.is_ipv4()).filter(|_| !one.is_direct())?;
-            Some(Publication { to: *to, ..*one })
-        };
-        let moved: Vec<Publication> = lost.iter().filter_map(instead).collect();
-        next.published.extend(&moved);
-        self.inner.networks.book().keep(&next.id, &moved);
+        let held = next.published.clone();
+        if let Ok(published) = self.inner.networks.republished(&next, &BTreeSet::new()) {
+            next.published = published;
+        } else {
+            next.published.retain(|one| !link.addresses().contains(&one.to));
+            self.inner.networks.swap_ports(&next.id, &held, &next.published);
+        }
+        let (lost, moved) = changes(&held, &next.published);
         let linked = self.inner.linked(&next).unwrap_or_default();
         let view = self.inner.write_names(&next, &self.inner.config.paths(&next.id), &linked)?;
         let (inner, container, parted) = (Arc::clone(&self.inner), next.clone(), gone.clone());
-        let ports = lost.clone();
         let outcome = blocking(move || {
-            if !ports.is_empty() {
-                network::republish(&inner, &container, ports, moved);
+            if !lost.is_empty() || !moved.is_empty() {
+                network::republish(&inner, &container, lost, moved);
             }
             network::part(&inner, &container, &parted, view)
         })
@@ -288,7 +362,8 @@ impl Actor {
         self.commit(next, vec![event])?;
         let endpoints =
             [(network.spec.name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })];
-        self.inner.networks.take_back(&self.container.id, &Granted { endpoints: endpoints.into(), published: lost });
+        let granted = Granted { endpoints: endpoints.into(), published: Vec::new() };
+        self.inner.networks.take_back(&self.container.id, &granted);
         outcome
     }
 
@@ -330,6 +405,14 @@ impl Actor {
         let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
         tokio::task::spawn_blocking(move || network::rename(&inner, &container));
     }
+}
+
+/// The ports that are there no more, and those that are new.
+fn changes(before: &[Publication], after: &[Publication]) -> (Vec<Publication>, Vec<Publication>) {
+    let only = |list: &[Publication], other: &[Publication]| -> Vec<Publication> {
+        list.iter().filter(|one| !other.contains(one)).copied().collect()
+    };
+    (only(before, after), only(after, before))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

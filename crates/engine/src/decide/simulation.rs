@@ -242,6 +242,7 @@ impl Island {
             mac: None,
             leases,
             names: Vec::new(),
+            direct: false,
         };
         next.endpoints = [("net".to_owned(), Endpoint { link: Some(link), ..Endpoint::default() })].into();
         Some(next)

@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::network;
 use net::ipam::default_pools;
-use net::{Links, Subnet};
+use net::{Links, MacvlanMode, Subnet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use store::Txn;
@@ -26,7 +26,7 @@ const SEED: &str = "address-seed";
 pub enum Leave {
     /// It must be in it.
     Present,
-    /// It may have gone already.
+    /// The network may have gone already.
     Anyway,
 }
 
@@ -91,9 +91,19 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::NotFound`], [`ErrorClass::Denied`] for the host's network or one that the container is not in.
     pub async fn disconnect(&self, network: &str, container: &str, how: Leave) -> Result<()> {
-        let network = self.network(network)?;
-        match self.ask(container, |answer| Ask::Disconnect { network, answer }).await {
-            Err(error) if how == Leave::Anyway && error.class() == ErrorClass::NotFound => Ok(()),
+        let anyway = how == Leave::Anyway;
+        let found = match self.network(network) {
+            // gone with its containers' places in it still on record
+            Err(error) if anyway && error.class() == ErrorClass::NotFound => {
+                let network = network.to_owned();
+                return self.ask(container, |answer| Ask::Forget { network, answer }).await;
+            }
+            outcome => outcome?,
+        };
+        match self.ask(container, |answer| Ask::Disconnect { network: found, answer }).await {
+            Err(error) if anyway && error.class() == ErrorClass::NotFound => {
+                Err(EngineError::not_found(format!("endpoint {container} not found")))
+            }
             outcome => outcome,
         }
     }
@@ -177,10 +187,20 @@ impl Inner {
         let template =
             book.by_name(name).or_else(|| book.by_id(&NetworkId::known(name))).filter(|one| one.spec.template);
         let Some(template) = template else {
-            return Err(EngineError::not_found(format!(
-                "could not find network configuration: network {name} not found"
-            )));
+            return Err(EngineError::not_found(format!("configuration network {name:?} does not exist")));
         };
+        if spec.template {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                "a configuration network cannot depend on another configuration network",
+            ));
+        }
+        if !spec.subnets.is_empty() || !spec.words.is_empty() || !spec.labels.is_empty() || spec.v6 {
+            return Err(EngineError::new(
+                ErrorClass::Denied,
+                "user specified configurations are not supported if the network depends on a configuration network",
+            ));
+        }
         let from = &template.spec;
         Ok(NetworkSpec {
             v4: from.v4,
@@ -217,27 +237,49 @@ impl Inner {
             return Ok(());
         }
         let Some(parent) = network.spec.link.parent.clone() else { return Ok(()) };
-        let same = |other: &&Arc<Network>| {
-            other.spec.driver.has_addresses() && other.spec.link.parent.as_deref() == Some(parent.as_str())
+        self.check_parent(network, &parent)?;
+        let there = links.inspect(&parent).map_err(cannot)?.is_some();
+        // one that was made for a network goes with the last that uses it
+        let made = |other: &&Arc<Network>| {
+            other.spec.link.parent.as_ref() == Some(&parent) && !other.spec.link.found && !other.spec.template
         };
-        if let Some(other) = self.networks.book().networks().find(same)
-            && other.spec.driver != network.spec.driver
-        {
-            return Err(EngineError::new(
+        network.spec.link.found = there && !self.networks.book().networks().any(|other| made(&other));
+        if there {
+            return Ok(());
+        }
+        match network::wiring::tagged(&parent) {
+            Some((below, id)) if links.inspect(below).map_err(cannot)?.is_some() => {
+                if (1..=4094).contains(&id) {
+                    return Ok(());
+                }
+                Err(EngineError::invalid(format!("vlan id must be between 1-4094, received: {id}")))
+            }
+            _ => Err(EngineError::invalid(format!("-o parent interface was not found on the host: {parent}"))),
+        }
+    }
+
+    /// Whether sub-links of this parent can be had beside those of other networks.
+    fn check_parent(&self, network: &Network, parent: &str) -> Result<()> {
+        if parent == "lo" {
+            let driver = if network.spec.driver == Driver::Macvlan { "macvlan" } else { "ipvlan" };
+            return Err(EngineError::invalid(format!("loopback interface is not a valid {driver} parent link")));
+        }
+        let same = |other: &&Arc<Network>| {
+            other.spec.driver.has_addresses() && other.spec.link.parent.as_deref() == Some(parent)
+        };
+        // one sub-link has all of the parent, or several have each their part
+        let alone = |spec: &NetworkSpec| spec.driver == Driver::Macvlan && spec.link.macvlan == MacvlanMode::Passthru;
+        let book = self.networks.book();
+        let conflict = book
+            .networks()
+            .filter(same)
+            .find(|other| other.spec.driver != network.spec.driver || alone(&other.spec) || alone(&network.spec));
+        match conflict {
+            None => Ok(()),
+            Some(other) => Err(EngineError::new(
                 ErrorClass::Denied,
                 format!("network {} is already using parent interface {parent}", other.id),
-            ));
-        }
-        let below = parent.rsplit_once('.').filter(|(_, id)| id.parse::<u16>().is_ok()).map(|(below, _)| below);
-        let there = links.inspect(&parent).map_err(cannot)?.is_some()
-            || match below {
-                Some(below) => links.inspect(below).map_err(cannot)?.is_some(),
-                None => false,
-            };
-        if there {
-            Ok(())
-        } else {
-            Err(EngineError::invalid(format!("-o parent interface was not found on the host: {parent}")))
+            )),
         }
     }
 
@@ -302,7 +344,7 @@ impl Inner {
         if network.spec.template && self.networks.book().networks().any(|other| dependent(&other)) {
             return Err(EngineError::new(
                 ErrorClass::Denied,
-                format!("configuration network {name:?} is in use by another network"),
+                format!("error while removing network: configuration network {name:?} is in use"),
             ));
         }
         let event = self.network_event("destroy", network, None);
@@ -422,11 +464,12 @@ fn check(spec: &NetworkSpec) -> Result<()> {
     if tunnel.as_ref().is_some_and(|tunnel| tunnel.id >= 1 << 24) {
         return Err(EngineError::invalid("a tunnel's number has 24 bits: it is below 16777216"));
     }
+    let versions = |v6: bool| spec.subnets.iter().filter(|asked| network::book::is_v6(asked) == v6).count();
+    if spec.driver == Driver::Bridge && !spec.template && (versions(false) > 1 || versions(true) > 1) {
+        return Err(EngineError::new(ErrorClass::Denied, "bridge driver doesn't support multiple subnets"));
+    }
     if !spec.v4 && !spec.v6 {
         return Err(EngineError::invalid("IPv4 or IPv6 must be enabled"));
-    }
-    if spec.template && spec.made_from.is_some() {
-        return Err(EngineError::new(ErrorClass::Denied, "a configuration network cannot depend on another one"));
     }
     for asked in &spec.subnets {
         match asked.subnet {

@@ -6,7 +6,7 @@ use net::ipam::{Lease, SubnetRequest};
 use net::{IpvlanMode, Mac, MacvlanMode, Rate};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The network that containers are in where nothing else is said.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -55,12 +55,16 @@ pub struct Tunnel {
 pub struct LinkOptions {
     /// The bridge's name; made of the network's id where none is given.
     pub bridge: Option<String>,
-    /// The bridge was there before the network, and stays after it.
+    /// The bridge, or the parent, was there before the network, and stays after it.
     pub found: bool,
     /// The largest packet, in bytes.
     pub mtu: Option<u32>,
     /// Whether what leaves the network gets the host's address.
     pub masquerade: bool,
+    /// The host's IPv4 address that what leaves the network gets; whichever fits where none is given.
+    pub leave_v4: Option<Ipv4Addr>,
+    /// The host's IPv6 address that what leaves the network gets.
+    pub leave_v6: Option<Ipv6Addr>,
     /// Containers see each other only at published ports.
     pub separate: bool,
     /// How containers are reached over IPv4.
@@ -92,6 +96,8 @@ impl Default for LinkOptions {
             found: false,
             mtu: None,
             masquerade: true,
+            leave_v4: None,
+            leave_v6: None,
             separate: false,
             v4: Gateway::Nat,
             v6: Gateway::Nat,
@@ -248,6 +254,9 @@ pub struct EndpointLink {
     pub leases: Vec<Lease>,
     /// Its names, the container's first.
     pub names: Vec<String>,
+    /// Packets go straight out of it: the leases' gateways are nobody's way.
+    #[serde(default)]
+    pub direct: bool,
 }
 
 impl EndpointLink {

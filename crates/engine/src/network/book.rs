@@ -53,9 +53,12 @@ impl Book {
         }
         let spec = &mut network.spec;
         let has = |v6: bool, list: &[SubnetRequest]| list.iter().any(|asked| is_v6(asked) == v6);
+        for asked in &mut spec.subnets {
+            asked.pooled = asked.subnet.is_none();
+        }
         for (wanted, v6) in [(spec.v4, false), (spec.v6, true)] {
             if wanted && !has(v6, &spec.subnets) {
-                spec.subnets.push(SubnetRequest { v6, ..SubnetRequest::default() });
+                spec.subnets.push(SubnetRequest { v6, pooled: true, ..SubnetRequest::default() });
             }
         }
         spec.subnets.retain(|asked| if is_v6(asked) { spec.v6 } else { spec.v4 });
@@ -135,7 +138,7 @@ impl Book {
             .leases
             .get_mut(network)
             .ok_or_else(|| Refusal::Wrong(EngineError::not_found(format!("network {network} not found"))))?;
-        let leased = ipam::allocate(state.clone(), network.as_str(), container.as_str(), wanted);
+        let leased = ipam::allocate_one_each(state.clone(), network.as_str(), container.as_str(), wanted);
         let (next, leases) = leased.map_err(lease_refused)?;
         *state = next;
         Ok(leases)
@@ -165,7 +168,18 @@ impl Book {
         self.ports.take(container, wanted, to, busy)
     }
 
-    /// Enters ports that a container has, and that were passed on to another address of it.
+    /// As [`Self::publish`] for a container that has `held`, and whose ways out are others now.
+    pub(crate) fn republish(
+        &mut self,
+        container: &ContainerId,
+        wanted: &[PublishRequest],
+        held: &[Publication],
+        to: (&Targets, &BTreeSet<Publication>),
+    ) -> std::result::Result<Vec<Publication>, Refusal> {
+        self.ports.retake(container, wanted, held, to)
+    }
+
+    /// Enters ports that a container has.
     pub(crate) fn keep(&mut self, container: &ContainerId, published: &[Publication]) {
         self.ports.adopt(container, published);
     }
@@ -204,6 +218,7 @@ fn subnet_refused(error: IpamError) -> EngineError {
             "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network: all predefined address pools have been fully subnetted",
             &error,
         ),
+        error @ IpamError::AuxiliaryTaken { .. } => EngineError::new(ErrorClass::Denied, error.to_string()),
         error => EngineError::invalid(error.to_string()),
     }
 }

@@ -169,8 +169,7 @@ pub(crate) fn make(inner: &Inner, links: &Links, network: &Network) -> Result<()
         }
         Driver::Macvlan | Driver::Ipvlan => {
             let parent = wiring::parent(network);
-            let tagged = parent.rsplit_once('.').and_then(|(below, id)| Some((below, id.parse::<u16>().ok()?)));
-            match (&network.spec.link.parent, tagged) {
+            match (&network.spec.link.parent, wiring::tagged(&parent)) {
                 (None, _) => links.create_dummy(&parent).map_err(cannot)?,
                 (Some(_), Some((below, id))) if links.inspect(&parent).map_err(cannot)?.is_none() => {
                     links.create_vlan(below, id, &parent).map_err(cannot)?;
@@ -218,6 +217,13 @@ pub(crate) fn unmake(inner: &Inner, network: &Network) -> Result<()> {
     match network.spec.driver {
         Driver::Bridge if !network.spec.link.found => own.push(network.link_name()),
         Driver::Macvlan | Driver::Ipvlan if network.spec.link.parent.is_none() => own.push(network.link_name()),
+        // a VLAN that was made for it, unless another network came to it since
+        Driver::Macvlan | Driver::Ipvlan if !network.spec.link.found => {
+            own.extend(network.spec.link.parent.clone().filter(|parent| {
+                let same = |other: &Arc<Network>| other.spec.link.parent.as_ref() == Some(parent);
+                wiring::tagged(parent).is_some() && !inner.networks.book().networks().any(same)
+            }));
+        }
         _ => {}
     }
     if own.is_empty() {

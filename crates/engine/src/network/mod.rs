@@ -36,6 +36,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use wiring::Joined;
 
+/// What is said of an alias in a network whose containers do not find each other by name.
+pub(crate) const ALIAS_HERE: &str = "network-scoped alias is supported only for containers in user defined networks";
+
 /// All networks, and who is in them.
 #[derive(Debug)]
 pub(crate) struct Networks {
@@ -170,32 +173,47 @@ impl Networks {
             endpoint.link = Some(link.clone());
             joined.push(Joined { network, endpoint: endpoint.clone(), link });
         }
-        let spec = &container.spec;
-        let mut wanted = ports::requests(&spec.publish, spec.publish_all, &spec.exposed_ports);
-        let at = joined.iter().find_map(|one| one.network.spec.link.publish_at);
-        for request in wanted.iter_mut().filter(|request| request.host.is_none()) {
-            request.host = at;
-        }
         let to = wiring::targets(&joined);
         // without a way out there is none in either: as with Docker's daemon, nothing is published then
-        if to.passed.is_empty() && to.direct.is_empty() {
+        if to.is_empty() {
             return Ok(());
         }
-        granted.published = book.publish(&container.id, &wanted, &to, busy).map_err(|refusal| {
-            let named = |error: EngineError| {
-                let at = joined.first().map(|one| one.link.id.as_str()).unwrap_or_default();
-                let name = &container.name;
-                EngineError::new(
-                    error.class(),
-                    format!("driver failed programming external connectivity on endpoint {name} ({at}): {error}"),
-                )
-            };
-            match refusal {
-                Refusal::Taken(error) => Refusal::Taken(named(error)),
-                Refusal::Wrong(error) => Refusal::Wrong(named(error)),
-            }
-        })?;
+        let wanted = wanted_ports(container, &joined);
+        let published = book.publish(&container.id, &wanted, &to, busy);
+        granted.published = published.map_err(|refusal| not_published(container, &joined, refusal))?;
         Ok(())
+    }
+
+    /// The published ports of a running container whose networks are others than when it got them: at the addresses that
+    /// are its ways out now, at the same ports of the host. The record's are given up for them.
+    ///
+    /// # Errors
+    /// For a port that it did not have and can't have; it has those of the record then.
+    pub(crate) fn republished(
+        &self,
+        container: &Container,
+        busy: &BTreeSet<Publication>,
+    ) -> std::result::Result<Published, Refusal> {
+        let joined = self.joined(container);
+        let to = wiring::targets(&joined);
+        let wanted = if to.is_empty() { Vec::new() } else { wanted_ports(container, &joined) };
+        let published = self.book().republish(&container.id, &wanted, &container.published, (&to, busy));
+        published.map_err(|refusal| not_published(container, &joined, refusal))
+    }
+
+    /// Enters ports that a container has in place of others.
+    pub(crate) fn swap_ports(&self, container: &ContainerId, instead_of: &[Publication], ports: &[Publication]) {
+        let mut book = self.book();
+        book.unpublish(container, instead_of);
+        book.keep(container, ports);
+    }
+
+    /// Whether a container may be in a network like this.
+    ///
+    /// # Errors
+    /// What the network does not allow.
+    pub(crate) fn check(&self, network: &Network, request: &crate::model::EndpointRequest) -> Result<()> {
+        check_request(&self.book(), network, request)
     }
 
     /// Gives a running container a place in one more network.
@@ -237,11 +255,40 @@ impl Networks {
     }
 }
 
+/// The ports that are to be published of a container in these networks.
+fn wanted_ports(container: &Container, joined: &[Joined]) -> Vec<crate::model::PublishRequest> {
+    let spec = &container.spec;
+    let mut wanted = ports::requests(&spec.publish, spec.publish_all, &spec.exposed_ports);
+    let at = joined.iter().find_map(|one| one.network.spec.link.publish_at);
+    for request in wanted.iter_mut().filter(|request| request.host.is_none()) {
+        request.host = at;
+    }
+    wanted
+}
+
+fn not_published(container: &Container, joined: &[Joined], refusal: Refusal) -> Refusal {
+    let named = |error: EngineError| {
+        let at = joined.first().map(|one| one.link.id.as_str()).unwrap_or_default();
+        let name = &container.name;
+        EngineError::new(
+            error.class(),
+            format!("driver failed programming external connectivity on endpoint {name} ({at}): {error}"),
+        )
+    };
+    match refusal {
+        Refusal::Taken(error) => Refusal::Taken(named(error)),
+        Refusal::Wrong(error) => Refusal::Wrong(named(error)),
+    }
+}
+
 fn check_request(book: &Book, network: &Network, request: &crate::model::EndpointRequest) -> Result<()> {
     if network.spec.template {
         return Err(EngineError::new(
             ErrorClass::Denied,
-            format!("network {} is a configuration network; make one from it with --config-from", network.spec.name),
+            format!(
+                "cannot create endpoint on configuration-only network: make one from {} with --config-from",
+                network.spec.name
+            ),
         ));
     }
     if !network.spec.driver.has_addresses() {
@@ -251,12 +298,17 @@ fn check_request(book: &Book, network: &Network, request: &crate::model::Endpoin
         )));
     }
     if network.is_default() && !request.aliases.is_empty() {
-        return Err(EngineError::invalid(
-            "network-scoped alias is supported only for containers in user defined networks",
-        ));
+        return Err(EngineError::invalid(ALIAS_HERE));
     }
     for address in &request.addresses {
         book::check_user_addresses(network)?;
+        let asked_for = |part: &&net::ipam::SubnetRequest| !part.pooled && part.v6 == address.is_ipv6();
+        if !network.spec.subnets.iter().any(|part| asked_for(&part)) {
+            return Err(EngineError::invalid(format!(
+                "invalid config for network {}: invalid endpoint settings: user specified IP address is supported only when connecting to networks with user configured subnets",
+                network.spec.name
+            )));
+        }
         if !book.has_subnet_of(&network.id, *address) {
             return Err(EngineError::invalid(format!(
                 "invalid config for network {}: invalid endpoint settings: no configured subnet or ip-range contains the IP address {address}",
@@ -286,6 +338,7 @@ fn new_link(
         mac: wiring::default_mac(network, endpoint, first),
         leases,
         names: names::in_network(container, &endpoint.request.aliases),
+        direct: wiring::is_direct(network),
     })
 }
 
@@ -315,20 +368,27 @@ impl Inner {
         if names::is_linking(&container.spec) { links.collect() } else { Ok(links.flatten().collect()) }
     }
 
-    /// The containers that a container of the default network has links to, all of which have to run.
+    /// The containers that a container has links to; those of the default network have to be there to be reached.
     ///
     /// # Errors
-    /// For one that does not exist or does not run.
+    /// For one that does not exist, does not run or is in other networks only, in the words of Docker's daemon.
     pub(crate) fn running_linked(&self, container: &Container) -> Result<Vec<Linked>> {
         let linked = self.linked(container)?;
-        let stopped = linked.iter().find(|one| names::is_linking(&container.spec) && !one.container.is_alive());
-        match stopped {
-            Some(Linked { alias, container: other }) => Err(EngineError::new(
-                ErrorClass::Internal,
-                format!("Cannot link to a non running container: /{} AS /{}/{alias}", other.name, container.name),
-            )),
-            None => Ok(linked),
+        if !names::is_linking(&container.spec) {
+            return Ok(linked);
         }
+        for Linked { alias, container: other } in &linked {
+            let name = &other.name;
+            let wrong = if !other.is_alive() {
+                format!("Cannot link to a non running container: /{name} AS /{}/{alias}", container.name)
+            } else if !other.endpoints.contains_key(crate::model::DEFAULT_NETWORK) {
+                format!("Cannot link to /{name}, as it does not belong to the default network")
+            } else {
+                continue;
+            };
+            return Err(EngineError::new(ErrorClass::Internal, wrong));
+        }
+        Ok(linked)
     }
 
     /// What a program in a container is told of those that it has links to, which have to be there no more.

@@ -38,6 +38,12 @@ pub(crate) fn is_linking(spec: &ContainerSpec) -> bool {
     matches!(&spec.network, NetworkMode::Networks(name) if name == DEFAULT_NETWORK) && !spec.links.is_empty()
 }
 
+/// The addresses of a link's other end: those of the default network, the only one that such links are for.
+fn in_default(container: &Container) -> Vec<IpAddr> {
+    let endpoint = container.endpoints.get(DEFAULT_NETWORK);
+    endpoint.and_then(|endpoint| endpoint.link.as_ref()).map(EndpointLink::addresses).unwrap_or_default()
+}
+
 /// The names of a container in a network: its own, those it was given there, and its short id.
 pub(crate) fn in_network(container: &Container, aliases: &[String]) -> Vec<String> {
     let mut names = vec![container.name.clone()];
@@ -66,7 +72,7 @@ pub(crate) fn hosts(container: &Container, joined: &[Joined], around: &Around<'_
         let hostname = shown_hostname(other);
         let mut names = vec![alias.as_str(), hostname.as_str(), other.name.as_str()];
         names.dedup();
-        for address in other.links().flat_map(|(_, link)| link.addresses()) {
+        for address in in_default(other) {
             extra.push((names.join(" "), address));
         }
     }
@@ -102,7 +108,7 @@ pub(crate) fn link_variables(container: &Container, linked: &[Linked]) -> Vec<St
     let mut variables = Vec::new();
     for Linked { alias, container: other } in linked {
         let prefix = alias.to_ascii_uppercase().replace(['-', '.'], "_");
-        let address = other.links().flat_map(|(_, link)| link.addresses()).find(IpAddr::is_ipv4);
+        let address = in_default(other).into_iter().find(IpAddr::is_ipv4);
         let Some(address) = address else { continue };
         let mut ports: Vec<(u16, net::firewall::Protocol)> =
             other.spec.exposed_ports.iter().flat_map(|text| super::ports::exposed_ports(text)).collect();
@@ -147,6 +153,7 @@ mod tests {
             mac: None,
             leases: vec![lease],
             names: vec![],
+            direct: false,
         };
         Joined { network: Arc::new(Network { id, created_ns: 0, spec }), endpoint: Endpoint::default(), link }
     }

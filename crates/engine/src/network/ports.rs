@@ -52,6 +52,44 @@ impl Taken {
         Ok(taken)
     }
 
+    /// As [`Self::take`] for a container that has `held`, and whose ways out are others now: it keeps its ports of the host
+    /// where it has any. When one can't be had, it has what it had.
+    pub(super) fn retake(
+        &mut self,
+        container: &ContainerId,
+        wanted: &[PublishRequest],
+        held: &[Publication],
+        (to, busy): (&Targets, &BTreeSet<Publication>),
+    ) -> Result<Vec<Publication>, Refusal> {
+        self.release(container, held);
+        let mut left: Vec<Publication> = held.iter().filter(|one| !one.is_direct()).copied().collect();
+        let mut taken = Vec::new();
+        for request in wanted {
+            let kept = left.iter().find(|one| is_of(one, request)).map(|one| one.port);
+            left.retain(|one| Some(one.port) != kept || !is_of(one, request));
+            let found = match kept {
+                Some(port) => {
+                    let mut found = at(request, port, to);
+                    found.extend(direct(request, &to.direct));
+                    Ok(found)
+                }
+                None => self.find(request, to, busy),
+            };
+            match found {
+                Ok(found) => {
+                    self.adopt(container, &found);
+                    taken.extend(found);
+                }
+                Err(refusal) => {
+                    self.release(container, &taken);
+                    self.adopt(container, held);
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
     fn find(
         &mut self,
         request: &PublishRequest,
@@ -120,6 +158,14 @@ impl Taken {
             }
         }
     }
+}
+
+/// Whether this is what a request may have become.
+fn is_of(one: &Publication, request: &PublishRequest) -> bool {
+    let any = |host: Option<IpAddr>| host.filter(|host| !host.is_unspecified());
+    (one.protocol, one.to_port) == (request.protocol, request.port)
+        && any(one.host) == any(request.host)
+        && request.host_ports.is_none_or(|(first, last)| (first..=last).contains(&one.port))
 }
 
 /// What has to be passed on for a request at one port of the host. A host's IPv6 addresses answer for a container that
@@ -238,6 +284,28 @@ mod tests {
         assert_eq!(found.iter().map(|one| one.port).collect::<Vec<_>>(), [0, 0], "the same port of the host");
         let four = taken.take(&b, &[request(Some("127.0.0.1"), None)], &routed, &none).unwrap();
         assert_eq!(four.iter().map(|one| one.to).collect::<Vec<_>>(), [V4]);
+    }
+
+    #[test]
+    fn ports_stay_when_the_way_out_is_another() {
+        let mut taken = Taken::default();
+        let (a, b, none) = (ContainerId::known("a"), ContainerId::known("b"), BTreeSet::new());
+        let (other, six): (IpAddr, IpAddr) = ("172.18.0.9".parse().unwrap(), "fd00::2".parse().unwrap());
+        let wanted = [request(None, Some((8080, 8080))), request(None, None), request(None, None)];
+        let held = taken.take(&a, &wanted, &to(&[V4]), &none).unwrap();
+        let moved = taken.retake(&a, &wanted, &held, (&to(&[other]), &none)).unwrap();
+        let ports = |list: &[Publication]| list.iter().map(|one| one.port).collect::<Vec<_>>();
+        assert_eq!(ports(&moved), ports(&held));
+        assert!(moved.iter().all(|one| one.to == other));
+        // no way out, and one again
+        let gone = taken.retake(&a, &wanted, &moved, (&Targets::default(), &none));
+        assert!(gone.is_ok_and(|gone| gone.is_empty()));
+        let both = taken.retake(&a, &wanted, &[], (&to(&[other, six]), &none)).unwrap();
+        assert_eq!((both.len(), both[1].to, both[1].port), (6, six, 8080));
+        // what somebody else has by then is refused, and nothing is lost
+        let held = taken.take(&b, &[request(Some("127.0.0.1"), None)], &to(&[V4]), &none).unwrap();
+        let refused = taken.retake(&b, &wanted[..1], &held, (&to(&[V4]), &none));
+        assert!(matches!(refused, Err(Refusal::Taken(_))) && taken.is_taken(&held[0]));
     }
 
     #[test]

@@ -64,6 +64,12 @@ pub(crate) fn parent(network: &Network) -> String {
     network.spec.link.parent.clone().unwrap_or_else(|| network.link_name())
 }
 
+/// The link below, and the VLAN's number, of a parent that is called `eth0.10`.
+pub(crate) fn tagged(parent: &str) -> Option<(&str, u16)> {
+    let (below, id) = parent.rsplit_once('.')?;
+    Some((below, id.parse().ok()?)).filter(|(below, _)| !below.is_empty())
+}
+
 /// What the packet filter does for a network.
 pub(crate) fn rules(network: &Network) -> NetworkRules {
     let options = &network.spec.link;
@@ -72,6 +78,8 @@ pub(crate) fn rules(network: &Network) -> NetworkRules {
         masquerade: options.masquerade,
         internal: network.spec.internal || options.isolated,
         separate: options.separate,
+        leave_v4: options.leave_v4,
+        leave_v6: options.leave_v6,
         v4: options.v4,
         v6: options.v6,
     }
@@ -123,14 +131,26 @@ pub(crate) fn rate(network: &Network, endpoint: &Endpoint) -> Rate {
 
 /// The default routes through an endpoint, for the versions of IP for which it is the way out.
 pub(crate) fn routes(joined: &Joined, out: WayOut) -> Vec<Route> {
-    let options = &joined.network.spec.link;
-    let direct = joined.network.spec.driver == Driver::Ipvlan && options.ipvlan != IpvlanMode::L2;
+    let direct = is_direct(&joined.network);
     let one = |v6: bool| {
         let lease = joined.link.lease(v6)?;
         let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         Some(if direct { Route { to: Subnet::new(any, 0)?, via: None } } else { Route::default_via(lease.gateway) })
     };
-    [(out.v4, false), (out.v6, true)].into_iter().filter(|(out, _)| *out).filter_map(|(_, v6)| one(v6)).collect()
+    let ways = [(out.v4, false), (out.v6, true)];
+    let mut routes: Vec<Route> = ways.into_iter().filter(|(out, _)| *out).filter_map(|(_, v6)| one(v6)).collect();
+    if direct {
+        // no frame finds the network's other subnets where there is no link layer
+        let own = |subnet: &Subnet| joined.link.leases.iter().any(|lease| subnet.contains(lease.address.address()));
+        let others = joined.network.spec.subnets.iter().filter_map(|asked| asked.subnet);
+        routes.extend(others.filter(|subnet| !own(subnet)).map(|to| Route { to, via: None }));
+    }
+    routes
+}
+
+/// Whether packets go straight out of a network's links, without a gateway.
+pub(crate) fn is_direct(network: &Network) -> bool {
+    network.spec.driver == Driver::Ipvlan && network.spec.link.ipvlan != IpvlanMode::L2
 }
 
 /// Whether a network leads anywhere.
@@ -158,6 +178,13 @@ pub(crate) struct Targets {
     pub(crate) passed: Vec<IpAddr>,
     /// The addresses at which the ports are opened themselves.
     pub(crate) direct: Vec<IpAddr>,
+}
+
+impl Targets {
+    /// Whether ports can be published nowhere.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passed.is_empty() && self.direct.is_empty()
+    }
 }
 
 /// Where published ports are: at the ways out through bridges.
@@ -190,7 +217,7 @@ pub(crate) fn free_name(prefix: &str, taken: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::model::{NetworkId, NetworkSpec};
-    use net::ipam::Lease;
+    use net::ipam::{Lease, SubnetRequest};
 
     fn joined(name: &str, number: u8, change: impl FnOnce(&mut NetworkSpec, &mut Endpoint)) -> Joined {
         let id = NetworkId::known(&format!("{number:02x}").repeat(32));
@@ -210,6 +237,7 @@ mod tests {
             mac: None,
             leases,
             names: Vec::new(),
+            direct: false,
         };
         Joined { network: Arc::new(Network { id, created_ns: 0, spec }), endpoint, link }
     }
@@ -250,6 +278,16 @@ mod tests {
         });
         let spec = link(&far, WayOut { v4: true, v6: true }, false);
         assert_eq!((spec.routes.len(), spec.routes[0].via), (1, None));
+        let two = joined("n", 2, |spec, _| {
+            spec.driver = Driver::Ipvlan;
+            (spec.link.ipvlan, spec.internal) = (IpvlanMode::L3s, true);
+            let asked = |text: &str| SubnetRequest { subnet: text.parse().ok(), ..SubnetRequest::default() };
+            spec.subnets = ["10.2.0.0/16", "10.9.0.0/16"].map(asked).into();
+        });
+        let spec = link(&two, WayOut::default(), false);
+        assert_eq!(spec.routes, [Route { to: "10.9.0.0/16".parse().unwrap(), via: None }], "to the other subnet only");
+        assert_eq!([tagged("eth0.10"), tagged("a.b.4094")], [Some(("eth0", 10)), Some(("a.b", 4094))]);
+        assert_eq!([tagged("eth0"), tagged(".7"), tagged("eth0.x")], [None; 3]);
         assert_eq!(free_name("eth", &["eth0".into(), "eth2".into()]), "eth1");
     }
 }

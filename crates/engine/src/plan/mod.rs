@@ -17,7 +17,7 @@ pub(crate) mod user;
 
 use crate::config::Paths;
 use crate::error::Result;
-use crate::model::{Container, ContainerSpec};
+use crate::model::{Container, ContainerSpec, NetworkMode};
 use oci_spec::runtime::{Linux, RootBuilder, Spec};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -54,7 +54,10 @@ pub(crate) struct Surroundings<'a> {
 /// # Errors
 /// [`crate::ErrorClass::Invalid`], naming the flag and its value.
 pub(crate) fn check(spec: &ContainerSpec, host: &Host) -> Result<Vec<String>> {
-    let warnings = resources::check(&spec.resources, host)?;
+    let mut warnings = resources::check(&spec.resources, host)?;
+    if matches!(spec.network, NetworkMode::Host) && !spec.publish.is_empty() {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
     capabilities::effective(spec, host)?;
     crate::logs::check(&spec.log)?;
     spec.health.as_ref().map_or(Ok(()), crate::health::check)?;

@@ -36,8 +36,8 @@ use table::{RULES, SETS};
 pub use watch::Watch;
 use wire::{Element, Transaction};
 
-use crate::netlink::{Attributes, Refusal, Socket};
 use crate::{NetError, Result, netns};
+use sys::netlink::{Attributes, Refusal, Socket};
 
 /// The table of one network namespace; one owner at a time may change it.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ impl Firewall {
         self.socket.port()
     }
 
-    fn transact(&self, (batch, last): (crate::netlink::Batch, u32)) -> std::result::Result<(), Refusal> {
+    fn transact(&self, (batch, last): (sys::netlink::Batch, u32)) -> std::result::Result<(), Refusal> {
         self.socket.transact(&batch, last)
     }
 }

@@ -82,6 +82,12 @@ pub struct NetworkRules {
     pub internal: bool,
     /// Containers see each other only at published ports.
     pub separate: bool,
+    /// The host's IPv4 address that what leaves gets; whichever fits where none is given.
+    #[serde(default)]
+    pub leave_v4: Option<Ipv4Addr>,
+    /// The host's IPv6 address that what leaves gets.
+    #[serde(default)]
+    pub leave_v6: Option<Ipv6Addr>,
     /// How the containers are reached over IPv4.
     #[serde(default)]
     pub v4: Gateway,
@@ -91,6 +97,11 @@ pub struct NetworkRules {
 }
 
 impl NetworkRules {
+    /// The host's address that what leaves gets.
+    fn leave(&self, v6: bool) -> Option<IpAddr> {
+        if v6 { self.leave_v6.map(IpAddr::V6) } else { self.leave_v4.map(IpAddr::V4) }
+    }
+
     fn gateway(&self, v6: bool) -> Gateway {
         if v6 { self.v6 } else { self.v4 }
     }
@@ -160,8 +171,18 @@ pub(super) fn elements(rules: &Rules) -> Elements {
             let routed = network.gateway(subnet.is_v6()) == Gateway::Routed;
             if network.masquerade && !network.internal && !routed {
                 let (low, high) = (vec![0; first.len()], vec![255; first.len()]);
-                let out = Element { key: [first, low].concat(), end: [last, high].concat(), data: Vec::new() };
-                add(if subnet.is_v6() { "masq6" } else { "masq4" }, out);
+                let named = network.leave(subnet.is_v6());
+                let data = named.map(octets).unwrap_or_default();
+                let out = Element { key: [first, low].concat(), end: [last, high].concat(), data };
+                add(
+                    match (named.is_some(), subnet.is_v6()) {
+                        (false, false) => "masq4",
+                        (false, true) => "masq6",
+                        (true, false) => "snat4",
+                        (true, true) => "snat6",
+                    },
+                    out,
+                );
             }
         }
     }

@@ -14,7 +14,7 @@
 //!                         from outside to a closed network: drop
 //! postrouting             back into the network it came from, to a published port: masquerade
 //!                         from 127.0.0.0/8 into a network: masquerade
-//!                         out of a network: masquerade
+//!                         out of a network: an address of the host's that was named for it, else masquerade
 //! ```
 
 use super::wire::{Base, Chain, Expression, Field, Fit, Meta, R0, Set, Transaction, WIDE0};
@@ -51,6 +51,8 @@ pub(super) const SETS: &[Set] = &[
     Set { name: "routed6",  key: &[Name],               data: &[],         ranges: false },
     Set { name: SAME,       key: &[Name, Name],         data: &[],         ranges: false },
     Set { name: SEPARATE,   key: &[Name, Name],         data: &[],         ranges: false },
+    Set { name: "snat4",    key: &[V4, V4],             data: &[V4],       ranges: true },
+    Set { name: "snat6",    key: &[V6, V6],             data: &[V6],       ranges: true },
 ];
 
 #[rustfmt::skip]
@@ -63,7 +65,7 @@ const CHAINS: &[Chain] = &[
 ];
 
 /// `struct nft_rule`s of all chains; for whoever counts them.
-pub(super) const RULES: usize = 2 + 2 * 4 + 7 + 2 * 3 + 5;
+pub(super) const RULES: usize = 2 + 2 * 4 + 7 + 2 * 3 + 7;
 
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const STATUS_DNAT: u32 = 0x20;
@@ -263,5 +265,8 @@ fn postrouting(transaction: &mut Transaction<'_>, version: &Version) {
     }
     let out = [Expression::Lookup(version.set("masq4", "masq6"), first, Fit::Is)];
     let outside = in_set(Meta::OutName, BRIDGES, Fit::Not);
+    let named =
+        [Expression::Map(version.set("snat4", "snat6"), first, WIDE0), Expression::Leave(version.family, WIDE0)];
+    add("out of a network at an address of its own", &[&outside, &version.only(), &ends, &named]);
     add("out of a network", &[&outside, &version.only(), &ends, &out, &masquerade]);
 }

@@ -23,8 +23,10 @@ fn every_element_has_a_set_and_the_length_of_its_key() {
     rules.networks.insert("br0".to_owned(), network.clone());
     rules.networks.insert(
         "br1".to_owned(),
-        NetworkRules { internal: true, v4: Gateway::NatUnprotected, v6: Gateway::Routed, ..network },
+        NetworkRules { internal: true, v4: Gateway::NatUnprotected, v6: Gateway::Routed, ..network.clone() },
     );
+    let leave = NetworkRules { leave_v4: "10.9.9.9".parse().ok(), leave_v6: "fd99::9".parse().ok(), ..network.clone() };
+    rules.networks.insert("br2".to_owned(), NetworkRules { v6: Gateway::Nat, ..leave });
     for host in [None, Some("127.0.0.1"), Some("10.9.9.9"), Some("0.0.0.0"), Some("::1")] {
         rules.published.insert(publication(host, 80, "10.0.0.2"));
         rules.published.insert(publication(host, 81, "fd00::2"));
@@ -48,8 +50,9 @@ fn every_element_has_a_set_and_the_length_of_its_key() {
         }
     }
     let count = |set: &str| all.get(set).map_or(0, BTreeSet::len);
-    assert_eq!((count("bridges"), count("internal"), count("closed4"), count("masq4")), (2, 1, 1, 1));
-    assert_eq!((count("closed6"), count("routed4"), count("routed6")), (2, 0, 1));
+    assert_eq!((count("bridges"), count("internal"), count("closed4"), count("masq4")), (3, 1, 2, 1));
+    assert_eq!((count("snat4"), count("snat6")), (1, 1));
+    assert_eq!((count("closed6"), count("routed4"), count("routed6")), (3, 0, 1));
     assert_eq!((count("direct4"), count("direct6")), (1, 1));
     assert_eq!((count("any4"), count("at4"), count("loop4"), count("any6"), count("at6")), (1, 2, 1, 1, 1));
     assert!(SETS.is_sorted_by_key(|set| set.name));

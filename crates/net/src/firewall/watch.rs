@@ -6,8 +6,8 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::{Firewall, TABLE, wire};
-use crate::netlink::Socket;
 use crate::{NetError, Result};
+use sys::netlink::Socket;
 
 /// The group of nftables' events, as a bit.
 const GROUP: u32 = 1 << 6;

@@ -3,7 +3,7 @@
 //! # Source
 //! Linux `include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h`.
 
-use crate::netlink::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use sys::netlink::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -358,6 +358,8 @@ pub(super) enum Expression {
     Load(u32, Vec<u8>),
     /// Sends the connection to the address and port in registers.
     Redirect(u8, u32, u32),
+    /// Gives the connection the source address in a register.
+    Leave(u8, u32),
     Masquerade,
     Accept,
     Drop,
@@ -379,7 +381,7 @@ impl Expression {
             Self::ConnectionState(_) | Self::ConnectionStatus(_) => "ct",
             Self::Lookup(..) | Self::Map(..) => "lookup",
             Self::DestinationKind(_) => "fib",
-            Self::Redirect(..) => "nat",
+            Self::Redirect(..) | Self::Leave(..) => "nat",
             Self::Masquerade => "masq",
             Self::Load(..) | Self::Accept | Self::Drop => "immediate",
         }
@@ -430,6 +432,9 @@ impl Expression {
             }
             Self::Redirect(family, address, port) => {
                 data.put_be32(1, 1).put_be32(2, u32::from(*family)).put_be32(3, *address).put_be32(5, *port);
+            }
+            Self::Leave(family, address) => {
+                data.put_be32(1, 0).put_be32(2, u32::from(*family)).put_be32(3, *address);
             }
             Self::Masquerade => {}
             Self::Accept => verdict(data, 1),

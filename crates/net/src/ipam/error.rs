@@ -67,6 +67,14 @@ pub enum IpamError {
         /// The subnet.
         subnet: Subnet,
     },
+    /// An auxiliary address is the gateway's, or another auxiliary one's.
+    #[error("failed to allocate secondary ip address ({name}:{address}): Address already in use")]
+    AuxiliaryTaken {
+        /// Its name.
+        name: String,
+        /// The address.
+        address: IpAddr,
+    },
     /// Somebody has the address.
     #[error("address {address} is in use by {holder}")]
     Taken {

@@ -12,7 +12,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 pub use error::IpamError;
@@ -36,6 +36,9 @@ pub struct SubnetRequest {
     /// Whether this is IPv6, where no subnet says so.
     #[serde(default)]
     pub v6: bool,
+    /// Whether nobody asked for this subnet by number: addresses of it can't be asked for either.
+    #[serde(default)]
+    pub pooled: bool,
 }
 
 /// A subnet of a network, and who has which address of it.
@@ -155,9 +158,44 @@ pub fn allocate(
                 .next(owner)
                 .ok_or_else(|| IpamError::Full { network: network.to_owned(), range: allocation.range })?,
         };
-        let with_prefix = Subnet::new(address, allocation.subnet.prefix()).unwrap_or(Subnet::host(address));
-        leases.push(Lease { address: with_prefix, gateway: allocation.gateway });
+        leases.push(allocation.lease(address));
     }
+    Ok((state, leases))
+}
+
+/// As [`allocate`], but `owner` gets one address of each version of IP that the network has, IPv4 first: those `wanted`,
+/// else the next free one of the first subnet that has any.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn allocate_one_each(
+    mut state: State,
+    network: &str,
+    owner: &str,
+    wanted: &[IpAddr],
+) -> Result<(State, Vec<Lease>), IpamError> {
+    let Some(allocations) = state.networks.get_mut(network) else {
+        return Err(IpamError::NoNetwork { network: network.to_owned() });
+    };
+    let mut leases = Vec::new();
+    for address in wanted {
+        let part = allocations.iter_mut().find(|part| part.subnet.contains(*address));
+        let part = part.ok_or_else(|| IpamError::Outside { address: *address, network: network.to_owned() })?;
+        let address = part.take(*address, owner)?;
+        leases.push(part.lease(address));
+    }
+    for v6 in [false, true] {
+        let mut parts: Vec<&mut Allocation> = allocations.iter_mut().filter(|part| part.subnet.is_v6() == v6).collect();
+        let Some(range) = parts.first().map(|part| part.range) else { continue };
+        if leases.iter().any(|lease| lease.address.is_v6() == v6) {
+            continue;
+        }
+        // one that it has already before one that it could have
+        parts.sort_by_key(|part| !part.leases.values().any(|holder| holder == owner));
+        let found = parts.into_iter().find_map(|part| part.next(owner).map(|address| part.lease(address)));
+        leases.push(found.ok_or_else(|| IpamError::Full { network: network.to_owned(), range })?);
+    }
+    leases.sort_by_key(|lease| lease.address.is_v6());
     Ok((state, leases))
 }
 
@@ -183,16 +221,32 @@ impl Allocation {
         let first = from_number(number(subnet.address()) + u128::from(!fits_pair(subnet)), subnet.is_v6());
         // With a range of its own the gateway is its first address, as Docker's daemon has it.
         let ranged = from_number(number(range.address()) + u128::from(range.prefix() < width(range)), subnet.is_v6());
-        let gateway = request.gateway.unwrap_or(if request.range.is_some() { ranged } else { first });
+        let mut gateway = request.gateway.unwrap_or(if request.range.is_some() { ranged } else { first });
+        if request.gateway.is_none() {
+            // somebody else's address is not the gateway's
+            let others: BTreeSet<IpAddr> = request.auxiliary.values().copied().collect();
+            while others.contains(&gateway) && number(gateway) < number(subnet.last()) {
+                gateway = from_number(number(gateway) + 1, subnet.is_v6());
+            }
+        }
         for (name, address) in request.auxiliary.iter().map(|(name, address)| (name.as_str(), *address)) {
             if !subnet.contains(address) {
                 return Err(IpamError::Auxiliary { name: name.to_owned(), address, subnet });
+            }
+            let twice = request.auxiliary.iter().any(|(other, same)| other.as_str() < name && *same == address);
+            if address == gateway || twice {
+                return Err(IpamError::AuxiliaryTaken { name: name.to_owned(), address });
             }
         }
         if !subnet.contains(gateway) {
             return Err(IpamError::Gateway { gateway, subnet });
         }
         Ok(Self { subnet, range, gateway, auxiliary: request.auxiliary.clone(), leases: BTreeMap::new(), last: None })
+    }
+
+    fn lease(&self, address: IpAddr) -> Lease {
+        let with_prefix = Subnet::new(address, self.subnet.prefix()).unwrap_or(Subnet::host(address));
+        Lease { address: with_prefix, gateway: self.gateway }
     }
 
     /// Who has `address`, in words; nobody when it can be given out.

@@ -93,6 +93,47 @@ fn ranges_small_subnets_and_nonsense() {
 }
 
 #[test]
+fn one_address_of_each_version_wherever_it_is_asked_for() {
+    let requests = ["10.1.0.0/30", "10.2.0.0/24", "fd00:9::/64"].map(asked);
+    let state = add_network(State::default(), "n", &requests, &pools(), &[]).unwrap();
+    let got = |state: &State, owner: &str, wanted: &[&str]| {
+        let wanted: Vec<IpAddr> = wanted.iter().map(|text| ip(text)).collect();
+        allocate_one_each(state.clone(), "n", owner, &wanted).map(|(state, leases)| {
+            let texts: Vec<String> =
+                leases.iter().map(|lease| format!("{} via {}", lease.address, lease.gateway)).collect();
+            (state, texts)
+        })
+    };
+    let (state, first) = got(&state, "a", &[]).unwrap();
+    assert_eq!(first, ["10.1.0.2/30 via 10.1.0.1", "fd00:9::2/64 via fd00:9::1"]);
+    assert_eq!(got(&state, "a", &[]).unwrap().1, first, "it has them still");
+    // the first subnet is full, and who names an address is in its subnet
+    let (state, second) = got(&state, "b", &[]).unwrap();
+    assert_eq!(second[0], "10.2.0.2/24 via 10.2.0.1");
+    let (state, third) = got(&state, "c", &["fd00:9::c", "10.2.0.9"]).unwrap();
+    assert_eq!(third, ["10.2.0.9/24 via 10.2.0.1", "fd00:9::c/64 via fd00:9::1"]);
+    assert!(matches!(got(&state, "d", &["10.2.0.9"]), Err(IpamError::Taken { .. })));
+    assert!(matches!(got(&state, "d", &["10.3.0.9"]), Err(IpamError::Outside { .. })));
+    let small = add_network(State::default(), "n", &[asked("10.1.0.0/30")], &pools(), &[]).unwrap();
+    let (small, _) = got(&small, "a", &[]).unwrap();
+    assert!(matches!(got(&small, "b", &[]), Err(IpamError::Full { .. })));
+}
+
+#[test]
+fn the_gateway_is_nobody_elses_address() {
+    let beside = |list: &[(&str, &str)], gateway: Option<&str>| {
+        let auxiliary = list.iter().map(|(name, address)| ((*name).to_owned(), ip(address))).collect();
+        network(SubnetRequest { auxiliary, gateway: gateway.map(ip), ..asked("10.1.0.0/29") })
+    };
+    let state = beside(&[("a", "10.1.0.1"), ("b", "10.1.0.2")], None).unwrap();
+    assert_eq!(state.networks["n"][0].gateway, ip("10.1.0.3"));
+    for wrong in [beside(&[("a", "10.1.0.1")], Some("10.1.0.1")), beside(&[("a", "10.1.0.4"), ("b", "10.1.0.4")], None)]
+    {
+        assert!(matches!(wrong, Err(IpamError::AuxiliaryTaken { .. })));
+    }
+}
+
+#[test]
 fn the_state_is_plain_data() {
     let (state, _) = allocate(network(asked("fd00:9::/64")).unwrap(), "n", "a", &[]).unwrap();
     let text = serde_json::to_string(&state).unwrap();

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::rtnl::{self, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU};
 use super::{Links, check_name, failed};
-use crate::netlink::Batch;
 use crate::{Mac, NetError, Result, Subnet};
+use sys::netlink::Batch;
 
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
@@ -46,7 +46,7 @@ impl Links {
             Some(_) => {}
             None => {
                 let mut batch = Batch::new();
-                let common = |message: &mut crate::netlink::Message<'_>| {
+                let common = |message: &mut sys::netlink::Message<'_>| {
                     message.put_text(IFLA_IFNAME, &spec.name);
                     if let Some(mac) = mac {
                         message.put(IFLA_ADDRESS, &mac.0);
@@ -57,7 +57,7 @@ impl Links {
                         .put_u32(IFLA_BR_STP_STATE, 0)
                         .put_u8(IFLA_BR_MCAST_SNOOPING, 0);
                 });
-                self.run(&spec.name, &mut batch)?;
+                self.run(&spec.name, &batch)?;
             }
         }
         let index = self.index(&spec.name)?;
@@ -71,7 +71,7 @@ impl Links {
                 message.put_u32(IFLA_MTU, mtu);
             }
         });
-        self.socket.run(&mut batch).map_err(failed(&spec.name))?;
+        self.socket.run(&batch).map_err(failed(&spec.name))?;
         Ok(index)
     }
 

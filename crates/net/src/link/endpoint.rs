@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::rtnl::{self, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_MTU, IFLA_NET_NS_FD, Peer, Port};
 use super::{Links, check_name, failed, rate::Rate};
-use crate::netlink::{Batch, Message};
 use crate::{Mac, NetError, Result, Subnet};
+use sys::netlink::{Batch, Message};
 
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_IPVLAN_MODE: u16 = 1;
@@ -181,7 +181,7 @@ impl Links {
             Peer { name: &spec.name, mac: spec.mac.or_else(|| default_mac(spec)), mtu: spec.mtu, netns: namespace };
         let mut batch = Batch::new();
         rtnl::create_pair(&mut batch, near, master, &peer);
-        self.socket.run(&mut batch).map_err(failed(near))?;
+        self.socket.run(&batch).map_err(failed(near))?;
         if port == Port::default() && spec.rate == Rate::default() {
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl Links {
             let index = self.index(near)?;
             let mut batch = Batch::new();
             rtnl::set_port(&mut batch, index, port);
-            self.run(near, &mut batch)?;
+            self.run(near, &batch)?;
             if spec.rate == Rate::default() { Ok(()) } else { self.limit(near, spec.rate) }
         };
         finish().inspect_err(|_| {
@@ -217,7 +217,7 @@ impl Links {
             }
         };
         rtnl::create(&mut batch, kind, IFF_UP, common, data);
-        self.socket.run(&mut batch).map_err(|refusal| {
+        self.socket.run(&batch).map_err(|refusal| {
             if refusal.errno() == Errno::OPNOTSUPP {
                 NetError::Kind { kind: kind.to_owned() }
             } else {
@@ -242,7 +242,7 @@ impl Links {
             }
             rtnl::add_route(&mut batch, route.to, route.via, Some(index));
         }
-        self.run(&spec.name, &mut batch)
+        self.run(&spec.name, &batch)
     }
 
     /// Takes a container's link away; one that is gone is no error. `namespace` may belong to a running container.
@@ -277,7 +277,7 @@ impl Links {
         rtnl::create(&mut batch, "vlan", IFF_UP, common, |data| {
             data.put_u16(IFLA_VLAN_ID, id);
         });
-        self.socket.run(&mut batch).map_err(|refusal| {
+        self.socket.run(&batch).map_err(|refusal| {
             if refusal.errno() == Errno::OPNOTSUPP {
                 NetError::Kind { kind: "vlan".to_owned() }
             } else {

@@ -22,8 +22,8 @@ pub use rate::Rate;
 pub use show::{Link, RouteEntry};
 pub use tunnel::{VxlanPeers, VxlanSpec};
 
-use crate::netlink::{Batch, Refusal, Socket};
 use crate::{NetError, Result, netns};
+use sys::netlink::{Batch, Refusal, Socket};
 
 /// The longest name that the kernel gives a link, in bytes.
 pub const LINK_NAME_MAX: usize = 15;
@@ -62,7 +62,7 @@ impl Links {
         for name in names {
             let mut batch = Batch::new();
             rtnl::delete(&mut batch, name);
-            match self.socket.run(&mut batch) {
+            match self.socket.run(&batch) {
                 Err(refusal) if refusal.errno() != Errno::NODEV => return Err(failed(name)(refusal)),
                 _ => {}
             }
@@ -81,11 +81,11 @@ impl Links {
             return self.set_up(name);
         }
         let mut batch = Batch::new();
-        let common = |message: &mut crate::netlink::Message<'_>| {
+        let common = |message: &mut sys::netlink::Message<'_>| {
             message.put_text(rtnl::IFLA_IFNAME, name);
         };
         rtnl::create(&mut batch, "dummy", rtnl::IFF_UP, common, |_| {});
-        self.socket.run(&mut batch).map_err(|refusal| {
+        self.socket.run(&batch).map_err(|refusal| {
             if refusal.errno() == Errno::OPNOTSUPP {
                 NetError::Kind { kind: "dummy".to_owned() }
             } else {
@@ -102,7 +102,7 @@ impl Links {
         let index = self.index(name)?;
         let mut batch = Batch::new();
         rtnl::add_address(&mut batch, index, address);
-        self.run(name, &mut batch)
+        self.run(name, &batch)
     }
 
     /// Adds a route through `gateway`, or straight out of the link called `name`.
@@ -113,7 +113,7 @@ impl Links {
         let index = self.index(name)?;
         let mut batch = Batch::new();
         rtnl::add_route(&mut batch, to, gateway, Some(index));
-        self.run(name, &mut batch)
+        self.run(name, &batch)
     }
 
     /// Sets the link called `name` up.
@@ -124,7 +124,7 @@ impl Links {
         let index = self.index(name)?;
         let mut batch = Batch::new();
         rtnl::set_up(&mut batch, index);
-        self.run(name, &mut batch)
+        self.run(name, &batch)
     }
 
     /// The number of the link called `name`. Asked by ioctl: that takes none of the locks under which the kernel makes
@@ -140,9 +140,22 @@ impl Links {
         }
     }
 
-    fn run(&self, name: &str, batch: &mut Batch) -> Result<()> {
+    fn run(&self, name: &str, batch: &Batch) -> Result<()> {
         self.socket.run(batch).map_err(failed(name))
     }
+}
+
+/// Sets the loopback link of the calling thread's network namespace up.
+///
+/// # Errors
+/// What the kernel answered.
+pub(crate) fn loopback_up() -> sys::Result<()> {
+    /// The loopback link is the first of every namespace.
+    const LOOPBACK: i32 = 1;
+    let socket = Socket::route()?;
+    let mut batch = Batch::new();
+    rtnl::set_up(&mut batch, LOOPBACK);
+    socket.run(&batch).map_err(|refusal| refusal.source)
 }
 
 /// Turns a refusal into an error that names the link.

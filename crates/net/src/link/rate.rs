@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::rtnl::{self, IFF_UP, IFLA_IFNAME};
 use super::{LINK_NAME_MAX, Links, failed};
 use crate::Result;
-use crate::netlink::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use sys::netlink::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -50,7 +50,7 @@ impl Links {
         if let Some(rate) = rate.receive {
             let mut batch = Batch::new();
             token_bucket(&mut batch, self.index(near)?, rate);
-            self.run(near, &mut batch)?;
+            self.run(near, &batch)?;
         }
         let Some(rate) = rate.send else { return Ok(()) };
         let mirror = mirror_name(near);
@@ -64,12 +64,12 @@ impl Links {
             },
             |_| {},
         );
-        self.run(&mirror, &mut batch)?;
+        self.run(&mirror, &batch)?;
         let to = self.index(&mirror)?;
         let mut batch = Batch::new();
         token_bucket(&mut batch, to, rate);
         redirect(&mut batch, self.index(near)?, to);
-        self.run(near, &mut batch)
+        self.run(near, &batch)
     }
 
     /// Takes the limits of a near end away.
@@ -85,7 +85,7 @@ impl Links {
         if mirrored {
             queue_message(&mut batch, RTM_DELQDISC, 0, (link.index, INGRESS_HANDLE, TC_H_INGRESS));
         }
-        match self.socket.run(&mut batch) {
+        match self.socket.run(&batch) {
             // No queue but the kernel's own.
             Err(refusal) if ![Errno::NOENT, Errno::INVAL].contains(&refusal.errno()) => {
                 return Err(failed(near)(refusal));

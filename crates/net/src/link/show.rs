@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::io::Errno;
 
 use crate::address::from_octets;
-use crate::netlink::{Attributes, Received};
 use crate::{Mac, Result, Subnet};
+use sys::netlink::{Attributes, Received};
 
 /// A link as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::rtnl::{self, Change, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU};
 use super::{Links, check_name, failed};
 use crate::address::octets;
-use crate::netlink::{Batch, Message};
 use crate::{Mac, Result};
+use sys::netlink::{Batch, Message};
 
 /// Stands for every link-layer address.
 const EVERYBODY: Mac = Mac([0; 6]);
@@ -90,7 +90,7 @@ impl Links {
         };
         let mut batch = Batch::new();
         rtnl::create(&mut batch, "vxlan", IFF_UP, common, data);
-        self.socket.run(&mut batch).map_err(failed(&spec.name))?;
+        self.socket.run(&batch).map_err(failed(&spec.name))?;
         if let VxlanPeers::Static(peers) = &spec.peers {
             for peer in peers {
                 self.add_vxlan_peer(&spec.name, *peer)?;
@@ -135,6 +135,6 @@ impl Links {
         let index = self.index(name)?;
         let mut batch = Batch::new();
         rtnl::forward(&mut batch, index, mac, peer, change);
-        self.run(name, &mut batch)
+        self.run(name, &batch)
     }
 }

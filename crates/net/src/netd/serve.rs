@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use super::message::{self, Reply, Request, Status};
 use super::ports::Ports;
 use super::stream;
-use super::upstream::{self, Next, Pending, Silent};
+use super::upstream::{self, Inside, Next, Pending, Silent};
 use crate::conntrack::Conntrack;
 use crate::dns::{self, Code, Query, Transport, Upstream, View, Zone};
 use crate::firewall::{Firewall, Rules, Watch, redirect_resolver};
@@ -25,10 +25,12 @@ const PORT: u16 = 61_053;
 const PENDING_MAX: usize = 2048;
 /// And of one container, once there are many.
 const PENDING_EACH: usize = 256;
+/// The longest datagram.
+const DATAGRAM: usize = 65_535;
 /// Connections of TCP at once.
-const STREAMS_MAX: usize = 64;
+const STREAMS_MAX: usize = 256;
 /// And of one container.
-const STREAMS_EACH: usize = 16;
+const STREAMS_EACH: usize = 64;
 /// How long after somebody has touched the packet filter it is looked at: others may be in the middle of it.
 const REPAIR_AFTER: Duration = Duration::from_millis(50);
 /// How often what ran out is looked for, while something is on its way.
@@ -51,7 +53,7 @@ const RELAY: u64 = 6;
 struct Sandbox {
     container: String,
     view: View,
-    namespace: Arc<OwnedFd>,
+    namespace: Arc<Inside>,
     udp: Arc<UdpSocket>,
     tcp: Arc<TcpListener>,
     /// The process with which it goes; held so that the loop hears of its end.
@@ -85,7 +87,7 @@ pub(super) enum Answer {
     /// This is the answer.
     Reply(Vec<u8>),
     /// Servers outside know.
-    Ask { query: Query, upstreams: Vec<Upstream>, namespace: Arc<OwnedFd> },
+    Ask { query: Query, upstreams: Vec<Upstream>, namespace: Arc<Inside> },
     /// It was no question.
     Ignore,
 }
@@ -114,8 +116,17 @@ pub fn serve(listener: UnixListener) -> Result<()> {
         stopping: false,
     };
     let shared = Arc::new(Shared { epoll, state: Mutex::new(state), streams: Mutex::default() });
-    let mut turn =
-        Turn { shared, listener, watch, pending: BTreeMap::new(), silent: Silent::default(), next: 1, repair_at: None };
+    let mut turn = Turn {
+        shared,
+        listener,
+        watch,
+        pending: BTreeMap::new(),
+        silent: Silent::default(),
+        next: 1,
+        repair_at: None,
+        look_at: Instant::now(),
+        buffer: vec![0; DATAGRAM].into(),
+    };
     loop {
         turn.wait().map_err(socket_failed("epoll_wait"))?;
         if turn.shared.lock().stopping {
@@ -141,6 +152,10 @@ struct Turn {
     silent: Silent,
     next: u64,
     repair_at: Option<Instant>,
+    /// When those that are late are looked for again: all that wait are gone through, which is not for every answer.
+    look_at: Instant,
+    /// For one datagram, whatever its length.
+    buffer: Box<[u8]>,
 }
 
 impl Turn {
@@ -160,7 +175,8 @@ impl Turn {
                 ENGINE => self.welcome(),
                 WATCH => {
                     if self.watch.disturbed(&self.shared.lock().firewall) {
-                        self.repair_at = Some(Instant::now() + REPAIR_AFTER);
+                        // not put off by who goes on and on
+                        self.repair_at.get_or_insert_with(|| Instant::now() + REPAIR_AFTER);
                     }
                 }
                 UDP => self.question(number),
@@ -193,9 +209,8 @@ impl Turn {
         let Some(socket) = self.shared.lock().sandboxes.get(&number).map(|sandbox| Arc::clone(&sandbox.udp)) else {
             return;
         };
-        let mut buffer = [0; 4096];
-        let Ok((length, client)) = socket.recv_from(&mut buffer) else { return };
-        let bytes = &buffer[..length];
+        let Ok((length, client)) = socket.recv_from(&mut self.buffer) else { return };
+        let bytes = &self.buffer[..length];
         match self.shared.answer(number, bytes, Transport::Udp) {
             Answer::Ignore => {}
             // A client that is gone needs no answer.
@@ -206,7 +221,7 @@ impl Turn {
             }
             Answer::Ask { query, mut upstreams, namespace } => {
                 self.silent.arrange(&mut upstreams, Instant::now());
-                let next = upstream::ask((number, client), (query, bytes.to_vec()), upstreams, None, namespace.as_fd());
+                let next = upstream::ask((number, client), (query, bytes.to_vec()), upstreams, None, &namespace);
                 self.follow(number, client, next);
             }
         }
@@ -237,7 +252,8 @@ impl Turn {
     }
 
     fn answer(&mut self, number: u64) {
-        let Some(outcome) = self.pending.get(&number).and_then(Pending::read) else { return };
+        let Some(pending) = self.pending.get(&number) else { return };
+        let Some(outcome) = pending.read(&mut self.buffer) else { return };
         let Some(pending) = self.pending.remove(&number) else { return };
         self.silent.heard(&pending.asked);
         match outcome {
@@ -250,7 +266,7 @@ impl Turn {
         let (number, client) = (pending.sandbox, pending.client);
         let namespace = self.shared.lock().sandboxes.get(&number).map(|sandbox| Arc::clone(&sandbox.namespace));
         if let Some(namespace) = namespace {
-            let next = pending.go_on(poor, namespace.as_fd());
+            let next = pending.go_on(poor, &namespace);
             self.follow(number, client, next);
         }
     }
@@ -275,8 +291,11 @@ impl Turn {
     /// Servers that did not answer, and a packet filter that was touched.
     fn expire(&mut self) {
         let now = Instant::now();
-        let late: Vec<u64> =
-            self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(number, _)| *number).collect();
+        let mut late = Vec::new();
+        if self.look_at <= now {
+            self.look_at = now + TICK;
+            late.extend(self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(number, _)| *number));
+        }
         for number in late {
             if let Some(pending) = self.pending.remove(&number) {
                 self.silent.missed(&pending.asked, now);
@@ -477,7 +496,7 @@ impl Shared {
         let sandbox = Sandbox {
             container: container.clone(),
             view,
-            namespace: Arc::new(namespace),
+            namespace: Arc::new(Inside::new(namespace)),
             udp: Arc::new(udp),
             tcp: Arc::new(tcp),
             owner,

@@ -23,7 +23,7 @@ pub(super) fn converse(shared: &Shared, sandbox: u64, mut stream: TcpStream) -> 
             Answer::Reply(answer) => answer,
             Answer::Ignore => return stream.shutdown(Shutdown::Both),
             Answer::Ask { query, upstreams, namespace } => {
-                pass_on(&query, &bytes, &upstreams, std::os::fd::AsFd::as_fd(&namespace))
+                pass_on(&query, &bytes, &upstreams, std::os::fd::AsFd::as_fd(&*namespace))
             }
         };
         write_message(&mut stream, &answer)?;

@@ -3,9 +3,12 @@
 //! Each question has a socket of its own, so that an answer can come from the server only, at a port nobody can guess.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::BorrowedFd;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::dns::{Code, Query, Transport, Upstream, Via, is_failure};
 use crate::netns;
@@ -39,17 +42,54 @@ pub(super) enum Next {
     Done(Vec<u8>),
 }
 
+/// A container's namespace, with sockets in it that are used for nothing yet. Going there and back costs more than a
+/// question does, so it is done for several at once; each question still has a socket, and a port, of its own.
+#[derive(Debug)]
+pub(super) struct Inside {
+    namespace: OwnedFd,
+    /// For IPv4 and for IPv6.
+    spare: Mutex<[Vec<OwnedFd>; 2]>,
+}
+
+impl Inside {
+    /// As many are made at once.
+    const BATCH: usize = 16;
+
+    pub(super) fn new(namespace: OwnedFd) -> Self {
+        Self { namespace, spare: Mutex::default() }
+    }
+
+    fn socket(&self, version: usize) -> Option<OwnedFd> {
+        let mut all = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = all.get_mut(version)?;
+        if spare.is_empty() {
+            let make = || (0..Self::BATCH).map_while(|_| unbound(version)).collect();
+            *spare = netns::within(self.namespace.as_fd(), make).ok()?;
+        }
+        spare.pop()
+    }
+}
+
+impl AsFd for Inside {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+}
+
+/// A socket for datagrams where the calling thread is; its port comes with its first peer.
+fn unbound(version: usize) -> Option<OwnedFd> {
+    let family = if version == 0 { AddressFamily::INET } else { AddressFamily::INET6 };
+    rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()
+}
+
 /// A socket towards a server.
-fn open(upstream: Upstream, namespace: BorrowedFd<'_>) -> Option<UdpSocket> {
-    let any: SocketAddr = match upstream.address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
+fn open(upstream: Upstream, inside: &Inside) -> Option<UdpSocket> {
+    let version = usize::from(upstream.address.is_ipv6());
     let socket = match upstream.via {
-        Via::Host => UdpSocket::bind(any),
-        Via::Inside => netns::within(namespace, || UdpSocket::bind(any)).ok()?,
+        Via::Host => unbound(version),
+        Via::Inside => inside.socket(version),
     };
-    let socket = socket.ok()?;
+    let socket = UdpSocket::from(socket?);
     socket.connect(upstream.address).ok()?;
     socket.set_nonblocking(true).ok()?;
     Some(socket)
@@ -91,11 +131,11 @@ pub(super) fn ask(
     (query, bytes): (Query, Vec<u8>),
     mut left: Vec<Upstream>,
     poor: Option<Vec<u8>>,
-    namespace: BorrowedFd<'_>,
+    inside: &Inside,
 ) -> Next {
     while !left.is_empty() {
         let upstream = left.remove(0);
-        if let Some(socket) = open(upstream, namespace)
+        if let Some(socket) = open(upstream, inside)
             && socket.send(&bytes).is_ok()
         {
             let deadline = Instant::now() + PATIENCE;
@@ -117,10 +157,10 @@ pub(super) fn ask(
 }
 
 impl Pending {
-    /// Reads what came. Nothing: it goes on waiting, since what came was no answer.
-    pub(super) fn read(&self) -> Option<Result<Vec<u8>, Option<Vec<u8>>>> {
-        let mut buffer = [0; 4096];
-        match self.socket.recv(&mut buffer) {
+    /// Reads what came, in a buffer for the longest datagram: how long an answer may be is between client and server.
+    /// Nothing: it goes on waiting, since what came was no answer.
+    pub(super) fn read(&self, buffer: &mut [u8]) -> Option<Result<Vec<u8>, Option<Vec<u8>>>> {
+        match self.socket.recv(buffer) {
             Ok(length) if self.query.is_answered_by(&buffer[..length]) => {
                 let answer = buffer[..length].to_vec();
                 Some(if is_failure(&answer) { Err(Some(answer)) } else { Ok(answer) })
@@ -133,8 +173,8 @@ impl Pending {
     }
 
     /// Goes on with the next server.
-    pub(super) fn go_on(self, poor: Option<Vec<u8>>, namespace: BorrowedFd<'_>) -> Next {
+    pub(super) fn go_on(self, poor: Option<Vec<u8>>, inside: &Inside) -> Next {
         let poor = poor.or(self.poor);
-        ask((self.sandbox, self.client), (self.query, self.bytes), self.left, poor, namespace)
+        ask((self.sandbox, self.client), (self.query, self.bytes), self.left, poor, inside)
     }
 }

@@ -151,6 +151,31 @@ fn an_open_network_is_reached_and_a_separate_one_is_not_from_within() {
 }
 
 #[test]
+fn what_leaves_has_the_address_that_was_named() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let mut world = World::new();
+    world.outside.serve_tcp("[::]:80", "outside");
+    for address in ["192.0.2.7/24", "2001:db8::7/64"] {
+        world.host.links().add_address("eth0", subnet(address)).unwrap();
+    }
+    let network = world.rules.networks.get_mut("net-br1").unwrap();
+    (network.leave_v4, network.leave_v6) = ("192.0.2.7".parse().ok(), "2001:db8::7".parse().ok());
+    world.firewall.apply(&world.rules).unwrap();
+    assert!(world.firewall.is_intact().unwrap());
+    #[rustfmt::skip]
+    let matrix = [
+        (&world.a, "192.0.2.9:80", "outside ::ffff:192.0.2.7"),
+        (&world.a, "[2001:db8::9]:80", "outside 2001:db8::7"),
+        (&world.c, "192.0.2.9:80", "outside ::ffff:192.0.2.1"),
+    ];
+    for (from, to, expected) in matrix {
+        assert_eq!(from.ask_tcp_expecting(to, Some(expected)).as_deref(), Some(expected), "to {to}");
+    }
+}
+
+#[test]
 fn a_routed_network_is_reached_at_published_ports_only() {
     if !is_root_or_skip() {
         return;

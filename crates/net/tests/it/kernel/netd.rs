@@ -195,6 +195,38 @@ fn containers_resolve_names_and_others_are_asked() {
 }
 
 #[test]
+fn long_answers_and_those_that_were_cut_are_named_as_they_came() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let (helper, one) = (Helper::new(), Host::new());
+    let server = helper.host.inside(|| UdpSocket::bind("127.0.0.1:5304")).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = server.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            // one that is cut says so; the others are as long as a client may offer to take (RFC 6891, section 6.2.3)
+            let cut = answer[13] == b'c';
+            answer[2] |= if cut { 0x82 } else { 0x80 };
+            answer.resize(if cut { length } else { 9000 }, 7);
+            // what has another number, or asks something else, is nobody's answer
+            let lie = [&[answer[0] ^ 1], &answer[1..]].concat();
+            let _ = server.send_to(&lie, from);
+            let _ = server.send_to(&answer, from);
+        }
+    });
+    helper.attach(&one, "one", view(vec![upstream("127.0.0.1:5304", Via::Host)]));
+    let socket = one.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+    for (name, length, flags) in [("long.example", 9000, 0x81), ("cut.example", 29, 0x83)] {
+        socket.send_to(&question(name, 1), "127.0.0.11:53").unwrap();
+        let mut buffer = vec![0; 65_535];
+        let (found, _) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((found, buffer[0], buffer[2]), (length, 0xab, flags), "{name}");
+    }
+}
+
+#[test]
 fn a_resolver_goes_with_its_process() {
     if !is_root_or_skip() {
         return;

@@ -2,20 +2,21 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::{Result, SysError};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
-use sys::SysError;
 
 use super::batch::{Batch, HEADER};
-use super::read::{Messages, Received, u32_at};
+use super::read::{Messages, Received};
 
-const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_MULTI: u16 = 2;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// The kernel's answers come in datagrams up to this long.
 const ANSWER: usize = 64 * 1024;
+/// An acknowledgement has this much beside the message that it may repeat.
+const ACKNOWLEDGEMENT: usize = 1024;
 /// Room for a batch that replaces a large table.
 const BUFFER: usize = 8 << 20;
 
@@ -31,14 +32,15 @@ pub struct Refusal {
 
 impl Refusal {
     /// The kernel's number.
-    pub(crate) fn errno(&self) -> Errno {
+    #[must_use]
+    pub fn errno(&self) -> Errno {
         self.source.errno
     }
 }
 
 /// A netlink socket; it belongs to the namespace in which it was made, wherever the thread is afterwards.
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub struct Socket(OwnedFd);
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -48,12 +50,18 @@ impl AsFd for Socket {
 
 impl Socket {
     /// For links, addresses, routes and queues.
-    pub(crate) fn route() -> sys::Result<Self> {
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn route() -> Result<Self> {
         Self::open(None)
     }
 
     /// For packet filters and tracked connections.
-    pub(crate) fn netfilter() -> sys::Result<Self> {
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn netfilter() -> Result<Self> {
         let socket = Self::open(Some(netlink::NETFILTER))?;
         // Without the right to do so the usual buffers serve small tables.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&socket.0, BUFFER);
@@ -62,25 +70,29 @@ impl Socket {
     }
 
     /// Listens to the multicast `groups` (a bit each) of netfilter.
-    pub(crate) fn netfilter_events(groups: u32) -> sys::Result<Self> {
+    ///
+    /// # Errors
+    /// What socket(2) and bind(2) say.
+    pub fn netfilter_events(groups: u32) -> Result<Self> {
         let socket = Self::netfilter()?;
         rustix::net::bind(&socket.0, &SocketAddrNetlink::new(0, groups)).map_err(SysError::of("bind"))?;
         Ok(socket)
     }
 
-    fn open(protocol: Option<Protocol>) -> sys::Result<Self> {
+    fn open(protocol: Option<Protocol>) -> Result<Self> {
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map(Self)
             .map_err(SysError::of("socket"))
     }
 
     /// The number that the kernel has given this socket; it has one once something was sent.
-    pub(crate) fn port(&self) -> Option<u32> {
+    #[must_use]
+    pub fn port(&self) -> Option<u32> {
         let address = rustix::net::getsockname(&self.0).ok()?;
         SocketAddrNetlink::try_from(address).ok().map(|address| address.pid())
     }
 
-    fn send(&self, batch: &Batch) -> sys::Result<()> {
+    fn send(&self, batch: &Batch) -> Result<()> {
         let kernel = SocketAddrNetlink::new(0, 0);
         let sent =
             rustix::io::retry_on_intr(|| rustix::net::sendto(&self.0, batch.bytes(), SendFlags::empty(), &kernel))
@@ -89,8 +101,20 @@ impl Socket {
     }
 
     /// Waits for a datagram and gives its messages to `each` until that says it has enough.
-    pub(crate) fn receive(&self, flags: RecvFlags, each: &mut dyn FnMut(Received<'_>) -> bool) -> sys::Result<bool> {
-        let mut buffer = vec![0_u8; ANSWER];
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn receive(&self, flags: RecvFlags, each: &mut dyn FnMut(Received<'_>) -> bool) -> Result<bool> {
+        self.receive_in(&mut vec![0_u8; ANSWER], flags, each)
+    }
+
+    /// As [`Self::receive`], with room for as much as is expected: a long buffer costs its pages.
+    fn receive_in(
+        &self,
+        buffer: &mut [u8],
+        flags: RecvFlags,
+        each: &mut dyn FnMut(Received<'_>) -> bool,
+    ) -> Result<bool> {
         let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut buffer[..], flags))
             .map_err(SysError::of("recv"))?;
         Ok(Messages(buffer.get(..length).unwrap_or_default()).any(each))
@@ -101,7 +125,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first refusal.
-    pub(crate) fn run(&self, batch: &mut Batch) -> Result<(), Refusal> {
+    pub fn run(&self, batch: &Batch) -> std::result::Result<(), Refusal> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -109,9 +133,10 @@ impl Socket {
         self.send(batch).map_err(plain)?;
         let mut missing = batch.len();
         let mut refusal = None;
+        let mut buffer = vec![0_u8; ANSWER.min(ACKNOWLEDGEMENT + batch.bytes().len())];
         while missing > 0 {
-            self.receive(RecvFlags::empty(), &mut |message| {
-                if let Some(errno) = acknowledged(message) {
+            self.receive_in(&mut buffer, RecvFlags::empty(), &mut |message| {
+                if let Some(errno) = message.acknowledged() {
                     missing = missing.saturating_sub(1);
                     if errno != 0 && refusal.is_none() {
                         refusal = Some(Refusal {
@@ -131,13 +156,13 @@ impl Socket {
     ///
     /// # Errors
     /// The first refusal; then nothing of the batch has happened.
-    pub(crate) fn transact(&self, batch: &Batch, last: u32) -> Result<(), Refusal> {
+    pub fn transact(&self, batch: &Batch, last: u32) -> std::result::Result<(), Refusal> {
         let plain = |source| Refusal { what: "netfilter transaction", source };
         self.send(batch).map_err(plain)?;
         let mut outcome = None;
         while outcome.is_none() {
             self.receive(RecvFlags::empty(), &mut |message| {
-                match acknowledged(message) {
+                match message.acknowledged() {
                     Some(0) if message.sequence == last => outcome = Some(Ok(())),
                     Some(0) | None => {}
                     Some(errno) => {
@@ -160,20 +185,21 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn ask(&self, batch: &Batch, each: &mut dyn FnMut(Received<'_>)) -> Result<(), Refusal> {
+    pub fn ask(&self, batch: &Batch, each: &mut dyn FnMut(Received<'_>)) -> std::result::Result<(), Refusal> {
         let plain = |source| Refusal { what: batch.name(1), source };
         self.send(batch).map_err(plain)?;
         let mut failed = None;
+        let mut buffer = vec![0_u8; ANSWER];
         loop {
             let finished = self
-                .receive(RecvFlags::empty(), &mut |message| {
+                .receive_in(&mut buffer, RecvFlags::empty(), &mut |message| {
                     if message.flags & NLM_F_DUMP_INTR != 0 {
                         failed = Some(Errno::INTR);
                     }
                     if message.kind == NLMSG_DONE {
                         return true;
                     }
-                    if let Some(errno) = acknowledged(message) {
+                    if let Some(errno) = message.acknowledged() {
                         if errno != 0 {
                             failed = Some(Errno::from_raw_os_error(errno));
                         }
@@ -193,15 +219,6 @@ impl Socket {
             Some(errno) => Err(plain(SysError::new("netlink", errno))),
         }
     }
-}
-
-/// The errno in an acknowledgement, 0 for success; `None` for anything else.
-pub(super) fn acknowledged(message: Received<'_>) -> Option<i32> {
-    if message.kind != NLMSG_ERROR {
-        return None;
-    }
-    let code = u32_at(message.body, 0)?.cast_signed();
-    (code <= 0).then(|| code.saturating_neg())
 }
 
 const _: () = assert!(HEADER == 16, "the kernel's header");

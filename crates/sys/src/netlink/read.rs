@@ -2,31 +2,49 @@
 
 use super::batch::HEADER;
 
+const NLMSG_ERROR: u16 = 2;
 /// The kinds' two upper bits are marks.
 const KIND_MASK: u16 = 0x3fff;
 
 /// A message that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Received<'bytes> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
+pub struct Received<'bytes> {
+    /// What it is, of the protocol's list.
+    pub kind: u16,
+    /// Its marks.
+    pub flags: u16,
+    /// The number of the message that it answers.
+    pub sequence: u32,
     /// The socket that caused it.
-    pub(crate) sender: u32,
+    pub sender: u32,
     /// What follows the header.
-    pub(crate) body: &'bytes [u8],
+    pub body: &'bytes [u8],
 }
 
 impl<'bytes> Received<'bytes> {
+    /// The errno in an acknowledgement, 0 for success; `None` for anything else.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<i32> {
+        if self.kind != NLMSG_ERROR {
+            return None;
+        }
+        let code = u32_at(self.body, 0)?.cast_signed();
+        (code <= 0).then(|| code.saturating_neg())
+    }
+
     /// The attributes after a fixed header of `fixed` bytes.
-    pub(crate) fn attributes(&self, fixed: usize) -> Attributes<'bytes> {
+    #[must_use]
+    pub fn attributes(&self, fixed: usize) -> Attributes<'bytes> {
         Attributes(self.body.get(fixed..).unwrap_or_default())
     }
 }
 
 /// The messages of a datagram.
 #[derive(Debug, Clone)]
-pub(crate) struct Messages<'bytes>(pub(crate) &'bytes [u8]);
+pub struct Messages<'bytes>(
+    /// Its bytes.
+    pub &'bytes [u8],
+);
 
 impl<'bytes> Iterator for Messages<'bytes> {
     type Item = Received<'bytes>;
@@ -48,28 +66,39 @@ impl<'bytes> Iterator for Messages<'bytes> {
 
 /// Attributes, one after the other; as an iterator, kind and value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attributes<'bytes>(pub(crate) &'bytes [u8]);
+pub struct Attributes<'bytes>(
+    /// Their bytes.
+    pub &'bytes [u8],
+);
 
 impl<'bytes> Attributes<'bytes> {
     /// The value of the first attribute of `kind`.
-    pub(crate) fn get(self, kind: u16) -> Option<&'bytes [u8]> {
+    #[must_use]
+    pub fn get(self, kind: u16) -> Option<&'bytes [u8]> {
         self.into_iter().find(|(found, _)| *found == kind).map(|(_, value)| value)
     }
 
     /// The attributes inside the first attribute of `kind`; none when it is not there.
-    pub(crate) fn nested(self, kind: u16) -> Attributes<'bytes> {
+    #[must_use]
+    pub fn nested(self, kind: u16) -> Attributes<'bytes> {
         Attributes(self.get(kind).unwrap_or_default())
     }
 
-    pub(crate) fn u8(self, kind: u16) -> Option<u8> {
+    /// The first byte of the first attribute of `kind`.
+    #[must_use]
+    pub fn u8(self, kind: u16) -> Option<u8> {
         self.get(kind)?.first().copied()
     }
 
-    pub(crate) fn u32(self, kind: u16) -> Option<u32> {
+    /// The number in the first attribute of `kind`.
+    #[must_use]
+    pub fn u32(self, kind: u16) -> Option<u32> {
         u32_at(self.get(kind)?, 0)
     }
 
-    pub(crate) fn text(self, kind: u16) -> Option<String> {
+    /// The text in the first attribute of `kind`, without the zero that ends it.
+    #[must_use]
+    pub fn text(self, kind: u16) -> Option<String> {
         let bytes = self.get(kind)?;
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
@@ -88,10 +117,10 @@ impl<'bytes> Iterator for Attributes<'bytes> {
     }
 }
 
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

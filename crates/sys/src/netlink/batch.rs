@@ -1,15 +1,15 @@
 //! Writing messages.
 
 /// The answer is an acknowledgement.
-pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub const NLM_F_ACK: u16 = 0x4;
 /// Every object is wanted, not one.
-pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub const NLM_F_DUMP: u16 = 0x300;
 /// An object that is there is replaced.
-pub(crate) const NLM_F_REPLACE: u16 = 0x100;
+pub const NLM_F_REPLACE: u16 = 0x100;
 /// An object that is there is an error.
-pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub const NLM_F_EXCL: u16 = 0x200;
 /// An object that is not there is made.
-pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub const NLM_F_CREATE: u16 = 0x400;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLA_F_NESTED: u16 = 0x8000;
@@ -18,19 +18,21 @@ pub(super) const HEADER: usize = 16;
 
 /// Messages for one `sendmsg`, numbered from 1.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     bytes: Vec<u8>,
     /// What each message is, for whoever reads an error.
     names: Vec<&'static str>,
 }
 
 impl Batch {
-    pub(crate) fn new() -> Self {
+    /// One without messages.
+    #[must_use]
+    pub fn new() -> Self {
         Self::default()
     }
 
     /// Begins a message of `kind` with its fixed header; `name` says what it does. It ends when it is dropped.
-    pub(crate) fn message(&mut self, name: &'static str, kind: u16, flags: u16, fixed: &[u8]) -> Message<'_> {
+    pub fn message(&mut self, name: &'static str, kind: u16, flags: u16, fixed: &[u8]) -> Message<'_> {
         self.names.push(name);
         let start = self.bytes.len();
         let sequence = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
@@ -44,20 +46,27 @@ impl Batch {
         Message { bytes: &mut self.bytes, start }
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// What is sent.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there is no message in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many messages are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.names.len()
     }
 
     /// What message number `sequence` does.
-    pub(crate) fn name(&self, sequence: u32) -> &'static str {
+    #[must_use]
+    pub fn name(&self, sequence: u32) -> &'static str {
         let index = usize::try_from(sequence).unwrap_or(0).wrapping_sub(1);
         self.names.get(index).copied().unwrap_or("netlink")
     }
@@ -65,14 +74,14 @@ impl Batch {
 
 /// A message that is being written.
 #[derive(Debug)]
-pub(crate) struct Message<'batch> {
+pub struct Message<'batch> {
     bytes: &'batch mut Vec<u8>,
     start: usize,
 }
 
 impl Message<'_> {
     /// Adds an attribute. A value longer than an attribute can be is a mistake of ours, and cut.
-    pub(crate) fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+    pub fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
         debug_assert_ne!(length, u16::MAX, "attribute {kind} is too long");
         self.bytes.extend_from_slice(&length.to_ne_bytes());
@@ -82,48 +91,52 @@ impl Message<'_> {
         self
     }
 
-    pub(crate) fn put_u8(&mut self, kind: u16, value: u8) -> &mut Self {
+    /// Adds an attribute of a byte.
+    pub fn put_u8(&mut self, kind: u16, value: u8) -> &mut Self {
         self.put(kind, &[value])
     }
 
-    pub(crate) fn put_u16(&mut self, kind: u16, value: u16) -> &mut Self {
+    /// Adds an attribute of a number of two bytes.
+    pub fn put_u16(&mut self, kind: u16, value: u16) -> &mut Self {
         self.put(kind, &value.to_ne_bytes())
     }
 
-    pub(crate) fn put_u32(&mut self, kind: u16, value: u32) -> &mut Self {
+    /// Adds an attribute of a number of four bytes.
+    pub fn put_u32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.put(kind, &value.to_ne_bytes())
     }
 
-    pub(crate) fn put_i32(&mut self, kind: u16, value: i32) -> &mut Self {
+    /// Adds an attribute of a signed number of four bytes.
+    pub fn put_i32(&mut self, kind: u16, value: i32) -> &mut Self {
         self.put(kind, &value.to_ne_bytes())
     }
 
     /// Numbers of nfnetlink are in network order.
-    pub(crate) fn put_be32(&mut self, kind: u16, value: u32) -> &mut Self {
+    pub fn put_be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.put(kind, &value.to_be_bytes())
     }
 
     /// Adds a text, with the zero that ends it.
-    pub(crate) fn put_text(&mut self, kind: u16, value: &str) -> &mut Self {
+    pub fn put_text(&mut self, kind: u16, value: &str) -> &mut Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.put(kind, &bytes)
     }
 
     /// Adds bytes that belong to the message as they are, such as a second fixed header inside an attribute.
-    pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);
         pad(self.bytes);
         self
     }
 
     /// Adds an attribute whose value is what `write` adds.
-    pub(crate) fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Message<'_>)) -> &mut Self {
+    pub fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Message<'_>)) -> &mut Self {
         self.nest_as(kind | NLA_F_NESTED, write)
     }
 
     /// As [`Self::nest`], for the older kinds that want no mark for nesting.
-    pub(crate) fn nest_as(&mut self, kind: u16, write: impl FnOnce(&mut Message<'_>)) -> &mut Self {
+    pub fn nest_as(&mut self, kind: u16, write: impl FnOnce(&mut Message<'_>)) -> &mut Self {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0, 0]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
