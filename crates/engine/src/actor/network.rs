@@ -51,8 +51,7 @@ impl Actor {
             // its own ports and addresses, from the run before
             let _ = leaving.await;
         }
-        self.inner.check_linked(&self.container)?;
-        let linked = self.inner.linked(&self.container)?;
+        let linked = self.inner.running_linked(&self.container)?;
         let granted = self.grant().await?;
         let mut next = self.container.clone();
         next.endpoints = granted.endpoints;

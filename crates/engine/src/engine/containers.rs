@@ -353,16 +353,6 @@ impl Engine {
     /// # Errors
     /// [`ErrorClass::NotModified`] if it runs already, [`ErrorClass::Invalid`] if its program cannot be run.
     pub async fn start(&self, who: &str) -> Result<()> {
-        let container = self.container(who)?;
-        if !container.is_alive()
-            && let Err(error) = self.inner.check_linked(&container)
-        {
-            if container.spec.auto_remove {
-                // as after any start that failed; who waits for its end hears of it
-                self.remove(container.id.as_str(), Remove { force: false, volumes: true }).await?;
-            }
-            return Err(error);
-        }
         self.command(who, Input::Start).await
     }
 

@@ -368,15 +368,16 @@ impl Inner {
         if names::is_linking(&container.spec) { links.collect() } else { Ok(links.flatten().collect()) }
     }
 
-    /// Checks that those that a container of the default network has links to are there to be reached.
+    /// The containers that a container has links to; those of the default network have to be there to be reached.
     ///
     /// # Errors
-    /// For one that does not run or is in other networks only, in the words of Docker's daemon.
-    pub(crate) fn check_linked(&self, container: &Container) -> Result<()> {
+    /// For one that does not exist, does not run or is in other networks only, in the words of Docker's daemon.
+    pub(crate) fn running_linked(&self, container: &Container) -> Result<Vec<Linked>> {
+        let linked = self.linked(container)?;
         if !names::is_linking(&container.spec) {
-            return Ok(());
+            return Ok(linked);
         }
-        for Linked { alias, container: other } in self.linked(container)? {
+        for Linked { alias, container: other } in &linked {
             let name = &other.name;
             let wrong = if !other.is_alive() {
                 format!("Cannot link to a non running container: /{name} AS /{}/{alias}", container.name)
@@ -387,7 +388,7 @@ impl Inner {
             };
             return Err(EngineError::new(ErrorClass::Internal, wrong));
         }
-        Ok(())
+        Ok(linked)
     }
 
     /// What a program in a container is told of those that it has links to, which have to be there no more.

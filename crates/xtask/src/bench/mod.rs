@@ -15,6 +15,7 @@ mod ground;
 mod image;
 mod marks;
 mod measure;
+mod names;
 mod network;
 mod order;
 mod peers;
@@ -58,7 +59,10 @@ enum What {
     Engine(Rounds),
     /// An image: pull, load, removal, size on disk
     Image(Rounds),
-    /// Networks: bytes and connections through published ports and over a bridge, 500 ports
+    /// A peer of the network's bench: many questions for names
+    #[command(hide = true)]
+    Names(names::Peer),
+    /// Networks: bytes and connections through published ports and over a bridge, names, 500 ports
     Network(Rounds),
     /// No measurement: writes down which functions a `run` goes through, for the linker
     Order(Rounds),
@@ -98,6 +102,7 @@ const IDLE: usize = 5;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (name, rounds) = match &arguments.what {
         What::Connections(peer) => return network::connections(peer),
+        What::Names(peer) => return names::run(peer),
         What::Registry(arguments) => return registry::run(arguments),
         What::Build(rounds) => ("build", rounds),
         What::Engine(rounds) => ("engine", rounds),
@@ -152,7 +157,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             return Ok(());
         }
         // has returned above
-        What::Connections(_) | What::Registry(_) => return Ok(()),
+        What::Connections(_) | What::Names(_) | What::Registry(_) => return Ok(()),
         What::Start(_) if rounds.quick => measure_all(&bin, &Effort { starts: 5, bursts: 1, imports: 1 })?,
         What::Start(_) => measure_all(&bin, &Effort { starts: 30, bursts: 3, imports: 3 })?,
     };

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::ground::{Engine, Ground, Kind};
 use super::measure::{self, Groups, Spread};
+use super::names;
 use crate::shell::{find_program, step};
 
 /// Where iperf3 and the server of connections listen in the container, and at the host.
@@ -111,8 +112,9 @@ pub(super) fn measure(bin: &Path, groups: &Groups, effort: &Effort) -> Result<St
             rate(&ground, served, from, effort.seconds, own)
         })
     })?;
+    let names = step("names", || names::measure(&ground, groups, effort, own))?;
     let many = step("500 ports", || many(&ground, groups))?;
-    Ok([bytes, rates, many].join("\n"))
+    Ok([bytes, rates, names, many].join("\n"))
 }
 
 fn serve<'g>(engine: &'g Engine, groups: &Groups, own: &str) -> Result<Served<'g>> {

@@ -3,6 +3,7 @@
 mod flags;
 mod kinds;
 mod matrix;
+mod places;
 mod reach;
 mod survival;
 
