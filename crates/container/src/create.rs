@@ -273,7 +273,8 @@ pub fn create_in(
     } else {
         group.join_fds().doing(|| "cannot open the control group")?
     };
-    let (line, theirs) = Line::pair()?;
+    // theirs beside the control group's, which are closed in one go
+    let (theirs, line) = Line::pair()?;
     let inside = Inside {
         spec: plan.spec,
         rootfs: plan.rootfs,
