@@ -505,21 +505,31 @@ impl<'a> Translator<'a> {
         if class == operand::Class::Nothing {
             return Some(());
         }
-        let memory = operand::memory(i, &mut self.uses)?;
-        let Some(memory) = memory else {
-            self.before(g);
-            self.registers_only(g)?;
-            self.behind(g);
-            self.forget_place_of_changed(g);
-            return Some(());
+        let Some(memory) = operand::memory(i, &mut self.uses)? else {
+            return self.copy_of_registers(g);
         };
         let slow = self.operand_lookup(g, &memory)?;
         let flags = self.flags;
+        self.copy_with_memory(g)?;
+        self.slow_step(g, behind, vec![slow], flags);
+        Some(())
+    }
+
+    /// The copy of an instruction without a memory operand.
+    fn copy_of_registers(&mut self, g: &Guest) -> Option<()> {
         self.before(g);
-        self.with_memory(i)?;
+        self.registers_only(g)?;
         self.behind(g);
         self.forget_place_of_changed(g);
-        self.slow_step(g, behind, vec![slow], flags);
+        Some(())
+    }
+
+    /// The copy of an instruction whose memory operand was looked up.
+    fn copy_with_memory(&mut self, g: &Guest) -> Option<()> {
+        self.before(g);
+        self.with_memory(&g.instr)?;
+        self.behind(g);
+        self.forget_place_of_changed(g);
         Some(())
     }
 

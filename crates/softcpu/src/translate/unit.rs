@@ -62,11 +62,7 @@ impl Translator<'_> {
         let kind = kind(i)?;
         self.make_ready(g);
         let Some(memory) = super::operand::memory(i, &mut self.uses)? else {
-            self.before(g);
-            self.registers_only(g)?;
-            self.behind(g);
-            self.forget_place_of_changed(g);
-            return Some(());
+            return self.copy_of_registers(g);
         };
         let slow = self.operand_lookup(g, &memory)?;
         let flags = self.flags;
@@ -79,10 +75,7 @@ impl Translator<'_> {
             let unmasks = self.code.branch(JNE);
             self.cold.push(Cold::Last { from: vec![unmasks.into()], rip: g.rip, behind, flags });
         }
-        self.before(g);
-        self.with_memory(i)?;
-        self.behind(g);
-        self.forget_place_of_changed(g);
+        self.copy_with_memory(g)?;
         self.slow_step(g, behind, vec![slow], flags);
         Some(())
     }
