@@ -63,8 +63,6 @@ pub(crate) struct Place<'a> {
     pub(crate) view: View,
     /// Values that may stand in the code.
     pub(crate) built_in: BuiltIn,
-    /// Other CPUs share the memory.
-    pub(crate) locks: Locks,
     /// XMM registers may be used.
     pub(crate) fpu: Fpu,
     /// Whether a block may go on with itself.
@@ -112,15 +110,6 @@ pub(crate) enum Pace {
     Free,
     /// A block at most, as instructions are waited for by their number.
     Counted,
-}
-
-/// Whether locked instructions have to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Locks {
-    /// Several CPUs share the memory.
-    Kept,
-    /// There is one CPU, and devices make no locked accesses that could meet its own.
-    Dropped,
 }
 
 /// A way out of the straight line, emitted behind the block.

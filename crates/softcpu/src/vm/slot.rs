@@ -59,6 +59,11 @@ impl Slot {
         }
     }
 
+    /// Whether the vCPU sleeps, and so wakes by itself when its timer is due.
+    pub(super) fn sleeps(&self) -> bool {
+        *lock(&self.asleep)
+    }
+
     pub(super) fn attention(&self) -> bool {
         self.attention.load(Ordering::Relaxed)
     }

@@ -1,74 +1,94 @@
 //! The thread that wakes vCPUs whose timers are due while they run. Those that sleep wake themselves.
+//!
+//! A vCPU that sets its timer sets a timer of the host; the thread has its turn only when that runs out. Where vCPUs slept through their last
+//! timers, it runs out a little later: whoever woke by himself has set the next one by then, and the thread has no turn at all.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hv::clock::{GuestClock, TimeSource};
+use rustix::io::Errno;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::{Slots, lock};
 use crate::irqchip::Irqchip;
 
-#[derive(Default)]
+/// How long a vCPU that sleeps has to wake by itself, serve its timer, and set the next one. The kernel may end a sleep 50 us late.
+const GRACE: Duration = Duration::from_micros(200);
+
 struct Plan {
-    /// The TSC at which the thread looks again; `u64::MAX` is not before it is told.
-    next: u64,
-    changed: bool,
+    /// The TSC at which a timer is due that the thread looks for; `u64::MAX` is none.
+    due: u64,
+    /// How much later it looks.
+    grace: Duration,
+    /// What each vCPU was last woken for: it is not woken twice.
+    served: Vec<u64>,
     stop: bool,
 }
 
 struct Inner {
     plan: Mutex<Plan>,
-    told: Condvar,
+    /// Readable when the thread has to look.
+    alarm: OwnedFd,
+    irqchip: Arc<Irqchip>,
+    clock: Arc<GuestClock>,
+    slots: Arc<Slots>,
 }
 
 /// The timer of a machine; its thread ends with it.
 pub(super) struct Timer {
     inner: Arc<Inner>,
     thread: Option<JoinHandle<()>>,
-    source: TimeSource,
 }
 
 impl Timer {
     pub(super) fn new(irqchip: Arc<Irqchip>, clock: Arc<GuestClock>, slots: Arc<Slots>) -> std::io::Result<Self> {
-        let inner =
-            Arc::new(Inner { plan: Mutex::new(Plan { next: u64::MAX, ..Plan::default() }), told: Condvar::new() });
+        let served = vec![u64::MAX; slots.0.len()];
+        let plan = Mutex::new(Plan { due: u64::MAX, grace: Duration::ZERO, served, stop: false });
+        let alarm = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let inner = Arc::new(Inner { plan, alarm, irqchip, clock, slots });
         let own = Arc::clone(&inner);
-        let source = clock.source();
         let thread = std::thread::Builder::new().name("soft-timer".into()).spawn(move || {
             hv::thread::begin();
-            serve(&own, &irqchip, &clock, &slots);
+            own.serve();
         })?;
-        Ok(Self { inner, thread: Some(thread), source })
+        Ok(Self { inner, thread: Some(thread) })
     }
 
     /// A vCPU's timer is due at TSC `due`. Where instructions are the time its thread stops there by itself.
     pub(super) fn arm(&self, due: u64) {
-        if self.source == TimeSource::Instructions {
+        let inner = &self.inner;
+        if inner.clock.source() == TimeSource::Instructions {
             return;
         }
-        let mut p = lock(&self.inner.plan);
-        if due < p.next {
-            p.next = due;
-            p.changed = true;
-            self.inner.told.notify_one();
+        let mut plan = lock(&inner.plan);
+        let now = inner.clock.tsc();
+        if due >= plan.due && plan.due > now {
+            return;
+        }
+        let open = |(at, due): (usize, u64)| (due > now || plan.served[at] != due).then_some(due);
+        let dues = (0..inner.slots.0.len()).map(|at| (at, inner.irqchip.due(at as u32)));
+        let next = dues.filter_map(open).min().unwrap_or(u64::MAX);
+        // What the thread looks for may have been served meanwhile, and then it need not look. If something is still open, it is about to look.
+        if due < plan.due || next > now {
+            inner.plan(&mut plan, next, now);
         }
     }
 
     /// The clock has moved: look anew.
     pub(super) fn rearm(&self) {
-        if self.source == TimeSource::Instructions {
-            return;
+        if self.inner.clock.source() == TimeSource::Host {
+            self.inner.look_in(Duration::ZERO);
         }
-        lock(&self.inner.plan).changed = true;
-        self.inner.told.notify_one();
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
         lock(&self.inner.plan).stop = true;
-        self.inner.told.notify_one();
+        self.inner.look_in(Duration::ZERO);
         if let Some(t) = self.thread.take() {
             // It has nothing to say, not even a panic's reason.
             let _ = t.join();
@@ -76,32 +96,50 @@ impl Drop for Timer {
     }
 }
 
-fn serve(inner: &Inner, irqchip: &Irqchip, clock: &GuestClock, slots: &Slots) {
-    // What each vCPU was last woken for: it is not woken twice.
-    let mut served = vec![u64::MAX; slots.0.len()];
-    let mut plan = lock(&inner.plan);
-    loop {
-        if plan.stop {
-            return;
+impl Inner {
+    fn look_in(&self, delay: Duration) {
+        // Nothing at all would stop it.
+        let delay = delay.max(Duration::from_nanos(1));
+        let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
+        let value = Timespec { tv_sec: seconds, tv_nsec: delay.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        // The kernel documents no failure for valid times.
+        let _ = rustix::time::timerfd_settime(&self.alarm, TimerfdTimerFlags::empty(), &once);
+    }
+
+    fn plan(&self, plan: &mut Plan, due: u64, now: u64) {
+        plan.due = due;
+        if due != u64::MAX {
+            let delay = Duration::from_nanos(self.clock.scale().ns(due.saturating_sub(now)));
+            self.look_in(delay.saturating_add(plan.grace));
         }
-        let now = clock.tsc();
-        let mut next = u64::MAX;
-        for (i, s) in slots.0.iter().enumerate() {
-            let due = irqchip.due(i as u32);
-            if due > now {
-                next = next.min(due);
-            } else if served[i] != due {
-                served[i] = due;
-                s.wake();
+    }
+
+    fn serve(&self) {
+        while !matches!(rustix::io::read(&self.alarm, &mut [0; 8]), Err(error) if error != Errno::INTR) {
+            let mut plan = lock(&self.plan);
+            if plan.stop {
+                return;
             }
+            let now = self.clock.tsc();
+            let (mut next, mut ran, mut slept) = (u64::MAX, false, false);
+            for (i, slot) in self.slots.0.iter().enumerate() {
+                let due = self.irqchip.due(i as u32);
+                if due > now {
+                    next = next.min(due);
+                } else if plan.served[i] != due {
+                    plan.served[i] = due;
+                    let sleeps = slot.sleeps();
+                    (ran, slept) = (ran || !sleeps, slept || sleeps);
+                    slot.wake();
+                }
+            }
+            plan.grace = match (ran, slept) {
+                (true, _) => Duration::ZERO,
+                (false, true) => GRACE,
+                (false, false) => plan.grace,
+            };
+            self.plan(&mut plan, next, now);
         }
-        plan.next = next;
-        plan.changed = false;
-        plan = if next == u64::MAX {
-            inner.told.wait(plan).unwrap_or_else(std::sync::PoisonError::into_inner)
-        } else {
-            let d = Duration::from_nanos(clock.scale().ns(next - now));
-            inner.told.wait_timeout(plan, d).map_or_else(|e| e.into_inner().0, |r| r.0)
-        };
     }
 }

@@ -4,4 +4,5 @@
 
 mod guest;
 mod machine;
+mod order;
 mod storm;

@@ -162,6 +162,9 @@ const AT_ONCE: &[Rule] = &[
 /// Threads that wait for others and tell them: of the software CPU's timer and interrupts, of the machine's events.
 const WAIT: &[Rule] = &[Allow(c::SYS_epoll_pwait), Allow(c::SYS_epoll_wait), Allow(c::SYS_tgkill)];
 
+/// The software CPU's timer: waits for a timer of the host, and sets it.
+const TIMER: &[Rule] = &[Allow(c::SYS_tgkill), Allow(c::SYS_timerfd_settime)];
+
 /// All that devices need: to wait, and to interrupt the guest.
 const DEVICE: &[Rule] = &[
     Allow(c::SYS_epoll_ctl),
@@ -324,6 +327,7 @@ static VCPU_KVM_NET_FILTER: Filter = Filter::new(&[VCPU_KVM, AT_ONCE, NET_USER, 
 static VCPU_SOFT_FILTER: Filter = Filter::new(&[VCPU_SOFT, AT_ONCE, BASE]);
 static VCPU_SOFT_NET_FILTER: Filter = Filter::new(&[VCPU_SOFT, AT_ONCE, NET_USER, BASE]);
 static WAIT_FILTER: Filter = Filter::new(&[WAIT, RAISE, BASE]);
+static TIMER_FILTER: Filter = Filter::new(&[TIMER, RAISE, BASE]);
 static BLOCK_FILTER: Filter = Filter::new(&[BLOCK, DEVICE, RAISE, BASE]);
 static PMEM_FILTER: Filter = Filter::new(&[PMEM, DEVICE, RAISE, BASE]);
 static NET_TAP_FILTER: Filter = Filter::new(&[NET_TAP, DEVICE, BASE]);
@@ -402,7 +406,7 @@ const BY_NAME: &[(&str, &Filter)] = &[
     ("pmem", &PMEM_FILTER),
     ("port", &WAIT_FILTER),
     ("soft-irqfd", &WAIT_FILTER),
-    ("soft-timer", &WAIT_FILTER),
+    ("soft-timer", &TIMER_FILTER),
     ("soft-vcpu", &VCPU_SOFT_FILTER),
 ];
 
@@ -439,8 +443,8 @@ mod tests {
                 .map(number)
                 .collect();
         for list in [
-            AT_ONCE, BASE, VCPU_KVM, VCPU_SOFT, WAIT, DEVICE, RAISE, BLOCK, PMEM, NET_TAP, NET_USER, LIGHT, FS, API,
-            CONSOLE,
+            AT_ONCE, BASE, VCPU_KVM, VCPU_SOFT, WAIT, TIMER, DEVICE, RAISE, BLOCK, PMEM, NET_TAP, NET_USER, LIGHT, FS,
+            API, CONSOLE,
         ] {
             for rule in list {
                 assert!(main.contains(&number(rule)), "{rule:?}");
