@@ -11,7 +11,7 @@ use crate::host::native::Natives;
 use crate::host::ram::PAGE;
 use crate::mmu::fetch::FetchTlb;
 use crate::state::{CR0_EM, CR0_TS, CR4_FSGSBASE, CR4_OSFXSR, CR4_SMAP, CS, CodeSize, CpuState, View};
-use crate::translate::{Fpu, Pace, Place};
+use crate::translate::{Fpu, Locks, Pace, Place};
 
 /// Why the loop was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -410,6 +410,7 @@ fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
         size,
         view,
         built_in: terms.built_in,
+        locks: if x.shared.cpus > 1 { Locks::Kept } else { Locks::Dropped },
         fpu: terms.fpu,
         pace: if x.shared.counted.is_some() { Pace::Counted } else { Pace::Free },
         at: x.jit.next_address(),

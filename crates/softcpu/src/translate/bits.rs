@@ -2,7 +2,7 @@
 
 use iced_x86::{Mnemonic, OpKind, Register};
 
-use super::{Access, Guest, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
+use super::{Access, Guest, Locks, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory};
 use crate::host::emit::Reg;
 use crate::host::jit::{SPARE, gpr};
 
@@ -53,7 +53,7 @@ impl Translator<'_> {
             // mov r9, [r9]; bt r9, r10
             self.code.raw(&[0x45 | w, 0x8b, 0x09, 0x45 | w, 0x0f, opcode, 0xd1]);
         } else {
-            if i.has_lock_prefix() {
+            if i.has_lock_prefix() && self.place.locks == Locks::Kept {
                 self.code.u8(0xf0);
             }
             // op [r9], r10

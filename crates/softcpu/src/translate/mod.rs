@@ -63,6 +63,8 @@ pub(crate) struct Place<'a> {
     pub(crate) view: View,
     /// Values that may stand in the code.
     pub(crate) built_in: BuiltIn,
+    /// Other CPUs share the memory.
+    pub(crate) locks: Locks,
     /// XMM registers may be used.
     pub(crate) fpu: Fpu,
     /// Whether a block may go on with itself.
@@ -110,6 +112,16 @@ pub(crate) enum Pace {
     Free,
     /// A block at most, as instructions are waited for by their number.
     Counted,
+}
+
+/// Whether locked instructions have to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Locks {
+    /// Several CPUs share the memory.
+    Kept,
+    /// There is one CPU, and devices make no locked accesses that could meet its own. A lock that is there for the order of accesses only is
+    /// kept: a device looks at a ring in the moment in which the driver looks whether it does.
+    Dropped,
 }
 
 /// A way out of the straight line, emitted behind the block.

@@ -3,7 +3,9 @@
 use iced_x86::{CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
 use super::narrow::Form;
-use super::{Access, Fpu, Guest, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory, stack_register, writes};
+use super::{
+    Access, Fpu, Guest, Locks, R9, R10, R11, RSP_HOST, Translator, in_memory, is_memory, stack_register, writes,
+};
 use crate::host::emit::Reg;
 use crate::host::jit::{beyond, gpr, segment_base};
 use crate::host::native::gpr64;
@@ -143,6 +145,14 @@ pub(super) fn memory(i: &Instruction, uses: &mut InstructionInfoFactory) -> Opti
     Some(Some(Memory { access, size, aligned }))
 }
 
+/// Whether a locked instruction changes nothing, as `lock add dword [rsp], 0`: what compilers and kernels make of a full barrier.
+fn is_barrier(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    i.has_lock_prefix()
+        && matches!(i.try_immediate(1), Ok(0))
+        && matches!(i.mnemonic(), M::Add | M::Or | M::Sub | M::Xor)
+}
+
 /// Whether an instruction computes in memory, four or eight bytes and not as one locked step.
 fn changes(i: &Instruction) -> bool {
     use Mnemonic as M;
@@ -259,8 +269,7 @@ impl Translator<'_> {
         Some(kept)
     }
 
-    /// The instruction with its memory operand at the host address in r9. A lock stays one also where there is one CPU: it orders the guest's
-    /// accesses, and a device's thread looks at a ring in the moment in which the driver looks whether it does.
+    /// The instruction with its memory operand at the host address in r9.
     pub(super) fn with_memory(&mut self, guest: &Instruction) -> Option<()> {
         let mut i = *guest;
         i.set_segment_prefix(Register::None);
@@ -269,6 +278,9 @@ impl Translator<'_> {
         i.set_memory_index_scale(1);
         i.set_memory_displacement64(self.offset as u64);
         i.set_memory_displ_size(if self.offset == 0 { 0 } else { 8 });
+        if self.place.locks == Locks::Dropped && !is_barrier(&i) {
+            i.set_has_lock_prefix(false);
+        }
         let kept = self.rename(&mut i, Register::R10)?;
         if kept.is_none() && changes(&i) {
             return self.in_three_steps(i);

@@ -24,7 +24,7 @@ const SEEN: u64 = 0x3080;
 const DONE: u64 = 0x30c0;
 const GO: u64 = 0x3100;
 
-/// For each round that begins: writes its number, does a locked access elsewhere, and looks at the other side's word.
+/// For each round that begins: writes its number, does an access elsewhere that is locked and changes nothing, and looks at the other side's word.
 #[rustfmt::skip]
 const PROGRAM: &[u8] = &[
     0xbb, 0x00, 0x30, 0x00, 0x00,             // mov ebx, 0x3000
@@ -97,7 +97,7 @@ fn rounds(memory: &Memory) -> u32 {
 /// A driver says where it wants to be woken, has a barrier, and looks whether it is needed before it sleeps; the device does the same the other
 /// way round. Where the barrier is none, both sleep.
 #[test]
-fn a_lock_is_a_barrier_also_for_a_single_processor() {
+fn a_barrier_is_one_also_for_a_single_processor() {
     for tier in TIERS {
         let memory = Memory::new(1 << 20).unwrap();
         memory.ram().write_slice(PROGRAM, GuestAddress(CODE)).unwrap();
