@@ -45,7 +45,7 @@ pub enum NamedContext {
 
 impl Options {
     /// What a name in FROM or `--from` stands for, and how it was given.
-    fn named(&self, name: &str) -> Option<(&str, &NamedContext)> {
+    pub(super) fn named(&self, name: &str) -> Option<(&str, &NamedContext)> {
         let full = |name: &str| name.parse::<Reference>().map(Reference::tagged).ok();
         let wanted = full(name);
         let same = |given: &str| given.eq_ignore_ascii_case(name) || (wanted.is_some() && full(given) == wanted);
@@ -245,7 +245,8 @@ pub(crate) fn error_at(file: &Dockerfile, span: Span, word: &str, fault: impl In
     Pointed { place: Box::new(file.place_of(span, word)), fault: Box::new(fault.into()), hint: None }
 }
 
-fn globals(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, String>, BuildError> {
+/// The arguments of the whole file and the platform's variables.
+pub(super) fn globals(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, String>, BuildError> {
     let mut out = BTreeMap::new();
     for (prefix, platform) in [("BUILD", &options.build_platform), ("TARGET", &options.platform)] {
         out.insert(format!("{prefix}PLATFORM"), platform.to_string());

@@ -19,6 +19,7 @@
 
 mod archive;
 mod arriving;
+mod check;
 pub mod config;
 mod context;
 pub mod copy;
@@ -36,6 +37,7 @@ mod tests;
 mod transfer;
 
 pub use arriving::{ArrivalError, ArrivedContext, Arriving, Slot};
+pub use check::{Checked, check};
 pub use config::{Change, Config, History, ImageSpec};
 pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};
 pub use error::{BuildError, BuildFault};

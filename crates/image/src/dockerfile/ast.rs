@@ -25,6 +25,12 @@ impl Dockerfile {
         self.source.place(span)
     }
 
+    /// How many lines there are.
+    #[must_use]
+    pub fn lines(&self) -> u32 {
+        self.source.count()
+    }
+
     /// The place of a word in an instruction; the whole instruction if it is not there as it is.
     #[must_use]
     pub fn place_of(&self, span: Span, word: &str) -> Place {

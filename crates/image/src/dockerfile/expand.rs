@@ -16,6 +16,9 @@ const STEPS_MAX: usize = 4_000_000;
 pub trait Variables {
     /// The value of `name`, if it is set.
     fn value(&self, name: &str) -> Option<&str>;
+
+    /// Told of `name` where `$name` or `${name}` stands and it is not set.
+    fn missed(&self, _name: &str) {}
 }
 
 impl Variables for std::collections::BTreeMap<String, String> {
@@ -272,7 +275,7 @@ impl<V: Variables + ?Sized> Walk<'_, V> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(self.value(&name).unwrap_or_default());
+            return Ok(self.plain(&name));
         }
         self.at += 1;
         self.depth += 1;
@@ -294,7 +297,7 @@ impl<V: Variables + ?Sized> Walk<'_, V> {
         let mut modifier = String::new();
         match self.next() {
             None => return Err(ExpandError::Open),
-            Some('}') => return Ok(self.value(&name).unwrap_or_default()),
+            Some('}') => return Ok(self.plain(&name)),
             Some('/') => return self.replacement(&name),
             Some(c) => modifier.push(c),
         }
@@ -400,6 +403,14 @@ impl<V: Variables + ?Sized> Walk<'_, V> {
 
     fn pattern(&self, pattern: &str) -> Result<Glob, ExpandError> {
         Glob::substitution(pattern).map_err(|source| ExpandError::Pattern { pattern: pattern.to_owned(), source })
+    }
+
+    /// A variable without a word of what it is if it is not set.
+    fn plain(&self, name: &str) -> String {
+        self.value(name).unwrap_or_else(|| {
+            self.expander.variables.missed(name);
+            String::new()
+        })
     }
 
     fn value(&self, name: &str) -> Option<String> {

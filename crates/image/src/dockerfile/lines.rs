@@ -83,6 +83,8 @@ pub(crate) struct Logical {
     pieces: Vec<(usize, u32, u32)>,
     pub(crate) last_line: u32,
     pub(crate) heredocs: Vec<Heredoc>,
+    /// The first empty line among those that continue it.
+    pub(crate) gap: Option<u32>,
 }
 
 impl Logical {
@@ -125,6 +127,12 @@ impl Source {
     pub(crate) fn place(&self, span: Span) -> Place {
         let text = self.lines.get(span.line.saturating_sub(1) as usize).map_or("", |line| line.trim_end());
         Place { file: self.file.clone(), span, text: text.to_owned() }
+    }
+
+    /// How many lines there are; what stands behind the last line end is none if it is empty.
+    pub(crate) fn count(&self) -> u32 {
+        let last = self.lines.last().is_some_and(String::is_empty);
+        u32::try_from(self.lines.len() - usize::from(last)).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn error(&self, span: Span, fault: Fault) -> DockerfileError {
@@ -213,12 +221,20 @@ impl Source {
 
     /// One line and those that continue it; `number` goes behind them.
     fn joined(&self, number: &mut usize, escape: char) -> Result<Logical, DockerfileError> {
-        let mut logical = Logical { text: String::new(), pieces: Vec::new(), last_line: 0, heredocs: Vec::new() };
+        let mut logical =
+            Logical { text: String::new(), pieces: Vec::new(), last_line: 0, heredocs: Vec::new(), gap: None };
         while let Some(raw) = self.lines.get(*number) {
             let line = raw.trim_end_matches('\r');
             let first = logical.pieces.is_empty();
             *number += 1;
-            if !first && (line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            if !first && line.trim_start().starts_with('#') {
+                continue;
+            }
+            if !first && line.trim().is_empty() {
+                // what stands behind the file's last line end is no line
+                if *number < self.lines.len() {
+                    logical.gap.get_or_insert(u32::try_from(*number).unwrap_or(u32::MAX));
+                }
                 continue;
             }
             if self.broken[*number - 1] {

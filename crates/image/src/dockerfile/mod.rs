@@ -13,6 +13,7 @@
 //! Docker's Dockerfile reference for the syntax 1.x without the `-labs` channel, with `--parents` and `--exclude`.
 
 mod ast;
+mod check;
 pub(crate) mod duration;
 pub(crate) mod error;
 mod expand;
@@ -30,6 +31,7 @@ pub use ast::{
     Argument, Command, Dockerfile, GitDir, Global, Healthcheck, Instruction, Kind, Link, NetworkMode, Parents, Run,
     SecurityMode, Stage, Transfer, TransferSource, Unpack,
 };
+pub use check::{Check, Remark, Settings};
 pub use error::{Place, Pointed, Span};
 pub use expand::{EXPANSION_MAX, ExpandError, Expander, Quotes, Variables};
 pub use fault::{DockerfileError, Fault};
