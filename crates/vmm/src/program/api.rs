@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sys::handed;
 
-use super::Work;
 use super::http::{self, Request, Response};
 use super::state::{Next, State, StateError};
+use super::{Reply, Work};
 use crate::machine::{Check, Extent, MachineError, Packing, Writing};
 
 type Handler = fn(&mut State, &Request) -> Result<Response, Response>;
@@ -161,17 +161,27 @@ pub(super) fn answer(state: &mut State, mut request: Request) -> (Response, Next
     (response, if *path == "/kill" { Next::End(0) } else { Next::GoOn })
 }
 
+/// The answer to a request that came as the program ended.
+pub(super) fn too_late(request: &Request) -> Response {
+    match (request.path.as_str(), request.method.as_str()) {
+        ("/kill", "PUT") => Response::done(),
+        _ => Response::error(409, "the machine has ended"),
+    }
+}
+
 /// Takes one request after another to the main thread.
 pub(super) fn serve(listener: &UnixListener, work: &Sender<Work>) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
         // A client that breaks off, or says nothing, is its own problem.
         let Ok(Some(request)) = http::read(&mut stream) else { continue };
+        // The program does not end before this is dropped: the answer is written by then.
+        let (writing, written) = channel();
         let response = match request {
             Err(response) => response,
             Ok(request) => {
                 let (reply, answer) = channel();
-                if work.send(Work::Request(request, reply)).is_err() {
+                if work.send(Work::Request(request, Reply { answer: reply, written })).is_err() {
                     return;
                 }
                 let Ok(response) = answer.recv() else { return };
@@ -179,6 +189,7 @@ pub(super) fn serve(listener: &UnixListener, work: &Sender<Work>) {
             }
         };
         let _gone = http::write(&mut stream, &response);
+        drop::<Sender<()>>(writing);
     }
 }
 

@@ -16,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use control::machine::{MAX_CPUS, MachineSpec};
 use rustix::fs::{FlockOperation, OFlags};
@@ -127,9 +128,26 @@ pub enum ProgramError {
     Thread(#[source] io::Error),
 }
 
+/// How long the program's end waits until a client has been sent its answer: longer than a write may take.
+const LAST_ANSWER: Duration = Duration::from_secs(6);
+
+/// Where the answer to a request goes.
+struct Reply {
+    answer: Sender<Response>,
+    /// Closed once the answer is written, or can't be.
+    written: Receiver<()>,
+}
+
+impl Reply {
+    /// Hands the answer to the thread that writes it, and gives what says when that is done; nothing if nobody waits for it.
+    fn send(self, response: Response) -> Option<Receiver<()>> {
+        self.answer.send(response).is_ok().then_some(self.written)
+    }
+}
+
 /// What the main thread is asked to do.
 enum Work {
-    Request(Request, Sender<Response>),
+    Request(Request, Reply),
     Machine(Event),
 }
 
@@ -272,20 +290,38 @@ fn confine(options: &Options, spec: Option<&MachineSpec>, lock: Option<&File>) -
 }
 
 fn main_loop(work: &Receiver<Work>, mut state: State) -> u8 {
+    let mut last = None;
     // The sender is held here: there is always somebody who could send.
-    while let Ok(work) = work.recv() {
-        let next = match work {
+    while let Ok(work_now) = work.recv() {
+        let next = match work_now {
             Work::Request(request, reply) => {
                 let (response, next) = api::answer(&mut state, request);
-                // Whoever asked may be gone.
-                let _gone = reply.send(response);
+                last = reply.send(response);
                 next
             }
             Work::Machine(event) => state.happened(event),
         };
         if let Next::End(code) = next {
+            take_leave(work, last);
             return code;
         }
     }
     0
+}
+
+/// Lets the API's thread write what it has to say before the process ends: one answer on its way, and one to who asked as the machine ended.
+fn take_leave(work: &Receiver<Work>, mut last: Option<Receiver<()>>) {
+    loop {
+        if let Some(written) = last {
+            // Closed or too late: either way there is nothing more to wait for.
+            let _written = written.recv_timeout(LAST_ANSWER);
+        }
+        last = loop {
+            match work.try_recv() {
+                Ok(Work::Request(request, reply)) => break reply.send(api::too_late(&request)),
+                Ok(Work::Machine(_)) => {}
+                Err(_) => return,
+            }
+        };
+    }
 }

@@ -235,3 +235,55 @@ fn requests_at_the_wrong_time_or_in_the_wrong_form_are_refused() {
     assert_eq!(program.ask("PUT", "/kill", "").0, 204);
     assert_eq!(program.child.wait().unwrap().code(), Some(0));
 }
+
+/// Keeps this thread, and all that it starts, on one processor; others there want it as well.
+fn crowd(end: &std::sync::Arc<std::sync::atomic::AtomicBool>) -> Vec<std::thread::JoinHandle<()>> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let may = rustix::thread::sched_getaffinity(None).unwrap();
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| may.is_set(cpu)).unwrap();
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(first);
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    let busy = |_| {
+        let end = std::sync::Arc::clone(end);
+        std::thread::spawn(move || {
+            while !end.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+        })
+    };
+    (0..3).map(busy).collect()
+}
+
+#[test]
+fn whoever_ends_a_machine_is_answered_before_its_process_is_gone() {
+    let folder = Folder::new();
+    let kernel = folder.kernel(super::ECHO);
+    let spec = json!({ "kernel": kernel, "memory": 16 << 20, "backend": "soft" });
+    let end = std::sync::Arc::default();
+    let busy = crowd(&end);
+    for turn in 0..24 {
+        let mut program = Program::start(folder.0.path(), &spec);
+        // One that was never booted has no processors to wait for: its end comes the sooner.
+        if turn % 2 == 0 {
+            assert_eq!(program.ask("PUT", "/boot", "").0, 204);
+        }
+        // Several at once: each is answered, or finds nobody any more, but none gets half an answer.
+        let asked: Vec<_> = (0..3).map(|_| UnixStream::connect(&program.socket).unwrap()).collect();
+        for mut stream in &asked {
+            stream.write_all(b"PUT /kill HTTP/1.1\r\n\r\n").unwrap();
+        }
+        let answers = asked.into_iter().map(|mut stream| {
+            let mut answer = String::new();
+            let _reset = stream.read_to_string(&mut answer);
+            answer
+        });
+        let answers: Vec<String> = answers.collect();
+        assert!(answers[0].starts_with("HTTP/1.1 204 ") && answers[0].ends_with("\r\n\r\n"), "{turn}: {answers:?}");
+        assert!(answers.iter().all(|answer| answer.is_empty() || *answer == answers[0]), "{turn}: {answers:?}");
+        assert_eq!(program.child.wait().unwrap().code(), Some(0), "{turn}");
+        std::fs::remove_file(&program.socket).unwrap();
+    }
+    end.store(true, std::sync::atomic::Ordering::Relaxed);
+    busy.into_iter().for_each(|thread| thread.join().unwrap());
+}
