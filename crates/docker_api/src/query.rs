@@ -148,7 +148,7 @@ pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
 
 impl Filters {
     /// Reads both of Docker's forms: `{"name":{"x":true}}` and the older `{"name":["x"]}`.
-    fn parse(text: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
         enum Values {

@@ -3,6 +3,7 @@
 use crate::model::{Container, ContainerId, IdRange, NetworkSpec};
 use net::Subnet;
 use net::ipam::{Pool, SubnetRequest};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,6 +49,9 @@ pub struct NetworkDefaults {
     pub v6: bool,
     /// Where subnets come from that nobody asked for by number; Docker's where there is none.
     pub pools: Vec<Pool>,
+    /// What `host-gateway` means in a container's list of hosts, one address a family; the default network's gateways where there
+    /// is none.
+    pub host_gateways: Vec<IpAddr>,
 }
 
 impl NetworkDefaults {

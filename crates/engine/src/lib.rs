@@ -53,8 +53,8 @@ pub use control::{Afterwards, Framing, Runtime, Streams};
 pub use copy::{CopyOut, Owners, PathStat, Replace};
 pub use doctor::{Check, Doctor, Verdict};
 pub use engine::{
-    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, ExecClient, HostInfo, LayerStep, Leave, Naming,
-    Progress, Proof, Pull, Remove, Saving, SearchResult, Wait,
+    Attach, Bootstrap, Change, Commit, Created, Elsewhere, Engine, ExecClient, HostInfo, ImagePart, LayerStep, Leave,
+    Naming, Progress, Proof, Pull, Remove, Saving, SearchResult, Wait,
 };
 pub use error::{EngineError, ErrorClass, Mark, Result, chain};
 pub use event_log::Events;

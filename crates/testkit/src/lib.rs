@@ -6,6 +6,7 @@
 pub mod bundle;
 mod cell;
 mod command;
+pub mod compat;
 pub mod corpus;
 mod dice;
 pub mod guest;

@@ -7,57 +7,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use testkit::compat::{Does, PATH as TABLE, Route, Table};
 
-const TABLE: &str = "docs/compat/docker.toml";
 const PAGE: &str = "docs/compat/docker.md";
-
-#[derive(Deserialize)]
-struct Table {
-    route: Vec<Route>,
-}
-
-#[derive(Deserialize)]
-struct Route {
-    call: String,
-    does: Does,
-    #[serde(default)]
-    note: String,
-    #[serde(default)]
-    since: String,
-    #[serde(default)]
-    query: Vec<Field>,
-    #[serde(default)]
-    body: Vec<Field>,
-    #[serde(default)]
-    answer: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Field {
-    name: String,
-    does: Does,
-    #[serde(default)]
-    note: String,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Does {
-    Yes,
-    Partly,
-    No,
-}
-
-impl Does {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Yes => "yes",
-            Self::Partly => "partly",
-            Self::No => "no",
-        }
-    }
-}
 
 /// What is wrong with table or page.
 ///
@@ -83,7 +35,7 @@ pub(crate) fn write(root: &Path) -> Result<()> {
 
 fn read(root: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(root.join(TABLE)).with_context(|| format!("cannot read {TABLE}"))?;
-    toml::from_str(&text).with_context(|| format!("{TABLE} is no table"))
+    Table::parse(&text).with_context(|| format!("{TABLE} is no table"))
 }
 
 fn unsound(table: &Table) -> Vec<String> {
@@ -166,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_page_shows_every_route() {
-        let table: Table = toml::from_str(SMALL).unwrap();
+        let table = Table::parse(SMALL).unwrap();
         assert!(unsound(&table).is_empty());
         let page = render(&table);
         assert!(page.contains("2 routes: 1 yes, 1 partly, 0 no."), "{page}");
@@ -179,7 +131,7 @@ mod tests {
     #[test]
     fn order_and_notes_are_asked_for() {
         let twice = format!("{SMALL}\n{SMALL}").replace("note = \"some\"", "");
-        let faults = unsound(&toml::from_str(&twice).unwrap());
+        let faults = unsound(&Table::parse(&twice).unwrap());
         assert_eq!(faults.len(), 3, "{faults:?}");
     }
 }

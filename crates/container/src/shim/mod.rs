@@ -401,14 +401,19 @@ impl Shim {
     fn dismantle(&mut self) -> bool {
         self.memory = None;
         let Some(container) = self.container.take() else { return false };
-        let killed = container.group.oom_kills().unwrap_or(self.oom_kills) > 0;
+        let kills = container.group.oom_kills().unwrap_or(self.oom_kills);
+        // the last one may not have been seen before the end that it brought
+        if kills > self.oom_kills {
+            self.oom_kills = kills;
+            self.tell(&Event::OomKilled);
+        }
         if let Some(foreign) = self.foreign.take() {
             foreign.delete();
         }
         if let Err(error) = container.group.remove() {
             complain(&format!("cannot remove the control group: {error}"));
         }
-        killed
+        kills > 0
     }
 
     fn write_exit(&self, exit: &Exit) {

@@ -15,6 +15,7 @@ use engine::{Distribution, KeepBlobs, NetworkDefaults, Runtimes};
 use network::NetworkFlags;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -144,6 +145,8 @@ struct File {
     exec_root: Option<PathBuf>,
     fixed_cidr: Option<String>,
     group: Option<String>,
+    host_gateway_ip: Option<IpAddr>,
+    host_gateway_ips: Vec<IpAddr>,
     hosts: Vec<String>,
     init: Option<bool>,
     insecure_registries: Vec<String>,

@@ -1,12 +1,13 @@
 //! What the daemon is told about its networks.
 
 use super::{File, either, lists};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use engine::NetworkDefaults;
 use engine::net::Subnet;
 use engine::net::ipam::Pool;
 use serde::Deserialize;
+use std::net::IpAddr;
 
 /// Flags of the default network, and of all that choose their own addresses.
 #[derive(Debug, Clone, Default, Args)]
@@ -29,6 +30,10 @@ pub(super) struct NetworkFlags {
     /// Addresses that networks get in equal parts: base=10.10.0.0/16,size=24
     #[arg(long, value_name = "base=SUBNET,size=LENGTH", value_parser = pool)]
     default_address_pool: Vec<Pool>,
+    /// Address that containers with --add-host NAME:host-gateway get, one of each family; by default that of the default network's
+    /// bridge
+    #[arg(long, value_name = "ADDRESS")]
+    host_gateway_ip: Vec<IpAddr>,
 }
 
 /// An entry of `default-address-pools`.
@@ -62,8 +67,23 @@ impl NetworkFlags {
             mtu: either("mtu", self.mtu, file.mtu)?,
             v6: either("ipv6", self.ipv6, file.ipv6)?.unwrap_or(false),
             pools: lists("default-address-pools", self.default_address_pool, of_file?)?,
+            host_gateways: host_gateways(self.host_gateway_ip, file)?,
         })
     }
+}
+
+/// What flags say, or the file by the name it had first or by the one for several.
+fn host_gateways(flags: Vec<IpAddr>, file: &File) -> Result<Vec<IpAddr>> {
+    let one = file.host_gateway_ip.into_iter().collect();
+    let of_file = lists("host-gateway-ip", one, file.host_gateway_ips.clone())?;
+    let all = lists("host-gateway-ips", flags, of_file)?;
+    for is_v4 in [true, false] {
+        if all.iter().filter(|address| address.is_ipv4() == is_v4).count() > 1 {
+            let family = if is_v4 { "IPv4" } else { "IPv6" };
+            bail!("only one {family} host gateway IP address can be specified: {all:?}");
+        }
+    }
+    Ok(all)
 }
 
 fn pool(text: &str) -> Result<Pool, String> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use clap::Parser;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 #[derive(Debug, Parser)]
@@ -52,6 +53,13 @@ fn a_file_says_what_flags_could() {
     assert_eq!((defaults.shm_bytes, defaults.dns.len()), (Some(1 << 20), 1));
     assert_eq!(defaults.ulimits, [LimitDefault { name: "nofile".into(), soft: 5, hard: 9 }]);
     assert_eq!(all.userns.map(|range| range.count), Some(5));
+    for file in [r#"{"host-gateway-ip": "192.0.2.1"}"#, r#"{"host-gateway-ips": ["192.0.2.1"]}"#] {
+        assert_eq!(resolve("", file).unwrap().network.host_gateways, [Ipv4Addr::new(192, 0, 2, 1)], "{file}");
+    }
+    assert_eq!(
+        resolve("--host-gateway-ip 192.0.2.1 --host-gateway-ip ::1", "").unwrap().network.host_gateways.len(),
+        2
+    );
     let bare = resolve("", "").unwrap();
     assert_eq!((bare.root.as_path(), bare.cgroup_parent.as_str()), (Path::new(ROOT), CGROUP_PARENT));
     assert_eq!(bare.fixed_differences(&bare), [""; 0]);
@@ -68,6 +76,9 @@ fn wrong_settings_are_named() {
     refused("", r#"{"live-restore": false}"#, "live-restore");
     refused("", r#"{"labels": ["bare"]}"#, "bare");
     refused("", r#"{"log-level": "loud"}"#, "loud");
+    refused("", r#"{"host-gateway-ip": "here"}"#, "IP address");
+    refused("--host-gateway-ip 1.1.1.1", r#"{"host-gateway-ips": ["::1"]}"#, "host-gateway-ips");
+    refused("--host-gateway-ip 1.1.1.1 --host-gateway-ip 1.1.1.2", "", "only one IPv4 host gateway");
     refused("--cgroup-parent relative", "", "absolute");
     refused("-H http://x", "", "neither unix");
     refused("-H tcp://x:y", "", "port");

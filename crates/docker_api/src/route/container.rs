@@ -15,9 +15,10 @@ use docker_wire::models::{
     ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse, ContainerUpdateBody,
     ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
 };
-use engine::model::Container;
+use engine::model::{Container, ContainerSpec};
 use engine::{Attach, Framing, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
+use oci::platform::PlatformError;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
@@ -52,14 +53,29 @@ pub(crate) async fn create(mut call: Call) -> Result {
         // what there was before private ones
         host.ipc_mode = Some("shareable".to_owned());
     }
-    call.settings().defaults.fill(host)?;
-    if let Some(platform) = call.query.text("platform") {
-        fits(call.engine(), body.image.as_deref().unwrap_or_default(), platform).await?;
+    if call.version < Version::minor(44) {
+        one_network(&body)?;
     }
+    call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
+    let platform = call.query.text("platform").filter(|text| !text.is_empty());
+    let platform =
+        platform.map(str::parse).transpose().map_err(|error: PlatformError| ApiError::invalid(error.to_string()))?;
     let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
-    let created = call.engine().create(translate::spec_with(name, body, mac_address)?).await?;
+    let spec = ContainerSpec { platform, ..translate::spec_with(name, body, mac_address)? };
+    let created = call.engine().create(spec).await?;
     let answer = ContainerCreateResponse { id: created.id.to_string(), warnings: created.warnings };
     reply::json_with(StatusCode::CREATED, &answer)
+}
+
+/// Before 1.44 a container was made in one network and joined others later; a client that old would not look at the rest.
+fn one_network(body: &ContainerCreateBody) -> Result<()> {
+    let asked = body.networking_config.as_ref().and_then(|config| config.endpoints_config.as_ref());
+    let mut names: Vec<&str> = asked.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    if names.len() < 2 {
+        return Ok(());
+    }
+    names.sort_unstable();
+    Err(ApiError::invalid(format!("Container cannot be connected to network endpoints: {}", names.join(", "))))
 }
 
 /// Refuses policies and kinds of mounts that there are not in the words that clients know, before anything is made of the whole.
@@ -79,28 +95,6 @@ fn known_words(body: &serde_json::Value) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether an image is for the platform that is asked for. What is another one's counts as missing, so that clients fetch it.
-async fn fits(engine: &engine::Engine, name: &str, platform: &str) -> Result<()> {
-    if platform.is_empty() {
-        return Ok(());
-    }
-    let wanted: oci::platform::Platform = platform.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
-    let image = engine.image(name).await?;
-    let actual = oci::platform::Platform {
-        os: image.config.os().to_string(),
-        architecture: image.config.architecture().to_string(),
-        variant: image.config.variant().clone(),
-    };
-    let same = wanted.os == actual.os && wanted.architecture == actual.architecture;
-    // a variant that the image does not tell may be any
-    if same && (actual.variant.is_none() || wanted.variant.is_none() || wanted.variant == actual.variant) {
-        return Ok(());
-    }
-    Err(ApiError::not_found(format!(
-        "image with reference {name} was found but does not match the specified platform: wanted {platform}, actual: {actual}"
-    )))
 }
 
 /// `GET /containers/json`

@@ -6,8 +6,10 @@ use crate::route::Version;
 use crate::server::Call;
 use crate::translate::image as translate;
 use bytes::{Buf, Bytes};
-use docker_wire::models::{ImageDeleteResponseItem, ImagePruneResponse, ImageSummary};
+use docker_wire::models::{ImageDeleteResponseItem, ImageManifestSummary, ImagePruneResponse, ImageSummary};
+use engine::ImagePart;
 use engine::image::{ConfigChanges, Image, ImportOptions, LayerId, PruneScope, Removed};
+use engine::model::Container;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -15,6 +17,7 @@ use oci::reference::Reference;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
@@ -57,7 +60,17 @@ impl Shared {
     }
 }
 
-fn users(containers: &[std::sync::Arc<engine::model::Container>], image: &Image) -> usize {
+/// The parts of an image, each with its containers.
+fn manifests(call: &Call, image: &Image, containers: &[Arc<Container>]) -> Result<Vec<ImageManifestSummary>> {
+    let of = |part: &ImagePart| {
+        let id = part.image.id.to_string();
+        let made = containers.iter().filter(|container| container.image_id == id);
+        translate::manifest(part, made.map(|container| container.id.to_string()).collect())
+    };
+    Ok(call.engine().image_parts(image)?.iter().map(of).collect())
+}
+
+fn users(containers: &[Arc<Container>], image: &Image) -> usize {
     let id = image.id.to_string();
     containers.iter().filter(|container| container.image_id == id).count()
 }
@@ -94,6 +107,9 @@ pub(crate) async fn list(call: Call) -> Result {
         }
         if keep {
             let mut line = translate::summary(&image, users(&containers, &image));
+            if call.version >= Version::minor(47) && call.query.flag("manifests") {
+                line.manifests = Some(manifests(&call, &image, &containers)?);
+            }
             if let Some(shared) = &shared {
                 line.shared_size = shared.bytes(&image, &call.engine().layer_sizes(&image));
             }
@@ -148,6 +164,9 @@ pub(crate) async fn inspect(call: Call) -> Result {
         shown["ContainerConfig"] = shown["Config"].clone();
     } else if let Some(fields) = shown.as_object_mut() {
         fields.remove("Container");
+    }
+    if call.version >= Version::minor(48) && call.query.flag("manifests") {
+        shown["Manifests"] = json!(manifests(&call, &image, &call.engine().containers())?);
     }
     reply::json(&shown)
 }

@@ -242,6 +242,7 @@ fn join(pattern: &str, params: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use testkit::compat::{Does, Table};
 
     #[test]
     fn table_is_sorted_and_has_no_twins() {
@@ -255,24 +256,19 @@ mod tests {
     /// Those of Docker's; what the table does not do need not be here.
     #[test]
     fn every_route_is_in_the_table_of_what_is_done() {
-        let table = include_str!("../../../../docs/compat/docker.toml");
-        let mut told: Vec<(String, bool)> = Vec::new();
-        for line in table.lines() {
-            if let Some(call) = line.strip_prefix("call = ") {
-                told.push((call.trim_matches('"').to_owned(), true));
-            } else if let Some(last) = told.last_mut().filter(|_| line == "does = \"no\"") {
-                last.1 = false;
-            }
-        }
+        let table = Table::of_this_repository();
         let ours = |path: &str| path.starts_with("/insula/") || path == "/metrics";
         let docker = ROUTES.iter().filter(|route| !ours(route.path));
         let here: Vec<String> =
             docker.map(|route| format!("{} {}", route.method, route.path.replace("*}", "}"))).collect();
         for route in &here {
-            assert!(told.iter().any(|(call, _)| call == route), "docs/compat/docker.toml does not tell of {route}");
+            assert!(
+                table.route.iter().any(|told| told.call == *route),
+                "docs/compat/docker.toml does not tell of {route}"
+            );
         }
-        for (call, _) in told.iter().filter(|(_, does)| *does) {
-            assert!(here.contains(call), "docs/compat/docker.toml tells of {call}, which is not here");
+        for told in table.route.iter().filter(|told| told.does != Does::No) {
+            assert!(here.contains(&told.call), "docs/compat/docker.toml tells of {}, which is not here", told.call);
         }
     }
 

@@ -229,15 +229,27 @@ fn kind_word(kind: EventKind) -> &'static str {
     }
 }
 
+/// A name without its tag.
+fn untagged(name: &str) -> &str {
+    match name.rsplit_once(':') {
+        Some((bare, tag)) if !tag.contains('/') => bare,
+        _ => name,
+    }
+}
+
 fn shows(filters: &Filters, event: &Event) -> bool {
     let of = |key: &str, kind: EventKind| {
         filters.matches(key, |value| {
-            let named = |attribute: &str| event.attributes.get(attribute).is_some_and(|text| text == value);
-            let by_image = kind == EventKind::Image && named("image");
             // as Docker: a beginning is enough, of a name too, and nothing is everybody's
             let begins = || event.attributes.get("name").is_some_and(|name| name.starts_with(value));
-            by_image || (event.kind == kind && (event.id.starts_with(value) || begins()))
+            event.kind == kind && (event.id.starts_with(value) || begins())
         })
+    };
+    // a container's events are its image's, too, and a name without a tag is that of all its tags
+    let image = |value: &str| {
+        let attribute = if event.kind == EventKind::Image { "name" } else { "image" };
+        let name = event.attributes.get(attribute).map(String::as_str).unwrap_or_default();
+        event.id == value || name == value || untagged(name) == value
     };
     filters.matches("type", |kind| kind == kind_word(event.kind))
         && filters.matches("event", |action| {
@@ -246,7 +258,7 @@ fn shows(filters: &Filters, event: &Event) -> bool {
         })
         && filters.matches("scope", |scope| scope == "local")
         && of("container", EventKind::Container)
-        && of("image", EventKind::Image)
+        && filters.matches("image", image)
         && of("volume", EventKind::Volume)
         && of("network", EventKind::Network)
         && of("daemon", EventKind::Daemon)
@@ -404,4 +416,38 @@ pub(crate) async fn no_swarm_to_leave(_: Call) -> Result {
 /// `POST /swarm/init`, `POST /swarm/join`
 pub(crate) async fn no_swarm_mode(_: Call) -> Result {
     Err(ApiError::unsupported("swarm mode is not supported; for several nodes use Kubernetes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_an_image_are_those_of_its_containers_too() {
+        let event = |kind, attribute: &str, name: &str| Event {
+            at_ns: 1,
+            kind,
+            action: "start".to_owned(),
+            id: "abc".to_owned(),
+            attributes: [(attribute.to_owned(), name.to_owned())].into(),
+        };
+        let check = |wanted: &str, event: &Event, expect| {
+            let filters = Filters::parse(&serde_json::json!({ "image": [wanted] }).to_string()).unwrap();
+            assert_eq!(shows(&filters, event), expect, "{wanted} {event:?}");
+        };
+        let container = event(EventKind::Container, "image", "here:5000/web:1");
+        for (wanted, expect) in [
+            ("here:5000/web", true),
+            ("here:5000/web:1", true),
+            ("abc", true),
+            ("here", false),
+            ("here:5000/we", false),
+            ("", false),
+        ] {
+            check(wanted, &container, expect);
+        }
+        check("here:5000/web", &event(EventKind::Container, "image", "here:5000/web"), true);
+        check("web", &event(EventKind::Image, "name", "web:1"), true);
+        check("web", &event(EventKind::Network, "name", "web:1"), false);
+    }
 }

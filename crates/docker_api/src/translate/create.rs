@@ -17,23 +17,18 @@ pub(crate) fn spec(name: Option<String>, body: ContainerCreateBody) -> Result<Co
 /// The same with what newer descriptions of the API leave out: a link-layer address beside the networks.
 pub(crate) fn spec_with(
     name: Option<String>,
-    body: ContainerCreateBody,
+    mut body: ContainerCreateBody,
     mac_address: Option<String>,
 ) -> Result<ContainerSpec, ApiError> {
     let mut host = body.host_config.clone().unwrap_or_default();
     refuse_config(&body)?;
     refuse_host(&host)?;
-    let image = text(body.image).ok_or_else(|| ApiError::invalid("no image is named; set Image to a name or an id"))?;
+    let image = image(&mut body)?;
     let disabled = body.network_disabled.unwrap_or(false);
     let (network, endpoints) = network::networks(&host, disabled, body.networking_config, mac_address)?;
     let resources = resources::take(&mut host)?;
-    let restart = resources::restart(host.restart_policy.take())?.unwrap_or_default();
     let auto_remove = host.auto_remove.unwrap_or(false);
-    if auto_remove && restart != RestartPolicy::No {
-        return Err(ApiError::invalid(
-            "a container that is removed when it ends (AutoRemove) cannot have a restart policy",
-        ));
-    }
+    let restart = restart(&mut host)?;
     let asked = Asked::of(&host);
     let mounts = mounts::take(&mut host, body.volumes.unwrap_or_default())?;
     let env = variables(body.env.unwrap_or_default())?;
@@ -43,6 +38,7 @@ pub(crate) fn spec_with(
     Ok(ContainerSpec {
         name,
         image,
+        platform: None,
         command: body.cmd.unwrap_or_default(),
         // a list with one empty word is how clients say "none at all"
         entrypoint: body.entrypoint.map(|list| if list == [""] { Vec::new() } else { list }),
@@ -79,7 +75,7 @@ pub(crate) fn spec_with(
         endpoints,
         publish: network::publish(host.port_bindings.take())?,
         publish_all: host.publish_all_ports.unwrap_or(false),
-        links: host.links.take().unwrap_or_default(),
+        links: host.links.take().unwrap_or_default().into_iter().map(link).collect(),
         ulimits: ulimits(host.ulimits.take().unwrap_or_default())?,
         sysctls: host.sysctls.take().unwrap_or_default().into_iter().collect(),
         init: host.init.unwrap_or(false),
@@ -106,6 +102,34 @@ fn variables(list: Vec<String>) -> Result<Vec<String>, ApiError> {
     match list.iter().find(|line| line.is_empty() || line.starts_with('=')) {
         Some(bad) => Err(ApiError::invalid(format!("invalid environment variable: {bad}"))),
         None => Ok(list),
+    }
+}
+
+fn image(body: &mut ContainerCreateBody) -> Result<String, ApiError> {
+    text(body.image.take()).ok_or_else(|| match (&body.cmd, &body.entrypoint) {
+        // clients know these words
+        (None, None) => {
+            ApiError::invalid("No command specified, and no image that has one: set Image to a name or an id")
+        }
+        _ => ApiError::invalid("no image is named; set Image to a name or an id"),
+    })
+}
+
+fn restart(host: &mut HostConfig) -> Result<RestartPolicy, ApiError> {
+    let policy = resources::restart(host.restart_policy.take())?.unwrap_or_default();
+    if host.auto_remove == Some(true) && policy != RestartPolicy::No {
+        return Err(ApiError::invalid(
+            "a container that is removed when it ends (AutoRemove) cannot have a restart policy",
+        ));
+    }
+    Ok(policy)
+}
+
+/// A link as people ask for it, or as it is shown of a container: `/db:/web/data`.
+fn link(text: String) -> String {
+    match text.strip_prefix('/').and_then(|bare| bare.split_once(':')) {
+        Some((name, alias)) => format!("{name}:{}", alias.rsplit('/').next().unwrap_or(alias)),
+        None => text,
     }
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn container(container: &Container, paths: &Paths, execs: &[ExecId]) 
     }
 }
 
+/// The link-layer address that was asked for in the network that a container was made in.
+fn main_mac(container: &Container) -> Option<String> {
+    let NetworkMode::Networks(main) = &container.spec.network else { return None };
+    Some(container.endpoints.get(main)?.request.mac?.to_string())
+}
+
 /// The whole answer as JSON, with the fields that only older clients read.
 ///
 /// # Errors
@@ -67,6 +73,10 @@ pub(crate) fn shown(record: &Container, paths: &Paths, execs: &[ExecId]) -> serd
     whole(&mut value, WHOLE);
     for (part, fields) in [("Config", CONFIG), ("HostConfig", HOST), ("NetworkSettings", SETTINGS)] {
         whole(&mut value[part], fields);
+    }
+    // where clients look that are older than addresses of one's own in each network
+    if let Some(mac) = main_mac(record) {
+        value["Config"]["MacAddress"] = mac.into();
     }
     if let Some(networks) = value["NetworkSettings"]["Networks"].as_object_mut() {
         networks.values_mut().for_each(|network| whole(network, ENDPOINT));

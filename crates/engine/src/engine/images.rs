@@ -3,9 +3,12 @@
 use super::Engine;
 use super::distribution::refused;
 use super::inner::Inner;
+use super::push::OCI_CONFIG;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::EventKind;
 use image::{Image, ImageError, ImageId, ImportOptions, Removed};
+use oci::digest::Digest;
+use oci::platform::Platform;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
@@ -19,6 +22,23 @@ pub struct Bootstrap {
     pub include: Vec<String>,
     /// The name to give it; the source's if none.
     pub tag: Option<String>,
+}
+
+/// What there is of an image for one platform.
+#[derive(Debug, Clone)]
+pub struct ImagePart {
+    /// The image itself.
+    pub image: Image,
+    /// The platform that it stands for.
+    pub platform: Platform,
+    /// What describes it: the manifest that it came with, or its configuration if it was made here and never sent.
+    pub digest: Digest,
+    /// The media type of that.
+    pub media_type: String,
+    /// The bytes of that.
+    pub bytes: u64,
+    /// The bytes of all that is kept in the form in which it is sent.
+    pub content_bytes: u64,
 }
 
 impl Engine {
@@ -44,6 +64,41 @@ impl Engine {
     /// [`ErrorClass::Internal`] if the store cannot be read.
     pub fn image_configuration(&self, image: &Image) -> Result<Vec<u8>> {
         self.inner.images.config_bytes(&image.id).map_err(wrong)
+    }
+
+    /// The parts of an image, one a platform: those of the first of its names that stands for several, or itself alone.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Internal`] if the store cannot be read.
+    pub fn image_parts(&self, image: &Image) -> Result<Vec<ImagePart>> {
+        let Some(family) = image.references.iter().find_map(|name| self.inner.images.family(name)) else {
+            return Ok(vec![self.part(image.clone(), image.platform())?]);
+        };
+        let member = |member: image::family::Member| {
+            let image = self.inner.images.get(&member.image.to_string()).map_err(wrong)?;
+            self.part(image, member.platform)
+        };
+        family.members.into_iter().map(member).collect()
+    }
+
+    fn part(&self, image: Image, platform: Platform) -> Result<ImagePart> {
+        let images = &self.inner.images;
+        let size = |digest: &Digest| images.blob_size(digest).unwrap_or(0);
+        let config_bytes = self.image_configuration(&image)?.len() as u64;
+        let Some(manifest) = images.whole_manifest(&image) else {
+            let (digest, media_type) = (image.id.0, OCI_CONFIG.to_owned());
+            return Ok(ImagePart {
+                image,
+                platform,
+                digest,
+                media_type,
+                bytes: config_bytes,
+                content_bytes: config_bytes,
+            });
+        };
+        let (digest, media_type, bytes) = (manifest.digest, manifest.media_type.clone(), size(&manifest.digest));
+        let content_bytes = bytes + config_bytes + manifest.blobs.iter().map(size).sum::<u64>();
+        Ok(ImagePart { image, platform, digest, media_type, bytes, content_bytes })
     }
 
     /// Makes an image of one layer from an archive. `body` is read on a thread of its own.

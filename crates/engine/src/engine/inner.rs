@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{Durability, Store, Txn};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) struct Inner {
     pub(crate) id: String,
@@ -45,6 +45,8 @@ pub(crate) struct Inner {
     /// Told when images have come from elsewhere.
     pub(super) taken: Arc<tokio::sync::Notify>,
     pub(super) registry: RwLock<Registry>,
+    /// Told when readers are shown another record, or one no more.
+    shown: watch::Sender<()>,
     pub(super) execs: Mutex<HashMap<ExecId, Exec>>,
     /// Those of the configuration, until the settings are read again.
     runtimes: Mutex<Arc<Runtimes>>,
@@ -122,6 +124,7 @@ impl Inner {
             making_volumes: Mutex::default(),
             taken: Arc::default(),
             registry: RwLock::default(),
+            shown: watch::Sender::new(()),
             execs: Mutex::default(),
             runtimes,
             seccomp: Mutex::default(),
@@ -154,6 +157,14 @@ impl Inner {
         if let Some(slot) = registry.by_id.get_mut(&container.id) {
             slot.container = Arc::new(container.clone());
         }
+        drop(registry);
+        self.shown.send_replace(());
+    }
+
+    /// Returns as soon as the records that readers are shown are so.
+    pub(crate) async fn until(&self, mut so: impl FnMut() -> bool) {
+        // the sender is ours: it is not gone while we wait
+        let _ = self.shown.subscribe().wait_for(|()| so()).await;
     }
 
     /// Stores a record with the events that tell of it, in one transaction.
@@ -194,6 +205,8 @@ impl Inner {
         registry.by_id.remove(&container.id);
         registry.release_ids(container);
         registry.names.retain(|_, id| *id != container.id);
+        drop(registry);
+        self.shown.send_replace(());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::HealthCheck;
 use super::network::{EndpointRequest, PublishRequest};
+use oci::platform::Platform;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub struct ContainerSpec {
     pub name: Option<String>,
     /// Image reference or id.
     pub image: String,
+    /// Which of the images of that name; the one that runs here where none is asked for.
+    pub platform: Option<Platform>,
     /// The command; empty for the image's.
     pub command: Vec<String>,
     /// The entry point; `None` for the image's, an empty list for none at all.
@@ -131,6 +134,7 @@ impl Default for ContainerSpec {
         Self {
             name: None,
             image: String::new(),
+            platform: None,
             command: Vec::new(),
             entrypoint: None,
             env: Vec::new(),

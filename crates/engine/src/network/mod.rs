@@ -49,6 +49,7 @@ pub(crate) struct Networks {
     /// How many containers are on their way out of their networks.
     leaving: watch::Sender<usize>,
     closing: AtomicBool,
+    host_gateways: Vec<IpAddr>,
 }
 
 /// What a container has been given in its networks.
@@ -66,6 +67,7 @@ impl Networks {
             made: Mutex::default(),
             leaving: watch::Sender::new(0),
             closing: AtomicBool::new(false),
+            host_gateways: config.network.host_gateways.clone(),
         }
     }
 
@@ -249,8 +251,11 @@ impl Networks {
         joined
     }
 
-    /// How containers reach the host: the default network's gateways.
+    /// How containers reach the host: as the settings say, or by the default network's gateways.
     pub(crate) fn host_gateways(&self) -> Vec<IpAddr> {
+        if !self.host_gateways.is_empty() {
+            return self.host_gateways.clone();
+        }
         self.book().by_name(crate::model::DEFAULT_NETWORK).map(|network| network.gateways()).unwrap_or_default()
     }
 }

@@ -218,7 +218,8 @@ fn single_programs_and_profiles(stack: &Stack) {
     assert!(name.starts_with("shop-web-run-"), "{name}");
     assert_eq!(stack.inspect(&name)["Config"]["Labels"]["com.docker.compose.oneoff"], "True");
     stack.ok(&["--profile", "tools", "up", "-d", "tool"]);
-    assert!(stack.ok(&["--profile", "tools", "logs", "tool"]).out.contains("tool-1  | tool"));
+    let printed = || stack.ok(&["--profile", "tools", "logs", "tool"]).out.contains("tool-1  | tool").then_some(());
+    assert!(wait_for(SOON, printed).is_some(), "the program that starts has printed nothing");
     let wrong = stack.run(&["up", "-d", "nothing"]);
     assert_eq!((wrong.code, wrong.err.trim()), (1, "insula: no such service: nothing"));
     stack.write("compose.yaml", "services:\n  web:\n    image: test:1\n    port: [1]\n");

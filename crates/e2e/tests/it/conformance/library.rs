@@ -1,6 +1,6 @@
 //! docker-py, Docker's library for Python, as the client.
 
-use crate::subject::{IMAGE, Subject, finish};
+use crate::subject::{IMAGE, Kind, Subject, finish};
 use std::process::Command;
 
 /// Runs a script in which `client` is connected; `None` if Python has no docker module, with the reason printed.
@@ -11,7 +11,9 @@ fn python(subject: &Subject, script: &str) -> Option<()> {
         return None;
     }
     let head = format!(
-        "import docker, io, tarfile, time\nfrom docker import errors, types\nIMAGE = {IMAGE:?}\nclient = docker.DockerClient(base_url='unix://{}', version='auto')\n",
+        "import docker, io, tarfile, time\nfrom docker import errors, types\nIMAGE = {IMAGE:?}\nLOST = {}\nclient = docker.DockerClient(base_url='unix://{}', version='auto')\n",
+        // the library loses what comes in one piece with the head, as dockerd sends it
+        if subject.kind == Kind::Insula { "None" } else { "b''" },
         subject.socket().display()
     );
     let mut command = Command::new("python3");
@@ -64,7 +66,7 @@ while web.health != 'healthy':
 
 assert web.logs() == b'one\ntwo\n' and web.logs(tail=1) == b'two\n' and web.logs(stdout=False, stderr=True) == b''
 assert b'T' in web.logs(timestamps=True, tail=1).split()[0]
-assert web.attach(logs=True, stream=False) == b'one\ntwo\n'
+assert web.attach(logs=True, stream=False) in (b'one\ntwo\n', LOST)
 code, output = web.exec_run(['sh', '-c', 'echo out; echo err >&2; exit 4'], demux=True)
 assert (code, output) == (4, (b'out\n', b'err\n')), (code, output)
 code, output = web.exec_run(['sh', '-c', 'printf %s ' + 'a' * 20000 + ' | wc -c'])

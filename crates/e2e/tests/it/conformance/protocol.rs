@@ -79,7 +79,9 @@ fn connections_become_streams_in_every_way() {
         assert_eq!(first, *line, "{upgrade}");
         stream.write_all(b"two\n").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(frames(stream), "two\nend\n", "{upgrade}");
+        let shown = frames(stream);
+        // two streams, of which either may come first
+        assert!(["two\nend\n", "end\ntwo\n"].contains(&shown.as_str()), "{upgrade}: {shown}");
     }
     subject.finish();
 }

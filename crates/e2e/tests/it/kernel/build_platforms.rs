@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::kernel::compat::{answer, ask};
 use crate::peers::{Registry, tool};
 use crate::subject::{Run, Subject, finish, skip_unless_insula};
 
@@ -78,6 +79,31 @@ fn check_index(subject: &Subject, registry: &Registry) -> Option<()> {
     Some(())
 }
 
+/// What the API tells of a name's platforms, and which of its images a container gets.
+fn check_parts(subject: &Subject, registry: &Registry, name: &str) {
+    let get = |path: &str| answer(subject, "GET", path, None).unwrap();
+    let listed = get("/v1.48/images/json?manifests=1");
+    let image = listed.as_array().unwrap().iter().find(|image| image["RepoTags"][0] == name);
+    let parts = image.unwrap()["Manifests"].as_array().unwrap();
+    let Some(index) = fetch(subject, registry, "many/manifests/1") else { return };
+    assert_eq!(parts.len(), 3, "{listed}");
+    for (part, entry) in parts.iter().zip(index["manifests"].as_array().unwrap()) {
+        assert_eq!((&part["ID"], &part["Descriptor"]["size"]), (&entry["digest"], &entry["size"]), "{part}");
+        assert_eq!(part["ImageData"]["Platform"], entry["platform"]);
+    }
+    let inspected = get(&format!("/v1.48/images/{name}/json?manifests=1"));
+    assert_eq!(inspected["Manifests"].as_array().unwrap(), parts);
+    assert!(get("/v1.46/images/json?manifests=1")[0]["Manifests"].is_null());
+    let body = json!({ "Image": name, "Cmd": ["/words"] });
+    let made = "/containers/create?name=foreign&platform=linux/arm64";
+    answer(subject, "POST", made, Some(&body)).unwrap();
+    let id = get("/containers/foreign/json")["Image"].as_str().unwrap().to_owned();
+    assert_eq!(get(&format!("/images/{id}/json"))["Architecture"], "arm64");
+    answer(subject, "DELETE", "/containers/foreign", None).unwrap();
+    let (status, text) = ask(subject, "POST", "/containers/create?platform=linux/s390x", Some(&body));
+    assert!(status == 404 && text.contains("does not match the specified platform"), "{status} {text}");
+}
+
 #[test]
 fn several_platforms() {
     if skip_unless_insula() {
@@ -93,6 +119,7 @@ fn several_platforms() {
     if check_index(&subject, &registry).is_none() {
         return;
     }
+    check_parts(&subject, &registry, &name);
     // one image by that name, the one that runs here; the others are nobody's clutter
     let listed = subject.insula(&["images", "-aq", "--filter", "dangling=true"]).expect(0).out;
     assert_eq!(listed, "", "{listed}");

@@ -3,57 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use testkit::compat::{Does, Route, Table};
 
 use crate::subject::{IMAGE, SOON, Subject, skip_unless_insula};
-
-const TABLE: &str = include_str!("../../../../../docs/compat/docker.toml");
-
-#[derive(Deserialize)]
-struct Table {
-    route: Vec<Route>,
-}
-
-#[derive(Deserialize)]
-struct Route {
-    call: String,
-    does: String,
-    #[serde(default)]
-    probe: String,
-    #[serde(default)]
-    body: Vec<Field>,
-    #[serde(default)]
-    answer: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Field {
-    name: String,
-    does: String,
-    sample: Option<Value>,
-    /// The test that shows it, if it needs more than a sample.
-    #[serde(default)]
-    test: String,
-    /// Where it is shown, if under another name.
-    at: Option<String>,
-    /// What is shown, if it is something else.
-    seen: Option<Value>,
-    /// What has to be said along with it.
-    #[serde(default)]
-    beside: Map<String, Value>,
-}
-
-impl Table {
-    fn read() -> Self {
-        toml::from_str(TABLE).unwrap()
-    }
-
-    #[track_caller]
-    fn route(&self, call: &str) -> &Route {
-        self.route.iter().find(|route| route.call == call).unwrap()
-    }
-}
 
 /// Status and body of a request, on a connection of its own.
 pub(crate) fn ask(subject: &Subject, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
@@ -120,7 +73,7 @@ fn fields(
     mut made: impl FnMut(Value) -> Result<Value, String>,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
-    for field in route.body.iter().filter(|field| field.does == "yes" && field.test.is_empty()) {
+    for field in route.body.iter().filter(|field| field.does == Does::Yes && field.test.is_empty()) {
         let sample = field.sample.clone().unwrap_or_else(|| panic!("{} has no sample", field.name));
         let mut body = Value::Object(field.beside.clone());
         put(&mut body, &field.name, sample.clone());
@@ -147,7 +100,9 @@ fn every_route_answers() {
     }
     let Some(subject) = Subject::bare() else { return };
     let mut wrong = Vec::new();
-    for route in Table::read().route.iter().filter(|route| route.does != "no" && route.probe != "skip") {
+    for route in
+        Table::of_this_repository().route.iter().filter(|route| route.does != Does::No && route.probe != "skip")
+    {
         let (method, path) = route.call.split_once(' ').unwrap();
         let name = route.probe.strip_prefix("name:");
         let mut path = path.replace("{name}", name.unwrap_or("nothing"));
@@ -171,7 +126,7 @@ fn fields_are_kept_and_shown() {
         return;
     }
     let Some(subject) = Subject::start() else { return };
-    let table = Table::read();
+    let table = Table::of_this_repository();
     let subnet = json!({ "Name": "compat", "IPAM": { "Config": [{ "Subnet": "10.231.7.0/24" }] } });
     answer(&subject, "POST", "/networks/create", Some(&subnet)).unwrap();
     let other = json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"] });
@@ -221,6 +176,8 @@ fn wrong_requests_have_dockers_codes() {
     answer(&subject, "POST", "/containers/create?name=third", Some(&taken)).unwrap();
     let over = json!({ "Name": "over", "IPAM": { "Config": [{ "Subnet": "10.231.8.0/24" }] } });
     let plain = json!({ "Image": IMAGE, "Cmd": ["true"] });
+    let two =
+        json!({ "Image": IMAGE, "Cmd": ["a"], "NetworkingConfig": { "EndpointsConfig": { "small": {}, "none": {} } } });
     let cases: &[(&str, &str, Option<Value>, u16, &str)] = &[
         ("DELETE", "/networks/bridge", None, 403, "pre-defined"),
         ("DELETE", "/volumes/kept", None, 409, "volume is in use"),
@@ -236,6 +193,8 @@ fn wrong_requests_have_dockers_codes() {
         ("POST", "/containers/create", Some(json!([])), 400, "invalid"),
         ("POST", "/containers/create", Some(json!({ "Image": 5 })), 400, "invalid"),
         ("POST", "/containers/create", Some(json!({ "Image": "nope:1" })), 404, "No such image: nope:1"),
+        ("POST", "/containers/create", Some(json!({ "User": "" })), 400, "No command specified"),
+        ("POST", "/v1.43/containers/create", Some(two), 400, "cannot be connected to network endpoints: none, small"),
         ("POST", "/containers/create?name=!x", Some(plain.clone()), 400, "Invalid container name (!x)"),
         ("POST", "/containers/create?name=known", Some(unknown.clone()), 409, "is already in use by container"),
         ("POST", "/containers/known/exec", Some(json!({ "Cmd": ["a"] })), 409, "is not running"),

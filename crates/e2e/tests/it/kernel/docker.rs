@@ -75,7 +75,8 @@ fn the_stock_clients_terminal() {
     let Some(command) = subject.docker_command(&words) else { return };
     let soon = crate::subject::SOON;
     let mut terminal = testkit::Terminal::spawn(&command);
-    terminal.send("echo rea''dy; stty size\r");
+    // the client tells the size once the program runs
+    terminal.send("echo rea''dy; until stty size | grep -v '^0 0$'; do sleep 0.1; done\r");
     terminal.expect("ready\r\n", soon);
     terminal.expect("24 80", soon);
     terminal.send("\x10\x11");

@@ -218,7 +218,8 @@ fn settings_are_read_again_and_the_program_is_executed_anew() {
         let other = island.path("other.sock").display().to_string();
         format!(
             r#"{{"hosts": ["unix://{other}"], "group": "1234", "labels": ["tier={label}"], "metrics-addr": "127.0.0.1:0",
-                "log-opts": {{"max-size": "3m"}}, "default-shm-size": "8M", "live-restore": true}}"#
+                "log-opts": {{"max-size": "3m"}}, "default-shm-size": "8M", "live-restore": true,
+                "host-gateway-ip": "192.0.2.9"}}"#
         )
     };
     let subject = Subject::bare_with(|island| {
@@ -236,6 +237,8 @@ fn settings_are_read_again_and_the_program_is_executed_anew() {
     assert_eq!(subject.insula(&["exec", "one", "df", "-k", "/dev/shm"]).code, 0);
     assert_eq!(subject.field("one", "{{.HostConfig.ShmSize}}"), "8388608");
     metrics_are_told(&subject);
+    let hosts = subject.once(&["--add-host", "outside:host-gateway"], &["cat", "/etc/hosts"]).expect(0);
+    assert!(hosts.out.contains("192.0.2.9\toutside\n"), "{}", hosts.out);
     // read again
     let labels = |subject: &Subject| subject.insula(&["info", "-f", "{{.Labels}} {{.ID}}"]).expect(0).text().to_owned();
     let first = labels(&subject);
