@@ -356,7 +356,9 @@ fn seccomp() -> Check {
 fn packet_filter() -> Check {
     let name = "packet filter";
     match net::firewall::Firewall::open().and_then(|firewall| firewall.foreign_drops()) {
-        Ok(drops) if drops.is_empty() => Check::good(name, "nftables; nobody else drops what is passed on"),
+        Ok(drops) if drops.is_empty() => {
+            Check::good(name, format!("nftables{}; nobody else drops what is passed on", tables()))
+        }
         Ok(drops) => {
             let chains: Vec<String> = drops.iter().map(|one| format!("{} {}", one.table, one.chain)).collect();
             Check::lesser(
@@ -373,6 +375,13 @@ fn packet_filter() -> Check {
             "networks need nftables: load the module with: modprobe nf_tables",
         ),
     }
+}
+
+/// The tables of this daemon and of others in this network namespace.
+fn tables() -> String {
+    let all = net::firewall::Firewall::open().and_then(|firewall| firewall.daemons()).unwrap_or_default();
+    let one = |owned: &net::firewall::Owned| format!(", table inet {} of {}", owned.table, owned.owner);
+    all.iter().map(one).collect()
 }
 
 fn kvm() -> Check {

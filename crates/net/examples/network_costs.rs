@@ -54,6 +54,7 @@ fn measure() -> Outcome<()> {
         mtu: None,
         mac: None,
         localhost: true,
+        owner: None,
     })?;
     connect(&links, gateway)?;
     rules(gateway)?;
@@ -135,7 +136,8 @@ fn names() -> Outcome<()> {
     std::fs::create_dir(&folder)?;
     let path = folder.join("netd.sock");
     let listener = UnixListener::bind(&path)?;
-    let server = std::thread::spawn(move || net::netd::serve(listener));
+    let own = path.clone();
+    let server = std::thread::spawn(move || net::netd::serve(listener, &own));
     let netd = Netd::connect(&path)?;
     let (mut attached, mut asked) = (Vec::new(), Vec::new());
     let mut kept = Vec::new();

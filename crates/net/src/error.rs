@@ -59,6 +59,14 @@ pub enum NetError {
         /// The name.
         name: String,
     },
+    /// The bridge is another daemon's.
+    #[error("bridge \"{name}\" belongs to the daemon of {}", owner.display())]
+    OwnedBridge {
+        /// The bridge.
+        name: String,
+        /// The folder of the other daemon.
+        owner: PathBuf,
+    },
     /// The kernel would not take the name for a link.
     #[error("\"{name}\" is no name for a link: 1 to 15 bytes without spaces, slashes and colons")]
     Name {

@@ -1,7 +1,8 @@
 //! Layers over each other, overlayfs, on any kernel that has it.
 //!
 //! What kernels take has changed: since 6.15 layers may be mounts that are nowhere in sight, since 6.13 they are given as
-//! descriptors, since 6.8 one by one; before that all are in one option, whose text has at most 255 bytes.
+//! descriptors, since 6.8 one by one; before that all are in one option, whose text has at most 255 bytes: where that is
+//! too little for their numbers, they get shorter names, and the text is said in two parts.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -94,21 +95,17 @@ impl Overlay<'_> {
     }
 
     fn by(&self, way: By) -> Result<OwnedFd, FsError> {
-        if way == By::Number { self.within_descriptors() } else { self.attempt(way) }
+        if way == By::Number {
+            return self.within_descriptors();
+        }
+        let each = |context: &FsContext| self.layers.iter().try_for_each(|layer| way.set(context, "lowerdir+", *layer));
+        self.attempt(way, &each)
     }
 
-    fn attempt(&self, by: By) -> Result<OwnedFd, FsError> {
+    fn attempt(&self, by: By, layers: &dyn Fn(&FsContext) -> Result<(), FsError>) -> Result<OwnedFd, FsError> {
         let context = FsContext::open("overlay")?;
         context.set_string("source", "overlay")?;
-        match by {
-            By::Number => {
-                let names: Vec<String> = self.layers.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
-                context.set_string("lowerdir", &names.join(":"))?;
-            }
-            By::Descriptor | By::Path => {
-                self.layers.iter().try_for_each(|layer| by.set(&context, "lowerdir+", *layer))?
-            }
-        }
+        layers(&context)?;
         if let Some(above) = self.above {
             by.set(&context, "upperdir", above.upper)?;
             by.set(&context, "workdir", above.work)?;
@@ -117,7 +114,7 @@ impl Overlay<'_> {
             }
         }
         context.set_string("metacopy", "off")?;
-        if !matches!(by, By::Number) {
+        if release() >= ONE_BY_ONE {
             // nothing asks for the file system's identity; without one the upper folder needs no attribute written at each
             // mount. Kernels before 6.6 do not know the option, and never write one.
             let _ = context.set_string("uuid", "null");
@@ -126,17 +123,94 @@ impl Overlay<'_> {
         context.mount(self.attributes)
     }
 
+    /// Gives layers names in a folder that becomes the calling thread's working folder; it goes with what is returned and
+    /// the thread.
+    fn named(&self, names: &[String]) -> crate::Result<OwnedFd> {
+        let plain = |error: FsError| error.error;
+        let context = FsContext::open("tmpfs").map_err(plain)?;
+        context.create().map_err(plain)?;
+        let place = context.mount(MountAttr::empty()).map_err(plain)?;
+        for (name, layer) in names.iter().zip(self.layers) {
+            let to = format!("/proc/self/fd/{}", layer.as_raw_fd());
+            rustix::fs::symlinkat(to, &place, name.as_str()).map_err(SysError::of("symlinkat"))?;
+        }
+        rustix::process::fchdir(&place).map_err(SysError::of("fchdir"))?;
+        Ok(place)
+    }
+
     /// On a thread of its own, whose working folder is nobody else's.
     fn within_descriptors(&self) -> Result<OwnedFd, FsError> {
         let inside = || {
             crate::mountns::own_working_folder().map_err(failed)?;
-            rustix::process::chdir("/proc/self/fd").map_err(SysError::of("chdir")).map_err(failed)?;
-            self.attempt(By::Number)
+            let numbers: Vec<String> = self.layers.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+            let text = numbers.join(":");
+            if text.len() <= WORD_MAX {
+                rustix::process::chdir("/proc/self/fd").map_err(SysError::of("chdir")).map_err(failed)?;
+                return self.attempt(By::Number, &|context| context.set_string("lowerdir", &text));
+            }
+            let listed = Listed::of(self.layers.len()).ok_or_else(|| failed(SysError::new("mount", Errno::TOOBIG)))?;
+            let _place = self.named(&listed.names).map_err(failed)?;
+            self.attempt(By::Path, &|context| listed.set(context))
         };
         std::thread::scope(|scope| {
             let ended = || failed(SysError::new("clone", Errno::AGAIN));
             let thread = std::thread::Builder::new().name("overlay".to_owned()).spawn_scoped(scope, inside);
             thread.map_err(|_| ended())?.join().unwrap_or_else(|_| Err(ended()))
+        })
+    }
+}
+
+/// The longest key, and the longest value, of an option, in bytes.
+const WORD_MAX: usize = 255;
+
+/// Many layers in one option, for kernels that take no other.
+///
+/// Before 6.5 the kernel writes key, equals sign and value of each option one after the other, and reads the whole again as
+/// one text. So a key may hold the first half of a value, if the sign between the halves is part of it: one layer's name
+/// is just that. From 6.5 on, a value that begins with a colon goes on where the one before has ended.
+///
+/// # Source
+/// Linux 6.1 `fs/fs_context.c`, `legacy_parse_param`; Linux 6.6 `fs/overlayfs/params.c`, `ovl_parse_param_lowerdir`.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    /// Each layer's name, the topmost first.
+    names: Vec<String>,
+    key: String,
+    value: String,
+}
+
+impl Listed {
+    /// For so many layers; nothing for more than there is room for.
+    fn of(count: usize) -> Option<Self> {
+        const LETTERS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let letter = |at: usize| char::from(LETTERS[at % LETTERS.len()]);
+        let name = |at: usize| match at / LETTERS.len() {
+            0 => letter(at).to_string(),
+            high => format!("{}{}", letter(high - 1), letter(at)),
+        };
+        let mut names: Vec<String> = (0..count).map(name).collect();
+        let mut key = "lowerdir=".to_owned();
+        let mut middle = 0;
+        // one name is the sign, and one at least comes after it
+        while middle + 2 < count && key.len() + names[middle].len() < WORD_MAX {
+            key.push_str(&names[middle]);
+            key.push(':');
+            middle += 1;
+        }
+        let value: String = names.get(middle + 1..)?.iter().flat_map(|name| [":", name]).collect();
+        "=".clone_into(&mut names[middle]);
+        (value.len() <= WORD_MAX).then_some(Self { names, key, value })
+    }
+
+    fn set(&self, context: &FsContext) -> Result<(), FsError> {
+        if release() < ONE_BY_ONE {
+            return context.set_string(&self.key, &self.value);
+        }
+        let mut colon = "";
+        self.names.iter().try_for_each(|name| {
+            let text = format!("{colon}{name}");
+            colon = ":";
+            context.set_string("lowerdir", &text)
         })
     }
 }
@@ -166,6 +240,9 @@ impl By {
 fn failed(error: SysError) -> FsError {
     FsError { filesystem: "overlay".to_owned(), option: String::new(), error, log: String::new() }
 }
+
+/// The first kernel in which overlayfs reads its options by itself.
+const ONE_BY_ONE: (u32, u32) = (6, 5);
 
 /// The first kernel whose layers may be mounts in no namespace.
 const DETACHED: (u32, u32) = (6, 15);
@@ -238,6 +315,17 @@ mod tests {
         for (release, way) in table {
             assert_eq!(By::of_release(parse_release(release)), way, "{release}");
         }
+        for count in [64, 100, 127, 180] {
+            let listed = Listed::of(count).unwrap();
+            let text = format!("{}={}", listed.key, listed.value);
+            assert_eq!(text, format!("lowerdir={}", listed.names.join(":")), "{count}");
+            assert!(listed.key.len() <= WORD_MAX && listed.value.len() <= WORD_MAX);
+            let mut names = listed.names.clone();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), count, "each its own");
+        }
+        assert_eq!(Listed::of(400), None);
         assert!(parse_release("6.14.9") < DETACHED && parse_release("7.0") > DETACHED);
     }
 }

@@ -217,3 +217,31 @@ fn layers_are_put_over_each_other_by_a_kernel_of_before() {
     let ours = daemon.island.root().display().to_string();
     assert!(!mounts.contains(&ours), "{mounts}\n{}", daemon.log());
 }
+
+/// As many as Docker's daemon puts over each other: their descriptors' numbers are longer than an option's text may be.
+#[test]
+#[ignore = "runs in the guest"]
+fn layers_are_as_many_as_with_docker() {
+    const LAYERS: usize = 127;
+    let daemon = Daemon::start();
+    let context = daemon.island.dir("context");
+    let mut steps = "FROM small:1\n".to_owned();
+    for number in 1..LAYERS {
+        fs::write(context.join(number.to_string()), format!("{number}\n")).unwrap();
+        steps.push_str(&format!("COPY {number} /many/{number}\n"));
+        // the uppermost counts
+        steps.push_str(if number == LAYERS - 2 { "COPY 1 /many/2\n" } else { "" });
+    }
+    steps = steps.replacen("COPY 3 /many/3\n", "", 1);
+    fs::write(context.join("Dockerfile"), steps).unwrap();
+    daemon.docker(&["build", "--network", "none", "-t", "many", context.to_str().unwrap()]);
+    let layers = daemon.docker(&["inspect", "-f", "{{len .RootFS.Layers}}", "many"]);
+    assert_eq!(layers, LAYERS.to_string());
+    for mode in [&["--read-only"][..], &[]] {
+        let words = [&["run", "--rm", "--network", "none"][..], mode, &["many", "sh", "-c"]].concat();
+        let seen = daemon.docker(&[&words[..], &["ls /many; cat /many/2 /many/126; ls /bin/sh"]].concat());
+        let seen: Vec<&str> = seen.lines().collect();
+        assert_eq!((seen.len(), &seen[LAYERS - 2..]), (LAYERS + 1, &["1", "126", "/bin/sh"][..]), "{seen:?}");
+    }
+    daemon.docker(&["rmi", "many"]);
+}

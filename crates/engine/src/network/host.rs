@@ -157,7 +157,8 @@ pub(crate) fn make(inner: &Inner, links: &Links, network: &Network) -> Result<()
     let cannot = |error: NetError| failed(format!("cannot make network {}", network.spec.name), &error);
     match network.spec.driver {
         Driver::Bridge => {
-            links.create_bridge(&wiring::bridge(network)).map_err(cannot)?;
+            let made = links.create_bridge(&wiring::bridge(network, &inner.config.root));
+            made.map_err(|error| others_bridge(network, &error).unwrap_or_else(|| cannot(error)))?;
             if let Some(tunnel) = wiring::tunnel(network)
                 && links.inspect(&tunnel.name).map_err(cannot)?.is_none()
             {
@@ -181,6 +182,18 @@ pub(crate) fn make(inner: &Inner, links: &Links, network: &Network) -> Result<()
     }
     inner.networks.made().insert(network.id.clone());
     Ok(())
+}
+
+/// What to do about a bridge that is another daemon's.
+fn others_bridge(network: &Network, error: &NetError) -> Option<EngineError> {
+    let NetError::OwnedBridge { name, .. } = error else { return None };
+    let setting = match network.is_default() {
+        true => "give this daemon's default network another with --bridge, or \"bridge\" in its configuration file",
+        false => "give the network another with -o com.docker.network.bridge.name",
+    };
+    let text = format!("cannot make network {}: {error}; {setting}", network.spec.name);
+    let remedy = format!("if that daemon is gone for good: ip link delete {name}");
+    Some(EngineError::conflict(format!("{text}; {remedy}")))
 }
 
 /// Lets the host pass packets on, and keeps what its switches said before.

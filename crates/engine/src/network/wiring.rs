@@ -4,6 +4,7 @@ use crate::model::{Container, Driver, Endpoint, EndpointLink, Network};
 use net::firewall::{Gateway, NetworkRules};
 use net::{Attachment, BridgeSpec, EndpointSpec, IpvlanMode, Mac, Rate, Route, Subnet, VxlanPeers, VxlanSpec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A container's endpoint with its network.
@@ -21,8 +22,8 @@ pub(crate) struct WayOut {
     pub(crate) v6: bool,
 }
 
-/// The bridge of a network.
-pub(crate) fn bridge(network: &Network) -> BridgeSpec {
+/// The bridge of a network of the daemon whose folder is `owner`.
+pub(crate) fn bridge(network: &Network, owner: &Path) -> BridgeSpec {
     let options = &network.spec.link;
     let with_gateway = |asked: &net::ipam::SubnetRequest| Subnet::new(asked.gateway?, asked.subnet?.prefix());
     let addresses: Vec<Subnet> = network.spec.subnets.iter().filter_map(with_gateway).collect();
@@ -32,6 +33,7 @@ pub(crate) fn bridge(network: &Network) -> BridgeSpec {
         mtu: mtu(network),
         mac: None,
         localhost: !network.spec.internal && !options.isolated,
+        owner: Some(owner.to_owned()),
     }
 }
 

@@ -39,7 +39,7 @@ fn run(path: &Path) -> Result<(), String> {
     // Three descriptors a container, one a port.
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let outcome = net::netd::serve(OwnedFd::from(listener).into()).map_err(|error| error.to_string());
+    let outcome = net::netd::serve(OwnedFd::from(listener).into(), path).map_err(|error| error.to_string());
     let _ = std::fs::remove_file(path);
     outcome
 }

@@ -214,6 +214,7 @@ impl Call {
             mtu: self.configuration.mtu,
             mac: None,
             localhost: true,
+            owner: None,
         };
         links.create_bridge(&bridge_spec).map_err(kernel)?;
         let near = near_name(&key);

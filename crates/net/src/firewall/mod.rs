@@ -14,7 +14,11 @@
 //! From the host itself, 127.0.0.1 included, redirection happens at *output*. For packets from 127.0.0.1 the bridge
 //! needs the kernel's `route_localnet`, which is set on our bridges only; the first rules of the table drop
 //! what would abuse it from a container or from a neighbour.
+//!
+//! A second daemon in the same network namespace has a table of its own beside the first one's (`claim`). As packets
+//! have to pass both, neither drops anything but what concerns its own bridges.
 
+mod claim;
 mod resolver;
 mod rules;
 pub mod runs;
@@ -26,7 +30,9 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixDatagram;
 
+pub use claim::Owned;
 pub(crate) use resolver::redirect_resolver;
 use rules::{Elements, elements, port_elements};
 pub use rules::{Gateway, NetworkRules, Protocol, Publication, Rules};
@@ -43,7 +49,13 @@ use sys::netlink::{Attributes, Refusal, Socket};
 #[derive(Debug)]
 pub struct Firewall {
     socket: Socket,
-    table: &'static str,
+    table: String,
+    /// Whose it is, see `claim`.
+    mark: Option<String>,
+    /// Held while the plain name is ours.
+    lock: Option<UnixDatagram>,
+    /// A table of ours from a time when the plain name was another's.
+    stale: Option<String>,
     /// What the table says, as far as we know: the rules and their elements.
     said: Option<(Rules, Elements)>,
 }
@@ -67,9 +79,9 @@ impl Firewall {
     }
 
     /// The same frame in a table of another name, for networks that are not the daemon's.
-    pub(crate) fn open_table(table: &'static str) -> Result<Self> {
+    pub(crate) fn open_table(table: &str) -> Result<Self> {
         let socket = Socket::netfilter().map_err(|source| NetError::Socket { source })?;
-        Ok(Self { socket, table, said: None })
+        Ok(Self { socket, table: table.to_owned(), mark: None, lock: None, stale: None, said: None })
     }
 
     /// For another namespace.
@@ -90,7 +102,7 @@ impl Firewall {
             let wanted = elements(rules);
             (minus(said, &wanted), minus(&wanted, said))
         });
-        let transaction = difference(self.table, &gone, &come);
+        let transaction = difference(&self.table, &gone, &come);
         if !transaction.is_empty() {
             let (batch, last) = transaction.finish();
             match self.socket.transact(&batch, last) {
@@ -114,16 +126,24 @@ impl Firewall {
 
     fn replace(&mut self, rules: &Rules) -> Result<()> {
         let wanted = elements(rules);
-        let mut transaction = Transaction::new(self.table);
+        let mut transaction = Transaction::new(&self.table);
         // Made first, so that there is one to delete.
         transaction.add_table();
         transaction.delete_table();
+        match &self.mark {
+            Some(mark) => transaction.add_commented_table(mark),
+            None => transaction.add_table(),
+        }
         table::write(&mut transaction);
+        if let Some(stale) = &self.stale {
+            transaction.drop_other(stale);
+        }
         for (set, elements) in &wanted {
             transaction.add_elements(set, elements.iter());
         }
         self.said = None;
         self.transact(transaction.finish()).map_err(|source| NetError::Firewall { source })?;
+        self.stale = None;
         self.said = Some((rules.clone(), wanted));
         Ok(())
     }
@@ -134,7 +154,7 @@ impl Firewall {
     /// What the kernel refused.
     pub fn remove(&mut self) -> Result<()> {
         self.said = None;
-        self.transact(Transaction::new(self.table).finish_without()).map_err(|source| NetError::Firewall { source })
+        self.transact(Transaction::new(&self.table).finish_without()).map_err(|source| NetError::Firewall { source })
     }
 
     /// Whether the table still says what we have made it say.
@@ -144,7 +164,7 @@ impl Firewall {
     pub fn is_intact(&self) -> Result<bool> {
         let Some((_, said)) = &self.said else { return Ok(false) };
         let mut rules = 0;
-        let ask = self.socket.ask(&wire::get_rules(self.table), &mut |_| rules += 1);
+        let ask = self.socket.ask(&wire::get_rules(&self.table), &mut |_| rules += 1);
         match ask {
             Ok(()) if rules == RULES => {}
             Ok(()) => return Ok(false),
@@ -153,7 +173,7 @@ impl Firewall {
         }
         for set in SETS {
             let mut keys = BTreeSet::new();
-            let ask = self.socket.ask(&wire::get_elements(self.table, set.name), &mut |message| {
+            let ask = self.socket.ask(&wire::get_elements(&self.table, set.name), &mut |message| {
                 for (_, item) in message.attributes(4).nested(3) {
                     keys.extend(Attributes(item).nested(1).get(1).map(<[u8]>::to_vec));
                 }
@@ -198,6 +218,11 @@ impl Firewall {
         });
         ask.map_err(|source| NetError::Firewall { source })?;
         Ok(found)
+    }
+
+    /// The table's name.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
     }
 
     /// The number by which the kernel knows this socket: events that it causes carry it.
@@ -259,7 +284,7 @@ fn change(said: &mut Elements, gone: &Elements, come: &Elements) {
 }
 
 /// The transaction by which elements go and come.
-fn difference(table: &'static str, gone: &Elements, come: &Elements) -> Transaction<'static> {
+fn difference<'table>(table: &'table str, gone: &Elements, come: &Elements) -> Transaction<'table> {
     let mut transaction = Transaction::new(table);
     for set in SETS {
         transaction.delete_elements(set.name, gone.get(set.name).into_iter().flatten());

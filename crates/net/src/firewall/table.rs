@@ -110,7 +110,6 @@ impl Version {
 
 /// Puts the whole fixed part into a transaction.
 pub(super) fn write(transaction: &mut Transaction<'_>) {
-    transaction.add_table();
     for (set, id) in SETS.iter().zip(1..) {
         transaction.add_set(set, id);
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::{Firewall, TABLE, wire};
+use super::{Firewall, wire};
 use crate::{NetError, Result};
 use sys::netlink::Socket;
 
@@ -35,12 +35,12 @@ impl Watch {
     /// table. When more happened than the kernel could tell, the answer is yes.
     #[must_use]
     pub fn disturbed(&self, own: &Firewall) -> bool {
-        let own = own.port();
+        let (table, own) = (own.table(), own.port());
         let mut disturbed = false;
         loop {
             let outcome = self.0.receive(RecvFlags::DONTWAIT, &mut |message| {
                 let takes = [wire::DELTABLE, 5, 8, 11, 14].map(wire::kind).contains(&message.kind);
-                let ours = message.attributes(4).text(1).as_deref() == Some(TABLE);
+                let ours = message.attributes(4).text(1).as_deref() == Some(table);
                 disturbed |= takes && ours && Some(message.sender) != own;
                 false
             });

@@ -11,6 +11,7 @@ const BATCH_END: u16 = 17;
 pub(super) const NFPROTO_INET: u8 = 1;
 
 const NEWTABLE: u16 = 0;
+const GETTABLE: u16 = 1;
 pub(super) const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const GETCHAIN: u16 = 4;
@@ -83,6 +84,20 @@ impl<'table> Transaction<'table> {
         self.batch.message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET)).put_text(1, self.table);
     }
 
+    /// As [`Self::add_table`], with a comment, which a table that is there does not get.
+    pub(super) fn add_commented_table(&mut self, comment: &str) {
+        self.batch
+            .message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET))
+            .put_text(1, self.table)
+            .put(6, &note(comment));
+    }
+
+    /// Sees that there is no table of another name.
+    pub(super) fn drop_other(&mut self, name: &str) {
+        self.batch.message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET)).put_text(1, name);
+        self.batch.message("delete table", kind(DELTABLE), 0, &header(NFPROTO_INET)).put_text(1, name);
+    }
+
     /// As [`Self::add_table`]; one that is there is an error.
     pub(super) fn add_new_table(&mut self) {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
@@ -110,15 +125,12 @@ impl<'table> Transaction<'table> {
     /// A rule at the end of a chain.
     pub(super) fn add_rule(&mut self, chain: &str, comment: &str, expressions: &[Expression]) {
         const NLM_F_APPEND: u16 = 0x800;
-        let mut note = vec![0, u8::try_from(comment.len() + 1).unwrap_or(0)];
-        note.extend_from_slice(comment.as_bytes());
-        note.push(0);
         self.batch
             .message("add rule", kind(NEWRULE), NLM_F_CREATE | NLM_F_APPEND, &header(NFPROTO_INET))
             .put_text(1, self.table)
             .put_text(2, chain)
             .nest(4, |list| expressions.iter().for_each(|expression| expression.write(list)))
-            .put(7, &note);
+            .put(7, &note(comment));
     }
 
     pub(super) fn add_set(&mut self, set: &Set, id: u32) {
@@ -197,6 +209,33 @@ impl<'table> Transaction<'table> {
                 });
         }
     }
+}
+
+/// A comment as the program `nft` writes and shows it: kind 0, length, text, zero.
+fn note(comment: &str) -> Vec<u8> {
+    let mut note = vec![0, u8::try_from(comment.len() + 1).unwrap_or(0)];
+    note.extend_from_slice(comment.as_bytes());
+    note.push(0);
+    note
+}
+
+/// The comment that somebody wrote as [`note`] does.
+pub(super) fn read_comment(note: &[u8]) -> Option<String> {
+    let [0, length, text @ ..] = note else { return None };
+    let text = text.get(..usize::from(*length).checked_sub(1)?)?;
+    std::str::from_utf8(text).ok().map(str::to_owned)
+}
+
+/// Asks for one table, or for all of this family.
+pub(super) fn get_tables(name: Option<&str>) -> Batch {
+    let mut batch = Batch::new();
+    let flags = if name.is_some() { 0 } else { NLM_F_DUMP };
+    let mut message = batch.message("get table", kind(GETTABLE), flags, &header(NFPROTO_INET));
+    if let Some(name) = name {
+        message.put_text(1, name);
+    }
+    drop(message);
+    batch
 }
 
 /// Asks for the elements of a set.

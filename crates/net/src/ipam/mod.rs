@@ -66,6 +66,12 @@ pub struct State {
     pub networks: BTreeMap<String, Vec<Allocation>>,
 }
 
+impl State {
+    fn of(&mut self, network: &str) -> Result<&mut Vec<Allocation>, IpamError> {
+        self.networks.get_mut(network).ok_or_else(|| IpamError::NoNetwork { network: network.to_owned() })
+    }
+}
+
 /// An address that somebody has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -142,9 +148,7 @@ pub fn allocate(
     owner: &str,
     wanted: &[IpAddr],
 ) -> Result<(State, Vec<Lease>), IpamError> {
-    let Some(allocations) = state.networks.get_mut(network) else {
-        return Err(IpamError::NoNetwork { network: network.to_owned() });
-    };
+    let allocations = state.of(network)?;
     if let Some(address) = wanted.iter().find(|address| !allocations.iter().any(|part| part.subnet.contains(**address)))
     {
         return Err(IpamError::Outside { address: *address, network: network.to_owned() });
@@ -174,9 +178,7 @@ pub fn allocate_one_each(
     owner: &str,
     wanted: &[IpAddr],
 ) -> Result<(State, Vec<Lease>), IpamError> {
-    let Some(allocations) = state.networks.get_mut(network) else {
-        return Err(IpamError::NoNetwork { network: network.to_owned() });
-    };
+    let allocations = state.of(network)?;
     let mut leases = Vec::new();
     for address in wanted {
         let part = allocations.iter_mut().find(|part| part.subnet.contains(*address));

@@ -1,12 +1,12 @@
 //! Bridges.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::rtnl::{self, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU};
-use super::{Links, check_name, failed};
+use super::rtnl::{self, IFF_UP, IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MTU};
+use super::{Link, Links, check_name, failed};
 use crate::{Mac, NetError, Result, Subnet};
 use sys::netlink::Batch;
 
@@ -28,6 +28,25 @@ pub struct BridgeSpec {
     /// Whether a process of the host may reach published ports of this network through 127.0.0.1; it costs the bridge
     /// the kernel's `route_localnet`, which the firewall's rules make safe again.
     pub localhost: bool,
+    /// The folder of the daemon that makes it, which the bridge's alias names; others then keep away from it.
+    #[serde(default)]
+    pub owner: Option<PathBuf>,
+}
+
+/// What an alias begins with that names an owner.
+const OWNED: &str = "insula: ";
+/// The longest alias, in bytes.
+const ALIAS_MAX: usize = 255;
+
+/// The alias that names an owner; none for a path that is too long.
+fn alias(owner: &Path) -> Option<String> {
+    Some(format!("{OWNED}{}", owner.display())).filter(|text| text.len() <= ALIAS_MAX)
+}
+
+/// Whose bridge a link is, if it is another's who may be back.
+fn other_owner(link: &Link, owner: Option<&Path>) -> Option<PathBuf> {
+    let found = link.alias.as_deref()?.strip_prefix(OWNED).map(PathBuf::from)?;
+    (Some(found.as_path()) != owner && found.exists()).then_some(found)
 }
 
 impl Links {
@@ -35,11 +54,22 @@ impl Links {
     /// multicast snooping (it loses IPv6 neighbours where nobody asks), no delay before a port forwards.
     ///
     /// # Errors
-    /// [`NetError::Name`], [`NetError::NotBridge`] when another kind of link has the name, or what the kernel answered.
+    /// [`NetError::Name`], [`NetError::NotBridge`] when another kind of link has the name, [`NetError::OwnedBridge`] when
+    /// the bridge is another daemon's, or what the kernel answered.
     pub fn create_bridge(&self, spec: &BridgeSpec) -> Result<i32> {
         check_name(&spec.name)?;
         let mac = spec.mac.or_else(|| spec.addresses.first().map(|address| Mac::of(address.address())));
-        match self.inspect(&spec.name)? {
+        let found = self.inspect(&spec.name)?;
+        if let Some(owner) = found.as_ref().and_then(|link| other_owner(link, spec.owner.as_deref())) {
+            return Err(NetError::OwnedBridge { name: spec.name.clone(), owner });
+        }
+        // one that somebody else has made keeps the alias that he gave it
+        let named = match &found {
+            Some(link) => link.alias.as_ref().is_some_and(|text| text.starts_with(OWNED)),
+            None => true,
+        };
+        let alias = spec.owner.as_deref().filter(|_| named).and_then(alias);
+        match found {
             Some(link) if link.kind.as_deref() != Some("bridge") => {
                 return Err(NetError::NotBridge { name: spec.name.clone() });
             }
@@ -69,6 +99,9 @@ impl Links {
         rtnl::change(&mut batch, index, IFF_UP, |message| {
             if let Some(mtu) = spec.mtu {
                 message.put_u32(IFLA_MTU, mtu);
+            }
+            if let Some(alias) = &alias {
+                message.put(IFLA_IFALIAS, alias.as_bytes());
             }
         });
         self.socket.run(&batch).map_err(failed(&spec.name))?;

@@ -1,8 +1,8 @@
 //! What links, addresses and routes there are.
 
 use super::rtnl::{
-    self, ADDRESS_HEADER, IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO,
-    IFLA_MASTER, IFLA_MTU, LINK_HEADER, ROUTE_HEADER, RTA_DST, RTA_OIF,
+    self, ADDRESS_HEADER, IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_KIND,
+    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, LINK_HEADER, ROUTE_HEADER, RTA_DST, RTA_OIF,
 };
 use super::{Links, failed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,6 +30,8 @@ pub struct Link {
     pub master: Option<i32>,
     /// Whether it is set up.
     pub up: bool,
+    /// Words about it, as `ip link set alias` gives it.
+    pub alias: Option<String>,
 }
 
 /// A route as the kernel has it.
@@ -126,6 +128,7 @@ fn read_link(message: Received<'_>) -> Option<Link> {
         mtu: attributes.u32(IFLA_MTU).unwrap_or(0),
         master: attributes.u32(IFLA_MASTER).map(u32::cast_signed),
         up: i32_at(message.body, 8)?.cast_unsigned() & IFF_UP != 0,
+        alias: attributes.text(IFLA_IFALIAS),
     })
 }
 

@@ -142,6 +142,9 @@ pub struct Reply {
 pub struct Status {
     /// The helper's version.
     pub version: String,
+    /// The table of the packet filter, in family inet.
+    #[serde(default)]
+    pub table: String,
     /// The containers with a resolver.
     pub attached: Vec<String>,
     /// Who keeps ports from other programs.

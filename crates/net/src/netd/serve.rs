@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,13 +93,13 @@ pub(super) enum Answer {
     Ignore,
 }
 
-/// Serves the engine at `listener`, and the containers that it tells of, until it says stop.
+/// Serves the engine at `listener`, which is bound at `path`, and the containers that it tells of, until it says stop.
 ///
 /// # Errors
 /// When what the loop needs can't be had.
-pub fn serve(listener: UnixListener) -> Result<()> {
+pub fn serve(listener: UnixListener, path: &Path) -> Result<()> {
     let socket_failed = |call| move |errno| NetError::Socket { source: sys::SysError::new(call, errno) };
-    let firewall = Firewall::open()?;
+    let firewall = Firewall::claim(path)?;
     let watch = Watch::open()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(socket_failed("epoll_create1"))?;
     for (fd, kind) in [(listener.as_fd(), ENGINE), (watch.as_fd(), WATCH)] {
@@ -537,6 +538,7 @@ impl State {
 
     fn status(&self) -> Status {
         Status {
+            table: self.firewall.table().to_owned(),
             attached: self.numbers.keys().cloned().collect(),
             owners: self.ports.owners().cloned().collect(),
             published: self.rules.as_ref().map_or(0, |rules| rules.published.len()),

@@ -129,6 +129,7 @@ pub(crate) fn bridge(name: &str, addresses: &[&str]) -> BridgeSpec {
         mtu: None,
         mac: None,
         localhost: true,
+        owner: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Needs root; each test says why when it can't run.
 
+mod claim;
 mod cni;
 mod firewall;
 mod links;

@@ -29,13 +29,13 @@ impl Helper {
         let path = island.path("netd.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let (ready, done) = std::sync::mpsc::channel();
-        let namespace = host.0.try_clone().unwrap();
+        let (namespace, socket) = (host.0.try_clone().unwrap(), path.clone());
         std::thread::spawn(move || {
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
             drop(namespace);
             ready.send(()).unwrap();
-            serve(listener).unwrap();
+            serve(listener, &socket).unwrap();
         });
         done.recv().unwrap();
         Self { netd: Netd::connect(&path).unwrap(), host, _island: island }

@@ -1,5 +1,6 @@
 //! Networks, through the stock client.
 
+mod beside;
 mod flags;
 mod kinds;
 mod matrix;
