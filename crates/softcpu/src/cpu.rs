@@ -221,6 +221,8 @@ pub(crate) fn step_in_block(x: &mut Exec<'_>, number: usize) -> Stepped {
                     x.s.instructions = counted;
                     return Stepped::GoOn;
                 }
+                // What the instruction met by itself: a step that sysret begins, a task that is to be told of.
+                Ok(()) if x.s.debug_hits != 0 && !x.s.debug_waits() => (Err(Fault::plain(vector::DB)), 1),
                 Ok(()) => (Ok(()), 1),
                 Err(f) => {
                     x.s.rip = site.rip;
@@ -442,7 +444,7 @@ fn translate(x: &mut Exec<'_>, begin: &Begin, limit: usize) -> Found {
 /// DR6: a debug register was about to be touched.
 const GENERAL_DETECT: u64 = 1 << 13;
 /// DR6: a single step.
-const SINGLE_STEP: u64 = 1 << 14;
+pub(crate) const SINGLE_STEP: u64 = 1 << 14;
 
 /// Runs one block, or one instruction where something has to happen between two.
 fn step(x: &mut Exec<'_>, length: Length) -> Done {

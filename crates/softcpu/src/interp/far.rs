@@ -2,6 +2,7 @@
 
 use super::descriptor::Descriptor;
 use super::stack::load_flags;
+use crate::cpu::SINGLE_STEP;
 use crate::decode::{IMM, Op};
 use crate::event::gate::Way;
 use crate::exec::Exec;
@@ -376,6 +377,12 @@ pub(crate) fn sysret(x: &mut Exec<'_>, op: &Op) -> Done {
     x.s.seg[SS] = ss;
     let may = flags::POPF | flags::VIF | flags::VIP;
     x.s.rflags = (x.s.gpr[R11] & may) | flags::ONE;
+    // A single step counts at the end here, too: the program goes on behind its system call as behind any instruction.
+    let steps = x.s.rflags & flags::TF != 0;
+    x.delivered = !steps;
+    if steps {
+        x.s.debug_hits |= SINGLE_STEP;
+    }
     x.mode_changed();
     Ok(())
 }

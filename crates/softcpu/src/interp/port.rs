@@ -31,6 +31,7 @@ pub(crate) fn input<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
     let port = if op.b == IMM { op.imm as u8 as u16 } else { x.s.gpr[RDX] as u16 };
     x.check_port(port, B)?;
     let v = u64::from(x.board.input(port, B)) & mask::<B>();
+    x.note_port(port, B as u64);
     x.set_reg::<B>(RAX as u8, v);
     x.leave = true;
     Ok(())
@@ -41,6 +42,7 @@ pub(crate) fn output<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
     x.check_port(port, B)?;
     let v = x.reg::<B>(RAX as u8);
     x.board.output(port, B, v as u32);
+    x.note_port(port, B as u64);
     x.leave = true;
     Ok(())
 }

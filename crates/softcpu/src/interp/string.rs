@@ -224,6 +224,7 @@ pub(crate) fn ins<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
             x.probe(ES, di, B as u64, Access::Write)?;
             let v = u64::from(x.board.input(port, B)) & mask::<B>();
             x.modify::<B>(ES, di, Lock::No, |_| v)?;
+            x.note_port(port, B as u64);
             let d = step::<B>(x);
             advance(x, op, RDI, d);
             Ok(false)
@@ -242,6 +243,7 @@ pub(crate) fn outs<const B: usize>(x: &mut Exec<'_>, op: &Op) -> Done {
             let (si, _, _) = x.string_regs(width(op));
             let v = x.read::<B>(usize::from(op.seg), si)?;
             x.board.output(port, B, v as u32);
+            x.note_port(port, B as u64);
             let d = step::<B>(x);
             advance(x, op, RSI, d);
             Ok(false)

@@ -404,7 +404,12 @@ impl Irqchip {
                 Some(self.with(vcpu, |lapic| lapic.set_base(value, scale)))
             }
             MSR_TSC_DEADLINE => {
-                self.with(vcpu, |lapic| lapic.set_deadline(value));
+                let now = self.clock.tsc();
+                self.with(vcpu, |lapic| {
+                    // One that has passed has its interrupt, whether it was served yet or not.
+                    lapic.advance(now);
+                    lapic.set_deadline(value);
+                });
                 Some(Ok(()))
             }
             X2APIC_FIRST..=X2APIC_LAST => {

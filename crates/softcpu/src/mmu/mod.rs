@@ -12,7 +12,7 @@ use crate::fault::{Fault, GP0, SS0};
 use crate::flags::mask;
 use crate::host::ram::PAGE;
 use crate::host::tlb::{Global, Writable};
-use crate::state::{FS, SS, Segment, View};
+use crate::state::{CR4_DE, FS, SS, Segment, View};
 
 /// Whether a read-modify-write is one locked step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,18 +281,29 @@ impl Exec<'_> {
     }
 
     /// Notes which data breakpoints an access meets; they are reported after the instruction.
-    /// Source: Intel SDM volume 3B, section 18.2.
     fn note_access(&mut self, lin: u64, len: u64, access: Access) {
+        self.note_points(lin, len, |kind| kind == 3 || (kind == 1 && access == Access::Write));
+    }
+
+    /// Notes which breakpoints on ports an access meets.
+    pub(crate) fn note_port(&mut self, port: u16, len: u64) {
+        if self.s.cr4 & CR4_DE != 0 {
+            self.note_points(u64::from(port), len, |kind| kind == 2);
+        }
+    }
+
+    /// Notes the breakpoints of some kinds that have a byte in common with an access.
+    /// Source: Intel SDM volume 3B, section 18.2.
+    fn note_points(&mut self, first: u64, len: u64, wanted: impl Fn(u64) -> bool) {
         let dr7 = self.s.dr[7];
         if dr7 & 0xff == 0 {
             return;
         }
         for i in 0..4 {
-            let kind = (dr7 >> (16 + 4 * i)) & 3;
             let size = [1, 2, 8, 4][((dr7 >> (18 + 4 * i)) & 3) as usize];
-            let wanted = kind == 3 || (kind == 1 && access == Access::Write);
             let at = self.s.dr[i] & !(size - 1);
-            if dr7 & (3 << (2 * i)) != 0 && wanted && lin < at.wrapping_add(size) && at < lin.wrapping_add(len) {
+            let on = dr7 & (3 << (2 * i)) != 0 && wanted((dr7 >> (16 + 4 * i)) & 3);
+            if on && first < at.wrapping_add(size) && at < first.wrapping_add(len) {
                 self.s.debug_hits |= 1 << i;
                 self.leave = true;
             }

@@ -13,7 +13,7 @@ static struct {
 } idt[256] __attribute__((aligned(16)));
 static u8 ist_stacks[4][3][4096] __attribute__((aligned(16)));
 static u8 ring0_stacks[4][8192] __attribute__((aligned(16)));
-static u8 pages[96][4096] __attribute__((aligned(4096)));
+static u8 pages[224][4096] __attribute__((aligned(4096)));
 static int pages_used, failures;
 static u32 lock_of_output;
 extern void leave_user(void);
@@ -123,7 +123,7 @@ void trap(struct frame *f) {
 }
 
 u8 *fresh_page(void) {
-  u8 *p = pages[pages_used++ % 96];
+  u8 *p = pages[pages_used++ % 224];
   for (int i = 0; i < 4096; i++) p[i] = 0;
   return p;
 }
@@ -242,6 +242,11 @@ void first_processor(void) {
     group("modes", test_modes);
     group("narrow", test_narrow);
     group("interrupts", test_interrupts);
+    group("points", test_points);
+    group("operands", test_operands);
+    group("segments", test_segments);
+    group("apic", test_apic);
+    if (round < 2) group("rights", test_rights);
     if (processors > 1 && round < 2) group("many", test_many);
   }
   finish();

@@ -150,6 +150,11 @@ static inline void eoi(void) { APIC(0xb0) = 0; }
 void test_exceptions(void);
 void test_paging(void);
 void test_registers(void);
+void test_rights(void);
+void test_segments(void);
+void test_points(void);
+void test_operands(void);
+void test_apic(void);
 void test_debug(void);
 void test_code(void);
 void test_strings(void);

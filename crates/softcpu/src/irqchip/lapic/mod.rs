@@ -418,6 +418,8 @@ impl Lapic {
 
     /// Writes a register both modes have; `None` if there is none that can be written.
     fn write(&mut self, register: u32, value: u32, now: u64) -> Option<Effect> {
+        // What has come due is under the rules of before: lost if its entry was masked, on its way if it is masked now.
+        self.advance(now);
         match register {
             reg::TPR => self.tpr = value as u8,
             reg::EOI => return Some(self.end()),

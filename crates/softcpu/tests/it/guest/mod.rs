@@ -10,6 +10,7 @@ use crate::machine::{PATIENCE, TIERS, build, run};
 const SUITE: &[&str] = &[
     "start.S",
     "guest.c",
+    "apic.c",
     "code.c",
     "debug.c",
     "exceptions.c",
@@ -17,8 +18,12 @@ const SUITE: &[&str] = &[
     "many.c",
     "modes.c",
     "narrow.c",
+    "operands.c",
     "paging.c",
+    "points.c",
     "registers.c",
+    "rights.c",
+    "segments.c",
     "strings.c",
 ];
 
