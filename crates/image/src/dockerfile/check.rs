@@ -34,7 +34,6 @@ pub enum Check {
     /// A comment above an ARG or a stage describes it by its name.
     InvalidDefinitionDescription,
     /// Programs are started without a shell.
-    #[expect(clippy::upper_case_acronyms, reason = "its name elsewhere")]
     JSONArgsRecommended,
     /// ENV and LABEL have an equals sign.
     LegacyKeyValueFormat,
