@@ -112,18 +112,14 @@ async fn disk_usage(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Res
 
 async fn prune(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
     let asked: PruneRequest = call.messages.only().await?;
-    if asked.keep_bytes > 0 {
-        let text =
-            "--keep-storage is not taken here; nothing was removed: the cache is kept within its bounds by itself";
-        return Err(Status::told(text));
-    }
     if !Filter::read(&asked.filter)?.is_all() {
         return Err(Status::told("prune takes the filters until and unused-for; nothing was removed"));
     }
     let before = kit.engine.build_cache();
     let unused_for = u64::try_from(asked.keep_duration).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
-    let pruned =
-        kit.engine.prune_build_cache(CacheFilter { all: asked.all, unused_for }).await.map_err(build::failed)?;
+    let keep_bytes = u64::try_from(asked.keep_bytes).ok().filter(|bytes| *bytes > 0);
+    let filter = CacheFilter { all: asked.all, unused_for, keep_bytes };
+    let pruned = kit.engine.prune_build_cache(filter).await.map_err(build::failed)?;
     let gone: BTreeSet<&str> = pruned.keys.iter().map(|key| key.get(..25).unwrap_or(key)).collect();
     let mut left = pruned.bytes;
     for entry in before.into_iter().filter(|entry| gone.contains(entry.id.as_str())) {

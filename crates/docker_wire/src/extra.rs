@@ -119,6 +119,8 @@ pub struct Build {
     pub text: Option<String>,
     /// The image's names.
     pub tags: Vec<String>,
+    /// What its manifest and index say of themselves: `[manifest|index:]NAME=VALUE`.
+    pub annotations: Vec<String>,
     /// Arguments.
     pub arguments: BTreeMap<String, String>,
     /// The stage that is wanted.
@@ -127,6 +129,8 @@ pub struct Build {
     pub platform: Option<String>,
     /// What is attested of where the image comes from: `min` or `max`.
     pub provenance: Option<String>,
+    /// The image of a scanner that lists what is in the image.
+    pub sbom: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Do every step anew.
@@ -171,6 +175,8 @@ pub struct Build {
     pub cache_from: Vec<BuildCache>,
     /// Where this build's steps are kept for others.
     pub cache_to: Vec<BuildCacheTarget>,
+    /// Only look over the Dockerfile.
+    pub check: bool,
 }
 
 /// A place that keeps what builds have done.
@@ -210,6 +216,8 @@ pub enum BuildLine {
     Done(usize),
     /// There are images for several platforms without a name: what they are fetched together by.
     Together(String),
+    /// The Dockerfile was looked over: so many remarks, and they as a text.
+    Checked(usize, String),
     /// The image is there: its id, and how many steps were done before.
     Image(String, usize),
     /// It went wrong.

@@ -43,9 +43,9 @@ mod zygote;
 
 pub use actor::WaitFor;
 pub use build::{
-    Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CACHE_BYTES, CacheEntry, CacheFilter,
-    CachePlace, CacheSource, CacheSteps, CacheTarget, Detail, Entitlement, Product, Provenance, PrunedCache,
-    Respondent, Reuse, Squash, StageOutline, Supply,
+    Annotation, Answer, Bases, Bearer, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CACHE_BYTES, CacheEntry,
+    CacheFilter, CachePlace, CacheSource, CacheSteps, CacheTarget, Detail, Entitlement, Product, Provenance,
+    PrunedCache, Respondent, Reuse, Review, Squash, StageOutline, Supply,
 };
 pub use clock::now_ns;
 pub use config::{Config, Distribution, KeepBlobs, NetworkDefaults, Paths};

@@ -30,10 +30,13 @@ pub(crate) const ATTESTATION: &str = "attestation-manifest";
 const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v0.1";
 
 /// The images of one name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
     /// One a platform, in the order in which they were asked for.
     pub members: Vec<Member>,
+    /// What the index says of itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// One of them.
@@ -46,6 +49,12 @@ pub struct Member {
     /// What is attested of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub predicates: Vec<Predicate>,
+    /// What its manifest says of itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What the index says of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub described: BTreeMap<String, String>,
 }
 
 /// Something that is attested of an image.
@@ -74,7 +83,14 @@ impl Family {
     /// Whether it is no more than its one image.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.members.len() < 2 && self.members.iter().all(|member| member.predicates.is_empty())
+        !self.needs_index() && self.members.iter().all(|member| member.annotations.is_empty())
+    }
+
+    /// Whether one manifest cannot say all of it.
+    #[must_use]
+    pub fn needs_index(&self) -> bool {
+        let more = |member: &Member| !member.predicates.is_empty() || !member.described.is_empty();
+        self.members.len() > 1 || !self.annotations.is_empty() || self.members.iter().any(more)
     }
 }
 
@@ -91,11 +107,33 @@ pub struct Listed {
     pub platform: Platform,
     /// What is attested of it.
     pub attestation: Option<Attestation>,
+    /// What the index says of it.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A manifest that says these words of itself besides; as it is if it says them already.
+///
+/// # Errors
+/// When it is no JSON.
+pub fn annotated(manifest: &[u8], words: &BTreeMap<String, String>) -> Result<Vec<u8>, serde_json::Error> {
+    if words.is_empty() {
+        return Ok(manifest.to_vec());
+    }
+    let mut parsed: serde_json::Map<String, Value> = serde_json::from_slice(manifest)?;
+    let mut said = parsed.get("annotations").cloned().unwrap_or_else(|| json!({}));
+    if words.iter().all(|(name, value)| said[name] == value.as_str()) {
+        return Ok(manifest.to_vec());
+    }
+    if let Value::Object(said) = &mut said {
+        said.extend(words.iter().map(|(name, value)| (name.clone(), value.clone().into())));
+    }
+    parsed.insert("annotations".to_owned(), said);
+    serde_json::to_vec(&parsed)
 }
 
 /// An index of these manifests, and after them of what is attested of them.
 #[must_use]
-pub fn index(listed: &[Listed]) -> Vec<u8> {
+pub fn index(listed: &[Listed], annotations: &BTreeMap<String, String>) -> Vec<u8> {
     let words = |platform: &Platform| PlatformWords {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),
@@ -103,6 +141,7 @@ pub fn index(listed: &[Listed]) -> Vec<u8> {
         variant: platform.to_string().split('/').nth(2).map(str::to_owned),
     };
     let images = listed.iter().map(|one| Descriptor {
+        annotations: one.annotations.clone(),
         platform: Some(words(&one.platform)),
         ..descriptor(&one.media_type, &one.digest, one.size)
     });
@@ -116,7 +155,11 @@ pub fn index(listed: &[Listed]) -> Vec<u8> {
         Descriptor { annotations, platform: Some(unknown.clone()), ..descriptor(OCI_MANIFEST, &digest, size) }
     });
     let manifests: Vec<Descriptor> = images.chain(attested).collect();
-    json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests }).to_string().into_bytes()
+    let mut out = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+    if !annotations.is_empty() {
+        out["annotations"] = json!(annotations);
+    }
+    out.to_string().into_bytes()
 }
 
 /// What is attested of an image, as registries keep it: statements as the layers of a manifest.
@@ -199,19 +242,35 @@ mod tests {
 
     fn member(platform: &str, number: u8) -> Member {
         let image = ImageId(Digest::of(&[number]));
-        Member { platform: platform.parse().unwrap(), image, predicates: Vec::new() }
+        let (annotations, described) = Default::default();
+        Member { platform: platform.parse().unwrap(), image, predicates: Vec::new(), annotations, described }
     }
 
     #[test]
     fn a_name_stands_for_what_runs_here() {
         let foreign = if Platform::host().architecture == "s390x" { "linux/ppc64le" } else { "linux/s390x" };
         let host = Platform::host().to_string();
-        let family = Family { members: vec![member(foreign, 1), member(&host, 2)] };
+        let family = Family { members: vec![member(foreign, 1), member(&host, 2)], ..Family::default() };
         assert_eq!(family.main().unwrap().image, ImageId(Digest::of(&[2])));
-        let alone = Family { members: vec![member(foreign, 1)] };
+        let mut alone = Family { members: vec![member(foreign, 1)], ..Family::default() };
         assert!(alone.is_plain() && !family.is_plain());
+        alone.members[0].annotations.insert("a".to_owned(), "b".to_owned());
+        assert!(!alone.is_plain() && !alone.needs_index());
+        alone.annotations.insert("a".to_owned(), "b".to_owned());
+        assert!(alone.needs_index());
         assert_eq!(alone.main().unwrap().image, ImageId(Digest::of(&[1])));
         assert!(alone.member(&Platform::host()).is_none());
+    }
+
+    #[test]
+    fn manifests_say_more_of_themselves() {
+        let words = BTreeMap::from([("b".to_owned(), "2".to_owned())]);
+        let once = annotated(br#"{"layers":[],"annotations":{"a":"1"}}"#, &words).unwrap();
+        let said: Value = serde_json::from_slice(&once).unwrap();
+        assert_eq!(said, json!({ "layers": [], "annotations": { "a": "1", "b": "2" } }));
+        assert_eq!(annotated(&once, &words).unwrap(), once);
+        assert_eq!(annotated(b" {}", &BTreeMap::new()).unwrap(), b" {}");
+        assert!(annotated(b"[]", &words).is_err());
     }
 
     #[test]
@@ -231,8 +290,14 @@ mod tests {
         let manifest: Value = serde_json::from_slice(&made.manifest).unwrap();
         assert_eq!(manifest["layers"][0]["annotations"]["in-toto.io/predicate-type"], SLSA_PROVENANCE);
         assert_eq!(manifest["layers"][0]["digest"], Digest::of(&made.statements[0]).to_string());
-        let listed = Listed { media_type: OCI_MANIFEST.to_owned(), digest, size: 1, platform, attestation: Some(made) };
-        let index: Value = serde_json::from_slice(&index(&[listed])).unwrap();
+        let words = BTreeMap::from([("of".to_owned(), "it".to_owned())]);
+        let (media_type, attestation) = (OCI_MANIFEST.to_owned(), Some(made));
+        let listed = Listed { media_type, digest, size: 1, platform, attestation, annotations: words.clone() };
+        let index: Value = serde_json::from_slice(&index(&[listed], &words)).unwrap();
+        assert_eq!(
+            (&index["annotations"]["of"], &index["manifests"][0]["annotations"]["of"]),
+            (&"it".into(), &"it".into())
+        );
         assert_eq!(index["manifests"][0]["platform"]["architecture"], "arm64");
         assert_eq!(index["manifests"][1]["platform"]["os"], "unknown");
         assert_eq!(index["manifests"][1]["annotations"]["vnd.docker.reference.digest"], digest.to_string());

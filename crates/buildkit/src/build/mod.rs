@@ -51,6 +51,7 @@ pub(crate) async fn build(
         let (caches, copies) = caches::open(kit, &session, job, &mut asked).await?;
         let visit = Arc::new(Visit::new(Arc::clone(&session), kit.engine.clone()));
         let (request, file) = request::make(job, asked, source, caches, Some(visit))?;
+        job.board.lock().await.about(file.clone());
         let (events, happened) = mpsc::channel(DEPTH);
         let building = kit.engine.build(request, events, stopped);
         let (outcome, ()) = tokio::join!(building, tell(job, happened));
@@ -88,8 +89,16 @@ pub(crate) async fn tell_of(kit: &BuildKit, job: &Arc<Job>, asked: Asked) -> Res
     }
     let name = asked.option("filename").unwrap_or("Dockerfile").to_owned();
     let folder = asked.option("dockerfilekey").unwrap_or("dockerfile").to_owned();
+    let question = asked.question().unwrap_or_default();
+    if question == question::CHECK {
+        let files = asked.option("contextkey").unwrap_or("context");
+        let (file, ignore) = source::checked(kit, &session, job, (&folder, &name), files).await?;
+        let (text, options) = ((&*file.name, &*file.text), request::options(&asked)?);
+        let review = kit.engine.review_file(text, &options, Some(&ignore)).map_err(failed)?;
+        return Ok(question::review(&review, &file));
+    }
     let file = source::dockerfile(kit, &session, job, (&folder, &name)).await?;
-    question::answer(asked.question().unwrap_or_default(), &file, &asked)
+    question::answer(question, &file, &asked)
 }
 
 /// What a request for a build is taken for, without building; for the fuzz target.

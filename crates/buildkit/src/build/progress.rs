@@ -1,7 +1,11 @@
 //! What happens in a build, as vertexes: one for each step, and some for what comes before and after.
 
+use super::fault::SourceFile;
 use crate::wire::Timestamp;
-use crate::wire::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use crate::wire::control::{
+    Position, Range, SourceInfo, StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning,
+};
+use engine::image::dockerfile::Remark;
 use engine::{BuildEvent, EngineError, StageOutline};
 use oci::digest::Digest;
 use std::collections::BTreeMap;
@@ -25,6 +29,8 @@ pub(crate) struct Board {
     stages: Vec<StageOutline>,
     /// What warnings belong to.
     definition: Option<String>,
+    /// The Dockerfile.
+    file: Option<SourceFile>,
 }
 
 impl Board {
@@ -36,6 +42,7 @@ impl Board {
             open: BTreeMap::new(),
             stages: Vec::new(),
             definition: None,
+            file: None,
         }
     }
 
@@ -127,7 +134,10 @@ impl Board {
         let key = |step: usize| format!("step {step}");
         match event {
             BuildEvent::Planned { stages, .. } => self.stages = stages,
-            BuildEvent::Warning(text) => self.warn(&text).await,
+            BuildEvent::Warning(text) => {
+                self.warn(VertexWarning { short: text.into_bytes(), ..VertexWarning::default() }).await;
+            }
+            BuildEvent::Remark(remark) => self.warn(self.remark(&remark)).await,
             BuildEvent::Looking(name) => self.begin(&metadata(&name)).await,
             BuildEvent::Fetching(name) => {
                 self.part(&metadata(&name), &format!("fetching {name}"), 0, Stage::Going).await;
@@ -138,6 +148,7 @@ impl Board {
                     self.begin_as(&key(step), &name).await;
                 }
             }
+            BuildEvent::Scanning { step, text, .. } => self.begin_as(&key(step), &text).await,
             BuildEvent::Cached { step, .. } => {
                 if let Some(vertex) = self.open.get_mut(&key(step)) {
                     vertex.cached = true;
@@ -160,15 +171,38 @@ impl Board {
         }
     }
 
-    async fn warn(&mut self, text: &str) {
+    fn remark(&self, remark: &Remark) -> VertexWarning {
+        let position = |line: u32| Some(Position { line: i32::try_from(line).unwrap_or(i32::MAX), character: 0 });
+        let span = remark.span;
+        let info = self.file.as_ref().map(|file| SourceInfo {
+            filename: file.name.clone(),
+            data: file.text.clone(),
+            language: "Dockerfile".to_owned(),
+        });
+        VertexWarning {
+            short: remark.line().into_bytes(),
+            detail: vec![remark.check.about().as_bytes().to_vec()],
+            url: remark.check.url(),
+            info,
+            ranges: vec![Range { start: position(span.line), end: position(span.last_line.max(span.line)) }],
+            ..VertexWarning::default()
+        }
+    }
+
+    async fn warn(&self, warning: VertexWarning) {
         let Some(key) = &self.definition else { return };
-        let warning = VertexWarning { vertex: self.digest(key), level: 1, short: text.as_bytes().to_vec() };
+        let warning = VertexWarning { vertex: self.digest(key), level: 1, ..warning };
         self.send(StatusResponse { warnings: vec![warning], ..StatusResponse::default() }).await;
     }
 
     /// Warnings belong to this from now on.
     pub(super) fn define(&mut self, key: &str) {
         self.definition = Some(key.to_owned());
+    }
+
+    /// What remarks are about.
+    pub(super) fn about(&mut self, file: SourceFile) {
+        self.file = Some(file);
     }
 
     /// The build has failed: what was going on elsewhere is given up.

@@ -1,23 +1,29 @@
 //! What clients ask of a Dockerfile without building it: its targets, and what one of them takes.
 //!
 //! # Source
-//! BuildKit's frontend/subrequests: `frontend.targets` and `frontend.outline`, whose answers are JSON under `result.json` and a
-//! text under `result.txt`.
+//! BuildKit's frontend/subrequests: `frontend.lint`, `frontend.outline` and `frontend.targets`, whose answers are JSON under
+//! `result.json` and a text under `result.txt`; that of the first one has an exit code under `result.statuscode`, too.
 
 use super::fault::SourceFile;
 use super::request::Asked;
 use crate::rpc::Status;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use engine::Review;
 use engine::image::build::{Graph, Images, Options};
-use engine::image::dockerfile::{Argument, Dockerfile, Kind, Mount, Presence, Span};
+use engine::image::dockerfile::{Argument, Dockerfile, Kind, Mount, Presence, Remark, Span};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// The questions, sorted, with the version of their answers.
-const QUESTIONS: [(&str, &str, Answer); 2] =
-    [("frontend.outline", "1.0.0", outline), ("frontend.targets", "1.0.0", targets)];
+/// The question whose answer needs images, and what is left out of the context.
+pub(super) const CHECK: &str = "frontend.lint";
+
+/// The questions that the file alone answers, sorted.
+const QUESTIONS: [(&str, Answer); 3] =
+    [("frontend.outline", outline), ("frontend.subrequests.describe", describe), ("frontend.targets", targets)];
+/// Of all answers.
+const VERSION: &str = "1.0.0";
 
 /// What a question's answer is made of.
 type Answer = fn(&Asking<'_>) -> Result<(Value, String), Status>;
@@ -31,7 +37,7 @@ struct Asking<'a> {
 
 /// Whether there is such a question.
 pub(super) fn is_known(name: &str) -> bool {
-    QUESTIONS.iter().any(|(known, ..)| *known == name)
+    name == CHECK || QUESTIONS.iter().any(|(known, _)| *known == name)
 }
 
 /// Answers it; the words of the answer by their names.
@@ -39,13 +45,58 @@ pub(super) fn is_known(name: &str) -> bool {
 /// # Errors
 /// What is wrong with the file or the target, with its place.
 pub(super) fn answer(name: &str, source: &SourceFile, asked: &Asked) -> Result<BTreeMap<String, Vec<u8>>, Status> {
-    let Some((_, version, answer)) = QUESTIONS.iter().find(|(known, ..)| *known == name) else {
+    let Some((_, answer)) = QUESTIONS.iter().find(|(known, _)| *known == name) else {
         return Err(Status::told(format!("the front end's request {name:?} is not answered here")));
     };
     let file = Dockerfile::parse(&source.name, &source.text).map_err(|error| Status::told(error.to_string()))?;
     let (json, text) = answer(&Asking { file: &file, source, asked })?;
-    let words = [("result.json", json.to_string()), ("result.txt", text), ("version", (*version).to_owned())];
-    Ok(words.into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect())
+    Ok(words(&json, text))
+}
+
+fn words(json: &Value, text: String) -> BTreeMap<String, Vec<u8>> {
+    let words = [("result.json", json.to_string()), ("result.txt", text), ("version", VERSION.to_owned())];
+    words.into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect()
+}
+
+/// What checks of the file have found, as the answer to [`CHECK`].
+pub(super) fn review(review: &Review, source: &SourceFile) -> BTreeMap<String, Vec<u8>> {
+    let remark = |one: &Remark| {
+        json!({
+            "ruleName": one.check.name(), "description": one.check.about(), "url": one.check.url(),
+            "detail": one.detail, "location": location(one.span),
+        })
+    };
+    let remarks: Vec<Value> = review.checked.remarks.iter().map(remark).collect();
+    let file = json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
+    let is_bad = !remarks.is_empty() || review.fault.is_some();
+    let mut json = json!({ "warnings": remarks, "sources": [file] });
+    let mut text = review.report.clone();
+    if let Some(fault) = &review.fault {
+        let mut error = json!({ "message": fault.to_string() });
+        if let Some(mark) = fault.mark() {
+            error["message"] = mark.what.clone().into();
+            error["location"] = location(mark.place.span);
+        }
+        json["buildError"] = error;
+        let _ = writeln!(text, "\n{fault}");
+    }
+    let mut out = words(&json, text);
+    out.insert("result.statuscode".to_owned(), u8::from(is_bad).to_string().into_bytes());
+    out
+}
+
+/// Which questions there are.
+fn describe(_: &Asking<'_>) -> Result<(Value, String), Status> {
+    let names = || [CHECK].into_iter().chain(QUESTIONS.iter().map(|(name, _)| *name));
+    let one = |name: &str| {
+        let answers = ["result.json", "result.txt"].map(|name| json!({ "name": name }));
+        json!({ "name": name, "version": VERSION, "type": "rpc", "metadata": answers })
+    };
+    let mut text = String::from("NAME\tVERSION\n");
+    for name in names() {
+        let _ = writeln!(text, "{name}\t{VERSION}");
+    }
+    Ok((names().map(one).collect(), text))
 }
 
 /// Where something stands, as answers have it.
@@ -247,5 +298,25 @@ mod tests {
         assert_eq!(said["cache"][0]["ID"], "/c");
         assert!(ask("frontend.outline", &[("target", "tol")]).is_err());
         assert!(ask("frontend.weather", &[]).is_err());
+        let said = ask("frontend.subrequests.describe", &[]).unwrap();
+        assert_eq!((&said[0]["name"], said.as_array().unwrap().len()), (&CHECK.into(), 4));
+    }
+
+    #[test]
+    fn remarks_have_places_and_an_exit_code() {
+        let source = SourceFile { name: "Dockerfile".to_owned(), text: b"FROM a AS B\n".to_vec() };
+        let file = Dockerfile::parse(&source.name, &source.text).unwrap();
+        let checked = engine::image::build::check(&file, &Options::default(), &Images::new(), None).unwrap();
+        let report = checked.report(&file);
+        let answer = review(&Review { checked, report, fault: None }, &source);
+        let said: Value = serde_json::from_slice(&answer["result.json"]).unwrap();
+        assert_eq!(said["warnings"][0]["ruleName"], "StageNameCasing");
+        assert_eq!(said["warnings"][0]["location"]["ranges"][0]["start"]["line"], 1);
+        assert_eq!(answer["result.statuscode"], b"1");
+        assert!(answer["result.txt"].starts_with(b"\nWARNING: StageNameCasing - https://"));
+        let wrong = engine::EngineError::invalid("no such stage");
+        let answer = review(&Review { fault: Some(wrong), ..Review::default() }, &source);
+        let said: Value = serde_json::from_slice(&answer["result.json"]).unwrap();
+        assert_eq!((&said["buildError"]["message"], &said["warnings"]), (&"no such stage".into(), &json!([])));
     }
 }

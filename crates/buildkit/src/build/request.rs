@@ -6,9 +6,13 @@ use super::job::Job;
 use super::source::Opened;
 use crate::rpc::Status;
 use crate::wire::control::Typed;
+use engine::image::build::Options;
 use engine::image::dockerfile::Dockerfile;
 use engine::model::{NetworkMode, Ulimit};
-use engine::{Bases, BuildContext, BuildRequest, Detail, Entitlement, Provenance, Respondent, Reuse};
+use engine::{
+    Annotation, Bases, Bearer, BuildContext, BuildRequest, Detail, Entitlement, Provenance, Respondent, Reuse,
+};
+use oci::platform::Platform;
 use oci::reference::Reference;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +20,9 @@ use std::sync::Arc;
 /// The one front end that there is, and those that it stands for.
 const FRONTEND: &str = "dockerfile.v0";
 const SYNTAXES: [&str; 3] = ["docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream"];
+
+/// The scanner of those that name none, as BuildKit has it.
+const SCANNER: &str = "docker.io/docker/buildkit-syft-scanner:stable-1";
 
 /// What a front end is asked for.
 #[derive(Debug)]
@@ -100,7 +107,7 @@ pub(super) fn make(
     caches: Caches,
     respondent: Option<Arc<dyn Respondent>>,
 ) -> Result<(BuildRequest, SourceFile), Status> {
-    let provenance = attested(&asked)?;
+    let (provenance, sbom) = attested(&asked)?;
     let Opened { context, file, named, contexts } = opened;
     let name = asked.option("filename").unwrap_or("Dockerfile").to_owned();
     let file = file.unwrap_or(SourceFile { name: name.clone(), text: Vec::new() });
@@ -116,6 +123,7 @@ pub(super) fn make(
         cgroup_parent: cgroup_parent(asked.option("cgroup-parent"))?,
         extra_hosts: asked.list("add-hosts").into_iter().map(host).collect::<Result<_, _>>()?,
         names: names(&job.exporters)?,
+        annotations: annotations(&job.exporters)?,
         allow: job.entitlements.iter().filter_map(|name| Entitlement::find(name)).collect(),
         cache_from: caches.from,
         cache_to: caches.to,
@@ -130,27 +138,38 @@ pub(super) fn make(
         Some("") => request.reuse = Reuse::No,
         Some(stages) => request.fresh = stages.split(',').map(str::to_ascii_lowercase).collect(),
     }
-    let options = &mut request.options;
-    options.target = asked.option("target").map(str::to_owned);
-    options.arguments = asked.group("build-arg:").collect();
-    options.contexts = named;
-    options.labels = asked.group("label:").collect();
-    match asked.list("platform")[..] {
-        [] => {}
-        [one] => options.platform = one.parse().map_err(|error| invalid(format!("platform {one:?}: {error}")))?,
-        ref several => {
-            let parse = |one: &&str| one.parse().map_err(|error| invalid(format!("platform {one:?}: {error}")));
-            request.platforms = several.iter().map(parse).collect::<Result<_, _>>()?;
-        }
+    request.options = Options { contexts: named, ..options(&asked)? };
+    let platforms = platforms(&asked)?;
+    if platforms.len() > 1 {
+        request.platforms = platforms;
     }
-    request.provenance = provenance;
+    (request.provenance, request.sbom) = (provenance, sbom);
     Ok((request, file))
+}
+
+/// What a build is told, for the first of its platforms.
+pub(super) fn options(asked: &Asked) -> Result<Options, Status> {
+    let mut options = Options {
+        target: asked.option("target").map(str::to_owned),
+        arguments: asked.group("build-arg:").collect(),
+        labels: asked.group("label:").collect(),
+        ..Options::default()
+    };
+    if let Some(first) = platforms(asked)?.into_iter().next() {
+        options.platform = first;
+    }
+    Ok(options)
+}
+
+fn platforms(asked: &Asked) -> Result<Vec<Platform>, Status> {
+    let parse = |one: &str| one.parse().map_err(|error| invalid(format!("platform {one:?}: {error}")));
+    asked.list("platform").into_iter().map(parse).collect()
 }
 
 /// What is to be attested. What clients ask for of their own accord, which is told by `inline-only`, is left out: an image stays what
 /// it is unless somebody wants more.
-fn attested(asked: &Asked) -> Result<Option<Provenance>, Status> {
-    let mut out = None;
+fn attested(asked: &Asked) -> Result<(Option<Provenance>, Option<String>), Status> {
+    let (mut out, mut sbom) = (None, None);
     for (kind, value) in asked.group("attest:") {
         let words: BTreeMap<&str, &str> = value
             .split(',')
@@ -173,15 +192,11 @@ fn attested(asked: &Asked) -> Result<Option<Provenance>, Status> {
                 let builder = words.get("builder-id").copied().unwrap_or_default().to_owned();
                 out = Some(Provenance { detail, builder, origin: asked.group("vcs:").collect() });
             }
-            "sbom" => {
-                return Err(Status::told(
-                    "there is no scanner here that lists an image's packages; build with: --sbom=false",
-                ));
-            }
-            other => return Err(invalid(format!("no attestation {other:?}; there is provenance"))),
+            "sbom" => sbom = Some(words.get("generator").copied().unwrap_or(SCANNER).to_owned()),
+            other => return Err(invalid(format!("no attestation {other:?}; there are provenance and sbom"))),
         }
     }
-    Ok(out)
+    Ok((out, sbom))
 }
 
 fn invalid(text: impl Into<String>) -> Status {
@@ -239,6 +254,34 @@ fn cgroup_parent(path: Option<&str>) -> Result<Option<String>, Status> {
         return Err(invalid(format!("invalid control group {path:?}")));
     }
     Ok(Some(format!("/{}", path.trim_matches('/'))))
+}
+
+/// What manifests and the index are to say: `annotation[-BEARER][[PLATFORM]].NAME`.
+fn annotations(exporters: &[Typed]) -> Result<Vec<Annotation>, Status> {
+    let mut out: Vec<Annotation> = Vec::new();
+    for (key, value) in exporters.iter().flat_map(|one| &one.attrs) {
+        let Some(rest) = key.strip_prefix("annotation") else { continue };
+        let Some((left, name)) = after_bracket(rest) else { continue };
+        let (bearer, platform) = left.split_once('[').unwrap_or((left, ""));
+        let platform = platform.trim_end_matches(']');
+        let unknown =
+            || invalid(format!("no annotation {key:?}; there are those of manifest, index and manifest-descriptor"));
+        let bearer = bearer.strip_prefix('-').unwrap_or("manifest");
+        let bearer = Bearer::find(bearer).ok_or_else(unknown)?;
+        let platform = (!platform.is_empty()).then(|| platform.parse()).transpose().map_err(|_| unknown())?;
+        let one = Annotation { bearer, platform, name: name.to_owned(), value: value.clone() };
+        if !out.contains(&one) {
+            out.push(one);
+        }
+    }
+    Ok(out)
+}
+
+/// The parts around the first dot, which a platform's may come before.
+fn after_bracket(text: &str) -> Option<(&str, &str)> {
+    let from = if text.starts_with('.') { 0 } else { text.find(']').map_or(0, |at| at + 1) };
+    let dot = from + text.get(from..)?.find('.')?;
+    Some((&text[..dot], &text[dot + 1..]))
 }
 
 /// The names that the image gets.

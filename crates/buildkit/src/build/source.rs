@@ -7,7 +7,7 @@ use super::request::Asked;
 use crate::BuildKit;
 use crate::rpc::{Code, Status};
 use crate::session::{Part, Session, pull, receive};
-use engine::image::build::{ArrivedContext, Files, NamedContext};
+use engine::image::build::{ArrivedContext, Files, Ignore, NamedContext};
 use engine::{BuildContext, Engine, EngineError, ErrorClass, Supply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -102,6 +102,18 @@ impl Transfer {
         Ok((SourceFile { name: name.to_owned(), text }, ignore))
     }
 
+    /// The patterns of a folder's `.dockerignore`, if there is one.
+    async fn ignore(&self, folder: &str, label: &str) -> Result<Option<Vec<u8>>, Status> {
+        let vertex = &format!("[{label}] load .dockerignore");
+        self.begin(vertex).await;
+        let follow = vec![".dockerignore".to_owned()];
+        let part = Part { folder: folder.to_owned(), follow, ..Part::default() };
+        let files = self.files(&part, vertex, "transferring context:").await?;
+        let found = read(&files, ".dockerignore")?;
+        self.end(vertex).await;
+        Ok(found)
+    }
+
     /// A folder of the client's without what its `.dockerignore` leaves out.
     async fn folder(
         &self,
@@ -112,16 +124,7 @@ impl Transfer {
     ) -> Result<ArrivedContext, Status> {
         let ignore = match ignore {
             Some(beside) => Some(beside),
-            None => {
-                let vertex = &format!("[{label}] load .dockerignore");
-                self.begin(vertex).await;
-                let follow = vec![".dockerignore".to_owned()];
-                let part = Part { folder: folder.to_owned(), follow, ..Part::default() };
-                let files = self.files(&part, vertex, "transferring context:").await?;
-                let found = read(&files, ".dockerignore")?;
-                self.end(vertex).await;
-                found
-            }
+            None => self.ignore(folder, label).await?,
         };
         let vertex = format!("[{label}] {what}");
         self.begin(&vertex).await;
@@ -190,6 +193,26 @@ pub(super) async fn dockerfile(
 ) -> Result<SourceFile, Status> {
     let transfer = Transfer { engine: kit.engine.clone(), session: Arc::clone(session), job: Arc::clone(job) };
     transfer.dockerfile(folder, name).await.map(|(file, _)| file)
+}
+
+/// The Dockerfile, and what is left out of the context.
+pub(super) async fn checked(
+    kit: &BuildKit,
+    session: &Arc<Session>,
+    job: &Arc<Job>,
+    (folder, name): (&str, &str),
+    context: &str,
+) -> Result<(SourceFile, Ignore), Status> {
+    let transfer = Transfer { engine: kit.engine.clone(), session: Arc::clone(session), job: Arc::clone(job) };
+    let (file, beside) = transfer.dockerfile(folder, name).await?;
+    let patterns = match beside {
+        Some(beside) => Some(beside),
+        None => transfer.ignore(context, "internal").await?,
+    };
+    let ignore = Ignore::parse(&patterns.unwrap_or_default());
+    let ignore =
+        ignore.map_err(|error| Status::told(format!("cannot use .dockerignore: {}", engine::chain(&error))))?;
+    Ok((file, ignore))
 }
 
 /// The contexts that have names: what each stands for, and the files of those that are files.

@@ -186,6 +186,43 @@ pub(crate) struct VertexWarning {
     pub(crate) level: i64,
     #[prost(bytes = "vec", tag = "3")]
     pub(crate) short: Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub(crate) detail: Vec<Vec<u8>>,
+    #[prost(string, tag = "5")]
+    pub(crate) url: String,
+    #[prost(message, optional, tag = "6")]
+    pub(crate) info: Option<SourceInfo>,
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) ranges: Vec<Range>,
+}
+
+/// `pb.SourceInfo`, without the graph that it came by.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct SourceInfo {
+    #[prost(string, tag = "1")]
+    pub(crate) filename: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) data: Vec<u8>,
+    #[prost(string, tag = "4")]
+    pub(crate) language: String,
+}
+
+/// `pb.Range`
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct Range {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) start: Option<Position>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) end: Option<Position>,
+}
+
+/// `pb.Position`
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct Position {
+    #[prost(int32, tag = "1")]
+    pub(crate) line: i32,
+    #[prost(int32, tag = "2")]
+    pub(crate) character: i32,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -35,9 +35,11 @@ pub(crate) static COMMAND: Command = Command {
 static FLAGS: &[Flag] = &[
     Flag::list("add-host", "NAME:ADDRESS", "Add a line to the steps' hosts file"),
     Flag::list("allow", "RIGHT", "Let steps have a right: network.host or security.insecure"),
+    Flag::list("annotation", "[index:]NAME=VALUE", "Have the image's manifest or index say something at registries"),
     Flag::list("build-arg", "NAME[=VALUE]", "Set an argument, or hand on the user's variable"),
     Flag::list("cache-from", "NAME|FIELDS", "Use what was built before: an image or type=registry|local"),
     Flag::list("cache-to", "FIELDS", "Keep the steps: type=inline, type=registry,ref=NAME or type=local,dest=DIR"),
+    Flag::switch("check", "Look the Dockerfile over, and build nothing"),
     Flag::value("cpu-period", "MICROSECONDS", "Length of a processor quota's period"),
     Flag::value("cpu-quota", "MICROSECONDS", "Processor time in a period"),
     Flag::value("cpu-shares", "SHARES", "Share of processor time where it is scarce").short('c'),
@@ -57,6 +59,7 @@ static FLAGS: &[Flag] = &[
     Flag::switch("pull", "Fetch base images although they are there"),
     Flag::switch("push", "Send the image to its registry"),
     Flag::switch("quiet", "Say nothing but the image's id").short('q'),
+    Flag::value("sbom", "IMAGE", "Attest what is in the image, as the scanner IMAGE lists it"),
     Flag::list("secret", "FIELDS", "Give a secret to steps: id=ID,src=FILE or id=ID,env=NAME"),
     Flag::value("shm-size", "BYTES", "Size of the steps' /dev/shm"),
     Flag::switch("squash", "Make one layer of all steps"),
@@ -122,6 +125,10 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         fs::create_dir_all(folder).during(|| format!("cannot make the folder {}", folder.display()))?;
         asked.output = Some(shared(folder)?);
     }
+    if given.on("check") {
+        asked.check = true;
+        return checked(&mut Client::new(context), &asked, stdin);
+    }
     asked.owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     let push = given.on("push");
     if push && asked.tags.is_empty() {
@@ -161,6 +168,33 @@ pub(crate) struct Made {
     together: Option<String>,
 }
 
+/// Has a Dockerfile looked over: 1 if there is something to say.
+fn checked(client: &mut Client, asked: &Build, rest: Option<Box<dyn Read>>) -> Outcome {
+    let mut remarks = None;
+    let mut answer = send(client, asked, rest)?;
+    for line in BufReader::new(answer.reader()).lines() {
+        let Some(line) = parsed(line)? else { continue };
+        match line {
+            BuildLine::Checked(count, text) => {
+                output::write(text.as_bytes());
+                remarks = Some(count);
+            }
+            BuildLine::Error(text) => return Err(Failure::new(text)),
+            _ => {}
+        }
+    }
+    let Some(count) = remarks else {
+        return Err(Failure::new("the daemon ended while it looked the Dockerfile over; see its log"));
+    };
+    let text = match count {
+        0 => "no remarks".to_owned(),
+        1 => "\n1 remark".to_owned(),
+        count => format!("\n{count} remarks"),
+    };
+    output::line(&text);
+    Ok(u8::from(count > 0))
+}
+
 /// Has an image built, and shows how. `rest` is the context where that is an archive.
 pub(crate) fn image(
     client: &mut Client,
@@ -168,13 +202,26 @@ pub(crate) fn image(
     rest: Option<Box<dyn Read>>,
     show: Show,
 ) -> Result<Made, Failure> {
+    follow(send(client, asked, rest)?, show)
+}
+
+fn send(client: &mut Client, asked: &Build, rest: Option<Box<dyn Read>>) -> Result<Answer, Failure> {
     let mut line = serde_json::to_vec(asked)?;
     line.push(b'\n');
     let mut body: Box<dyn Read> = match rest {
         Some(rest) => Box::new(Cursor::new(line).chain(rest)),
         None => Box::new(Cursor::new(line)),
     };
-    follow(client.upload_as("/insula/build", &mut *body, proofs()?)?, show)
+    client.upload_as("/insula/build", &mut *body, proofs()?)
+}
+
+/// A line of the daemon's; nothing for an empty one.
+fn parsed(line: io::Result<String>) -> Result<Option<BuildLine>, Failure> {
+    let line = line.during(|| "lost the daemon while it built the image".to_owned())?;
+    if line.trim().is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(&line).map(Some).during(|| "the daemon's progress makes no sense".to_owned())
 }
 
 fn save(client: &mut Client, target: &str, dest: &str) -> Result<(), Failure> {
@@ -196,12 +243,7 @@ fn follow(mut answer: Answer, show: Show) -> Result<Made, Failure> {
     let mut view = progress::View::new(show);
     let mut together = None;
     for line in BufReader::new(answer.reader()).lines() {
-        let line = line.during(|| "lost the daemon while it built the image".to_owned())?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let line: BuildLine =
-            serde_json::from_str(&line).during(|| "the daemon's progress makes no sense".to_owned())?;
+        let Some(line) = parsed(line)? else { continue };
         match line {
             BuildLine::Image(id, reused) => {
                 view.end(reused);
@@ -231,11 +273,13 @@ fn request(given: &Parsed) -> Result<Build, Failure> {
     let list = |name: &'static str| given.values(name).map(str::to_owned).collect::<Vec<_>>();
     Ok(Build {
         tags: list("tag"),
+        annotations: list("annotation"),
         epoch: lookup("SOURCE_DATE_EPOCH").and_then(|text| text.trim().parse().ok()),
         arguments,
         target: given.value("target").map(str::to_owned),
         platform: given.value("platform").map(str::to_owned),
         provenance: given.value("provenance").map(str::to_owned),
+        sbom: given.value("sbom").map(str::to_owned),
         labels: given.read_list("label", pair::label)?.unwrap_or_default().into_iter().collect(),
         no_cache: given.on("no-cache"),
         pull: given.on("pull"),

@@ -73,7 +73,7 @@ impl View {
             }
             BuildLine::Output(step, text) => above = self.output(step, &text),
             BuildLine::Done(number) => above = self.done(number),
-            BuildLine::Image(..) | BuildLine::Together(_) | BuildLine::Error(_) => {}
+            BuildLine::Checked(..) | BuildLine::Image(..) | BuildLine::Together(_) | BuildLine::Error(_) => {}
         }
         self.draw(&above);
     }

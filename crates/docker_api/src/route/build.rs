@@ -8,11 +8,11 @@ use crate::server::Call;
 use crate::translate::create::cgroup_parent;
 use bytes::Bytes;
 use docker_wire::extra::{Build, BuildCache, BuildCacheTarget, BuildLine, SharedFolder};
-use engine::image::build::Options;
+use engine::image::build::{Options, Volumes};
 use engine::model::{NetworkMode, Resources, Ulimit};
 use engine::{
-    Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, CachePlace, CacheSource, CacheSteps,
-    CacheTarget, Detail, Engine, EngineError, Entitlement, Provenance, Reuse, Squash,
+    Annotation, Bases, Bearer, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, CachePlace,
+    CacheSource, CacheSteps, CacheTarget, Detail, Engine, EngineError, Entitlement, Provenance, Reuse, Squash,
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -103,6 +103,16 @@ pub(crate) async fn own(call: Call) -> Result {
     }
     let engine = call.api.engine.clone();
     let (sender, reply) = reply::stream("application/json");
+    if asked.check {
+        let review = engine.review(request).await?;
+        tokio::spawn(async move {
+            send(&sender, &BuildLine::Checked(review.checked.remarks.len(), review.report)).await;
+            if let Some(error) = review.fault {
+                send(&sender, &BuildLine::Error(error.to_string())).await;
+            }
+        });
+        return Ok(reply);
+    }
     tokio::spawn(async move {
         let mut teller = Teller::new(&sender, Form::Own);
         let mut outcome = run(&engine, request, &sender, &mut teller).await;
@@ -182,7 +192,14 @@ pub(crate) async fn prune(call: Call) -> Result {
     let given = known.iter().find_map(|key| filters.values(key)?.iter().next());
     let bad = |text: &String| ApiError::invalid(format!("invalid time {text:?}: give a length as in 24h or 1h30m"));
     let unused_for = given.map(|text| parse_duration(text).ok_or_else(|| bad(text))).transpose()?;
-    let pruned = call.engine().prune_build_cache(CacheFilter { all: call.query.flag("all"), unused_for }).await?;
+    // an older and a newer name
+    let keep_bytes = match call.query.number::<u64>("reserved-space")? {
+        Some(bytes) => Some(bytes),
+        None => call.query.number::<u64>("keep-storage")?,
+    };
+    let keep_bytes = keep_bytes.filter(|bytes| *bytes > 0);
+    let filter = CacheFilter { all: call.query.flag("all"), unused_for, keep_bytes };
+    let pruned = call.engine().prune_build_cache(filter).await?;
     reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))
 }
 
@@ -309,8 +326,11 @@ impl<'a> Teller<'a> {
         Some(match event {
             BuildEvent::Planned { steps, .. } => BuildLine::Planned(steps),
             BuildEvent::Warning(text) => BuildLine::Warning(text),
+            BuildEvent::Remark(remark) => BuildLine::Warning(remark.line()),
             BuildEvent::Fetching(name) => BuildLine::Warning(fetching(&name)),
-            BuildEvent::Begun { stage, step, text } => BuildLine::Begun(stage, step, text),
+            BuildEvent::Begun { stage, step, text } | BuildEvent::Scanning { stage, step, text } => {
+                BuildLine::Begun(stage, step, text)
+            }
             BuildEvent::Cached { step, .. } => BuildLine::Cached(step),
             BuildEvent::Output { step, bytes, .. } => BuildLine::Output(step, self.text(step, bytes)),
             BuildEvent::Done { step, .. } => BuildLine::Done(step),
@@ -341,12 +361,15 @@ impl<'a> Teller<'a> {
             BuildEvent::Planned { .. } | BuildEvent::Warning(_) | BuildEvent::Fetching(_) => {
                 return self.show(event).await;
             }
+            // the classic builder has none
+            BuildEvent::Remark(_) => return,
             BuildEvent::Looking(_) | BuildEvent::Found(_) | BuildEvent::Making | BuildEvent::Keeping(_) => return,
             BuildEvent::Begun { stage, .. }
             | BuildEvent::Cached { stage, .. }
             | BuildEvent::Output { stage, .. }
             | BuildEvent::Done { stage, .. }
             | BuildEvent::Failed { stage, .. }
+            | BuildEvent::Scanning { stage, .. }
             | BuildEvent::StageDone { stage } => *stage,
         };
         let shown = *self.shown.get_or_insert(stage);
@@ -529,6 +552,7 @@ fn classic_request(query: &Query) -> Result<BuildRequest> {
         target: query.text("target").map(str::to_owned),
         arguments: arguments.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
         labels: labels.into_iter().collect(),
+        volumes: Volumes::Reset,
         ..Options::default()
     };
     let platforms = platform(&mut options, query.text("platform"))?;
@@ -617,6 +641,8 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
         options,
         platforms,
         provenance: provenance(asked.provenance.as_deref())?,
+        sbom: asked.sbom.clone(),
+        annotations: annotations(&asked.annotations)?,
         names: names(asked.tags.iter().map(String::as_str))?,
         reuse: if asked.no_cache { Reuse::No } else { Reuse::Yes },
         pull: if asked.pull { Bases::Always } else { Bases::Missing },
@@ -643,6 +669,25 @@ fn own_request(asked: &Build) -> Result<BuildRequest> {
     })
 }
 
+/// `[BEARER,…[PLATFORM]:]NAME=VALUE`, where a bearer is `manifest`, `index` or `manifest-descriptor`.
+fn annotations(texts: &[String]) -> Result<Vec<Annotation>> {
+    let mut out = Vec::new();
+    for text in texts {
+        let wrong =
+            || ApiError::invalid(format!("invalid annotation {text:?}: give it as [manifest|index:]NAME=VALUE"));
+        let (left, value) = text.split_once('=').ok_or_else(wrong)?;
+        let (bearers, name) = left.rsplit_once(':').unwrap_or(("manifest", left));
+        for bearer in bearers.split(',') {
+            let (bearer, platform) = bearer.split_once('[').unwrap_or((bearer, ""));
+            let platform = platform.trim_end_matches(']');
+            let platform = (!platform.is_empty()).then(|| platform.parse()).transpose().map_err(|_| wrong())?;
+            let bearer = Bearer::find(bearer).ok_or_else(wrong)?;
+            out.push(Annotation { bearer, platform, name: name.to_owned(), value: value.to_owned() });
+        }
+    }
+    Ok(out)
+}
+
 /// `name=soft[:hard]`
 fn ulimit(text: &str) -> Result<Ulimit> {
     let read = || {
@@ -663,6 +708,17 @@ mod tests {
         let labels: BTreeMap<String, String> = document(&query, "labels").unwrap();
         let arguments: BTreeMap<String, String> = document(&query, "buildargs").unwrap();
         assert!(labels.is_empty() && arguments["a"] == "b");
+    }
+
+    #[test]
+    fn annotations_are_read() {
+        let read = |text: &str| annotations(&[text.to_owned()]);
+        let one = &read("org.a=b=c").unwrap()[0];
+        assert_eq!((one.bearer, one.name.as_str(), one.value.as_str()), (Bearer::Manifest, "org.a", "b=c"));
+        let two = read("index,manifest[linux/arm64]:k=v").unwrap();
+        assert_eq!((two[0].bearer, two[1].bearer), (Bearer::Index, Bearer::Manifest));
+        assert_eq!(two[1].platform.as_ref().unwrap().architecture, "arm64");
+        assert!(read("k").is_err() && read("nobody:k=v").is_err());
     }
 
     #[test]

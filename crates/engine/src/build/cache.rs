@@ -3,7 +3,8 @@
 use crate::engine::{Engine, Inner, image_error};
 use crate::error::{EngineError, Result};
 use image::CacheUse;
-use std::collections::BTreeSet;
+use oci::digest::Digest;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +37,8 @@ pub struct CacheFilter {
     pub all: bool,
     /// Only those that were not used for so long.
     pub unused_for: Option<Duration>,
+    /// So many bytes of those may stay, the ones used last.
+    pub keep_bytes: Option<u64>,
 }
 
 /// What a prune did.
@@ -74,45 +77,67 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let done = tokio::task::spawn_blocking(move || {
             let now = SystemTime::now();
-            let (keys, mut bytes) = inner
-                .images
-                .prune_cache(&|one| {
-                    let idle = now.duration_since(one.used).unwrap_or_default();
-                    (filter.all || !one.shared || one.record.layer.is_none())
-                        && filter.unused_for.is_none_or(|least| idle >= least)
-                })
-                .map_err(image_error)?;
-            if filter.all && filter.unused_for.is_none() {
+            let mut wanted = inner.images.cache();
+            wanted.retain(|one| {
+                let idle = now.duration_since(one.used).unwrap_or_default();
+                (filter.all || !one.shared || one.record.layer.is_none())
+                    && filter.unused_for.is_none_or(|least| idle >= least)
+            });
+            let gone = match filter.keep_bytes {
+                Some(keep) => oldest(wanted, keep, usize::MAX),
+                None => wanted.iter().map(|one| one.key).collect(),
+            };
+            let (keys, mut bytes) = inner.images.prune_cache(&|one| gone.contains(&one.key)).map_err(image_error)?;
+            if filter.all && filter.unused_for.is_none() && filter.keep_bytes.is_none() {
                 let caches = inner.config.root.join("build-caches");
                 bytes += crate::files::disk_bytes(&caches);
                 crate::sweep::folder(&caches)
                     .map_err(|error| EngineError::internal("cannot remove cache folders", &error))?;
             }
-            Ok(PrunedCache { keys: keys.iter().map(oci::digest::Digest::hex).collect(), bytes })
+            Ok(PrunedCache { keys: keys.iter().map(Digest::hex).collect(), bytes })
         });
         done.await.map_err(|error| EngineError::internal("the work was cut short", &error))?
     }
 }
 
-/// Removes the records that were not used for the longest time, if there is too much.
-pub(super) fn bound(inner: &Inner) {
-    let mut all = inner.images.cache();
-    let total: u64 = all.iter().filter(|one| !one.shared).map(|one| one.record.size).sum();
-    if total <= CACHE_BYTES && all.len() <= KEPT_RECORDS {
-        return;
-    }
+/// The bytes of layers that nobody else has. Records may share a layer.
+fn own_bytes(all: &[CacheUse]) -> u64 {
+    let mut seen = BTreeSet::new();
+    let own = all.iter().filter(|one| !one.shared && one.record.layer.is_none_or(|layer| seen.insert(layer)));
+    own.map(|one| one.record.size).sum()
+}
+
+/// The records that were not used for the longest time, as many as there are too many.
+fn oldest(mut all: Vec<CacheUse>, keep_bytes: u64, keep_records: usize) -> BTreeSet<Digest> {
     all.sort_by_key(|one| one.used);
-    let (mut bytes, mut count) = (total, all.len());
+    let (mut bytes, mut count) = (own_bytes(&all), all.len());
+    // a layer is there as long as one record has it
+    let mut left: BTreeMap<_, usize> = BTreeMap::new();
+    all.iter().filter_map(|one| one.record.layer).for_each(|layer| *left.entry(layer).or_default() += 1);
     let mut gone = BTreeSet::new();
     for one in &all {
-        // some room, so that not every build has to do this
-        if bytes <= CACHE_BYTES / 10 * 9 && count <= KEPT_RECORDS / 10 * 9 {
+        if bytes <= keep_bytes && count <= keep_records {
             break;
         }
-        bytes = bytes.saturating_sub(if one.shared { 0 } else { one.record.size });
+        let last = one.record.layer.and_then(|layer| left.get_mut(&layer)).is_none_or(|records| {
+            *records -= 1;
+            *records == 0
+        });
+        bytes = bytes.saturating_sub(if one.shared || !last { 0 } else { one.record.size });
         count -= 1;
         gone.insert(one.key);
     }
+    gone
+}
+
+/// Removes the records that were not used for the longest time, if there is too much.
+pub(super) fn bound(inner: &Inner) {
+    let all = inner.images.cache();
+    if own_bytes(&all) <= CACHE_BYTES && all.len() <= KEPT_RECORDS {
+        return;
+    }
+    // some room, so that not every build has to do this
+    let gone = oldest(all, CACHE_BYTES / 10 * 9, KEPT_RECORDS / 10 * 9);
     if let Err(error) = inner.images.prune_cache(&|one: &CacheUse| gone.contains(&one.key)) {
         tracing::warn!(%error, "cannot make the build cache smaller");
     }

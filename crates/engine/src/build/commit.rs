@@ -1,7 +1,7 @@
 //! The end of a build: times, layers and configuration become an image with its names.
 
 use super::execute::{Build, Built, now};
-use super::request::Squash;
+use super::request::{Annotation, Bearer, Squash};
 use super::tree::Tree;
 use crate::engine::image_error;
 use crate::error::{EngineError, Result};
@@ -12,13 +12,26 @@ use image::{CacheRecord, Image, LayerId};
 use oci::digest::Digest;
 use oci::platform::Platform;
 use oci::reference::Reference;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+
+/// A stage that becomes an image.
+pub(super) struct Made {
+    /// For whom.
+    pub(super) platform: Platform,
+    /// Its number in the plan.
+    pub(super) target: usize,
+    pub(super) built: Arc<Built>,
+    /// What is attested of it: kinds, and the predicates as JSON.
+    pub(super) predicates: Vec<(String, Vec<u8>)>,
+}
 
 /// How the image is to be.
 pub(super) struct Form {
     pub(super) squash: Squash,
     pub(super) names: Vec<Reference>,
+    pub(super) annotations: Vec<Annotation>,
     /// Its configuration says how its layers are found again by other builds.
     pub(super) inline: bool,
 }
@@ -26,7 +39,7 @@ pub(super) struct Form {
 /// Makes the images of the stages, one for each of these platforms; the same ones again when nothing has changed.
 pub(super) async fn commit(
     build: &Arc<Build>,
-    made: Vec<(Platform, usize, Arc<Built>)>,
+    made: Vec<Made>,
     form: Form,
 ) -> Result<(Image, Option<Family>, image::Intake)> {
     let build = Arc::clone(build);
@@ -34,31 +47,46 @@ pub(super) async fn commit(
     done.map_err(|error| EngineError::internal("making the image was cut short", &error))?
 }
 
-fn images(
-    build: &Build,
-    made: &[(Platform, usize, Arc<Built>)],
-    form: &Form,
-) -> Result<(Image, Option<Family>, image::Intake)> {
+fn images(build: &Build, made: &[Made], form: &Form) -> Result<(Image, Option<Family>, image::Intake)> {
     let store = &build.inner.images;
     // until they have their names
     let intake = store.intake();
-    if let ([(_, target, built)], None) = (made, &build.told) {
+    if let ([Made { target, built, predicates, .. }], None) = (made, &build.told)
+        && predicates.is_empty()
+        && form.annotations.is_empty()
+    {
         return Ok((image(build, *target, built, form, &form.names)?, None, intake));
     }
-    let mut family = Family { members: Vec::new() };
-    for (platform, target, built) in made {
+    let mut family = Family::default();
+    for Made { platform, target, built, predicates: lists } in made {
         let image = image(build, *target, built, form, &[])?.id;
+        let told = build.told.as_ref().map(|told| told.predicate(build, platform).to_string().into_bytes());
+        let told = told.map(|bytes| (SLSA_PROVENANCE.to_owned(), bytes));
         let mut predicates = Vec::new();
-        if let Some(told) = &build.told {
-            let bytes = told.predicate(build, platform).to_string().into_bytes();
+        for (kind, bytes) in lists.iter().cloned().chain(told) {
             let blob = Digest::of(&bytes);
             intake.blob(&bytes[..], &blob).map_err(image_error)?;
-            predicates.push(Predicate { kind: SLSA_PROVENANCE.to_owned(), blob });
+            predicates.push(Predicate { kind, blob });
         }
-        family.members.push(Member { platform: platform.clone(), image, predicates });
+        let said = |bearer| words(form, bearer, Some(platform));
+        let (annotations, described) = (said(Bearer::Manifest), said(Bearer::Entry));
+        family.members.push(Member { platform: platform.clone(), image, predicates, annotations, described });
+    }
+    family.annotations = words(form, Bearer::Index, None);
+    let alone = matches!(&family.members[..], [only] if only.predicates.is_empty());
+    if alone && family.needs_index() {
+        let text = "an image for one platform has no index that could have annotations; annotate its manifest";
+        return Err(EngineError::invalid(text));
     }
     let image = store.name_family(&family, &form.names).map_err(image_error)?;
     Ok((image, Some(family), intake))
+}
+
+/// The annotations that one of them has.
+fn words(form: &Form, bearer: Bearer, platform: Option<&Platform>) -> BTreeMap<String, String> {
+    let all = form.annotations.iter().filter(|one| one.bearer == bearer);
+    let fitting = all.filter(|one| platform.is_none() || one.platform.is_none() || one.platform.as_ref() == platform);
+    fitting.map(|one| (one.name.clone(), one.value.clone())).collect()
 }
 
 fn image(build: &Build, target: usize, built: &Built, form: &Form, names: &[Reference]) -> Result<Image> {

@@ -9,6 +9,7 @@ use super::provenance::Told;
 use super::remote::Fetched;
 use super::request::{BuildEvent, Entitlement, Respondent, Reuse};
 use super::run::At;
+use super::scan::Scanner;
 use super::tree::{Tree, Upper};
 use crate::engine::{Inner, image_error};
 use crate::error::{EngineError, ErrorClass, Mark, Result};
@@ -39,6 +40,8 @@ pub(super) struct Build {
     pub(super) plan: Plan,
     /// What is attested of it.
     pub(super) told: Option<Told>,
+    /// Who lists what is in it.
+    pub(super) scanner: Option<Scanner>,
     pub(super) keys: Keys,
     /// The layers of the images that stages begin with or copy from.
     pub(super) images: BTreeMap<ImageRequest, Vec<LayerId>>,
@@ -472,6 +475,7 @@ impl Build {
         match &step.action {
             Action::Configure => {}
             Action::Run(run) => {
+                super::foreign::check(&self.plan.stages[&at.stage].platform)?;
                 let ended = self.run(run, &progress.layers, &upper, at).await?;
                 if ended.code != 0 {
                     return Err(failed_command(&run.argv, &ended));
@@ -493,7 +497,7 @@ impl Build {
     }
 
     /// The upper layer as a layer of the store.
-    fn layer(&self, upper: Upper) -> Result<Held> {
+    pub(super) fn layer(&self, upper: Upper) -> Result<Held> {
         let times = match self.plan.epoch.map(u64::try_from) {
             Some(Ok(epoch)) => Times::AtMost(epoch),
             _ => Times::Kept,
@@ -616,13 +620,13 @@ impl Build {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| EngineError::internal("a step was cut short", &error))?
 }
 
 /// With the words of Docker's classic builder, and those of BuildKit for clients that show the output themselves.
-fn failed_command(argv: &[String], ended: &super::run::Ended) -> EngineError {
+pub(super) fn failed_command(argv: &[String], ended: &super::run::Ended) -> EngineError {
     let what = format!("process \"{}\" did not complete successfully: exit code: {}", argv.join(" "), ended.code);
     let mut text = format!("The command '{}' returned a non-zero code: {}", argv.join(" "), ended.code);
     let last = ended.last_output.trim_end();

@@ -22,7 +22,9 @@ mod proofs;
 mod provenance;
 mod remote;
 mod request;
+mod review;
 mod run;
+mod scan;
 mod source;
 mod state;
 pub(crate) mod tree;
@@ -32,14 +34,16 @@ pub use output::Product;
 use proofs::Proofs;
 pub use provenance::{Detail, Provenance};
 pub use request::{
-    Answer, Bases, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource, CacheSteps,
-    CacheTarget, Entitlement, Respondent, Reuse, Squash, StageOutline, Supply,
+    Annotation, Answer, Bases, Bearer, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CachePlace, CacheSource,
+    CacheSteps, CacheTarget, Entitlement, Respondent, Reuse, Squash, StageOutline, Supply,
 };
+pub use review::Review;
 pub(crate) use state::Shared;
 
 use crate::engine::{Engine, Inner, Naming, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{ContainerId, DEFAULT_NETWORK, EventKind, NetworkMode};
+use commit::Made;
 use execute::Build;
 use image::build::{
     BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Options, Plan, Remote,
@@ -94,6 +98,7 @@ struct Prepared {
     /// The layers of those images stay.
     held: Vec<image::Held>,
     remotes: BTreeMap<Remote, remote::Fetched>,
+    scanner: Option<scan::Scanner>,
     source: Source,
     named: BTreeMap<String, Source>,
 }
@@ -107,10 +112,11 @@ async fn build(
     let given = std::mem::take(&mut request.proofs);
     let proofs = Proofs { given, respondent: request.respondent.clone() };
     let told = told(&request)?;
-    let Prepared { plan, platforms, file, known_by, images, held, remotes, source, named } =
+    let Prepared { plan, platforms, file, known_by, images, held, remotes, scanner, source, named } =
         prepare(inner, &mut request, &proofs, &events).await?;
     let told = told.map(|told| Told { file, images: known_by, ..told });
-    let steps = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
+    let steps: usize = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
+    let steps = steps + scanner.as_ref().map_or(0, |_| plan.targets.len());
     let _ = events.send(BuildEvent::Planned { steps, stages: outline(&plan) }).await;
     for warning in &plan.warnings {
         let _ = events.send(BuildEvent::Warning(warning.clone())).await;
@@ -149,11 +155,14 @@ async fn build(
         done: std::sync::Mutex::default(),
         plan,
         told,
+        scanner,
     });
-    let made = stages(&build, platforms).await?;
+    let mut made = stages(&build, platforms).await?;
+    build.scan(&mut made).await?;
     build.tell(BuildEvent::Making).await;
     let inline = targets.iter().any(|target| target.place == CachePlace::Image);
-    let form = commit::Form { squash: request.squash, names: request.names, inline };
+    let annotations = std::mem::take(&mut request.annotations);
+    let form = commit::Form { squash: request.squash, names: request.names, annotations, inline };
     let (image, family, intake) = commit::commit(&build, made, form).await?;
     for target in &targets {
         exchange::export(&build, target, &proofs).await?;
@@ -165,7 +174,7 @@ async fn build(
 }
 
 /// The stages that were asked for, with the platforms that they are for; all are built at the same time.
-async fn stages(build: &Arc<Build>, platforms: Vec<Platform>) -> Result<Vec<(Platform, usize, Arc<execute::Built>)>> {
+async fn stages(build: &Arc<Build>, platforms: Vec<Platform>) -> Result<Vec<Made>> {
     let targets = build.plan.targets.iter().copied();
     let running: Vec<_> = targets
         .clone()
@@ -180,7 +189,7 @@ async fn stages(build: &Arc<Build>, platforms: Vec<Platform>) -> Result<Vec<(Pla
         let built = running.await.map_err(|error| EngineError::internal("a stage was cut short", &error))?;
         // nothing of the others may go on behind an answer
         match built {
-            Ok(built) => made.push((platform, target, built)),
+            Ok(built) => made.push(Made { platform, target, built, predicates: Vec::new() }),
             Err(error) => drop(failed.get_or_insert(error)),
         }
     }
@@ -265,7 +274,19 @@ async fn prepare(
     for options in &options {
         graphs.push(bases.graph(inner, &file, options, (request.pull, proofs), events).await?);
     }
-    source.complete(&graphs).await?;
+    remark(&file, &options[0], &bases.known, events).await?;
+    let scanner = match request.sbom.take() {
+        Some(name) => {
+            let extras = scan::Extras::read(&file, &graphs[0], &request.options.arguments);
+            Some(scanner(inner, name, extras, (request.pull, proofs), events).await?)
+        }
+        None => None,
+    };
+    let paths = match scanner.as_ref().is_some_and(|scanner| scanner.extras.has_context) {
+        true => None,
+        false => context_paths(&graphs),
+    };
+    source.complete(paths).await?;
     let Found { known, layers, held, known_by } = bases;
     let files = source.files();
     let others: Vec<_> = named.iter().map(|(name, source)| (name.clone(), source.files())).collect();
@@ -282,7 +303,44 @@ async fn prepare(
     let plan = plan.ok_or_else(|| EngineError::invalid("there is no platform to build for"))?;
     let remotes = fetch(inner, &plan).await?;
     let file = (source.name.clone(), source.text.clone());
-    Ok(Prepared { plan, platforms, file, known_by, images: layers, held, remotes, source, named })
+    Ok(Prepared { plan, platforms, file, known_by, images: layers, held, remotes, scanner, source, named })
+}
+
+/// The paths of the context that some graph reads; `None` for any.
+fn context_paths(graphs: &[Graph]) -> Option<BTreeSet<String>> {
+    let paths: Option<Vec<_>> = graphs.iter().map(Graph::context_paths).collect();
+    paths.map(|paths| paths.into_iter().flatten().collect())
+}
+
+/// Has a scanner's image here.
+async fn scanner(
+    inner: &Arc<Inner>,
+    name: String,
+    extras: scan::Extras,
+    how: (Bases, &Proofs),
+    events: &mpsc::Sender<BuildEvent>,
+) -> Result<scan::Scanner> {
+    let wanted = ImageRequest { name: name.clone(), platform: Platform::host() };
+    let _ = events.send(BuildEvent::Looking(name.clone())).await;
+    let image = base(inner, &wanted, how, events).await.map_err(|error| {
+        let text = format!(
+            "the scanner that lists an image's packages is not there; name one that is, as in generator=IMAGE: {error}"
+        );
+        EngineError::new(error.class(), text)
+    })?;
+    let _ = events.send(BuildEvent::Found(name.clone())).await;
+    let (base, held) = describe(inner, &image)?;
+    Ok(scan::Scanner { name, id: base.id, spec: base.spec, layers: image.layers, _held: held, extras })
+}
+
+/// Tells of what could be written better, which is an error where the file says so.
+async fn remark(file: &Dockerfile, options: &Options, known: &Images, events: &mpsc::Sender<BuildEvent>) -> Result<()> {
+    let checked = image::build::check(file, options, known, None).map_err(EngineError::invalid)?;
+    let failure = checked.failure();
+    for remark in checked.remarks {
+        let _ = events.send(BuildEvent::Remark(remark)).await;
+    }
+    failure.map_or(Ok(()), |text| Err(EngineError::invalid(text)))
 }
 
 /// The images that stages begin with or copy from, as far as they were looked for.

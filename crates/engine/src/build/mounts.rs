@@ -6,13 +6,13 @@
 use super::agent::Agent;
 use super::execute::Build;
 use super::place::Placer;
-use super::tree::{Upper, open};
+use super::tree::{Tree, Upper, open};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Mount as ContainerMount, MountKind, Propagation, ReadOnlyDepth};
-use image::Layers;
 use image::build::copy::{self, Destination, Existing, Selection, Shape};
-use image::build::{Files, RunMount, RunStep};
+use image::build::{FileKind, Files, RunMount, RunStep};
 use image::dockerfile::{Access, Mount, MountOwner, Presence, Sharing};
+use image::{LayerId, Layers};
 use oci::digest::Digest;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::fs;
@@ -39,6 +39,8 @@ pub(super) struct Mounted {
 pub(super) struct Prepare<'a> {
     pub(super) build: &'a Build,
     pub(super) step: &'a RunStep,
+    /// What it begins with.
+    pub(super) layers: &'a [LayerId],
     pub(super) upper: &'a Upper,
 }
 
@@ -63,6 +65,11 @@ fn bind(target: &str, source: &Path, access: Access) -> ContainerMount {
 impl Prepare<'_> {
     pub(super) async fn all(&self) -> Result<Mounted> {
         let mut out = Mounted::default();
+        for (number, path) in self.step.volumes.iter().enumerate() {
+            let folder = self.upper.path().join("mounts").join(format!("volume-{number}"));
+            self.volume(path.clone(), folder.clone()).await?;
+            out.mounts.push(bind(path, &folder, Access::Write));
+        }
         for (number, mount) in self.step.mounts.iter().enumerate() {
             self.one(mount, &self.upper.path().join("mounts").join(number.to_string()), &mut out).await?;
         }
@@ -126,6 +133,23 @@ impl Prepare<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Copies what is in a volume so far into a folder of the step's, which goes with it.
+    async fn volume(&self, path: String, folder: PathBuf) -> Result<()> {
+        let (inner, layers) = (Arc::clone(&self.build.inner), self.layers.to_vec());
+        super::execute::blocking(move || {
+            let tree = Tree::open(&inner, &layers, "of the build")?;
+            let found = tree.look(path.trim_matches('/').as_bytes());
+            let found = found.map_err(|error| EngineError::internal("cannot look at a volume", &error))?;
+            let Some(stat) = found.filter(|file| file.kind == FileKind::Directory).map(|file| file.stat) else {
+                return fs::create_dir(&folder).map_err(cannot);
+            };
+            copy_out(&tree, &path, &folder, false)?;
+            chown(&folder, Some(stat.uid), Some(stat.gid)).map_err(cannot)?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(stat.mode.into())).map_err(cannot)
+        })
+        .await
     }
 
     /// Copies what a mount shows into a folder of the step's; the path of the folder, or of the one file.

@@ -6,6 +6,7 @@ use crate::engine::Proof;
 use crate::error::Result;
 use crate::model::{NetworkMode, Resources, Ulimit};
 use image::build::{Files, Options};
+use image::dockerfile::Remark;
 use oci::platform::Platform;
 use oci::reference::Reference;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,10 @@ pub struct BuildRequest {
     pub platforms: Vec<Platform>,
     /// What is to be attested of where the images come from.
     pub provenance: Option<Provenance>,
+    /// The image of a scanner, which lists what is in the images.
+    pub sbom: Option<String>,
+    /// What manifests and indexes are to say of themselves.
+    pub annotations: Vec<Annotation>,
     /// The names that the image gets.
     pub names: Vec<Reference>,
     /// Whether steps that were done before are done again.
@@ -85,6 +90,39 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheSource>,
     /// Where the steps are kept for others.
     pub cache_to: Vec<CacheTarget>,
+}
+
+/// A word of the user's about an image, as registries show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// What has it.
+    pub bearer: Bearer,
+    /// The one platform that it is for; all of them without it.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What has an annotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bearer {
+    /// The index of all platforms.
+    Index,
+    /// An image's manifest.
+    Manifest,
+    /// The index's entry for an image.
+    Entry,
+}
+
+impl Bearer {
+    /// Finds it by the name that clients have for it.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        let all = [("index", Self::Index), ("manifest", Self::Manifest), ("manifest-descriptor", Self::Entry)];
+        all.into_iter().find(|(known, _)| *known == name).map(|(_, bearer)| bearer)
+    }
 }
 
 /// A place with the cache of other builds.
@@ -250,6 +288,8 @@ pub enum BuildEvent {
     Keeping(String),
     /// Something that is no error.
     Warning(String),
+    /// Something in the Dockerfile that is better written otherwise.
+    Remark(Remark),
     /// A step begins.
     Begun {
         /// Its stage.
@@ -257,6 +297,15 @@ pub enum BuildEvent {
         /// Its number among all steps, from 1 on.
         step: usize,
         /// The instruction.
+        text: String,
+    },
+    /// A scanner begins.
+    Scanning {
+        /// The stage that it looks at.
+        stage: usize,
+        /// Its number, behind those of all steps.
+        step: usize,
+        /// What it does.
         text: String,
     },
     /// A step was done before.

@@ -60,8 +60,7 @@ impl Build {
     /// Runs a step's program over `layers`; what it writes is in `upper` afterwards.
     pub(super) async fn run(&self, step: &RunStep, layers: &[LayerId], upper: &Upper, at: At) -> Result<Ended> {
         self.entitled(step)?;
-        super::foreign::check(&self.plan.stages[&at.stage].platform)?;
-        let mounted = Prepare { build: self, step, upper }.all().await?;
+        let mounted = Prepare { build: self, step, layers, upper }.all().await?;
         let below = self.inner.images.mount_ids(layers, "of the build").map_err(crate::engine::image_error)?;
         let id = ContainerId::random().map_err(|error| EngineError::internal("cannot make an id", &error))?;
         let runtime = self.inner.config.shims().join(id.as_str());

@@ -6,8 +6,8 @@ use super::request::{BuildContext, BuildRequest, Supply};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use image::Limits;
-use image::build::{ArchiveContext, File, Files, FilesError, FolderContext, Graph, Ignore, Keep, Remote, Unpacked};
-use std::collections::BTreeMap;
+use image::build::{ArchiveContext, File, Files, FilesError, FolderContext, Ignore, Keep, Remote, Unpacked};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(super) struct Source {
     /// Its text.
     pub(super) text: Vec<u8>,
     files: SharedFiles,
+    /// What was left out of them.
+    pub(super) ignore: Ignore,
     /// Where they come from, unless they are here.
     supply: Option<Supply>,
     /// A context that was fetched.
@@ -30,14 +32,13 @@ pub(super) struct Source {
 
 impl Source {
     fn new(name: String, text: Vec<u8>, files: SharedFiles) -> Self {
-        Self { name, text, files, supply: None, _fetched: None }
+        Self { name, text, files, ignore: Ignore::default(), supply: None, _fetched: None }
     }
 
-    /// Has the files sent that are not here yet: all that some graph needs.
-    pub(super) async fn complete(&mut self, graphs: &[Graph]) -> Result<()> {
+    /// Has the files sent that are not here yet, as far as these paths need them; `None` for all.
+    pub(super) async fn complete(&mut self, paths: Option<BTreeSet<String>>) -> Result<()> {
         if let Some(supply) = self.supply.take() {
-            let paths: Option<Vec<_>> = graphs.iter().map(Graph::context_paths).collect();
-            self.files = Arc::from(supply(paths.map(|paths| paths.into_iter().flatten().collect())).await?);
+            self.files = Arc::from(supply(paths).await?);
         }
         Ok(())
     }
@@ -126,10 +127,11 @@ fn folder(
         None => read(&path)?,
     };
     let (ignore, _) = Ignore::find(folder, &path).map_err(|error| invalid("cannot use .dockerignore", &error))?;
-    let context = FolderContext::open(folder, ignore).map_err(|error| invalid("cannot open the context", &error))?;
+    let context =
+        FolderContext::open(folder, ignore.clone()).map_err(|error| invalid("cannot open the context", &error))?;
     let name = Path::new(&asked).strip_prefix(folder).map_or(asked.clone(), |name| name.display().to_string());
     let files = Arc::new(context.remembering(inner.builds.memo()));
-    Ok(Source { _fetched: fetched, ..Source::new(name, text, files) })
+    Ok(Source { ignore, _fetched: fetched, ..Source::new(name, text, files) })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -173,7 +175,7 @@ fn from_archive(context: ArchiveContext, asked: String, text: Option<Vec<u8>>) -
     let ignore = ignore.map_err(|error| invalid("cannot use .dockerignore", &error))?.unwrap_or_default();
     // how Docker's client calls one from outside of the context
     let name = if asked.starts_with(".dockerfile.") { "Dockerfile".to_owned() } else { asked };
-    Ok(Source::new(name, text, Arc::new(context.without(ignore))))
+    Ok(Source { ignore: ignore.clone(), ..Source::new(name, text, Arc::new(context.without(ignore))) })
 }
 
 /// A repository, an archive, or a file that is the Dockerfile.

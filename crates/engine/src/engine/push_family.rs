@@ -6,7 +6,7 @@ use super::images::wrong;
 use super::push::{Form, tag};
 use crate::error::{EngineError, Result};
 use bytes::Bytes;
-use image::family::{Attestation, Family, Listed, index};
+use image::family::{Attestation, Family, Listed, annotated, index};
 use image::{Image, PinnedName, StoredManifest};
 use oci::digest::Digest;
 use oci::reference::Reference;
@@ -32,23 +32,34 @@ impl Engine {
         let (mut listed, mut stored) = (Vec::new(), Vec::new());
         for member in &family.members {
             let image = self.image(&member.image.to_string()).await?;
-            let parcel = self.parcel(&image, Form::Oci).await?;
+            let mut parcel = self.parcel(&image, Form::Oci).await?;
+            let manifest = annotated(&parcel.manifest, &member.annotations)
+                .map_err(|error| EngineError::internal("the image's manifest is damaged", &error))?;
+            let is_own = manifest != parcel.manifest;
+            parcel.manifest = manifest.into();
             self.send(reference, &image, remote, &parcel, progress).await?;
             let digest = Digest::of(&parcel.manifest);
-            put(remote, &parcel.media_type, parcel.manifest.clone()).await?;
+            if family.needs_index() {
+                put(remote, &parcel.media_type, parcel.manifest.clone()).await?;
+            }
             let attestation = self.attestation(reference, member, &digest)?;
             if let Some(made) = &attestation {
                 send(remote, made).await?;
             }
             let (media_type, size) = (parcel.media_type, parcel.manifest.len() as u64);
-            let blobs = parcel.kept.map(|kept| kept.blobs).unwrap_or_default();
+            // the words belong to this name; others of the image do without
+            let blobs = parcel.kept.filter(|_| !is_own).map(|kept| kept.blobs).unwrap_or_default();
             let manifest = StoredManifest { digest, media_type: media_type.clone(), blobs, names: Vec::new() };
             stored.push((image.id, manifest, parcel.manifest));
-            listed.push(Listed { media_type, digest, size, platform: member.platform.clone(), attestation });
+            let (platform, annotations) = (member.platform.clone(), member.described.clone());
+            listed.push(Listed { media_type, digest, size, platform, attestation, annotations });
         }
-        let bytes = Bytes::from(index(&listed));
+        let (media_type, bytes) = match (family.needs_index(), &stored[..]) {
+            (false, [(_, manifest, bytes)]) => (manifest.media_type.clone(), bytes.clone()),
+            _ => (OCI_INDEX.to_owned(), Bytes::from(index(&listed, &family.annotations))),
+        };
         let (tag, target) = tag(reference)?;
-        let said = remote.push_manifest(&target, OCI_INDEX, bytes.clone()).await.map_err(refused)?;
+        let said = remote.push_manifest(&target, &media_type, bytes.clone()).await.map_err(refused)?;
         let size = bytes.len() as u64;
         let _ = progress.send(Progress::Pushed { tag, digest: said.to_string(), size }).await;
         let name = PinnedName { repository: reference.repository(), digest: Digest::of(&bytes) };

@@ -32,6 +32,18 @@ pub struct Options {
     pub epoch: Option<i64>,
     /// `--build-context`: what stands for a name, be it that of a stage or of an image or a new one.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// What becomes of what RUN does in volumes.
+    pub volumes: Volumes,
+}
+
+/// What becomes of what RUN does in a folder that VOLUME has named before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Volumes {
+    /// It stays, as with BuildKit.
+    #[default]
+    Kept,
+    /// It goes, as with Docker's classic builder.
+    Reset,
 }
 
 /// What a name stands for.
@@ -63,6 +75,7 @@ impl Default for Options {
             labels: Vec::new(),
             epoch: None,
             contexts: BTreeMap::new(),
+            volumes: Volumes::default(),
         }
     }
 }

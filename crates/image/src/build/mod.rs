@@ -42,7 +42,7 @@ pub use config::{Change, Config, History, ImageSpec};
 pub use context::{ArchiveContext, DigestMemo, FileIdentity, FolderContext};
 pub use error::{BuildError, BuildFault};
 pub use files::{File, FileKind, Files, FilesError};
-pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, NamedContext, Node, Options, Origin};
+pub use graph::{Base, BaseImage, Graph, ImageRequest, Images, NamedContext, Node, Options, Origin, Volumes};
 pub use ignore::{Ignore, IgnoreError};
 pub use key::CacheKey;
 pub use mode::{Account, AccountFiles, Accounts, Chmod, ChmodError, Clause, Folder, Owner, OwnerError};

@@ -96,6 +96,8 @@ pub struct RunStep {
     pub user: String,
     /// What it sees besides.
     pub mounts: Vec<RunMount>,
+    /// Folders in which it leaves nothing: volumes, as absolute paths.
+    pub volumes: Vec<String>,
     /// Its network.
     pub network: NetworkMode,
     /// Its rights.

@@ -8,7 +8,7 @@ use super::config::{Change, EarlierCmd, ImageSpec, Layer, is_signal, ports, set_
 use super::copy::{self, Resolved, Selection};
 use super::error::{BuildError, BuildFault};
 use super::files::Files;
-use super::graph::{Base, Graph, Images, Node, Options, Origin, error, error_at};
+use super::graph::{Base, Graph, Images, Node, Options, Origin, Volumes, error, error_at};
 use super::key::Canonical;
 use super::plan::{Action, Contexts, Input, Recipe, RunMount, RunStep, Script, StagePlan, Step};
 use crate::dockerfile::{
@@ -384,6 +384,7 @@ impl<'a> Stager<'a> {
             },
             user: self.spec.config.user.clone(),
             mounts,
+            volumes: self.reset_volumes(),
             network: run.network,
             security: run.security,
             script,
@@ -391,6 +392,14 @@ impl<'a> Stager<'a> {
         let definition = self.run_definition(&step);
         self.spec.note(line, Layer::One, self.shared.created.as_deref());
         Ok((Action::Run(Box::new(step)), Some(Recipe { definition, inputs, link: Link::No })))
+    }
+
+    /// The volumes so far, where nothing that RUN does stays in them.
+    fn reset_volumes(&self) -> Vec<String> {
+        match self.shared.options.volumes {
+            Volumes::Kept => Vec::new(),
+            Volumes::Reset => self.spec.config.volumes.keys().map(|path| self.spec.directory(path)).collect(),
+        }
     }
 
     /// The arguments that RUN sees, with the values that they have now.
@@ -423,6 +432,7 @@ impl<'a> Stager<'a> {
             canonical.field("script", script.path.as_bytes());
             canonical.field("text", script.contents.as_bytes());
         }
+        step.volumes.iter().for_each(|path| canonical.field("volume", path.as_bytes()));
         for RunMount { mount, .. } in &step.mounts {
             mount_definition(mount, &mut canonical);
         }

@@ -169,7 +169,7 @@ impl Found {
         let Some(name) = names.map(Reference::tagged) else { return Ok(()) };
         let Some(main) = loaded.iter_mut().find(|one| one.names.contains(&name)) else { return Ok(()) };
         let index: Index = self.document(&blob_file(&entry.digest))?;
-        let mut family = Family { members: Vec::new() };
+        let mut family = Family { members: Vec::new(), annotations: index.annotations.clone() };
         let there = |one: &&Descriptor| self.documents.contains_key(&blob_file(&one.digest));
         for one in index.manifests.iter().filter(there) {
             let Some(platform) = one.platform.as_ref().filter(|platform| platform.os != "unknown") else { continue };
@@ -181,7 +181,9 @@ impl Found {
             for manifest in attested {
                 predicates.extend(self.predicates(manifest)?);
             }
-            family.members.push(Member { platform, image, predicates });
+            let annotations = self.document::<Manifest>(&blob_file(&one.digest))?.annotations;
+            let described = one.annotations.clone();
+            family.members.push(Member { platform, image, predicates, annotations, described });
         }
         if family.main().is_some_and(|member| member.image == main.image.id) && !family.is_plain() {
             main.image = self.intake.name_family(&family, &[name])?;

@@ -115,6 +115,8 @@ struct Manifest {
     media_type: String,
     config: Descriptor,
     layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 /// A list of manifests.
@@ -125,6 +127,8 @@ struct Index {
     #[serde(default)]
     media_type: String,
     manifests: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 /// One image in Docker's `manifest.json`.

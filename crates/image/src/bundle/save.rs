@@ -74,7 +74,8 @@ impl Store {
                 }
             }
         }
-        let index = Index { schema_version: 2, media_type: OCI_INDEX.to_owned(), manifests: content.index };
+        let (media_type, annotations) = (OCI_INDEX.to_owned(), BTreeMap::new());
+        let index = Index { schema_version: 2, media_type, manifests: content.index, annotations };
         for (path, json) in [
             ("index.json", serde_json::to_vec(&index)),
             ("manifest.json", serde_json::to_vec(&content.list)),
@@ -99,9 +100,13 @@ impl Store {
     fn gather(&self, packed: &Packed, content: &mut Content) -> Result<(), BundleError> {
         let (mut entry, layers) = self.image(&packed.image, content)?;
         if let Some(family) = packed.family.as_ref().filter(|family| !family.is_plain()) {
-            let bytes = self.index(family, &packed.names, content)?;
-            entry = descriptor(OCI_INDEX, &Digest::of(&bytes), bytes.len() as u64);
-            content.blobs.insert(Digest::of(&bytes), Source::Bytes(bytes));
+            if let ([only], false) = (&family.members[..], family.needs_index()) {
+                entry = self.annotate(entry, &only.annotations, content)?;
+            } else {
+                let bytes = self.index(family, &packed.names, content)?;
+                entry = descriptor(OCI_INDEX, &Digest::of(&bytes), bytes.len() as u64);
+                content.blobs.insert(Digest::of(&bytes), Source::Bytes(bytes));
+            }
         }
         let names: BTreeSet<&Reference> = packed.names.iter().filter(|name| name.tag().is_some()).collect();
         for name in &names {
@@ -126,6 +131,7 @@ impl Store {
         let mut listed = Vec::new();
         for member in &family.members {
             let (entry, _) = self.image(&self.get(&member.image.to_string())?, content)?;
+            let entry = self.annotate(entry, &member.annotations, content)?;
             let digest = entry.digest.parse().map_err(|_| BundleError::Missing { file: entry.digest.clone() })?;
             let predicates = self.predicates(member)?;
             let attestation = Attestation::new(&predicates, names, &member.platform, &digest)
@@ -142,9 +148,36 @@ impl Store {
                 size: entry.size,
                 platform,
                 attestation,
+                annotations: member.described.clone(),
             });
         }
-        Ok(family::index(&listed))
+        Ok(family::index(&listed, &family.annotations))
+    }
+
+    /// A manifest of the archive with further words of itself.
+    fn annotate(
+        &self,
+        entry: Descriptor,
+        words: &BTreeMap<String, String>,
+        content: &mut Content,
+    ) -> Result<Descriptor, BundleError> {
+        if words.is_empty() {
+            return Ok(entry);
+        }
+        let missing = || BundleError::Missing { file: entry.digest.clone() };
+        let digest = entry.digest.parse().map_err(|_| missing())?;
+        let bytes = match content.blobs.get(&digest) {
+            Some(Source::Bytes(bytes)) => bytes.clone(),
+            Some(Source::Blob(digest)) => {
+                let path = self.whole_blob(digest)?.path.clone();
+                std::fs::read(&path).map_err(ImageError::file("read", &path))?
+            }
+            _ => return Err(missing()),
+        };
+        let bytes = family::annotated(&bytes, words).map_err(|error| BundleError::Write(error.into()))?;
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        content.blobs.insert(digest, Source::Bytes(bytes));
+        Ok(descriptor(&entry.media_type, &digest, size))
     }
 
     /// What is attested of a member, by kinds.
@@ -179,7 +212,8 @@ impl Store {
                     content.blobs.insert(layer.0, Source::Layer(*layer));
                 }
                 let config = descriptor(OCI_CONFIG, &image.id.0, config.len() as u64);
-                let manifest = Manifest { schema_version: 2, media_type: OCI_MANIFEST.to_owned(), config, layers };
+                let (media_type, annotations) = (OCI_MANIFEST.to_owned(), BTreeMap::new());
+                let manifest = Manifest { schema_version: 2, media_type, config, layers, annotations };
                 let bytes = serde_json::to_vec(&manifest).map_err(|error| BundleError::Write(error.into()))?;
                 let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
                 content.blobs.insert(digest, Source::Bytes(bytes));

@@ -1,5 +1,6 @@
 //! Names, ids, removal, and what survives a crash.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -218,10 +219,12 @@ fn family(store: &Store, images: &[(&str, &Image)]) -> Family {
             platform: platform.parse().unwrap(),
             image: image.id,
             predicates: Vec::new(),
+            annotations: BTreeMap::new(),
+            described: BTreeMap::new(),
         })
         .collect();
     members[0].predicates.push(Predicate { kind: SLSA_PROVENANCE.to_owned(), blob });
-    let family = Family { members };
+    let family = Family { members, ..Family::default() };
     store.name_family(&family, &["many:1".parse().unwrap()]).unwrap();
     family
 }

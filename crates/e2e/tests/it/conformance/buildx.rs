@@ -33,12 +33,12 @@ fn plugin(name: &str) -> Option<PathBuf> {
 }
 
 /// A daemon, and docker's client with these plugins.
-struct Scene {
-    subject: Subject,
+pub(super) struct Scene {
+    pub(super) subject: Subject,
 }
 
 impl Scene {
-    fn start(plugins: &[&str]) -> Option<Self> {
+    pub(super) fn start(plugins: &[&str]) -> Option<Self> {
         let found: Vec<PathBuf> = plugins.iter().map(|name| plugin(name)).collect::<Option<_>>()?;
         let subject = Subject::start()?;
         subject.docker_command(&["version"])?;
@@ -50,13 +50,13 @@ impl Scene {
         Some(Self { subject })
     }
 
-    fn file(&self, path: &str, text: &str) {
+    pub(super) fn file(&self, path: &str, text: &str) {
         let path = self.subject.island.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub(super) fn command(&self, words: &[&str]) -> Command {
         let mut command = self.subject.docker_command(words).unwrap();
         command.env("HOME", self.subject.island.path("docker-config"));
         for name in ["DOCKER_BUILDKIT", "BUILDX_BUILDER", "BUILDKIT_PROGRESS", "SSH_AUTH_SOCK"] {
@@ -66,7 +66,7 @@ impl Scene {
         command
     }
 
-    fn run(&self, words: &[&str]) -> Run {
+    pub(super) fn run(&self, words: &[&str]) -> Run {
         finish(&mut self.command(words), b"")
     }
 
@@ -75,11 +75,11 @@ impl Scene {
     }
 
     /// A plain build, whose progress is on the error stream.
-    fn build(&self, words: &[&str]) -> Run {
+    pub(super) fn build(&self, words: &[&str]) -> Run {
         self.run(&[&["build", "--progress", "plain"][..], words].concat())
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.subject.island.path(name).display().to_string()
     }
 
@@ -89,7 +89,7 @@ impl Scene {
     }
 }
 
-fn ours() -> bool {
+pub(super) fn ours() -> bool {
     kind() == Kind::Insula
 }
 

@@ -1,5 +1,6 @@
 //! What docker's own client and library ask for, of whichever subject is chosen.
 
+mod bake;
 mod buildx;
 mod compose;
 mod compose_plugin;
@@ -14,3 +15,4 @@ pub(crate) mod network;
 mod ours;
 mod pizza;
 mod protocol;
+mod volumes_of_builds;

@@ -5,6 +5,7 @@ mod build;
 mod build_cache;
 mod build_platforms;
 pub(crate) mod build_remote;
+mod build_words;
 mod clients;
 pub(crate) mod compat;
 mod corpus;
