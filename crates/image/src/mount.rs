@@ -114,10 +114,13 @@ impl Mounts {
         Self { format: OnceLock::from(format), ..Self::default() }
     }
 
-    /// The format for new layers: EROFS unless this kernel has none.
+    /// The format for new layers: EROFS unless this kernel has none, or lets none mount it that has a user namespace of its own.
     pub(crate) fn format(&self) -> LayerFormat {
-        *self.format.get_or_init(|| match FsContext::open("erofs") {
-            Err(error) if error.errno() == rustix::io::Errno::NODEV => LayerFormat::Directory,
+        use rustix::io::Errno;
+        // without a source there is nothing to mount; whether one may is said before
+        let tried = || FsContext::open("erofs").and_then(|context| context.create());
+        *self.format.get_or_init(|| match tried() {
+            Err(error) if matches!(error.errno(), Errno::NODEV | Errno::PERM) => LayerFormat::Directory,
             _ => LayerFormat::Erofs,
         })
     }
@@ -260,8 +263,8 @@ fn mount_source(source: &str) -> Result<OwnedFd, FsError> {
 
 fn clone_directory(path: &Path) -> sys::Result<OwnedFd> {
     let fd = sys::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE)?;
-    let set = MountAttr::RDONLY | MountAttr::NODEV | MountAttr::NOATIME;
-    let attrs = MountAttrs { set, clear: MountAttr::ATIME_FIELD, ..MountAttrs::default() };
+    // access times: what cannot be written to has none, and in a user namespace of its own nobody may change that setting
+    let attrs = MountAttrs { set: MountAttr::RDONLY | MountAttr::NODEV, ..MountAttrs::default() };
     sys::mount::mount_setattr(fd.as_fd(), Depth::One, &attrs)?;
     Ok(fd)
 }
