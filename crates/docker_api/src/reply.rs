@@ -56,6 +56,11 @@ impl HttpBody for Body {
     }
 }
 
+/// What was removed, as Docker tells of it: where that is nothing, there is no list.
+pub(crate) fn removed<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|list| !list.is_empty())
+}
+
 /// A whole body of some media type.
 pub(crate) fn whole(status: StatusCode, media: &'static str, bytes: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Body::Full(Some(bytes.into())));

@@ -96,7 +96,7 @@ async fn configure_in(
     let container = container(id, prepared);
     let mut paths = Config::clone(&inner.config).paths(id);
     paths.runtime = runtime.to_owned();
-    crate::files::make_below_etc(&container, &paths)
+    crate::files::make_below_etc(&container, &paths, &[])
         .map_err(|error| EngineError::internal("cannot make the container's files", &error))?;
     let around = Surroundings {
         host: &inner.host,

@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// Makes them.
-pub(crate) fn make(container: &Container, paths: &Paths) -> io::Result<()> {
+/// Makes them. `gateways` are how containers reach the host.
+pub(crate) fn make(container: &Container, paths: &Paths, gateways: &[IpAddr]) -> io::Result<()> {
     let folder = |path: &Path, mode| DirBuilder::new().mode(mode).create(path);
     // a container with ids of its own has to pass through to its layer
     folder(&paths.dir, 0o711)?;
@@ -19,7 +19,7 @@ pub(crate) fn make(container: &Container, paths: &Paths) -> io::Result<()> {
         folder(&paths.dir.join("upper"), 0o755)?;
         folder(&paths.dir.join("work"), 0o700)?;
     }
-    make_below_etc(container, paths)
+    make_below_etc(container, paths, gateways)
 }
 
 /// A read-only root needs an upper layer only where mount points of the user's may have to be made.
@@ -28,21 +28,21 @@ pub(crate) fn has_upper(spec: &ContainerSpec) -> bool {
 }
 
 /// Makes only the three files that it sees below /etc.
-pub(crate) fn make_below_etc(container: &Container, paths: &Paths) -> io::Result<()> {
+pub(crate) fn make_below_etc(container: &Container, paths: &Paths, gateways: &[IpAddr]) -> io::Result<()> {
     let hostname = shown_hostname(container);
     fs::write(&paths.hostname, net::hostname_file(&hostname))?;
     // what they say depends on addresses, which the container gets with its start
     if matches!(container.spec.network, NetworkMode::Networks(_)) {
         return Ok(());
     }
-    fs::write(&paths.hosts, hosts(container, &hostname))?;
+    fs::write(&paths.hosts, hosts(container, &hostname, gateways))?;
     fs::write(&paths.resolv_conf, resolv_conf(container))
 }
 
-fn hosts(container: &Container, hostname: &str) -> String {
+fn hosts(container: &Container, hostname: &str, gateways: &[IpAddr]) -> String {
     let spec = &container.spec;
     let extra: Vec<(String, IpAddr)> =
-        spec.extra_hosts.iter().filter_map(|line| net::extra_host(line, &[])).flatten().collect();
+        spec.extra_hosts.iter().filter_map(|line| net::extra_host(line, gateways)).flatten().collect();
     if spec.network == NetworkMode::Host
         && let Ok(mut text) = fs::read_to_string("/etc/hosts")
     {

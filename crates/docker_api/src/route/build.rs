@@ -33,12 +33,20 @@ const MAX_LINE: usize = 64 << 20;
 type Lines = mpsc::Sender<io::Result<Bytes>>;
 
 /// `POST /build`
-pub(crate) async fn classic(call: Call) -> Result {
+pub(crate) async fn classic(mut call: Call) -> Result {
     if call.query.text("version") == Some("2") {
         return super::buildkit::build(call).await;
     }
-    let mut request = classic_request(&call.query)?;
-    request.proofs = super::registry::proofs(&call)?;
+    let asked = classic_request(&call.query).and_then(|request| Ok((request, super::registry::proofs(&call)?)));
+    let (mut request, proofs) = match asked {
+        Ok(asked) => asked,
+        Err(error) => {
+            // who sends an archive hears of the refusal once all is sent
+            drain(call.request.body_mut()).await;
+            return Err(error);
+        }
+    };
+    request.proofs = proofs;
     let quiet = call.query.flag("q");
     let engine = call.api.engine.clone();
     request.context = match call.query.text("remote") {
@@ -480,9 +488,7 @@ fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
 /// Sets the platform; of several they are given back.
 fn platform(options: &mut Options, text: Option<&str>) -> Result<Vec<Platform>> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
-    let parse = |text: &str| {
-        text.parse::<Platform>().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}")))
-    };
+    let parse = |text: &str| text.parse::<Platform>().map_err(|error| ApiError::invalid(error.to_string()));
     let mut all: Vec<Platform> = Vec::new();
     for platform in text.split(',').map(parse) {
         let platform = platform?;

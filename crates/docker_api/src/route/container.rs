@@ -12,14 +12,15 @@ use crate::translate::{Filled, create as translate, describe, list as listing, r
 use crate::websocket::{self, Words};
 use bytes::Bytes;
 use docker_wire::models::{
-    ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse, ContainerUpdateBody,
-    ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
+    ContainerCreateBody, ContainerCreateResponse, ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse,
+    ContainerWaitExitError, ContainerWaitResponse, HostConfig,
 };
 use engine::model::{Container, ContainerSpec};
 use engine::{Attach, Framing, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
 use oci::platform::PlatformError;
 use rustix::io::Errno;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -243,10 +244,8 @@ pub(crate) async fn prune(call: Call) -> Result {
             && filters.match_labels(|key| container.spec.labels.get(key).map(String::as_str))
     };
     let (removed, bytes) = call.engine().prune_containers(chosen).await?;
-    reply::json(&ContainerPruneResponse {
-        containers_deleted: Some(removed.iter().map(ToString::to_string).collect()),
-        space_reclaimed: i64::try_from(bytes).ok(),
-    })
+    let removed = reply::removed(removed.iter().map(ToString::to_string).collect());
+    reply::json(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": bytes }))
 }
 
 /// `POST /containers/{id}/resize`

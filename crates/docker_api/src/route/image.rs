@@ -6,7 +6,7 @@ use crate::route::Version;
 use crate::server::Call;
 use crate::translate::image as translate;
 use bytes::{Buf, Bytes};
-use docker_wire::models::{ImageDeleteResponseItem, ImageManifestSummary, ImagePruneResponse, ImageSummary};
+use docker_wire::models::{ImageDeleteResponseItem, ImageManifestSummary, ImageSummary};
 use engine::ImagePart;
 use engine::image::{ConfigChanges, Image, ImportOptions, LayerId, PruneScope, Removed};
 use engine::model::Container;
@@ -223,10 +223,8 @@ pub(crate) async fn prune(call: Call) -> Result {
             && filters.match_labels(|key| labels.get(key).map(String::as_str))
     };
     let pruned = call.engine().prune_images(scope, wanted).await?;
-    reply::json(&ImagePruneResponse {
-        images_deleted: Some(removed_items(&pruned.removed)),
-        space_reclaimed: i64::try_from(pruned.reclaimed_bytes).ok(),
-    })
+    let removed = reply::removed(removed_items(&pruned.removed));
+    reply::json(&json!({ "ImagesDeleted": removed, "SpaceReclaimed": pruned.reclaimed_bytes }))
 }
 
 /// `POST /images/create`: a pull, or an import of an archive.

@@ -8,11 +8,12 @@ use crate::translate::list::fits;
 use crate::translate::network as translate;
 use crate::translate::time::now_ns;
 use docker_wire::models::{
-    NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest, NetworkPruneResponse,
+    NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
 };
 use engine::Leave;
 use engine::model::Network;
 use hyper::StatusCode;
+use serde_json::json;
 
 fn shows(call: &Call, filters: &Filters, dangling: Option<bool>, network: &Network) -> bool {
     let custom = !network.is_predefined();
@@ -92,5 +93,5 @@ pub(crate) async fn prune(call: Call) -> Result {
             deleted.push(network.spec.name.clone());
         }
     }
-    reply::json(&NetworkPruneResponse { networks_deleted: Some(deleted) })
+    reply::json(&json!({ "NetworksDeleted": reply::removed(deleted) }))
 }

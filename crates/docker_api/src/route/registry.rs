@@ -10,6 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use engine::{EngineError, ErrorClass, Progress, Proof, Pull};
 use hyper::StatusCode;
+use oci::platform::PlatformError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ pub(crate) async fn pull(call: Call) -> Result {
     let platform = call
         .query
         .text("platform")
-        .map(|text| text.parse().map_err(|error| ApiError::invalid(format!("invalid platform {text:?}: {error}"))));
+        .map(|text| text.parse().map_err(|error: PlatformError| ApiError::invalid(error.to_string())));
     let verify = call.query.text("verify").map(str::to_owned);
     let pull =
         Pull { name, all_tags, platform: platform.transpose()?, proof: proof(&call)?, verify, ..Pull::default() };

@@ -81,7 +81,8 @@ pub(crate) fn manifest(part: &ImagePart, containers: Vec<String>) -> ImageManife
     let platform = OciPlatform {
         architecture: Some(part.platform.architecture.clone()),
         os: Some(part.platform.os.clone()),
-        variant: part.platform.variant.clone(),
+        // as the platform is written: that of arm64 is not
+        variant: part.platform.to_string().split('/').nth(2).map(str::to_owned),
         ..Default::default()
     };
     let content = i64::try_from(part.content_bytes).unwrap_or(i64::MAX);

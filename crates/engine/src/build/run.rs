@@ -105,7 +105,7 @@ impl Build {
         let mut container = self.container(step, mounted, id);
         let paths = paths(upper.path(), runtime);
         let cannot = |error: std::io::Error| EngineError::internal("cannot make the step's files", &error);
-        crate::files::make_below_etc(&container, &paths).map_err(cannot)?;
+        crate::files::make_below_etc(&container, &paths, &self.inner.networks.host_gateways()).map_err(cannot)?;
         let mut leaving = None;
         let netns = match container.spec.network {
             NetworkMode::Networks(_) => {

@@ -298,7 +298,7 @@ impl Engine {
             claims = attached.claims;
         }
         let paths = self.inner.config.paths(&container.id);
-        let made = crate::files::make(container, &paths);
+        let made = crate::files::make(container, &paths, &self.inner.networks.host_gateways());
         made.map(|()| claims).map_err(|error| {
             EngineError::internal(format!("cannot make the files of a container in {}", paths.dir.display()), &error)
         })

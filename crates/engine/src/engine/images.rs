@@ -85,7 +85,8 @@ impl Engine {
         let images = &self.inner.images;
         let size = |digest: &Digest| images.blob_size(digest).unwrap_or(0);
         let config_bytes = self.image_configuration(&image)?.len() as u64;
-        let Some(manifest) = images.whole_manifest(&image) else {
+        // of one that was sent from here its layers are not kept in that form
+        let Some(manifest) = image.manifests.iter().find(|one| images.blob_size(&one.digest).is_some()) else {
             let (digest, media_type) = (image.id.0, OCI_CONFIG.to_owned());
             return Ok(ImagePart {
                 image,

@@ -11,9 +11,9 @@ fn python(subject: &Subject, script: &str) -> Option<()> {
         return None;
     }
     let head = format!(
-        "import docker, io, tarfile, time\nfrom docker import errors, types\nIMAGE = {IMAGE:?}\nLOST = {}\nclient = docker.DockerClient(base_url='unix://{}', version='auto')\n",
-        // the library loses what comes in one piece with the head, as dockerd sends it
-        if subject.kind == Kind::Insula { "None" } else { "b''" },
+        "import docker, io, tarfile, time\nfrom docker import errors, types\nIMAGE = {IMAGE:?}\nOURS = {}\nclient = docker.DockerClient(base_url='unix://{}', version='auto')\n",
+        // the library loses what comes in one piece with the head, as dockerd sends it; whose numbers leave out what is none
+        if subject.kind == Kind::Insula { "True" } else { "False" },
         subject.socket().display()
     );
     let mut command = Command::new("python3");
@@ -66,7 +66,7 @@ while web.health != 'healthy':
 
 assert web.logs() == b'one\ntwo\n' and web.logs(tail=1) == b'two\n' and web.logs(stdout=False, stderr=True) == b''
 assert b'T' in web.logs(timestamps=True, tail=1).split()[0]
-assert web.attach(logs=True, stream=False) in (b'one\ntwo\n', LOST)
+assert web.attach(logs=True, stream=False) == b'one\ntwo\n' or not OURS
 code, output = web.exec_run(['sh', '-c', 'echo out; echo err >&2; exit 4'], demux=True)
 assert (code, output) == (4, (b'out\n', b'err\n')), (code, output)
 code, output = web.exec_run(['sh', '-c', 'printf %s ' + 'a' * 20000 + ' | wc -c'])
@@ -79,7 +79,7 @@ shown = client.api.exec_inspect(instance)
 assert shown['Running'] and shown['ExitCode'] is None and shown['Pid'] > 0, shown
 assert 'Titles' in web.top() and len(web.top(ps_args='-o pid,args')['Processes'][0]) == 2
 stats = web.stats(stream=False)
-assert stats['memory_stats']['usage'] > 0 and 'networks' in stats and stats['pids_stats']['current'] >= 2, stats.keys()
+assert stats['memory_stats']['usage'] > 0 and ('networks' in stats or not OURS) and stats['pids_stats']['current'] >= 2, stats.keys()
 first = next(web.stats(decode=True))
 assert first['id'] == web.id
 web.update(mem_limit='64m', memswap_limit='64m', restart_policy={'Name': 'always'})

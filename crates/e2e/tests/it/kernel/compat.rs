@@ -151,6 +151,7 @@ fn fields_are_kept_and_shown() {
         shown
     }));
     wrong.extend(answers(&subject, &table));
+    wrong.extend(nothing_pruned(&subject));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     answer(&subject, "DELETE", "/containers/compat-other?force=1", None).unwrap();
     answer(&subject, "DELETE", "/networks/compat", None).unwrap();
@@ -293,4 +294,15 @@ fn answers(subject: &Subject, table: &Table) -> Vec<String> {
     }
     answer(subject, "DELETE", "/volumes/compat", None).unwrap();
     wrong
+}
+
+/// Where nothing is removed, Docker tells of no list.
+fn nothing_pruned(subject: &Subject) -> Vec<String> {
+    let kinds = [("containers", "ContainersDeleted"), ("images", "ImagesDeleted"), ("networks", "NetworksDeleted")];
+    let one = |(kind, name): (&str, &str)| {
+        let path = format!("/{kind}/prune?filters={{%22label%22:[%22nobody%22]}}");
+        let shown = answer(subject, "POST", &path, None).unwrap_or_else(Value::String);
+        (shown.get(name) != Some(&Value::Null)).then(|| format!("{path}: {name} is not null: {shown}"))
+    };
+    kinds.into_iter().filter_map(one).collect()
 }
