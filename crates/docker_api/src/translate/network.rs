@@ -12,7 +12,7 @@ use engine::model::{
 };
 use engine::net::firewall::{Gateway, Protocol, Publication};
 use engine::net::ipam::{Lease, SubnetRequest};
-use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet};
+use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet, Switch};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -256,10 +256,19 @@ pub(crate) fn endpoint(settings: EndpointSettings) -> Result<EndpointRequest, Ap
             }
         }
     }
+    let words: BTreeMap<String, String> = settings.driver_opts.unwrap_or_default().into_iter().collect();
+    let mut switches = Vec::new();
+    for one in words.get("com.docker.network.endpoint.sysctls").into_iter().flat_map(|list| list.split(',')) {
+        match link_switch(one) {
+            Some(switch) => switches.push(switch),
+            None => problems.push(format!(
+                "unrecognised network interface sysctl '{one}'; write net.X.Y.IFNAME.Z=V, where X is ipv4, ipv6 or mpls"
+            )),
+        }
+    }
     if !problems.is_empty() {
         return Err(ApiError::invalid(format!("invalid endpoint settings:\n{}", problems.join("\n"))));
     }
-    let words: BTreeMap<String, String> = settings.driver_opts.unwrap_or_default().into_iter().collect();
     Ok(EndpointRequest {
         aliases: settings.aliases.unwrap_or_default(),
         addresses,
@@ -268,9 +277,20 @@ pub(crate) fn endpoint(settings: EndpointSettings) -> Result<EndpointRequest, Ap
         links: settings.links.unwrap_or_default(),
         gateway_priority: settings.gw_priority.unwrap_or(0),
         link_name: words.get("com.docker.network.endpoint.ifname").cloned(),
+        switches,
         rate: rate(&words)?,
         words,
     })
+}
+
+/// `net.ipv4.conf.IFNAME.log_martians=1`; the link's name is known when it is made, and clients may write it small.
+fn link_switch(text: &str) -> Option<Switch> {
+    let (name, value) = text.split_once('=')?;
+    let parts: Vec<&str> = name.split('.').collect();
+    let ["net", family @ ("ipv4" | "ipv6" | "mpls"), group, "IFNAME" | "ifname", name] = parts[..] else { return None };
+    let good = [group, name].iter().all(|part| !part.is_empty() && !part.contains('/'));
+    let [family, group, name, value] = [family, group, name, value].map(str::to_owned);
+    good.then_some(Switch { family, group, name, value })
 }
 
 /// An IPv4 address in the clothes of an IPv6 one, which no link has.
@@ -628,6 +648,25 @@ mod tests {
 
     fn read(body: Value) -> Result<NetworkSpec, ApiError> {
         spec(serde_json::from_value(body).unwrap())
+    }
+
+    #[test]
+    fn switches_of_a_link_are_read() {
+        let said = |text: &str| link_switch(text).map(|one| [one.family, one.group, one.name, one.value].join(" "));
+        assert_eq!(said("net.ipv4.conf.IFNAME.log_martians=1").as_deref(), Some("ipv4 conf log_martians 1"));
+        assert_eq!(said("net.ipv6.neigh.ifname.gc_stale_time=30").as_deref(), Some("ipv6 neigh gc_stale_time 30"));
+        for wrong in [
+            "",
+            "net.ipv4.conf.IFNAME.forwarding",
+            "net.ipv4.conf.eth0.forwarding=1",
+            "net.core.conf.IFNAME.x=1",
+            "net.ipv4.conf/../..IFNAME.x=1",
+            "net.ipv4.conf.IFNAME.a/b=1",
+            "net.ipv4..IFNAME.x=1",
+            "kernel.ipv4.conf.IFNAME.x=1",
+        ] {
+            assert_eq!(said(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -224,6 +224,8 @@ pub struct EndpointRequest {
     pub gateway_priority: i64,
     /// The link's name in the container.
     pub link_name: Option<String>,
+    /// Switches of the kernel for its link.
+    pub switches: Vec<net::Switch>,
     /// Limits, in place of the network's.
     pub rate: Rate,
     /// The options in the client's words, as it is shown them again.

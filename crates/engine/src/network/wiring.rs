@@ -122,6 +122,7 @@ pub(crate) fn link(joined: &Joined, out: WayOut, hairpin: bool) -> EndpointSpec 
         routes: routes(joined, out),
         mtu: mtu(network),
         rate: rate(network, endpoint),
+        switches: endpoint.request.switches.clone(),
     }
 }
 
