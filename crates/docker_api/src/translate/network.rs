@@ -160,6 +160,12 @@ fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: boo
             "bridge.gateway_mode_ipv6" if value == "isolated" => options.isolated = true,
             "bridge.gateway_mode_ipv4" => options.v4 = gateway(key, value)?,
             "bridge.gateway_mode_ipv6" => options.v6 = gateway(key, value)?,
+            "bridge.trusted_host_interfaces" => {
+                options.trusted = value.split(':').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                if options.trusted.iter().any(|name| name.len() > LINK_NAME_MAX) {
+                    return Err(bad_option(key, value, "it is names of links with colons between them"));
+                }
+            }
             "host_ipv4" => options.leave_v4 = Some(host_address(key, value)?),
             "host_ipv6" => options.leave_v6 = Some(host_address(key, value)?),
             "bridge.host_binding_ipv4" => {
@@ -677,11 +683,13 @@ mod tests {
                 "AuxiliaryAddresses": { "router": "10.1.0.5" } }, { "Subnet": "fd00:1::/64" }] },
             "Options": { "com.docker.network.bridge.name": "shop0", "com.docker.network.driver.mtu": "1400",
                 "com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.enable_ip_masquerade": "0",
-                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1", "insula.rate.send": "10m" },
+                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1", "insula.rate.send": "10m",
+                "com.docker.network.bridge.trusted_host_interfaces": "eth1:vxlan.1" },
         }))
         .unwrap();
         assert_eq!((asked.link.bridge.as_deref(), asked.link.mtu), (Some("shop0"), Some(1400)));
         assert!(asked.link.separate && !asked.link.masquerade && asked.internal && asked.v6);
+        assert_eq!(asked.link.trusted.iter().collect::<Vec<_>>(), ["eth1", "vxlan.1"]);
         assert_eq!(asked.link.rate.send, Some(10 << 20));
         assert_eq!(asked.subnets[0].gateway, "10.1.0.9".parse().ok());
         assert!(asked.subnets[1].v6);

@@ -84,6 +84,7 @@ pub(crate) fn rules(network: &Network) -> NetworkRules {
         leave_v6: options.leave_v6,
         v4: options.v4,
         v6: options.v6,
+        trusted: options.trusted.clone(),
     }
 }
 
