@@ -81,6 +81,7 @@ fn connect(links: &Links, gateway: Subnet) -> Outcome<()> {
             routes: vec![Route::default_via(gateway.address())],
             mtu: None,
             rate: Rate::default(),
+            switches: Vec::new(),
         };
         let namespace = timed(&mut plain, || -> net::Result<OwnedFd> {
             let namespace = pool.take()?;

@@ -34,7 +34,7 @@ pub use error::{NetError, Result};
 pub use files::{HOST_GATEWAY, Origin, Resolver, extra_host, hostname_file, hosts_file, hosts_file_for};
 pub use link::{
     Attachment, BridgeSpec, EndpointSpec, IpvlanMode, LINK_NAME_MAX, Link, Links, MacvlanMode, Rate, Route, RouteEntry,
-    VxlanPeers, VxlanSpec,
+    Switch, VxlanPeers, VxlanSpec,
 };
 pub use netns::{NetnsPool, create_netns, netns_inode};
 pub use statistics::{LinkStatistics, link_statistics, parse_link_statistics};

@@ -12,7 +12,7 @@ use engine::model::{
 };
 use engine::net::firewall::{Gateway, Protocol, Publication};
 use engine::net::ipam::{Lease, SubnetRequest};
-use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet};
+use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet, Switch};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -160,6 +160,12 @@ fn link_options(words: &BTreeMap<String, String>, driver: Driver, tunnelled: boo
             "bridge.gateway_mode_ipv6" if value == "isolated" => options.isolated = true,
             "bridge.gateway_mode_ipv4" => options.v4 = gateway(key, value)?,
             "bridge.gateway_mode_ipv6" => options.v6 = gateway(key, value)?,
+            "bridge.trusted_host_interfaces" => {
+                options.trusted = value.split(':').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                if options.trusted.iter().any(|name| name.len() > LINK_NAME_MAX) {
+                    return Err(bad_option(key, value, "it is names of links with colons between them"));
+                }
+            }
             "host_ipv4" => options.leave_v4 = Some(host_address(key, value)?),
             "host_ipv6" => options.leave_v6 = Some(host_address(key, value)?),
             "bridge.host_binding_ipv4" => {
@@ -256,10 +262,19 @@ pub(crate) fn endpoint(settings: EndpointSettings) -> Result<EndpointRequest, Ap
             }
         }
     }
+    let words: BTreeMap<String, String> = settings.driver_opts.unwrap_or_default().into_iter().collect();
+    let mut switches = Vec::new();
+    for one in words.get("com.docker.network.endpoint.sysctls").into_iter().flat_map(|list| list.split(',')) {
+        match link_switch(one) {
+            Some(switch) => switches.push(switch),
+            None => problems.push(format!(
+                "unrecognised network interface sysctl '{one}'; write net.X.Y.IFNAME.Z=V, where X is ipv4, ipv6 or mpls"
+            )),
+        }
+    }
     if !problems.is_empty() {
         return Err(ApiError::invalid(format!("invalid endpoint settings:\n{}", problems.join("\n"))));
     }
-    let words: BTreeMap<String, String> = settings.driver_opts.unwrap_or_default().into_iter().collect();
     Ok(EndpointRequest {
         aliases: settings.aliases.unwrap_or_default(),
         addresses,
@@ -268,9 +283,20 @@ pub(crate) fn endpoint(settings: EndpointSettings) -> Result<EndpointRequest, Ap
         links: settings.links.unwrap_or_default(),
         gateway_priority: settings.gw_priority.unwrap_or(0),
         link_name: words.get("com.docker.network.endpoint.ifname").cloned(),
+        switches,
         rate: rate(&words)?,
         words,
     })
+}
+
+/// `net.ipv4.conf.IFNAME.log_martians=1`; the link's name is known when it is made, and clients may write it small.
+fn link_switch(text: &str) -> Option<Switch> {
+    let (name, value) = text.split_once('=')?;
+    let parts: Vec<&str> = name.split('.').collect();
+    let ["net", family @ ("ipv4" | "ipv6" | "mpls"), group, "IFNAME" | "ifname", name] = parts[..] else { return None };
+    let good = [group, name].iter().all(|part| !part.is_empty() && !part.contains('/'));
+    let [family, group, name, value] = [family, group, name, value].map(str::to_owned);
+    good.then_some(Switch { family, group, name, value })
 }
 
 /// An IPv4 address in the clothes of an IPv6 one, which no link has.
@@ -631,6 +657,25 @@ mod tests {
     }
 
     #[test]
+    fn switches_of_a_link_are_read() {
+        let said = |text: &str| link_switch(text).map(|one| [one.family, one.group, one.name, one.value].join(" "));
+        assert_eq!(said("net.ipv4.conf.IFNAME.log_martians=1").as_deref(), Some("ipv4 conf log_martians 1"));
+        assert_eq!(said("net.ipv6.neigh.ifname.gc_stale_time=30").as_deref(), Some("ipv6 neigh gc_stale_time 30"));
+        for wrong in [
+            "",
+            "net.ipv4.conf.IFNAME.forwarding",
+            "net.ipv4.conf.eth0.forwarding=1",
+            "net.core.conf.IFNAME.x=1",
+            "net.ipv4.conf/../..IFNAME.x=1",
+            "net.ipv4.conf.IFNAME.a/b=1",
+            "net.ipv4..IFNAME.x=1",
+            "kernel.ipv4.conf.IFNAME.x=1",
+        ] {
+            assert_eq!(said(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn options_are_understood() {
         let asked = read(json!({
             "Name": "shop", "Driver": "bridge", "Internal": true, "EnableIPv6": true,
@@ -638,11 +683,13 @@ mod tests {
                 "AuxiliaryAddresses": { "router": "10.1.0.5" } }, { "Subnet": "fd00:1::/64" }] },
             "Options": { "com.docker.network.bridge.name": "shop0", "com.docker.network.driver.mtu": "1400",
                 "com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.enable_ip_masquerade": "0",
-                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1", "insula.rate.send": "10m" },
+                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1", "insula.rate.send": "10m",
+                "com.docker.network.bridge.trusted_host_interfaces": "eth1:vxlan.1" },
         }))
         .unwrap();
         assert_eq!((asked.link.bridge.as_deref(), asked.link.mtu), (Some("shop0"), Some(1400)));
         assert!(asked.link.separate && !asked.link.masquerade && asked.internal && asked.v6);
+        assert_eq!(asked.link.trusted.iter().collect::<Vec<_>>(), ["eth1", "vxlan.1"]);
         assert_eq!(asked.link.rate.send, Some(10 << 20));
         assert_eq!(asked.subnets[0].gateway, "10.1.0.9".parse().ok());
         assert!(asked.subnets[1].v6);

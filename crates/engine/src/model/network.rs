@@ -5,7 +5,7 @@ use net::firewall::{Gateway, Protocol, Publication};
 use net::ipam::{Lease, SubnetRequest};
 use net::{IpvlanMode, Mac, MacvlanMode, Rate};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The network that containers are in where nothing else is said.
@@ -71,6 +71,8 @@ pub struct LinkOptions {
     pub v4: Gateway,
     /// How containers are reached over IPv6.
     pub v6: Gateway,
+    /// Links of the host from where published ports are reached at the containers' own addresses, too.
+    pub trusted: BTreeSet<String>,
     /// The host has no address in the network, which is then no way out.
     pub isolated: bool,
     /// Where ports are published that name no address.
@@ -101,6 +103,7 @@ impl Default for LinkOptions {
             separate: false,
             v4: Gateway::Nat,
             v6: Gateway::Nat,
+            trusted: BTreeSet::new(),
             isolated: false,
             publish_at: None,
             prefix: "eth".to_owned(),
@@ -224,6 +227,8 @@ pub struct EndpointRequest {
     pub gateway_priority: i64,
     /// The link's name in the container.
     pub link_name: Option<String>,
+    /// Switches of the kernel for its link.
+    pub switches: Vec<net::Switch>,
     /// Limits, in place of the network's.
     pub rate: Rate,
     /// The options in the client's words, as it is shown them again.

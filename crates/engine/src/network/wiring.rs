@@ -84,6 +84,7 @@ pub(crate) fn rules(network: &Network) -> NetworkRules {
         leave_v6: options.leave_v6,
         v4: options.v4,
         v6: options.v6,
+        trusted: options.trusted.clone(),
     }
 }
 
@@ -122,6 +123,7 @@ pub(crate) fn link(joined: &Joined, out: WayOut, hairpin: bool) -> EndpointSpec 
         routes: routes(joined, out),
         mtu: mtu(network),
         rate: rate(network, endpoint),
+        switches: endpoint.request.switches.clone(),
     }
 }
 

@@ -227,6 +227,7 @@ impl Call {
             routes: leases.iter().filter(|_| !internal).map(|lease| Route::default_via(lease.gateway)).collect(),
             mtu: self.configuration.mtu,
             rate: Rate::default(),
+            switches: Vec::new(),
         };
         let addresses: Vec<IpAddr> = leases.iter().map(|lease| lease.address.address()).collect();
         let published = self.publications(&addresses)?;

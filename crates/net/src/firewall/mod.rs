@@ -238,7 +238,7 @@ impl Firewall {
 /// What goes and what comes when only ports do: without looking at all elements. Nothing when more than that changes, or
 /// when two ports meet and so the change alone does not tell.
 fn few(said: &Elements, old: &Rules, new: &Rules) -> Option<(Elements, Elements)> {
-    if old.networks != new.networks {
+    if old.networks != new.networks || new.networks.values().any(|network| !network.trusted.is_empty()) {
         return None;
     }
     let maps = |name: &str| name.starts_with("any") || name.starts_with("at");

@@ -94,6 +94,9 @@ pub struct NetworkRules {
     /// How the containers are reached over IPv6.
     #[serde(default)]
     pub v6: Gateway,
+    /// Links of the host from where published ports are reached at the containers' own addresses, too.
+    #[serde(default)]
+    pub trusted: BTreeSet<String>,
 }
 
 impl NetworkRules {
@@ -189,6 +192,24 @@ pub(super) fn elements(rules: &Rules) -> Elements {
     for (set, elements) in port_elements(&rules.published) {
         all.entry(set).or_default().extend(elements);
     }
+    for network in rules.networks.values().filter(|network| !network.trusted.is_empty()) {
+        for (set, elements) in trusted(network, &rules.published) {
+            all.entry(set).or_default().extend(elements);
+        }
+    }
+    all
+}
+
+/// The elements for a network's published ports as those see them who come from trusted links.
+fn trusted(network: &NetworkRules, published: &BTreeSet<Publication>) -> Elements {
+    let mut all = Elements::new();
+    let own = |port: &&Publication| network.subnets.iter().any(|subnet| subnet.contains(port.to));
+    for port in published.iter().filter(own) {
+        for link in &network.trusted {
+            let key = [name(link), port.at_container()].concat();
+            all.entry(if port.to.is_ipv6() { "trust6" } else { "trust4" }).or_default().insert(plain(key));
+        }
+    }
     all
 }
 
@@ -209,8 +230,7 @@ fn publications<'a>(
         let port = |number: u16| [number.to_be_bytes().to_vec(), vec![0, 0]].concat();
         let service = [vec![publication.protocol.number(), 0, 0, 0], port(publication.port)].concat();
         if publication.is_direct() {
-            let own = [vec![publication.protocol.number(), 0, 0, 0], port(publication.to_port)].concat();
-            let key = [octets(publication.to), own].concat();
+            let key = publication.at_container();
             maps.entry(if v6 { "direct6" } else { "direct4" }).or_default().insert(key, Vec::new());
             continue;
         }
@@ -252,6 +272,12 @@ impl Publication {
             Some(host) => host.is_ipv6() == target.is_ipv6(),
         };
         to.iter().filter(fits).map(|to| Self { host, protocol, port, to: *to, to_port }).collect()
+    }
+
+    /// The container's address, protocol and port as registers hold them.
+    fn at_container(&self) -> Vec<u8> {
+        let port = [self.to_port.to_be_bytes(), [0, 0]].concat();
+        [octets(self.to), vec![self.protocol.number(), 0, 0, 0], port].concat()
     }
 
     /// Whether both would answer at one address and port.

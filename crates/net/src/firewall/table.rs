@@ -9,6 +9,7 @@
 //!                         within a network: accept
 //!                         from or to an internal network: drop
 //!                         to a published port, of the host or of a routed container: accept
+//!                         from a trusted link to a published port at the container's address: accept
 //!                         ping to a routed network: accept
 //!                         between two networks: drop
 //!                         from outside to a closed network: drop
@@ -53,6 +54,8 @@ pub(super) const SETS: &[Set] = &[
     Set { name: SEPARATE,   key: &[Name, Name],         data: &[],         ranges: false },
     Set { name: "snat4",    key: &[V4, V4],             data: &[V4],       ranges: true },
     Set { name: "snat6",    key: &[V6, V6],             data: &[V6],       ranges: true },
+    Set { name: "trust4",   key: &[Name, V4, Protocol, Port], data: &[],   ranges: false },
+    Set { name: "trust6",   key: &[Name, V6, Protocol, Port], data: &[],   ranges: false },
 ];
 
 #[rustfmt::skip]
@@ -65,7 +68,7 @@ const CHAINS: &[Chain] = &[
 ];
 
 /// `struct nft_rule`s of all chains; for whoever counts them.
-pub(super) const RULES: usize = 2 + 2 * 4 + 7 + 2 * 3 + 7;
+pub(super) const RULES: usize = 2 + 2 * 4 + 7 + 2 * 4 + 7;
 
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const STATUS_DNAT: u32 = 0x20;
@@ -236,6 +239,16 @@ fn forward(transaction: &mut Transaction<'_>) {
             Expression::Lookup(direct, first, Fit::Is),
         ];
         add("to a published port at its own address", &[&version.only(), &service, &accept]);
+        // after the link's name, which takes four registers
+        let (address, protocol) = if version.length == 4 { (R0 + 4, R0 + 5) } else { (WIDE0 + 1, R0 + 8) };
+        let from = [
+            Expression::Meta(Meta::InName, WIDE0),
+            version.destination(address),
+            Expression::Meta(Meta::Protocol, protocol),
+            Expression::Payload(Base::Transport, 2, 2, protocol + 1),
+            Expression::Lookup(version.set("trust4", "trust6"), WIDE0, Fit::Is),
+        ];
+        add("from a trusted link to a published port", &[&version.only(), &from, &accept]);
         let ping = [Expression::Meta(Meta::Protocol, R0), Expression::Compare(R0, Fit::Is, vec![version.ping])];
         let routed = in_set(Meta::OutName, version.set("routed4", "routed6"), Fit::Is);
         add("ping to a routed network", &[&version.only(), &ping, &routed, &accept]);

@@ -26,7 +26,8 @@ fn every_element_has_a_set_and_the_length_of_its_key() {
         NetworkRules { internal: true, v4: Gateway::NatUnprotected, v6: Gateway::Routed, ..network.clone() },
     );
     let leave = NetworkRules { leave_v4: "10.9.9.9".parse().ok(), leave_v6: "fd99::9".parse().ok(), ..network.clone() };
-    rules.networks.insert("br2".to_owned(), NetworkRules { v6: Gateway::Nat, ..leave });
+    let trusted = ["eth0", "eth1"].map(str::to_owned).into();
+    rules.networks.insert("br2".to_owned(), NetworkRules { v6: Gateway::Nat, trusted, ..leave });
     for host in [None, Some("127.0.0.1"), Some("10.9.9.9"), Some("0.0.0.0"), Some("::1")] {
         rules.published.insert(publication(host, 80, "10.0.0.2"));
         rules.published.insert(publication(host, 81, "fd00::2"));
@@ -55,6 +56,7 @@ fn every_element_has_a_set_and_the_length_of_its_key() {
     assert_eq!((count("closed6"), count("routed4"), count("routed6")), (3, 0, 1));
     assert_eq!((count("direct4"), count("direct6")), (1, 1));
     assert_eq!((count("any4"), count("at4"), count("loop4"), count("any6"), count("at6")), (1, 2, 1, 1, 1));
+    assert_eq!((count("trust4"), count("trust6")), (2, 2), "one port of the container, from two links");
     assert!(SETS.is_sorted_by_key(|set| set.name));
 }
 

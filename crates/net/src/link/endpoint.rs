@@ -5,15 +5,17 @@
 //! sendmsg 2, container:  far end up, addresses, then routes
 //! ```
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::rtnl::{self, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_MTU, IFLA_NET_NS_FD, Peer, Port};
 use super::{Links, check_name, failed, rate::Rate};
-use crate::{Mac, NetError, Result, Subnet};
+use crate::{Mac, NetError, Result, Subnet, netns};
 use sys::netlink::{Batch, Message};
 
 const IFLA_MACVLAN_MODE: u16 = 1;
@@ -120,6 +122,22 @@ pub struct EndpointSpec {
     pub mtu: Option<u32>,
     /// Limits for what the container receives and sends; only on a bridge.
     pub rate: Rate,
+    /// Switches of the kernel for the link, set before it has an address.
+    #[serde(default)]
+    pub switches: Vec<Switch>,
+}
+
+/// A switch that the kernel has for each link: `/proc/sys/net/FAMILY/GROUP/LINK/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// Such as `ipv4`.
+    pub family: String,
+    /// Such as `conf`.
+    pub group: String,
+    /// Such as `log_martians`.
+    pub name: String,
+    /// What it is to say.
+    pub value: String,
 }
 
 impl Links {
@@ -160,7 +178,9 @@ impl Links {
                 })?;
             }
         }
-        let outcome = Self::open_in(namespace).and_then(|inside| inside.configure(spec));
+        let switched =
+            if spec.switches.is_empty() { Ok(()) } else { netns::within(namespace, || switch(spec)).flatten() };
+        let outcome = switched.and_then(|()| Self::open_in(namespace)?.configure(spec));
         if outcome.is_err() {
             // The first failure is the one to tell.
             let _ = self.disconnect(namespace, spec);
@@ -285,6 +305,15 @@ impl Links {
             }
         })
     }
+}
+
+/// Sets the link's switches; the calling thread is in the container's namespace.
+fn switch(spec: &EndpointSpec) -> Result<()> {
+    for one in &spec.switches {
+        let path = Path::new("/proc/sys/net").join(&one.family).join(&one.group).join(&spec.name).join(&one.name);
+        fs::write(&path, &one.value).map_err(|source| NetError::Sysctl { path, source })?;
+    }
+    Ok(())
 }
 
 fn default_mac(spec: &EndpointSpec) -> Option<Mac> {

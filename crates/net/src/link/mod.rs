@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 pub use bridge::BridgeSpec;
 pub(crate) use bridge::set_sysctl;
-pub use endpoint::{Attachment, EndpointSpec, IpvlanMode, MacvlanMode, Route};
+pub use endpoint::{Attachment, EndpointSpec, IpvlanMode, MacvlanMode, Route, Switch};
 pub use rate::Rate;
 pub use show::{Link, RouteEntry};
 pub use tunnel::{VxlanPeers, VxlanSpec};

@@ -148,5 +148,6 @@ pub(crate) fn endpoint(bridge: &str, near: &str, addresses: &[&str], gateways: &
         routes: gateways.iter().map(|gateway| Route::default_via(gateway.parse::<IpAddr>().unwrap())).collect(),
         mtu: None,
         rate: Rate::default(),
+        switches: Vec::new(),
     }
 }

@@ -129,6 +129,42 @@ fn check_reach(world: &World) {
 }
 
 #[test]
+fn published_ports_are_reached_at_containers_from_trusted_links() {
+    if !is_root_or_skip() {
+        return;
+    }
+    let mut world = World::new();
+    for port in [80, 81] {
+        world.a.serve_tcp(&format!("[::]:{port}"), "a");
+    }
+    let wire = world.outside.links();
+    wire.add_route("net-wire", subnet("10.71.0.0/24"), Some("192.0.2.1".parse().unwrap())).unwrap();
+    wire.add_route("net-wire", subnet("fd71::/64"), Some("2001:db8::1".parse().unwrap())).unwrap();
+    let check = |world: &World, reached: bool, when: &str| {
+        for (to, from) in [("10.71.0.2", "::ffff:192.0.2.9"), ("[fd71::2]", "2001:db8::9")] {
+            let answer = format!("a {from}");
+            let expected = reached.then_some(answer.as_str());
+            let asked = world.outside.ask_tcp_expecting(&format!("{to}:80"), expected);
+            assert_eq!(asked.as_deref(), expected, "{when}: {to}");
+            assert_eq!(world.outside.ask_tcp(&format!("{to}:81")), None, "{when}: {to}, not published");
+        }
+    };
+    let ports = ["10.71.0.2", "fd71::2"].map(|to| publication(None, Protocol::Tcp, 8080, to, 80));
+    world.publish(&ports);
+    check(&world, false, "nobody is trusted");
+    for (links, reached) in [(&["eth7"][..], false), (&["eth7", "eth0"], true)] {
+        let trusted = links.iter().map(|name| (*name).to_owned()).collect();
+        world.rules.networks.get_mut("net-br1").unwrap().trusted = trusted;
+        world.publish(&[]);
+        check(&world, reached, &links.join(" and "));
+    }
+    assert!(world.firewall.is_intact().unwrap());
+    world.rules.published.clear();
+    world.publish(&[]);
+    check(&world, false, "no longer published");
+}
+
+#[test]
 fn an_open_network_is_reached_and_a_separate_one_is_not_from_within() {
     if !is_root_or_skip() {
         return;

@@ -1,6 +1,6 @@
 //! Links of every kind, seen by `ip`.
 
-use net::{Attachment, EndpointSpec, IpvlanMode, MacvlanMode, NetError, Rate, Route, VxlanPeers, VxlanSpec};
+use net::{Attachment, EndpointSpec, IpvlanMode, MacvlanMode, NetError, Rate, Route, Switch, VxlanPeers, VxlanSpec};
 use testkit::is_root_or_skip;
 
 use crate::hosts::{Host, bridge, endpoint, subnet};
@@ -58,7 +58,16 @@ fn what_fails_leaves_nothing() {
     assert!(host.links().inspect("net-v0").unwrap().is_none() && inside.links().inspect("eth0").unwrap().is_none());
     let long = bridge("a-name-that-is-too-long", &[]);
     assert!(matches!(host.links().create_bridge(&long), Err(NetError::Name { .. })));
-    host.links().connect(inside.fd(), &endpoint("net-br0", "net-v1", &["10.77.0.2/24"], &[])).unwrap();
+    let switches = |name: &str| {
+        let [family, group, value] = ["ipv4", "conf", "1"].map(str::to_owned);
+        vec![Switch { family, group, name: name.to_owned(), value }]
+    };
+    let plain = endpoint("net-br0", "net-v1", &["10.77.0.2/24"], &[]);
+    let wrong = EndpointSpec { switches: switches("no_such"), ..plain.clone() };
+    assert!(matches!(host.links().connect(inside.fd(), &wrong), Err(NetError::Sysctl { .. })));
+    host.links().connect(inside.fd(), &EndpointSpec { switches: switches("log_martians"), ..plain }).unwrap();
+    let said = inside.inside(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/log_martians"));
+    assert_eq!(said.unwrap().trim(), "1");
     let taken = host.inside(|| net::Links::open().unwrap().create_bridge(&bridge("net-v1", &[])));
     assert!(matches!(taken, Err(NetError::NotBridge { .. })));
 }
