@@ -52,6 +52,8 @@ pub(crate) trait Board {
     /// `len` bytes at `gpa` have been decoded; if `first`, the page held no code before and no other CPU's TLB may keep it
     /// writable.
     fn decoded(&self, gpa: u64, len: u64, first: First);
+    /// Code was written: other CPUs may run the old one, and are to look again.
+    fn overwritten(&self);
 }
 
 /// Whether something is so for the first time.

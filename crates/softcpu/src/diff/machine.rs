@@ -67,6 +67,8 @@ impl Board for Empty {
     }
     fn dirty(&self, _: u64) {}
     fn decoded(&self, _: u64, _: u64, _: First) {}
+
+    fn overwritten(&self) {}
 }
 
 pub(crate) struct Machine {

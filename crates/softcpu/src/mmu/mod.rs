@@ -253,6 +253,7 @@ impl Exec<'_> {
     pub(crate) fn wrote(&mut self, gpa: u64, len: u64) {
         self.board.dirty(gpa);
         if self.shared.code.written(gpa, len) {
+            self.board.overwritten();
             self.leave = true;
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use hv::clock::{MSR_SYSTEM_TIME, MSR_WALL_CLOCK};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::slot::Slot;
 use super::{Machine, lock};
 use crate::exec::{Board, First};
 
@@ -29,8 +30,14 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 impl VcpuBoard<'_> {
-    fn slot(&self) -> &super::Slot {
+    fn slot(&self) -> &Slot {
         &self.machine.slots.0[self.index as usize]
+    }
+
+    /// Of all other vCPUs.
+    fn others(&self) -> impl Iterator<Item = &Slot> {
+        let all = self.machine.slots.0.iter().enumerate();
+        all.filter(|(index, _)| *index as u32 != self.index).map(|(_, slot)| slot)
     }
 
     /// After anything that may have set a timer.
@@ -185,11 +192,11 @@ impl Board for VcpuBoard<'_> {
             region.tracker().mark_code(offset, len);
         }
         if first == First::Yes {
-            for (i, s) in self.machine.slots.0.iter().enumerate() {
-                if i as u32 != self.index {
-                    s.code(gpa);
-                }
-            }
+            self.others().for_each(|slot| slot.code(gpa));
         }
+    }
+
+    fn overwritten(&self) {
+        self.others().for_each(Slot::wake);
     }
 }

@@ -7,6 +7,7 @@ use hv::state::{MpState, Msr};
 use hv::{Bus, Exit, Kick, Kicker, RunError, Vcpu, VcpuState, VmError};
 
 use super::board::VcpuBoard;
+use super::slot::Slot;
 use super::{Machine, convert};
 use crate::cpu::{Cpu, Left};
 use crate::fault::vector;
@@ -51,6 +52,7 @@ impl SoftVcpu {
             // What was written while the page still counted as data may be what the other CPU decoded.
             if self.cpu.protect(&self.machine.shared, gpa) {
                 self.machine.shared.code.renew(gpa);
+                self.machine.slots.0.iter().for_each(Slot::wake);
             }
         }
     }

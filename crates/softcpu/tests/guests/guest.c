@@ -213,11 +213,17 @@ void start_processors(void) {
   processors = all;
 }
 
-static void group(const char *name, void (*f)(void)) {
+void group(const char *name, void (*f)(void)) {
   say(name);
   say("\n");
   f();
   resume = 0;
+}
+
+void forget_pages(void) {
+  for (int i = 1; i < 512; i++) pml4[i] = 0;
+  pages_used = 0;
+  set_cr3(cr3());
 }
 
 void first_processor(void) {
@@ -229,25 +235,6 @@ void first_processor(void) {
   say("processors ");
   say_hex(processors);
   say("\n");
-  for (int round = 0; round < 4; round++) {
-    for (int i = 1; i < 512; i++) pml4[i] = 0;
-    pages_used = 0;
-    set_cr3(cr3());
-    group("exceptions", test_exceptions);
-    group("paging", test_paging);
-    group("registers", test_registers);
-    group("debug", test_debug);
-    group("code", test_code);
-    group("strings", test_strings);
-    group("modes", test_modes);
-    group("narrow", test_narrow);
-    group("interrupts", test_interrupts);
-    group("points", test_points);
-    group("operands", test_operands);
-    group("segments", test_segments);
-    group("apic", test_apic);
-    if (round < 2) group("rights", test_rights);
-    if (processors > 1 && round < 2) group("many", test_many);
-  }
+  tests();
   finish();
 }

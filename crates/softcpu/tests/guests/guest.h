@@ -147,6 +147,12 @@ static inline u64 flags(void) {
 #define APIC(r) (*(volatile u32 *)(0xfee00000ull + (r)))
 static inline void eoi(void) { APIC(0xb0) = 0; }
 
+/* What this guest is for; guest.c says whether it passed. */
+void tests(void);
+void group(const char *name, void (*f)(void));
+/* Everything beyond the first 512 GiB is unmapped, and its pages may be had anew. */
+void forget_pages(void);
+
 void test_exceptions(void);
 void test_paging(void);
 void test_registers(void);

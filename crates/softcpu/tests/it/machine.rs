@@ -14,6 +14,8 @@ use hv::{Bus, Exit, Kicker, Memory, Vcpu, Vm};
 use softcpu::{Choices, SoftVm, Tier};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::random::Random;
+
 const MEMORY: u64 = 32 << 20;
 const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 /// Where the loader's answers stand: all zero.
@@ -25,6 +27,28 @@ const RUNNING: u32 = u32::MAX;
 
 /// The software CPU's tiers.
 pub(crate) const TIERS: [Tier; 2] = [Tier::Interpret, Tier::Translate];
+
+/// What happens to a guest while it runs.
+#[derive(Debug)]
+pub(crate) enum Course {
+    /// Nothing.
+    Calm,
+    /// It goes on in another machine every so often.
+    Moves(Duration),
+    /// It rests, or goes on in another machine, at random moments.
+    Unrest(Random),
+}
+
+impl Course {
+    /// How long it runs now, and whether it goes on elsewhere then.
+    fn next(&mut self) -> (Duration, bool) {
+        match self {
+            Self::Calm => (PATIENCE, false),
+            Self::Moves(every) => (*every, true),
+            Self::Unrest(random) => (Duration::from_micros(random.below(60_000)), random.one_in(6)),
+        }
+    }
+}
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -194,9 +218,8 @@ impl Guest {
     }
 }
 
-/// Runs a guest on `cpus` processors until it ends. With several choices it goes on in another machine every so often, with each
-/// choice in turn.
-pub(crate) fn run(image: &Path, cpus: u32, choices: &[Choices], every: Duration) -> Ended {
+/// Runs a guest on `cpus` processors until it ends. In another machine it goes on with each choice in turn.
+pub(crate) fn run(image: &Path, cpus: u32, choices: &[Choices], mut course: Course) -> Ended {
     let memory = Memory::new(MEMORY).unwrap();
     let entry = load(&memory, &std::fs::read(image).unwrap());
     let mut guest = Guest::new(memory, cpus, choices[0]);
@@ -204,13 +227,16 @@ pub(crate) fn run(image: &Path, cpus: u32, choices: &[Choices], every: Duration)
     let board = Board { status: AtomicU32::new(RUNNING), ..Board::default() };
     let (begun, mut moves) = (Instant::now(), 0);
     let crashed = loop {
-        let exit = guest.run(&board, every);
+        let (time, moved) = course.next();
+        let exit = guest.run(&board, time);
         let over = board.status.load(Ordering::SeqCst) != RUNNING || begun.elapsed() > PATIENCE;
         if exit.is_some() || over {
             break exit;
         }
-        moves += 1;
-        guest = guest.moved(choices[moves % choices.len()]);
+        if moved {
+            moves += 1;
+            guest = guest.moved(choices[moves % choices.len()]);
+        }
     };
     let status = match (crashed, board.status.load(Ordering::SeqCst)) {
         (Some(exit), _) => Err(exit),

@@ -5,4 +5,5 @@
 mod guest;
 mod machine;
 mod order;
+mod random;
 mod storm;

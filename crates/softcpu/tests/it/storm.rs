@@ -13,6 +13,8 @@ use hv::{Bus, Exit, Memory, Vm};
 use softcpu::{Choices, SoftVm, Tier};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::random::{Asked, Random};
+
 const MEMORY: u64 = 4 << 20;
 const PAGE: u64 = 0x1000;
 /// Pages of code, of which handlers are some.
@@ -27,26 +29,6 @@ const GUST: Duration = Duration::from_millis(15);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Of translated code, a processor.
 const CODE_BYTES: u64 = 48 << 20;
-
-/// Numbers by xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// Devices that answer anything.
 struct Noise;
@@ -279,14 +261,11 @@ fn resident() -> u64 {
 
 #[test]
 fn whatever_a_guest_does_its_machine_answers() {
-    let told = std::env::var("SOFTCPU_STORM").unwrap_or_default();
-    let mut told = told.split(',').filter(|n| !n.is_empty()).map(|n| n.parse::<u64>().unwrap());
-    let time = told.next().map(Duration::from_secs);
-    let first = told.next().unwrap_or_else(|| if time.is_some() { u64::from(std::process::id()) << 20 } else { 1 });
+    let Asked { time, first } = Asked::by("SOFTCPU_STORM");
     let (begun, mut storms, mut resets, mut early) = (Instant::now(), 0_u64, 0, 0);
     while time.map_or(storms < 24, |time| begun.elapsed() < time) {
         let seed = first + storms;
-        let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut r = Random::new(seed);
         let tier = if seed.is_multiple_of(3) { Tier::Interpret } else { Tier::Translate };
         let cpus = if seed.is_multiple_of(4) { 4 } else { 1 };
         let what = format!("storm {seed} of {cpus} on {tier:?}");
