@@ -344,6 +344,16 @@ pub fn personality(domain: u64) -> Result<()> {
     if unsafe { libc::personality(domain) } == -1 { Err(SysError::last("personality")) } else { Ok(()) }
 }
 
+/// Whether ids here are not the machine's.
+///
+/// # Source
+/// user_namespaces(7), "User and group ID mappings".
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Has every block of at least `bytes` go back to the kernel when it is freed. Otherwise the C library takes large blocks from
 /// its heaps as soon as one was freed, and keeps them: for each thread that ever had one.
 ///

@@ -172,7 +172,7 @@ pub(crate) fn rights_by(asked: Rootless) -> Rights {
     let full = match asked {
         Rootless::Yes => false,
         Rootless::No => true,
-        Rootless::Seen => own_user().is_root() && !(somebody() && in_user_namespace()),
+        Rootless::Seen => own_user().is_root() && !(somebody() && sys::process::in_user_namespace()),
     };
     if full { Rights::Full } else { Rights::User }
 }
@@ -181,12 +181,6 @@ pub(crate) fn rights_by(asked: Rootless) -> Rights {
 pub(super) fn own_user() -> Uid {
     static USER: OnceLock<Uid> = OnceLock::new();
     *USER.get_or_init(geteuid)
-}
-
-/// Whether ids here are not the machine's: user_namespaces(7).
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn resources(spec: &Spec) -> LinuxResources {

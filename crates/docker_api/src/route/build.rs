@@ -208,7 +208,7 @@ pub(crate) async fn prune(call: Call) -> Result {
     let keep_bytes = keep_bytes.filter(|bytes| *bytes > 0);
     let filter = CacheFilter { all: call.query.flag("all"), unused_for, keep_bytes };
     let pruned = call.engine().prune_build_cache(filter).await?;
-    reply::json(&json!({ "CachesDeleted": pruned.keys, "SpaceReclaimed": pruned.bytes }))
+    reply::json(&json!({ "CachesDeleted": reply::removed(pruned.keys), "SpaceReclaimed": pruned.bytes }))
 }
 
 /// The cache's records as `GET /system/df` shows them.

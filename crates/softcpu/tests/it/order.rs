@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use hv::cpu_model::CpuModel;
 use hv::state::{MpState, Segment};
-use hv::{Bus, Exit, Memory, Vm};
+use hv::{Exit, Memory, Vm};
 use softcpu::{Choices, SoftVm};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::machine::TIERS;
+use crate::storm::Noise;
 
 const CODE: u64 = 0x1000;
 const ROUNDS: u32 = 200_000;
@@ -40,23 +41,6 @@ const PROGRAM: &[u8] = &[
     0x89, 0x8b, 0xc0, 0x00, 0x00, 0x00,       // mov [ebx + 0xc0], ecx
     0xeb, 0xdf,                               // jmp round
 ];
-
-/// Nothing is there.
-struct Nowhere;
-
-impl Bus for Nowhere {
-    fn mmio_read(&self, _: u64, bytes: &mut [u8]) {
-        bytes.fill(0xff);
-    }
-
-    fn mmio_write(&self, _: u64, _: &[u8]) {}
-
-    fn pio_in(&self, _: u16, bytes: &mut [u8]) {
-        bytes.fill(0xff);
-    }
-
-    fn pio_out(&self, _: u16, _: &[u8]) {}
-}
 
 fn load(memory: &Memory, at: u64) -> u32 {
     memory.ram().load(GuestAddress(at), Ordering::Acquire).unwrap()
@@ -115,7 +99,7 @@ fn a_barrier_is_one_also_for_a_single_processor() {
         vcpu.set_state(&state).unwrap();
         let kicker = vcpu.kicker();
         let missed = std::thread::scope(|scope| {
-            let guest = scope.spawn(move || vcpu.run(&Nowhere).unwrap());
+            let guest = scope.spawn(move || vcpu.run(&Noise).unwrap());
             let missed = rounds(&memory);
             kicker.kick();
             assert_eq!(guest.join().unwrap(), Exit::Kicked);

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const CODE_BYTES: u64 = 48 << 20;
 
 /// Devices that answer anything.
-struct Noise;
+pub(crate) struct Noise;
 
 impl Bus for Noise {
     fn mmio_read(&self, _: u64, bytes: &mut [u8]) {

@@ -22,6 +22,8 @@ const BYTES: u16 = 5201;
 const CONNECTIONS: u16 = 5202;
 /// As many ports are published at once.
 const PORTS: u16 = 500;
+/// As long as an engine that nobody asks takes to give back what it needed for the moment.
+const REST: Duration = Duration::from_secs(15);
 const FIRST_PORT: u16 = 20_000;
 
 #[derive(clap::Args)]
@@ -215,16 +217,16 @@ fn many(ground: &Ground, groups: &Groups) -> Result<String> {
     );
     for engine in &ground.engines {
         groups.enter(engine.kind.name())?;
-        // the first start may make room for all that follow
-        let warm = engine.start(&[], &["sleep", "100000"])?;
+        // the first start, and the first port, may make room for all that follow
+        let warm = engine.start(&["-p", &format!("{FIRST_PORT}:{FIRST_PORT}")], &["sleep", "100000"])?;
         engine.remove(&[warm])?;
         let plain = engine.start(&[], &["sleep", "100000"])?;
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(REST);
         let before = state(engine)?;
         let begun = Instant::now();
         let id = engine.start(&["-p", &range], &["sleep", "100000"])?;
         let seconds = begun.elapsed().as_secs_f64();
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(REST);
         let after = state(engine)?;
         engine.remove(&[id, plain])?;
         let _ = writeln!(

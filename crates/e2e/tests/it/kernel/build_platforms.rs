@@ -22,14 +22,15 @@ COPY --from=once /once /
 COPY --from=each /words /
 ";
 
-fn build(subject: &Subject, text: &str, options: &[&str]) -> Run {
+/// Builds a Dockerfile of this text in the folder `context`.
+pub(super) fn build(subject: &Subject, text: &str, options: &[&str]) -> Run {
     let context = subject.island.path("context");
     fs::write(context.join("Dockerfile"), text).unwrap();
     subject.insula(&[&["build", "--progress", "plain"][..], options, &[context.to_str().unwrap()]].concat())
 }
 
 /// A document of a registry.
-fn fetch(subject: &Subject, registry: &Registry, path: &str) -> Option<Value> {
+pub(super) fn fetch(subject: &Subject, registry: &Registry, path: &str) -> Option<Value> {
     let url = format!("http://{}/v2/{path}", registry.address);
     let accept = "Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
     let run = tool(subject, "curl", &["-sSfL", "-H", accept, &url])?.expect(0);

@@ -4,8 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::peers::{Registry, tool};
-use crate::subject::{Run, Subject, skip_unless_insula};
+use super::build_platforms::{build, fetch};
+use crate::peers::Registry;
+use crate::subject::{Subject, skip_unless_insula};
 
 /// Writes a statement about each thing that it is to look at, with the names of the files in it.
 const SCANNER: &str = r#"set -e
@@ -18,20 +19,6 @@ echo looking at $BUILDKIT_SCAN_SOURCE
 one "$BUILDKIT_SCAN_SOURCE"
 for extra in ${BUILDKIT_SCAN_SOURCE_EXTRAS:+"$BUILDKIT_SCAN_SOURCE_EXTRAS"/*}; do one "$extra"; done
 "#;
-
-fn build(subject: &Subject, text: &str, options: &[&str]) -> Run {
-    let context = subject.island.path("context");
-    fs::write(context.join("Dockerfile"), text).unwrap();
-    subject.insula(&[&["build", "--progress", "plain"][..], options, &[context.to_str().unwrap()]].concat())
-}
-
-/// A document of a registry.
-fn fetch(subject: &Subject, registry: &Registry, path: &str) -> Option<Value> {
-    let url = format!("http://{}/v2/{path}", registry.address);
-    let accept = "Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
-    let run = tool(subject, "curl", &["-sSfL", "-H", accept, &url])?.expect(0);
-    Some(serde_json::from_str(&run.out).unwrap())
-}
 
 fn checks(subject: &Subject) {
     let context = subject.island.path("context");
