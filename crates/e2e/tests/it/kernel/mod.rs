@@ -17,6 +17,7 @@ mod isolation;
 mod killed;
 mod lifecycle;
 mod limits;
+mod nested;
 mod ordeal;
 mod programs;
 mod run;
