@@ -36,7 +36,8 @@ impl<'g> Marks<'g> {
 
     pub(super) fn hear(&mut self, line: &str) {
         let line = line.trim();
-        if line == self.begin {
+        // A machine's firmware may have written on the same line.
+        if line.ends_with(&self.begin) {
             self.first = self.groups.usage(self.peer).ok().map(|used| (Instant::now(), used));
         } else if let Some(moved) = moved_in(line, &self.done)
             && let (Some((since, before)), Ok(used)) = (self.first, self.groups.usage(self.peer))

@@ -23,7 +23,7 @@ const CONNECTIONS: u16 = 5202;
 /// As many ports are published at once.
 const PORTS: u16 = 500;
 /// As long as an engine that nobody asks takes to give back what it needed for the moment.
-const REST: Duration = Duration::from_secs(15);
+const REST: Duration = Duration::from_secs(25);
 const FIRST_PORT: u16 = 20_000;
 
 #[derive(clap::Args)]
