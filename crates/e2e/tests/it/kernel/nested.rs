@@ -22,7 +22,7 @@ insulad --root $HOME/state --run /run/insula --cgroup-parent /nested > log 2>&1 
 daemon=$!
 trap 'cat log >&2; kill $daemon' EXIT
 export INSULA_HOST=unix:///run/insula/docker.sock
-until insula ps > /dev/null 2>&1; do kill -0 $daemon; sleep 0.05; done
+until [ -S /run/insula/docker.sock ]; do kill -0 $daemon; sleep 0.05; done
 tar -C tree -c . | insula import - nested:1 > /dev/null
 insula run --rm -m 64m nested:1 sh -c 'id -u; cat /proc/self/uid_map; wget -q -O - http://127.0.0.1/ 2>&1 | grep -c refused'
 mkdir context
