@@ -2,6 +2,7 @@
 
 use engine::{EngineError, ErrorClass};
 use hyper::StatusCode;
+use oci::platform::PlatformError;
 use std::fmt;
 
 /// A refused or failed request.
@@ -42,6 +43,12 @@ impl ApiError {
     /// The fault is ours.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+}
+
+impl From<PlatformError> for ApiError {
+    fn from(error: PlatformError) -> Self {
+        Self::invalid(error.to_string())
     }
 }
 

@@ -488,9 +488,8 @@ fn network(text: Option<&str>) -> Result<Option<NetworkMode>> {
 /// Sets the platform; of several they are given back.
 fn platform(options: &mut Options, text: Option<&str>) -> Result<Vec<Platform>> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
-    let parse = |text: &str| text.parse::<Platform>().map_err(|error| ApiError::invalid(error.to_string()));
     let mut all: Vec<Platform> = Vec::new();
-    for platform in text.split(',').map(parse) {
+    for platform in text.split(',').map(str::parse) {
         let platform = platform?;
         if !all.contains(&platform) {
             all.push(platform);

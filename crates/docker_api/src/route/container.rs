@@ -18,7 +18,6 @@ use docker_wire::models::{
 use engine::model::{Container, ContainerSpec};
 use engine::{Attach, Framing, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
-use oci::platform::PlatformError;
 use rustix::io::Errno;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -59,8 +58,7 @@ pub(crate) async fn create(mut call: Call) -> Result {
     }
     call.settings().defaults.fill(body.host_config.get_or_insert_default())?;
     let platform = call.query.text("platform").filter(|text| !text.is_empty());
-    let platform =
-        platform.map(str::parse).transpose().map_err(|error: PlatformError| ApiError::invalid(error.to_string()))?;
+    let platform = platform.map(str::parse).transpose()?;
     let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
     let spec = ContainerSpec { platform, ..translate::spec_with(name, body, mac_address)? };
     let created = call.engine().create(spec).await?;

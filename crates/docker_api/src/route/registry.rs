@@ -10,7 +10,6 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use engine::{EngineError, ErrorClass, Progress, Proof, Pull};
 use hyper::StatusCode;
-use oci::platform::PlatformError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -102,10 +101,7 @@ pub(crate) async fn pull(call: Call) -> Result {
             (name.to_owned(), parsed.is_ok_and(|parsed| parsed.tag().is_none() && parsed.digest().is_none()))
         }
     };
-    let platform = call
-        .query
-        .text("platform")
-        .map(|text| text.parse().map_err(|error: PlatformError| ApiError::invalid(error.to_string())));
+    let platform = call.query.text("platform").map(str::parse);
     let verify = call.query.text("verify").map(str::to_owned);
     let pull =
         Pull { name, all_tags, platform: platform.transpose()?, proof: proof(&call)?, verify, ..Pull::default() };

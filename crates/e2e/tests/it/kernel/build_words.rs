@@ -122,8 +122,7 @@ fn lists(subject: &Subject, registry: &Registry) -> Option<()> {
         (&said[0]["subject"][0]["digest"]["sha256"], &said[0]["predicateType"]),
         (&hex.into(), &"https://spdx.dev/Document".into())
     );
-    let silent = build(subject, "FROM test:1\nCMD [\"true\"]\n", &["-t", "silent:1"]).expect(0);
-    drop(silent);
+    build(subject, "FROM test:1\nCMD [\"true\"]\n", &["-t", "silent:1"]).expect(0);
     let nothing = build(subject, text, &["--sbom", "silent:1"]).expect(1);
     assert!(nothing.err.contains("silent:1 has written no list"), "{}", nothing.err);
     Some(())
