@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use crate::address::from_octets;
-use crate::firewall::Publication;
+use crate::firewall::Published;
 use crate::{NetError, Result, netns};
 use sys::netlink::{Attributes, Batch, NLM_F_ACK, NLM_F_DUMP, Received, Socket};
 
@@ -59,7 +59,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn forget(&self, published: &[Publication]) -> Result<usize> {
+    pub fn forget(&self, published: &Published) -> Result<usize> {
         let targets: BTreeSet<(IpAddr, u16, u8, u16)> =
             published.iter().map(|one| (one.to, one.to_port, one.protocol.number(), one.port)).collect();
         self.forget_where(&|original, reply| {

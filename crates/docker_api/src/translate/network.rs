@@ -14,7 +14,7 @@ use engine::net::firewall::{Gateway, Protocol, Publication};
 use engine::net::ipam::{Lease, SubnetRequest};
 use engine::net::{IpvlanMode, LINK_NAME_MAX, Mac, MacvlanMode, Rate, Subnet, Switch};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// The UDP port of tunnels where none is given.
@@ -447,7 +447,7 @@ pub(crate) fn ports(container: &Container) -> PortMap {
         return PortMap::new();
     }
     let mut map: PortMap = container.spec.exposed_ports.iter().map(|port| (with_protocol(port), None)).collect();
-    for one in &container.published {
+    for one in published(container) {
         if one.is_direct() {
             map.entry(format!("{}/{}", one.to_port, one.protocol)).or_default();
             continue;
@@ -457,6 +457,13 @@ pub(crate) fn ports(container: &Container) -> PortMap {
         map.entry(format!("{}/{}", one.to_port, one.protocol)).or_default().get_or_insert_default().push(binding);
     }
     map
+}
+
+/// What is published: all that belongs to a port of the container together, the addresses of a port of the host too.
+fn published(container: &Container) -> Vec<Publication> {
+    let mut all: Vec<Publication> = container.published.iter().collect();
+    all.sort_by_key(|one| (one.protocol, one.to_port, one.port, one.host_address()));
+    all
 }
 
 fn with_protocol(port: &str) -> String {
@@ -475,17 +482,19 @@ pub(crate) fn port_list(container: &Container) -> Vec<PortSummary> {
             Protocol::Sctp => PortSummaryTypeEnum::SCTP,
         })
     };
-    let published = container.published.iter().map(|one: &Publication| PortSummary {
+    let published = published(container);
+    let reached: BTreeSet<(Protocol, u16)> = published.iter().map(|one| (one.protocol, one.to_port)).collect();
+    let shown = published.iter().map(|one| PortSummary {
         ip: Some(one.host_address().to_string()).filter(|_| !one.is_direct()),
         private_port: one.to_port,
         public_port: Some(one.port).filter(|_| !one.is_direct()),
         typ: kind(one.protocol),
     });
-    let mut list: Vec<PortSummary> = published.collect();
+    let mut list: Vec<PortSummary> = shown.collect();
     list.dedup();
     for text in &container.spec.exposed_ports {
         let Ok((number, protocol)) = port(text) else { continue };
-        if !container.published.iter().any(|one| one.to_port == number && one.protocol == protocol) {
+        if !reached.contains(&(protocol, number)) {
             list.push(PortSummary { ip: None, private_port: number, public_port: None, typ: kind(protocol) });
         }
     }

@@ -258,7 +258,7 @@ fn container(phase: Phase, finished: Option<Finished>) -> Container {
         volumes: Vec::new(),
         ids: None,
         endpoints: BTreeMap::new(),
-        published: Vec::new(),
+        published: engine::net::firewall::Published::new(),
     }
 }
 

@@ -49,7 +49,7 @@ impl Actor {
 
     pub(super) async fn on_attach(&mut self, attach: Attachment, answer: Answer<()>) {
         let event = self.event(&self.container, "attach", Vec::new());
-        if let Err(error) = self.commit(self.container.clone(), vec![event]) {
+        if let Err(error) = self.commit((*self.container).clone(), vec![event]) {
             return reply(answer, Err(error));
         }
         if self.helper.is_none() || !self.container.is_alive() {
@@ -82,7 +82,7 @@ impl Actor {
         let command = exec.process.args().clone().unwrap_or_default().join(" ");
         let words = vec![("execID", id.to_string())];
         let event = self.event(&self.container, &format!("exec_start: {command}"), words);
-        if let Err(error) = self.commit(self.container.clone(), vec![event]) {
+        if let Err(error) = self.commit((*self.container).clone(), vec![event]) {
             return reply(answer, Err(error));
         }
         let fds: Vec<BorrowedFd<'_>> = connection.iter().map(AsFd::as_fd).collect();

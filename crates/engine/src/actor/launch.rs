@@ -113,7 +113,7 @@ impl Actor {
         netns: Option<OwnedFd>,
         linked: &[Linked],
     ) -> Result<Prepared> {
-        let mut container = self.container.clone();
+        let mut container = (*self.container).clone();
         container.process.env = link_variables(&container, linked).into_iter().chain(container.process.env).collect();
         let container = &container;
         let spec = &container.spec;

@@ -58,7 +58,7 @@ impl Actor {
 
     fn tell(&mut self, action: &str, words: Vec<(&str, String)>) {
         let event = self.event(&self.container, action, words);
-        if let Err(error) = self.commit(self.container.clone(), vec![event]) {
+        if let Err(error) = self.commit((*self.container).clone(), vec![event]) {
             tracing::error!(container = %self.container.id, %error, "cannot store an event");
         }
     }

@@ -107,7 +107,7 @@ enum Pending {
 
 pub(crate) struct Actor {
     inner: Arc<Inner>,
-    container: Container,
+    container: Arc<Container>,
     inbox: mpsc::Receiver<Ask>,
     helper: Option<Helper>,
     pending: HashMap<u64, Pending>,
@@ -139,7 +139,7 @@ pub(crate) struct Actor {
 const INBOX: usize = 64;
 
 /// Starts the owner of a container and returns its inbox. `recovering` lets it look for a helper that still runs.
-pub(crate) fn spawn(inner: &Arc<Inner>, container: Container, recovering: Recovering) -> mpsc::Sender<Ask> {
+pub(crate) fn spawn(inner: &Arc<Inner>, container: Arc<Container>, recovering: Recovering) -> mpsc::Sender<Ask> {
     let (sender, inbox) = mpsc::channel(INBOX);
     let actor = Actor {
         inner: Arc::clone(inner),
@@ -237,7 +237,7 @@ impl Actor {
             }
             Ask::Wait { until, outcome, registered } => self.on_wait(until, outcome, registered),
             Ask::Rename { name, answer } => {
-                let mut next = self.container.clone();
+                let mut next = (*self.container).clone();
                 let old = std::mem::replace(&mut next.name, name);
                 let event = self.event(&next, "rename", vec![("oldName", format!("/{old}"))]);
                 let renamed = self.commit(next, vec![event]);
@@ -261,7 +261,7 @@ impl Actor {
     }
 
     fn updated(&mut self, change: Changed) -> Result<()> {
-        let mut next = self.container.clone();
+        let mut next = (*self.container).clone();
         next.spec.resources = change.resources;
         next.spec.restart = change.restart;
         // a restart that is due is one of the policy before
@@ -355,14 +355,14 @@ impl Actor {
 
     /// Stores the record with its events in one transaction, then shows both to everybody.
     fn commit(&mut self, next: Container, events: Vec<Event>) -> Result<()> {
-        let changed = next != self.container;
+        let changed = next != *self.container;
         let recorded = changed && is_recorded(&self.container, &next, !events.is_empty());
         let record = recorded.then_some(&next);
         if record.is_some() || !events.is_empty() {
             self.inner.store_change(record, &events)?;
         }
         if changed {
-            self.container = next;
+            self.container = Arc::new(next);
             self.inner.publish(&self.container);
         }
         for event in events {

@@ -9,7 +9,7 @@ use crate::model::{
 use crate::network::{self, Granted, Leaving, book::Refusal, names::Linked};
 use net::NetError;
 use net::dns::View;
-use net::firewall::Publication;
+use net::firewall::{Publication, Published};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Actor {
         }
         let linked = self.inner.running_linked(&self.container)?;
         let granted = self.grant().await?;
-        let mut next = self.container.clone();
+        let mut next = (*self.container).clone();
         next.endpoints = granted.endpoints;
         next.published = granted.published;
         let events = self.network_events("connect", &next);
@@ -63,14 +63,14 @@ impl Actor {
         if self.container.ids.is_some() {
             return Ok(Ready { netns: None, later: Some(Later { view }), linked });
         }
-        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
         let netns = blocking(move || network::wired(&inner, &container, view)).await?;
         Ok(Ready { netns: Some(netns), later: None, linked })
     }
 
     /// Makes the links of a container whose namespace has come with its user namespace.
     pub(super) async fn join_late(&self, later: Later, pid: i32) -> Result<()> {
-        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
         blocking(move || {
             let namespace = network::namespace_of(pid)?;
             network::wire(&inner, &container, namespace.as_fd(), later.view)
@@ -142,7 +142,7 @@ impl Actor {
         }
         let events = self.network_events("disconnect", &self.container);
         let joined = self.inner.networks.joined(&self.container);
-        let mut next = self.container.clone();
+        let mut next = (*self.container).clone();
         let granted = Granted { endpoints: next.endpoints.clone(), published: std::mem::take(&mut next.published) };
         for endpoint in next.endpoints.values_mut() {
             endpoint.link = None;
@@ -202,7 +202,7 @@ impl Actor {
         let mut endpoint = Endpoint { request, link: None };
         if !container.is_alive() {
             // as with Docker's daemon: what was said before is replaced
-            let mut next = container.clone();
+            let mut next = Container::clone(container);
             next.endpoints.insert(name.clone(), endpoint);
             return self.commit(next, Vec::new());
         }
@@ -217,14 +217,14 @@ impl Actor {
             outcome => outcome?,
         };
         endpoint.link = Some(link.clone());
-        let (before, mut next) = (self.container.clone(), self.container.clone());
+        let (before, mut next) = ((*self.container).clone(), (*self.container).clone());
         next.endpoints.insert(name.clone(), endpoint);
         let event = self.inner.network_event("connect", network, Some(&next.id));
         self.commit(next, vec![event])?;
         if let Err(error) = self.make_connection(&link).await {
             tracing::debug!(endpoint = link.id, %error, "cannot connect");
             let endpoints = [(name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })].into();
-            self.inner.networks.take_back(&before.id, &Granted { endpoints, published: Vec::new() });
+            self.inner.networks.take_back(&before.id, &Granted { endpoints, published: Published::new() });
             let event = self.inner.network_event("disconnect", network, Some(&before.id));
             self.commit(before, vec![event])?;
             self.renew_names()?;
@@ -236,10 +236,10 @@ impl Actor {
     /// Makes a running container's new link, and passes its ports on to where its way out is now.
     async fn make_connection(&mut self, link: &EndpointLink) -> Result<()> {
         let view = self.renew_names()?;
-        let (inner, container, made) = (Arc::clone(&self.inner), self.container.clone(), link.clone());
+        let (inner, container, made) = (Arc::clone(&self.inner), Arc::clone(&self.container), link.clone());
         blocking(move || network::join(&inner, &container, &made, view)).await?;
         let Err(error) = self.move_ports().await else { return Ok(()) };
-        let mut without = self.container.clone();
+        let mut without = (*self.container).clone();
         without.endpoints.retain(|_, endpoint| endpoint.link.as_ref() != Some(link));
         let gone = self.inner.networks.joined(&self.container).into_iter().find(|one| one.link.id == link.id);
         if let Some(gone) = gone {
@@ -254,7 +254,7 @@ impl Actor {
         let mut busy: BTreeSet<Publication> = BTreeSet::new();
         for _ in 0..PORTS_TRIED {
             let held = self.container.published.clone();
-            let mut next = self.container.clone();
+            let mut next = (*self.container).clone();
             next.published = self.inner.networks.republished(&self.container, &busy)?;
             if next.published == held {
                 return Ok(());
@@ -277,9 +277,9 @@ impl Actor {
                     }
                 }
             }
-            let (lost, moved) = changes(&held, &next.published);
+            let (lost, moved) = (held.without(&next.published), next.published.without(&held));
             self.commit(next, Vec::new())?;
-            let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+            let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
             return blocking(move || {
                 network::republish(&inner, &container, lost, moved);
                 Ok(())
@@ -295,7 +295,7 @@ impl Actor {
 
     /// Forgets the container's place in a network that is no more.
     pub(super) fn on_forget(&mut self, network: &str, answer: Answer<()>) {
-        let mut next = self.container.clone();
+        let mut next = (*self.container).clone();
         let known = next.endpoints.remove(network).is_some_and(|endpoint| endpoint.link.is_none());
         let outcome = if known {
             self.commit(next, Vec::new())
@@ -319,7 +319,7 @@ impl Actor {
             }
             (NetworkMode::None, Driver::None) => {
                 // it may join others now
-                let mut next = container.clone();
+                let mut next = Container::clone(container);
                 next.spec.network = NetworkMode::Networks(name.clone());
                 return self.commit(next, Vec::new());
             }
@@ -332,7 +332,7 @@ impl Actor {
             ));
         }
         let before = self.inner.networks.joined(container);
-        let mut next = container.clone();
+        let mut next = Container::clone(container);
         let gone = next.endpoints.remove(name);
         let Some(link) = gone.and_then(|endpoint| endpoint.link) else { return self.commit(next, Vec::new()) };
         let Some(gone) = before.into_iter().find(|one| one.link.id == link.id) else {
@@ -343,10 +343,10 @@ impl Actor {
         if let Ok(published) = self.inner.networks.republished(&next, &BTreeSet::new()) {
             next.published = published;
         } else {
-            next.published.retain(|one| !link.addresses().contains(&one.to));
+            next.published = held.iter().filter(|one| !link.addresses().contains(&one.to)).collect();
             self.inner.networks.swap_ports(&next.id, &held, &next.published);
         }
-        let (lost, moved) = changes(&held, &next.published);
+        let (lost, moved) = (held.without(&next.published), next.published.without(&held));
         let linked = self.inner.linked(&next).unwrap_or_default();
         let view = self.inner.write_names(&next, &self.inner.config.paths(&next.id), &linked)?;
         let (inner, container, parted) = (Arc::clone(&self.inner), next.clone(), gone.clone());
@@ -362,14 +362,14 @@ impl Actor {
         self.commit(next, vec![event])?;
         let endpoints =
             [(network.spec.name.clone(), Endpoint { request: EndpointRequest::default(), link: Some(link) })];
-        let granted = Granted { endpoints: endpoints.into(), published: Vec::new() };
+        let granted = Granted { endpoints: endpoints.into(), published: Published::new() };
         self.inner.networks.take_back(&self.container.id, &granted);
         outcome
     }
 
     /// Forgets a container that it has a link to. A program that runs keeps the variables that it began with.
     pub(super) fn unlink(&mut self, alias: &str) -> Result<()> {
-        let mut next = self.container.clone();
+        let mut next = (*self.container).clone();
         next.spec.links.retain(|text| network::names::link_parts(text).1 != alias);
         if next.spec.links.len() == self.container.spec.links.len() {
             let name = &self.container.name;
@@ -393,7 +393,7 @@ impl Actor {
         if self.container.links().next().is_none() {
             return;
         }
-        let mut next = self.container.clone();
+        let mut next = (*self.container).clone();
         for endpoint in next.endpoints.values_mut() {
             if let Some(link) = &mut endpoint.link {
                 link.names = network::names::in_network(&self.container, &endpoint.request.aliases);
@@ -402,17 +402,9 @@ impl Actor {
         if let Err(error) = self.commit(next, Vec::new()) {
             tracing::error!(container = %self.container.id, %error, "cannot store a container's names");
         }
-        let (inner, container) = (Arc::clone(&self.inner), self.container.clone());
+        let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
         tokio::task::spawn_blocking(move || network::rename(&inner, &container));
     }
-}
-
-/// The ports that are there no more, and those that are new.
-fn changes(before: &[Publication], after: &[Publication]) -> (Vec<Publication>, Vec<Publication>) {
-    let only = |list: &[Publication], other: &[Publication]| -> Vec<Publication> {
-        list.iter().filter(|one| !other.contains(one)).copied().collect()
-    };
-    (only(before, after), only(after, before))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

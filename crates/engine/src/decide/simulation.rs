@@ -537,7 +537,7 @@ impl Island {
             for address in record.links().flat_map(|(_, link)| link.addresses()) {
                 assert!(addresses.insert(address), "{id} has {address}, as another");
             }
-            for published in &record.published {
+            for published in record.published.iter() {
                 assert!(ports.insert(format!("{published:?}")), "{id} has {published:?}, as another");
             }
         }

@@ -28,7 +28,7 @@ pub(super) fn container() -> Container {
         volumes: Vec::new(),
         ids: None,
         endpoints: std::collections::BTreeMap::new(),
-        published: Vec::new(),
+        published: net::firewall::Published::new(),
     }
 }
 

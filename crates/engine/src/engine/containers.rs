@@ -126,7 +126,7 @@ impl Engine {
             volumes: Vec::new(),
             ids,
             endpoints,
-            published: Vec::new(),
+            published: net::firewall::Published::new(),
             spec,
             id: id.clone(),
         };
@@ -307,8 +307,9 @@ impl Engine {
     fn record(&self, container: &Container) -> Result<()> {
         let event = self.inner.container_event(container, "create", Vec::new());
         self.inner.store_container(container, std::slice::from_ref(&event))?;
-        let inbox = actor::spawn(&self.inner, container.clone(), Recovering::No);
-        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).insert(container.clone(), inbox);
+        let container = Arc::new(container.clone());
+        let inbox = actor::spawn(&self.inner, Arc::clone(&container), Recovering::No);
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).insert(container, inbox);
         self.inner.events.publish(event);
         Ok(())
     }

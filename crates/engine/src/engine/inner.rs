@@ -152,10 +152,10 @@ impl Inner {
     }
 
     /// Shows the newest record to readers.
-    pub(crate) fn publish(&self, container: &Container) {
+    pub(crate) fn publish(&self, container: &Arc<Container>) {
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = registry.by_id.get_mut(&container.id) {
-            slot.container = Arc::new(container.clone());
+            slot.container = Arc::clone(container);
         }
         drop(registry);
         self.shown.send_replace(());

@@ -116,18 +116,19 @@ async fn recover(inner: &Arc<Inner>) {
 }
 
 fn adopt(inner: &Arc<Inner>, container: Container, recovering: Recovering) {
+    let container = Arc::new(container);
     // the registry first: an owner that recovers publishes into it
     let mut registry = inner.registry.write().unwrap_or_else(PoisonError::into_inner);
-    registry.insert(container.clone(), actor::spawn(inner, container, recovering));
+    registry.insert(Arc::clone(&container), actor::spawn(inner, container, recovering));
 }
 
 impl Registry {
-    pub(super) fn insert(&mut self, container: Container, inbox: mpsc::Sender<actor::Ask>) {
+    pub(super) fn insert(&mut self, container: Arc<Container>, inbox: mpsc::Sender<actor::Ask>) {
         self.names.insert(container.name.clone(), container.id.clone());
         if let (UserMode::Auto, Some(ids)) = (&container.spec.namespaces.user, container.ids) {
             self.ranges.insert(ids.first_uid);
         }
-        self.by_id.insert(container.id.clone(), Slot { container: Arc::new(container), inbox });
+        self.by_id.insert(container.id.clone(), Slot { container, inbox });
     }
 }
 

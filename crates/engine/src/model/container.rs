@@ -1,7 +1,8 @@
 //! What a container is: the record that the store keeps.
 
-use super::{ContainerId, ContainerSpec, Endpoint, EndpointLink, Health, Published};
+use super::{ContainerId, ContainerSpec, Endpoint, EndpointLink, Health};
 use control::CgroupValue;
+use net::firewall::Published;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,7 +58,6 @@ pub struct Container {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// The ports that the host passes on to it, while it runs.
     #[serde(default)]
-    #[serde(with = "net::firewall::runs")]
     pub published: Published,
 }
 

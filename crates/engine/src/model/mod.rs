@@ -8,6 +8,7 @@ mod exec;
 mod health;
 mod ids;
 mod network;
+mod ranges;
 mod spec;
 
 pub use container::{Container, Finished, IdRange, Phase, Process, Runtime, VolumeMount};
@@ -17,7 +18,7 @@ pub use health::{Health, HealthCheck, HealthStatus, Probe};
 pub use ids::{ContainerId, ExecId, NetworkId};
 pub use network::{
     DEFAULT_NETWORK, Driver, Endpoint, EndpointLink, EndpointRequest, LinkOptions, Member, Network, NetworkSpec,
-    PublishRequest, Published, Tunnel,
+    PublishRequest, Tunnel,
 };
 pub use spec::{
     BlockLimit, CgroupMode, ContainerSpec, DeviceRequest, DriverRequest, IpcMode, LogDriver, LogKind, Mount, MountKind,

@@ -1,7 +1,7 @@
 //! Networks, and containers' ends of them.
 
 use super::NetworkId;
-use net::firewall::{Gateway, Protocol, Publication};
+use net::firewall::{Gateway, Protocol};
 use net::ipam::{Lease, SubnetRequest};
 use net::{IpvlanMode, Mac, MacvlanMode, Rate};
 use serde::{Deserialize, Serialize};
@@ -307,6 +307,3 @@ pub struct Member {
     /// Its link; none in networks without addresses.
     pub link: Option<EndpointLink>,
 }
-
-/// The ports of a running container that the host passes on; as the packet filter has them.
-pub type Published = Vec<Publication>;

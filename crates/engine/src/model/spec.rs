@@ -33,6 +33,7 @@ pub struct ContainerSpec {
     /// Labels, the image's are added below them.
     pub labels: BTreeMap<String, String>,
     /// Exposed ports, `80/tcp`: recorded for clients.
+    #[serde(with = "super::ranges::exposed")]
     pub exposed_ports: Vec<String>,
     /// The process has a terminal.
     pub tty: bool,
@@ -84,6 +85,7 @@ pub struct ContainerSpec {
     /// Networks by name or id, and how it wants to be in each; the one of [`Self::network`] may be missing.
     pub endpoints: BTreeMap<String, EndpointRequest>,
     /// Ports that are to be reached through the host.
+    #[serde(with = "super::ranges::publish")]
     pub publish: Vec<PublishRequest>,
     /// Every exposed port is to be reached through some port of the host.
     pub publish_all: bool,

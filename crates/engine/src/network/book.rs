@@ -8,7 +8,7 @@ use super::wiring::Targets;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{Container, ContainerId, Driver, Network, NetworkId, PublishRequest};
 use net::Subnet;
-use net::firewall::Publication;
+use net::firewall::{Publication, Published};
 use net::ipam::{self, IpamError, Lease, Pool, SubnetRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -164,7 +164,7 @@ impl Book {
         wanted: &[PublishRequest],
         to: &Targets,
         busy: &BTreeSet<Publication>,
-    ) -> std::result::Result<Vec<Publication>, Refusal> {
+    ) -> std::result::Result<Published, Refusal> {
         self.ports.take(container, wanted, to, busy)
     }
 
@@ -173,19 +173,19 @@ impl Book {
         &mut self,
         container: &ContainerId,
         wanted: &[PublishRequest],
-        held: &[Publication],
+        held: &Published,
         to: (&Targets, &BTreeSet<Publication>),
-    ) -> std::result::Result<Vec<Publication>, Refusal> {
+    ) -> std::result::Result<Published, Refusal> {
         self.ports.retake(container, wanted, held, to)
     }
 
     /// Enters ports that a container has.
-    pub(crate) fn keep(&mut self, container: &ContainerId, published: &[Publication]) {
+    pub(crate) fn keep(&mut self, container: &ContainerId, published: &Published) {
         self.ports.adopt(container, published);
     }
 
     /// Takes a container's ports back.
-    pub(crate) fn unpublish(&mut self, container: &ContainerId, published: &[Publication]) {
+    pub(crate) fn unpublish(&mut self, container: &ContainerId, published: &Published) {
         self.ports.release(container, published);
     }
 

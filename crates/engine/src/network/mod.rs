@@ -19,16 +19,14 @@ pub(crate) mod wiring;
 use crate::config::{Config, Paths};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
-use crate::model::{
-    Container, ContainerId, Driver, Endpoint, EndpointLink, Network, NetworkId, NetworkMode, Published,
-};
+use crate::model::{Container, ContainerId, Driver, Endpoint, EndpointLink, Network, NetworkId, NetworkMode};
 use book::{Book, Refusal};
 use guard::Guard;
 pub(crate) use host::{close, make, mention, namespace_of, resume, unmake};
 pub(crate) use life::{Leaving, join, join_passing, leave, own, part, rename, republish, reserve, wire, wired};
 use names::Linked;
 use net::dns::View;
-use net::firewall::{Publication, Rules};
+use net::firewall::{Publication, Published, Rules};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -135,7 +133,7 @@ impl Networks {
         busy: &BTreeSet<Publication>,
     ) -> std::result::Result<Granted, Refusal> {
         let mut book = self.book();
-        let mut granted = Granted { endpoints: container.endpoints.clone(), published: Vec::new() };
+        let mut granted = Granted { endpoints: container.endpoints.clone(), published: Published::new() };
         let given = self.grant_in(&mut book, container, &mut granted, busy);
         if given.is_err() {
             take_back(&mut book, &container.id, &granted.endpoints, &granted.published);
@@ -204,7 +202,7 @@ impl Networks {
     }
 
     /// Enters ports that a container has in place of others.
-    pub(crate) fn swap_ports(&self, container: &ContainerId, instead_of: &[Publication], ports: &[Publication]) {
+    pub(crate) fn swap_ports(&self, container: &ContainerId, instead_of: &Published, ports: &Published) {
         let mut book = self.book();
         book.unpublish(container, instead_of);
         book.keep(container, ports);
@@ -446,7 +444,8 @@ impl Inner {
         let bridged = book.networks().filter(|network| network.spec.driver == Driver::Bridge && !network.spec.template);
         let networks = bridged.map(|network| (network.link_name(), wiring::rules(network))).collect();
         drop(book);
-        let published = self.running().iter().flat_map(|container| container.published.clone()).collect();
+        let published =
+            self.running().iter().flat_map(|container| container.published.iter().collect::<Vec<_>>()).collect();
         Rules { networks, published }
     }
 

@@ -4,7 +4,7 @@ use super::book::Refusal;
 use super::wiring::Targets;
 use crate::error::EngineError;
 use crate::model::{ContainerId, PublishRequest};
-use net::firewall::{Protocol, Publication};
+use net::firewall::{Protocol, Publication, Published};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -15,14 +15,16 @@ const LAST: u16 = 60_999;
 /// The ports that are passed on.
 #[derive(Debug)]
 pub(super) struct Taken {
-    by_port: BTreeMap<(Protocol, u16), Vec<(Publication, ContainerId)>>,
+    by_container: BTreeMap<ContainerId, Published>,
+    /// How many are at a port: where there is none, no container has to be asked.
+    by_port: BTreeMap<(Protocol, u16), u16>,
     /// Where the search for any port goes on.
     next: u16,
 }
 
 impl Default for Taken {
     fn default() -> Self {
-        Self { by_port: BTreeMap::new(), next: FIRST }
+        Self { by_container: BTreeMap::new(), by_port: BTreeMap::new(), next: FIRST }
     }
 }
 
@@ -35,12 +37,12 @@ impl Taken {
         wanted: &[PublishRequest],
         to: &Targets,
         busy: &BTreeSet<Publication>,
-    ) -> Result<Vec<Publication>, Refusal> {
-        let mut taken = Vec::new();
+    ) -> Result<Published, Refusal> {
+        let mut taken = Published::new();
         for request in wanted {
             match self.find(request, to, busy) {
                 Ok(found) => {
-                    self.adopt(container, &found);
+                    self.enter(container, found.iter().copied());
                     taken.extend(found);
                 }
                 Err(refusal) => {
@@ -58,12 +60,12 @@ impl Taken {
         &mut self,
         container: &ContainerId,
         wanted: &[PublishRequest],
-        held: &[Publication],
+        held: &Published,
         (to, busy): (&Targets, &BTreeSet<Publication>),
-    ) -> Result<Vec<Publication>, Refusal> {
+    ) -> Result<Published, Refusal> {
         self.release(container, held);
-        let mut left: Vec<Publication> = held.iter().filter(|one| !one.is_direct()).copied().collect();
-        let mut taken = Vec::new();
+        let mut left: Vec<Publication> = held.iter().filter(|one| !one.is_direct()).collect();
+        let mut taken = Published::new();
         for request in wanted {
             let kept = left.iter().find(|one| is_of(one, request)).map(|one| one.port);
             left.retain(|one| Some(one.port) != kept || !is_of(one, request));
@@ -77,7 +79,7 @@ impl Taken {
             };
             match found {
                 Ok(found) => {
-                    self.adopt(container, &found);
+                    self.enter(container, found.iter().copied());
                     taken.extend(found);
                 }
                 Err(refusal) => {
@@ -137,25 +139,39 @@ impl Taken {
     }
 
     fn is_taken(&self, wanted: &Publication) -> bool {
-        let others = self.by_port.get(&(wanted.protocol, wanted.port));
-        others.into_iter().flatten().any(|(other, _)| other.conflicts_with(wanted))
+        let (protocol, port) = (wanted.protocol, wanted.port);
+        let mut others = self.by_container.values().flat_map(|published| published.at(protocol, port));
+        self.by_port.contains_key(&(protocol, port)) && others.any(|other| other.conflicts_with(wanted))
     }
 
-    pub(super) fn adopt(&mut self, container: &ContainerId, published: &[Publication]) {
+    pub(super) fn adopt(&mut self, container: &ContainerId, published: &Published) {
+        self.enter(container, published.iter());
+    }
+
+    fn enter(&mut self, container: &ContainerId, published: impl IntoIterator<Item = Publication>) {
+        let mut published = published.into_iter().peekable();
+        if published.peek().is_none() {
+            return;
+        }
+        let held = self.by_container.entry(container.clone()).or_default();
         for one in published {
-            self.by_port.entry((one.protocol, one.port)).or_default().push((*one, container.clone()));
+            if held.insert(one) {
+                *self.by_port.entry((one.protocol, one.port)).or_default() += 1;
+            }
         }
     }
 
-    pub(super) fn release(&mut self, container: &ContainerId, published: &[Publication]) {
-        for one in published {
+    pub(super) fn release(&mut self, container: &ContainerId, published: &Published) {
+        let Some(held) = self.by_container.get_mut(container) else { return };
+        for one in published.iter().filter(|one| held.remove(one)) {
             let key = (one.protocol, one.port);
-            if let Some(holders) = self.by_port.get_mut(&key) {
-                holders.retain(|(other, holder)| other != one || holder != container);
-                if holders.is_empty() {
-                    self.by_port.remove(&key);
-                }
+            match self.by_port.get_mut(&key) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.by_port.remove(&key)),
             }
+        }
+        if held.is_empty() {
+            self.by_container.remove(container);
         }
     }
 }
@@ -259,11 +275,11 @@ mod tests {
         let (a, none) = (ContainerId::known("a"), BTreeSet::new());
         let any = [request(None, None), request(None, None)];
         let ports: Vec<u16> = taken.take(&a, &any, &to(&[V4]), &none).unwrap().iter().map(|one| one.port).collect();
-        assert_eq!(ports, [FIRST, FIRST, FIRST + 1, FIRST + 1]);
+        assert_eq!(ports, [FIRST, FIRST + 1, FIRST, FIRST + 1]);
         let busy = at(&any[0], FIRST + 2, &to(&[V4])).into_iter().take(1).collect();
-        assert_eq!(taken.take(&a, &any[..1], &to(&[V4]), &busy).unwrap()[0].port, FIRST + 3);
+        assert_eq!(taken.take(&a, &any[..1], &to(&[V4]), &busy).unwrap().iter().next().unwrap().port, FIRST + 3);
         let range = [request(None, Some((FIRST, FIRST + 2)))];
-        assert_eq!(taken.take(&a, &range, &to(&[V4]), &none).unwrap()[0].port, FIRST + 2);
+        assert_eq!(taken.take(&a, &range, &to(&[V4]), &none).unwrap().iter().next().unwrap().port, FIRST + 2);
         assert!(matches!(taken.take(&a, &range, &to(&[V4]), &none), Err(Refusal::Taken(_))));
         let six = request(Some("127.0.0.1"), None);
         assert!(matches!(taken.take(&a, &[six], &to(&["fd00::2".parse().unwrap()]), &none), Err(Refusal::Wrong(_))));
@@ -294,18 +310,18 @@ mod tests {
         let wanted = [request(None, Some((8080, 8080))), request(None, None), request(None, None)];
         let held = taken.take(&a, &wanted, &to(&[V4]), &none).unwrap();
         let moved = taken.retake(&a, &wanted, &held, (&to(&[other]), &none)).unwrap();
-        let ports = |list: &[Publication]| list.iter().map(|one| one.port).collect::<Vec<_>>();
+        let ports = |list: &Published| list.iter().map(|one| one.port).collect::<Vec<_>>();
         assert_eq!(ports(&moved), ports(&held));
         assert!(moved.iter().all(|one| one.to == other));
         // no way out, and one again
         let gone = taken.retake(&a, &wanted, &moved, (&Targets::default(), &none));
         assert!(gone.is_ok_and(|gone| gone.is_empty()));
-        let both = taken.retake(&a, &wanted, &[], (&to(&[other, six]), &none)).unwrap();
-        assert_eq!((both.len(), both[1].to, both[1].port), (6, six, 8080));
+        let both = taken.retake(&a, &wanted, &Published::new(), (&to(&[other, six]), &none)).unwrap();
+        assert_eq!((both.len(), both.at(Protocol::Tcp, 8080).filter(|one| one.to == six).count()), (6, 1));
         // what somebody else has by then is refused, and nothing is lost
         let held = taken.take(&b, &[request(Some("127.0.0.1"), None)], &to(&[V4]), &none).unwrap();
         let refused = taken.retake(&b, &wanted[..1], &held, (&to(&[V4]), &none));
-        assert!(matches!(refused, Err(Refusal::Taken(_))) && taken.is_taken(&held[0]));
+        assert!(matches!(refused, Err(Refusal::Taken(_))) && taken.is_taken(&held.iter().next().unwrap()));
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn container(spec: ContainerSpec) -> Container {
         volumes: Vec::new(),
         ids: None,
         endpoints: std::collections::BTreeMap::new(),
-        published: Vec::new(),
+        published: net::firewall::Published::new(),
     }
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::state::{Attachment, Store};
 use super::{Failure, VERSIONS};
 use crate::conntrack::Conntrack;
-use crate::firewall::{Firewall, NetworkRules, Protocol, Publication};
+use crate::firewall::{Firewall, NetworkRules, Protocol, Publication, Published};
 use crate::forwarding::{self, Before, Version};
 use crate::ipam::{self, SubnetRequest};
 use crate::{Attachment as On, BridgeSpec, EndpointSpec, Links, Mac, NetError, Rate, Route, Subnet};
@@ -242,7 +242,7 @@ impl Call {
             ..NetworkRules::default()
         };
         self.store.memory.rules.networks.insert(bridge, network);
-        self.store.memory.rules.published.extend(attachment.published.iter().copied());
+        self.store.memory.rules.published.extend(attachment.published.iter());
         self.store.save().map_err(io)?;
         let make = || {
             links.connect(namespace.as_fd(), &attachment.spec)?;
@@ -289,8 +289,8 @@ impl Call {
         Ok(leases)
     }
 
-    fn publications(&self, addresses: &[IpAddr]) -> Result<Vec<Publication>, Failure> {
-        let mut published = Vec::new();
+    fn publications(&self, addresses: &[IpAddr]) -> Result<Published, Failure> {
+        let mut published = Published::new();
         for mapping in &self.configuration.runtime_config.port_mappings {
             let protocol = mapping.protocol.as_deref().filter(|text| !text.is_empty()).unwrap_or("tcp");
             let protocol: Protocol = protocol.parse().map_err(|error: String| fail(code::NETWORK, error))?;
@@ -303,9 +303,9 @@ impl Call {
             let these = Publication::for_each(host, protocol, mapping.host_port, addresses, mapping.container_port);
             published.extend(these);
         }
-        let taken =
-            |one: &&Publication| self.store.memory.rules.published.iter().any(|other| other.conflicts_with(one));
-        match published.iter().find(taken) {
+        let taken = |one: &Publication| self.store.memory.rules.published.iter().any(|other| other.conflicts_with(one));
+        let refused = published.iter().find(taken);
+        match refused {
             Some(one) => Err(fail(code::NETWORK, format!("port {}/{} is published already", one.port, one.protocol))),
             None => Ok(published),
         }
@@ -331,7 +331,7 @@ impl Call {
         }
         let memory = &mut self.store.memory;
         memory.attachments.remove(key);
-        memory.rules.published.retain(|port| !attachment.published.contains(port));
+        memory.rules.published = memory.rules.published.without(&attachment.published);
         memory.ipam = ipam::release(std::mem::take(&mut memory.ipam), &attachment.network, key);
         let last = !memory.attachments.values().any(|other| other.network == attachment.network);
         if let (true, On::Bridge { bridge, .. }) = (last, &attachment.spec.attachment) {

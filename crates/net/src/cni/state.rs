@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::firewall::{Publication, Rules};
+use crate::firewall::{Published, Rules};
 use crate::{EndpointSpec, ipam};
 
 /// A container's link that was made.
@@ -18,7 +18,7 @@ pub(super) struct Attachment {
     pub(super) network: String,
     pub(super) container: String,
     pub(super) spec: EndpointSpec,
-    pub(super) published: Vec<Publication>,
+    pub(super) published: Published,
 }
 
 impl Attachment {

@@ -19,9 +19,9 @@
 //! have to pass both, neither drops anything but what concerns its own bridges.
 
 mod claim;
+mod published;
 mod resolver;
 mod rules;
-pub mod runs;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -33,6 +33,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 
 pub use claim::Owned;
+pub use published::Published;
 pub(crate) use resolver::redirect_resolver;
 use rules::{Elements, elements, port_elements};
 pub use rules::{Gateway, NetworkRules, Protocol, Publication, Rules};
@@ -56,8 +57,8 @@ pub struct Firewall {
     lock: Option<UnixDatagram>,
     /// A table of ours from a time when the plain name was another's.
     stale: Option<String>,
-    /// What the table says, as far as we know: the rules and their elements.
-    said: Option<(Rules, Elements)>,
+    /// What the table says, as far as we know.
+    said: Option<Rules>,
 }
 
 /// A chain of somebody else that drops what it does not know.
@@ -97,16 +98,16 @@ impl Firewall {
     /// # Errors
     /// What the kernel refused; the table is then as it was.
     pub fn apply(&mut self, rules: &Rules) -> Result<()> {
-        let Some((old, said)) = &mut self.said else { return self.replace(rules) };
-        let (gone, come) = few(said, old, rules).unwrap_or_else(|| {
-            let wanted = elements(rules);
-            (minus(said, &wanted), minus(&wanted, said))
+        let Some(old) = &mut self.said else { return self.replace(rules) };
+        let (gone, come) = few(old, rules).unwrap_or_else(|| {
+            let (said, wanted) = (elements(old), elements(rules));
+            (minus(&said, &wanted), minus(&wanted, &said))
         });
         let transaction = difference(&self.table, &gone, &come);
         if !transaction.is_empty() {
             let (batch, last) = transaction.finish();
             match self.socket.transact(&batch, last) {
-                Ok(()) => change(said, &gone, &come),
+                Ok(()) => {}
                 // Somebody has taken the table, or elements of it, away.
                 Err(refusal) if [Errno::NOENT, Errno::EXIST].contains(&refusal.errno()) => return self.replace(rules),
                 Err(source) => return Err(NetError::Firewall { source }),
@@ -125,7 +126,6 @@ impl Firewall {
     }
 
     fn replace(&mut self, rules: &Rules) -> Result<()> {
-        let wanted = elements(rules);
         let mut transaction = Transaction::new(&self.table);
         // Made first, so that there is one to delete.
         transaction.add_table();
@@ -138,13 +138,13 @@ impl Firewall {
         if let Some(stale) = &self.stale {
             transaction.drop_other(stale);
         }
-        for (set, elements) in &wanted {
+        for (set, elements) in elements(rules) {
             transaction.add_elements(set, elements.iter());
         }
         self.said = None;
         self.transact(transaction.finish()).map_err(|source| NetError::Firewall { source })?;
         self.stale = None;
-        self.said = Some((rules.clone(), wanted));
+        self.said = Some(rules.clone());
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Firewall {
     /// # Errors
     /// When the kernel does not tell.
     pub fn is_intact(&self) -> Result<bool> {
-        let Some((_, said)) = &self.said else { return Ok(false) };
+        let Some(said) = &self.said else { return Ok(false) };
         let mut rules = 0;
         let ask = self.socket.ask(&wire::get_rules(&self.table), &mut |_| rules += 1);
         match ask {
@@ -171,6 +171,7 @@ impl Firewall {
             Err(refusal) if refusal.errno() == Errno::NOENT => return Ok(false),
             Err(source) => return Err(NetError::Firewall { source }),
         }
+        let said = elements(said);
         for set in SETS {
             let mut keys = BTreeSet::new();
             let ask = self.socket.ask(&wire::get_elements(&self.table, set.name), &mut |message| {
@@ -237,27 +238,13 @@ impl Firewall {
 
 /// What goes and what comes when only ports do: without looking at all elements. Nothing when more than that changes, or
 /// when two ports meet and so the change alone does not tell.
-fn few(said: &Elements, old: &Rules, new: &Rules) -> Option<(Elements, Elements)> {
+fn few(old: &Rules, new: &Rules) -> Option<(Elements, Elements)> {
     if old.networks != new.networks || new.networks.values().any(|network| !network.trusted.is_empty()) {
         return None;
     }
-    let maps = |name: &str| name.starts_with("any") || name.starts_with("at");
-    let told: usize = said.iter().filter(|(name, _)| maps(name)).map(|(_, elements)| elements.len()).sum();
-    if told != old.published.iter().filter(|port| port.is_redirected()).count() {
-        return None;
-    }
-    let gone: Vec<&Publication> = old.published.difference(&new.published).collect();
-    let come: Vec<&Publication> = new.published.difference(&old.published).collect();
-    let redirected = come.iter().filter(|port| port.is_redirected()).count();
-    let (gone, come) = (port_elements(gone), port_elements(come));
-    let single: usize = come.iter().filter(|(name, _)| maps(name)).map(|(_, elements)| elements.len()).sum();
-    let holds = |all: &Elements, set: &str, key: &[u8]| {
-        let from = Element { key: key.to_vec(), end: Vec::new(), data: Vec::new() };
-        all.get(set).and_then(|elements| elements.range(from..).next()).is_some_and(|element| element.key == key)
-    };
-    let mut all = come.iter().flat_map(|(set, elements)| elements.iter().map(move |element| (*set, element)));
-    let meets = all.any(|(set, element)| holds(said, set, &element.key) && !holds(&gone, set, &element.key));
-    (single == redirected && !meets).then_some((gone, come))
+    let (gone, come) = (old.published.without(&new.published), new.published.without(&old.published));
+    let alone = !gone.meet(&old.published) && !come.meet(&new.published);
+    alone.then(|| (port_elements(&gone), port_elements(&come)))
 }
 
 /// The elements of `all` that are not in `others`.
@@ -267,20 +254,6 @@ fn minus(all: &Elements, others: &Elements) -> Elements {
         (*set, elements.difference(others.get(set).unwrap_or(&none)).cloned().collect())
     };
     all.iter().map(rest).collect()
-}
-
-/// Does in our memory what a transaction has done in the kernel.
-fn change(said: &mut Elements, gone: &Elements, come: &Elements) {
-    for (set, elements) in gone {
-        let known = said.entry(set).or_default();
-        for element in elements {
-            known.remove(element);
-        }
-    }
-    for (set, elements) in come {
-        said.entry(set).or_default().extend(elements.iter().cloned());
-    }
-    said.retain(|_, elements| !elements.is_empty());
 }
 
 /// The transaction by which elements go and come.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Published;
 use super::wire::Element;
 use crate::Subnet;
 use crate::address::octets;
@@ -131,8 +132,7 @@ pub struct Rules {
     /// The networks, by the name of their bridge.
     pub networks: BTreeMap<String, NetworkRules>,
     /// The published ports.
-    #[serde(with = "super::runs")]
-    pub published: BTreeSet<Publication>,
+    pub published: Published,
 }
 
 /// The elements of each set.
@@ -201,9 +201,9 @@ pub(super) fn elements(rules: &Rules) -> Elements {
 }
 
 /// The elements for a network's published ports as those see them who come from trusted links.
-fn trusted(network: &NetworkRules, published: &BTreeSet<Publication>) -> Elements {
+fn trusted(network: &NetworkRules, published: &Published) -> Elements {
     let mut all = Elements::new();
-    let own = |port: &&Publication| network.subnets.iter().any(|subnet| subnet.contains(port.to));
+    let own = |port: &Publication| network.subnets.iter().any(|subnet| subnet.contains(port.to));
     for port in published.iter().filter(own) {
         for link in &network.trusted {
             let key = [name(link), port.at_container()].concat();
@@ -214,39 +214,28 @@ fn trusted(network: &NetworkRules, published: &BTreeSet<Publication>) -> Element
 }
 
 /// The elements for ports only.
-pub(super) fn port_elements<'a>(published: impl IntoIterator<Item = &'a Publication>) -> Elements {
+pub(super) fn port_elements(published: &Published) -> Elements {
     let of = |(key, data): (Vec<u8>, Vec<u8>)| Element { key, end: Vec::new(), data };
     // The sets are maps of many: each key once, without a search.
     let maps = publications(published).into_iter();
     maps.map(|(set, map)| (set, map.into_iter().map(of).collect())).collect()
 }
 
-fn publications<'a>(
-    published: impl IntoIterator<Item = &'a Publication>,
-) -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
+fn publications(published: &Published) -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut maps: BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
-    for publication in published {
-        let v6 = publication.to.is_ipv6();
+    for publication in published.iter() {
+        let Some((set, address, protocol)) = publication.place() else { continue };
         let port = |number: u16| [number.to_be_bytes().to_vec(), vec![0, 0]].concat();
-        let service = [vec![publication.protocol.number(), 0, 0, 0], port(publication.port)].concat();
-        if publication.is_direct() {
-            let key = publication.at_container();
-            maps.entry(if v6 { "direct6" } else { "direct4" }).or_default().insert(key, Vec::new());
-            continue;
-        }
-        if !publication.is_redirected() {
-            continue;
-        }
-        let target = [octets(publication.to), port(publication.to_port)].concat();
-        let Some(host) = publication.host.filter(|host| !host.is_unspecified()) else {
-            maps.entry(if v6 { "any6" } else { "any4" }).or_default().entry(service).or_insert(target);
-            continue;
+        let service = [vec![protocol.number(), 0, 0, 0], port(publication.place_port())].concat();
+        let key = [address.map(octets).unwrap_or_default(), service].concat();
+        let target = match publication.is_direct() {
+            true => Vec::new(),
+            false => [octets(publication.to), port(publication.to_port)].concat(),
         };
-        let key = [octets(host), service].concat();
-        if host.is_loopback() && !v6 {
+        if set == "at4" && address.is_some_and(|host| host.is_loopback()) {
             maps.entry("loop4").or_default().insert(key.clone(), Vec::new());
         }
-        maps.entry(if v6 { "at6" } else { "at4" }).or_default().entry(key).or_insert(target);
+        maps.entry(set).or_default().entry(key).or_insert(target);
     }
     maps
 }
@@ -272,6 +261,28 @@ impl Publication {
             Some(host) => host.is_ipv6() == target.is_ipv6(),
         };
         to.iter().filter(fits).map(|to| Self { host, protocol, port, to: *to, to_port }).collect()
+    }
+
+    /// The set that tells of it, and its key there but for the port; none where no rule can tell.
+    pub(super) fn place(&self) -> Option<(&'static str, Option<IpAddr>, Protocol)> {
+        if !self.is_direct() && !self.is_redirected() {
+            return None;
+        }
+        let host = self.host.filter(|host| !host.is_unspecified());
+        let (set, address) = match (self.is_direct(), host.is_some(), self.to.is_ipv6()) {
+            (true, _, false) => ("direct4", Some(self.to)),
+            (true, _, true) => ("direct6", Some(self.to)),
+            (false, false, false) => ("any4", None),
+            (false, false, true) => ("any6", None),
+            (false, true, false) => ("at4", host),
+            (false, true, true) => ("at6", host),
+        };
+        Some((set, address, self.protocol))
+    }
+
+    /// The port of that key.
+    pub(super) fn place_port(&self) -> u16 {
+        if self.is_direct() { self.to_port } else { self.port }
     }
 
     /// The container's address, protocol and port as registers hold them.

@@ -67,7 +67,7 @@ fn only_what_changed_is_sent() {
     let before = elements(&rules);
     let none = minus(&before, &before);
     assert!(difference(TABLE, &none, &none).is_empty());
-    rules.published.clear();
+    rules.published = Published::new();
     rules.published.insert(publication(None, 80, "10.0.0.3"));
     let after = elements(&rules);
     let (batch, last) = difference(TABLE, &minus(&before, &after), &minus(&after, &before)).finish();
@@ -83,18 +83,16 @@ fn a_few_ports_more_or_less_are_told_without_the_others() {
         Rules { published, ..Rules::default() }
     };
     let (old, new) = (set(&[(80, "10.0.0.2"), (81, "10.0.0.2")]), set(&[(80, "10.0.0.3"), (82, "10.0.0.2")]));
-    let said = elements(&old);
-    let (gone, come) = few(&said, &old, &new).unwrap();
-    let mut then = said.clone();
-    change(&mut then, &gone, &come);
-    assert_eq!(then, elements(&new));
+    let (gone, come) = few(&old, &new).unwrap();
+    assert_eq!((&gone, &come), (&minus(&elements(&old), &elements(&new)), &minus(&elements(&new), &elements(&old))));
+    assert_eq!((gone["any4"].len(), come["any4"].len()), (2, 2));
     // Two for one port: who counts can't be told from the change alone.
     let double = set(&[(80, "10.0.0.2"), (80, "10.0.0.3")]);
-    assert!(few(&elements(&double), &double, &set(&[(80, "10.0.0.3")])).is_none());
-    assert!(few(&elements(&set(&[(80, "10.0.0.3")])), &set(&[(80, "10.0.0.3")]), &double).is_none());
+    assert!(few(&double, &set(&[(80, "10.0.0.3")])).is_none());
+    assert!(few(&set(&[(80, "10.0.0.3")]), &double).is_none());
     let mut other = old.clone();
     other.networks.insert("br0".to_owned(), NetworkRules::default());
-    assert!(few(&said, &old, &other).is_none());
+    assert!(few(&old, &other).is_none());
 }
 
 #[test]
@@ -107,7 +105,7 @@ fn publications_that_would_meet_are_told() {
     assert!(publication(Some("0.0.0.0"), 80, "10.0.0.2").conflicts_with(&one));
     let carried = publication(Some("::"), 80, "10.0.0.2");
     assert!(!carried.conflicts_with(&all) && !carried.is_redirected() && carried.conflicts_with(&carried));
-    assert!(port_elements(&[carried]).is_empty(), "no rule can do that");
+    assert!(port_elements(&[carried].into_iter().collect()).is_empty(), "no rule can do that");
     let both = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
     assert_eq!(Publication::for_each(None, Protocol::Udp, 53, &both, 53).len(), 2);
     let four = Publication::for_each(Some("0.0.0.0".parse().unwrap()), Protocol::Udp, 53, &both, 53);

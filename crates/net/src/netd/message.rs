@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::dns::{Names, NetworkNames, View};
-use crate::firewall::{NetworkRules, Publication, Rules, runs};
+use crate::firewall::{NetworkRules, Publication, Published, Rules};
 
 /// The longest frame that is accepted, in bytes.
 const FRAME_MAX: usize = 16 << 20;
@@ -45,9 +45,9 @@ pub enum Request {
         bridge: String,
     },
     /// Ports are published.
-    Publish(#[serde(with = "runs")] Vec<Publication>),
+    Publish(Published),
     /// Ports are no longer published; connections through them are forgotten.
-    Unpublish(#[serde(with = "runs")] Vec<Publication>),
+    Unpublish(Published),
     /// Ports of the host are kept from other programs; all or none.
     ///
     /// A TCP port at an IPv6 address also answers what no rule can redirect: connections from ::1, and, where the
@@ -57,8 +57,7 @@ pub enum Request {
         /// Who wants them; what it had is kept too.
         owner: String,
         /// The ports; the container's side does not matter.
-        #[serde(with = "runs")]
-        ports: Vec<Publication>,
+        ports: Published,
     },
     /// The ports of an owner are free again.
     Release {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::relay::Relay;
-use crate::firewall::{Protocol, Publication};
+use crate::firewall::{Protocol, Publication, Published};
 
 /// A socket that keeps a port.
 #[derive(Debug)]
@@ -40,18 +40,14 @@ impl Ports {
     ///
     /// # Errors
     /// Which port can't be had, and why in words.
-    pub(super) fn reserve(
-        &mut self,
-        owner: &str,
-        ports: &[Publication],
-    ) -> Result<Vec<Numbered>, (Publication, String)> {
+    pub(super) fn reserve(&mut self, owner: &str, ports: &Published) -> Result<Vec<Numbered>, (Publication, String)> {
         // what it had in a run that is over, of which no daemon was there to tell
         self.release(owner);
         let (mut kept, mut new) = (Vec::new(), Vec::new());
         for port in ports.iter().filter(|port| !port.is_direct()) {
-            let named = |reason: String| (*port, reason);
-            let Some(socket) = bind(port).map_err(named)? else { continue };
-            if !is_relayed(port) {
+            let named = |reason: String| (port, reason);
+            let Some(socket) = bind(&port).map_err(named)? else { continue };
+            if !is_relayed(&port) {
                 kept.push(Kept::Bound { _socket: socket });
                 continue;
             }

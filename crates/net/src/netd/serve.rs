@@ -403,9 +403,9 @@ impl Shared {
                 state.change_rules(|all| drop(all.networks.insert(bridge, rules)))?;
             }
             Request::RemoveNetworkRules { bridge } => state.change_rules(|all| drop(all.networks.remove(&bridge)))?,
-            Request::Publish(ports) => state.change_rules(|all| all.published.extend(ports))?,
+            Request::Publish(ports) => state.change_rules(|all| all.published.extend(ports.iter()))?,
             Request::Unpublish(ports) => {
-                state.change_rules(|all| all.published.retain(|port| !ports.contains(port)))?;
+                state.change_rules(|all| all.published = all.published.without(&ports))?;
                 drop(state);
                 Conntrack::open()?.forget(&ports)?;
             }

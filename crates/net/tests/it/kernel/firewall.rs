@@ -81,7 +81,7 @@ impl World {
     }
 
     fn publish(&mut self, publications: &[Publication]) {
-        self.rules.published.extend(publications);
+        self.rules.published.extend(publications.iter().copied());
         self.firewall.apply(&self.rules).unwrap();
     }
 }
@@ -159,7 +159,7 @@ fn published_ports_are_reached_at_containers_from_trusted_links() {
         check(&world, reached, &links.join(" and "));
     }
     assert!(world.firewall.is_intact().unwrap());
-    world.rules.published.clear();
+    world.rules.published = [].into_iter().collect();
     world.publish(&[]);
     check(&world, false, "no longer published");
 }
@@ -326,11 +326,11 @@ fn a_udp_sender_moves_on_when_the_port_does() {
     world.publish(&[new]);
     assert_eq!(ask_udp(&client, "192.0.2.1:5300").as_deref(), Some("a"), "what is known counts");
     let conntrack = Conntrack::open_in(world.host.fd()).unwrap();
-    assert_eq!(conntrack.forget(&[old]).unwrap(), 1);
+    assert_eq!(conntrack.forget(&[old].into_iter().collect()).unwrap(), 1);
     assert_eq!(ask_udp(&client, "192.0.2.1:5300").as_deref(), Some("b"));
     let gone: IpAddr = "10.71.0.3".parse().unwrap();
     assert_eq!(conntrack.forget_addresses(&[gone]).unwrap(), 1);
-    assert_eq!(conntrack.forget(&[old, new]).unwrap(), 0);
+    assert_eq!(conntrack.forget(&[old, new].into_iter().collect()).unwrap(), 0);
     for (host, to, thread) in [(&world.host, "10.71.0.2:53", a), (&world.host, "10.71.0.3:53", b)] {
         host.udp().send_to(b"end", to).unwrap();
         thread.join().unwrap();
@@ -345,7 +345,7 @@ fn a_flush_by_somebody_else_is_noticed_and_repaired() {
     let mut world = World::new();
     let watch = world.host.inside(|| Watch::open().unwrap());
     world.publish(&[publication(None, Protocol::Tcp, 8080, "10.71.0.2", 80)]);
-    world.rules.published.clear();
+    world.rules.published = [].into_iter().collect();
     world.firewall.apply(&world.rules).unwrap();
     assert!(!watch.disturbed(&world.firewall), "our own changes are no disturbance");
     assert!(world.firewall.is_intact().unwrap());

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use net::dns::{Names, NetworkNames, Upstream, Via, View};
-use net::firewall::{NetworkRules, Protocol, Publication, Rules};
+use net::firewall::{NetworkRules, Protocol, Publication, Published, Rules};
 use net::netd::{Netd, Request, serve};
 use testkit::{Island, is_root_or_skip, wait_for};
 
@@ -260,6 +260,7 @@ fn ports_are_kept_and_the_filter_is_mended() {
     };
     let _busy = helper.host.inside(|| TcpListener::bind("0.0.0.0:8081")).unwrap();
     let reserve = |owner: &str, ports: Vec<Publication>| {
+        let ports = ports.into_iter().collect();
         helper.netd.call(&Request::Reserve { owner: owner.to_owned(), ports }, &[])
     };
     let refused = reserve("one", vec![port(8080, Protocol::Tcp), port(8081, Protocol::Tcp)]).unwrap_err();
@@ -271,7 +272,10 @@ fn ports_are_kept_and_the_filter_is_mended() {
     reserve("two", vec![port(8080, Protocol::Udp)]).unwrap();
     let mut rules = Rules::default();
     rules.networks.insert("br0".to_owned(), NetworkRules::default());
-    helper.call(Request::All(vec![Request::SetRules(rules), Request::Publish(vec![port(8080, Protocol::Tcp)])]));
+    helper.call(Request::All(vec![
+        Request::SetRules(rules),
+        Request::Publish([port(8080, Protocol::Tcp)].into_iter().collect()),
+    ]));
     assert_eq!(helper.netd.status().unwrap().published, 1);
     if helper.host.run("nft", &["flush", "ruleset"]).is_some() {
         let mended = wait_for(PATIENCE, || (helper.netd.status().unwrap().repairs == 1).then_some(()));
@@ -281,7 +285,7 @@ fn ports_are_kept_and_the_filter_is_mended() {
     } else {
         println!("skipped in part: no nft");
     }
-    helper.call(Request::Unpublish(vec![port(8080, Protocol::Tcp)]));
+    helper.call(Request::Unpublish([port(8080, Protocol::Tcp)].into_iter().collect()));
     helper.call(Request::RemoveNetworkRules { bridge: "br0".to_owned() });
     assert_eq!(helper.netd.status().unwrap().published, 0);
 }
@@ -517,7 +521,7 @@ fn ports_are_reached_over_ipv6_where_no_rule_can_help() {
         to,
         to_port: 80,
     };
-    let ports = vec![port(None), port(Some("::"))];
+    let ports: Published = [port(None), port(Some("::"))].into_iter().collect();
     helper.call(Request::Reserve { owner: "one".to_owned(), ports: ports.clone() });
     helper.call(Request::Publish(ports));
     for address in ["[::1]:8080", "[2001:db8::7]:8080"] {
@@ -528,7 +532,10 @@ fn ports_are_reached_over_ipv6_where_no_rule_can_help() {
         );
     }
     assert!(
-        helper.netd.call(&Request::Reserve { owner: "two".to_owned(), ports: vec![port(Some("::"))] }, &[]).is_err()
+        helper
+            .netd
+            .call(&Request::Reserve { owner: "two".to_owned(), ports: [port(Some("::"))].into_iter().collect() }, &[])
+            .is_err()
     );
     helper.call(Request::Release { owner: "one".to_owned() });
     assert_eq!(helper.host.ask_tcp("[::1]:8080"), None);
