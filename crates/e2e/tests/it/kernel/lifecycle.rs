@@ -9,12 +9,17 @@ use crate::subject::{IMAGE, Kind, SOON, Subject};
 #[test]
 fn stop_asks_and_kill_does_not() {
     let Some(subject) = Subject::start() else { return };
-    let polite = "trap 'exit 3' TERM; while :; do sleep 0.05; done";
-    subject.background("polite", &[], &["sh", "-c", polite]);
+    // process 1 gets no signal that it has not asked for yet
+    let background = |name: &str, options: &[&str], trap: &str| {
+        let script = format!("trap {trap}; echo ready; while :; do sleep 0.05; done");
+        subject.background(name, options, &["sh", "-c", &script]);
+        let ready = || subject.insula(&["logs", name]).out.contains("ready").then_some(());
+        assert!(testkit::wait_for(SOON, ready).is_some(), "{name}");
+    };
+    background("polite", &[], "'exit 3' TERM");
     subject.insula(&["stop", "-t", "10", "polite"]).expect(0);
     assert_eq!(subject.field("polite", "{{.State.ExitCode}}"), "3");
-    let deaf = "trap '' TERM; while :; do sleep 0.05; done";
-    subject.background("deaf", &[], &["sh", "-c", deaf]);
+    background("deaf", &[], "'' TERM");
     let begin = Instant::now();
     subject.insula(&["stop", "-t", "1", "deaf"]).expect(0);
     assert!(begin.elapsed().as_millis() >= 900, "{:?}", begin.elapsed());
@@ -22,8 +27,7 @@ fn stop_asks_and_kill_does_not() {
     subject.background("killed", &[], &["sleep", "100"]);
     subject.insula(&["kill", "killed"]).expect(0);
     subject.await_field("killed", "{{.State.Status}} {{.State.ExitCode}}", "exited 137");
-    let own = "trap 'exit 4' USR1; while :; do sleep 0.05; done";
-    subject.background("own", &["--stop-signal", "USR1"], &["sh", "-c", own]);
+    background("own", &["--stop-signal", "USR1"], "'exit 4' USR1");
     subject.insula(&["stop", "own"]).expect(0);
     assert_eq!(subject.field("own", "{{.State.ExitCode}}"), "4");
     subject.insula(&["kill", "own"]).expect(1);
