@@ -35,7 +35,7 @@ use std::os::unix::net::UnixDatagram;
 pub use claim::Owned;
 pub use published::Published;
 pub(crate) use resolver::redirect_resolver;
-use rules::{Elements, elements, port_elements};
+use rules::{Elements, elements, port_elements, trusted_elements};
 pub use rules::{Gateway, NetworkRules, Protocol, Publication, Rules};
 use rustix::io::Errno;
 pub use table::TABLE;
@@ -239,12 +239,21 @@ impl Firewall {
 /// What goes and what comes when only ports do: without looking at all elements. Nothing when more than that changes, or
 /// when two ports meet and so the change alone does not tell.
 fn few(old: &Rules, new: &Rules) -> Option<(Elements, Elements)> {
-    if old.networks != new.networks || new.networks.values().any(|network| !network.trusted.is_empty()) {
+    if old.networks != new.networks {
         return None;
     }
-    let (gone, come) = (old.published.without(&new.published), new.published.without(&old.published));
-    let alone = !gone.meet(&old.published) && !come.meet(&new.published);
-    alone.then(|| (port_elements(&gone), port_elements(&come)))
+    let changes = |old: &Published, new: &Published| (old.without(new), new.without(old));
+    let (gone, come) = changes(&old.published, &new.published);
+    if gone.meet(&old.published) || come.meet(&new.published) {
+        return None;
+    }
+    let (mut gone, mut come) = (port_elements(&gone), port_elements(&come));
+    if new.networks.values().any(|network| !network.trusted.is_empty()) {
+        let (closed, opened) = changes(&old.published.at_containers(), &new.published.at_containers());
+        gone.extend(trusted_elements(&new.networks, &closed));
+        come.extend(trusted_elements(&new.networks, &opened));
+    }
+    Some((gone, come))
 }
 
 /// The elements of `all` that are not in `others`.

@@ -179,6 +179,12 @@ impl Published {
         changed.flat_map(|run| run.ports()).filter(|one| !others.contains(one)).collect()
     }
 
+    /// The containers' ports behind them, each once.
+    pub(super) fn at_containers(&self) -> Self {
+        let lane = |lane: Lane| Lane { host: None, shift: None, ..lane };
+        Self::joined(self.runs.iter().map(|run| Run { lane: lane(run.lane), ..*run }).collect())
+    }
+
     /// Whether one of them would be the same element of the packet filter as another one of `all`.
     pub(super) fn meet(&self, all: &Self) -> bool {
         self.runs.iter().any(|run| all.runs.iter().any(|other| run.meets(other)))

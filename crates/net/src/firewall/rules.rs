@@ -192,22 +192,20 @@ pub(super) fn elements(rules: &Rules) -> Elements {
     for (set, elements) in port_elements(&rules.published) {
         all.entry(set).or_default().extend(elements);
     }
-    for network in rules.networks.values().filter(|network| !network.trusted.is_empty()) {
-        for (set, elements) in trusted(network, &rules.published) {
-            all.entry(set).or_default().extend(elements);
-        }
-    }
+    all.extend(trusted_elements(&rules.networks, &rules.published.at_containers()));
     all
 }
 
-/// The elements for a network's published ports as those see them who come from trusted links.
-fn trusted(network: &NetworkRules, published: &Published) -> Elements {
+/// The elements for containers' ports ([`Published::at_containers`]) as those see them who come from trusted links.
+pub(super) fn trusted_elements(networks: &BTreeMap<String, NetworkRules>, ports: &Published) -> Elements {
     let mut all = Elements::new();
-    let own = |port: &Publication| network.subnets.iter().any(|subnet| subnet.contains(port.to));
-    for port in published.iter().filter(own) {
-        for link in &network.trusted {
-            let key = [name(link), port.at_container()].concat();
-            all.entry(if port.to.is_ipv6() { "trust6" } else { "trust4" }).or_default().insert(plain(key));
+    for network in networks.values().filter(|network| !network.trusted.is_empty()) {
+        let own = |port: &Publication| network.subnets.iter().any(|subnet| subnet.contains(port.to));
+        for port in ports.iter().filter(own) {
+            for link in &network.trusted {
+                let key = [name(link), port.at_container()].concat();
+                all.entry(if port.to.is_ipv6() { "trust6" } else { "trust4" }).or_default().insert(plain(key));
+            }
         }
     }
     all

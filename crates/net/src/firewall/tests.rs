@@ -90,6 +90,19 @@ fn a_few_ports_more_or_less_are_told_without_the_others() {
     let double = set(&[(80, "10.0.0.2"), (80, "10.0.0.3")]);
     assert!(few(&double, &set(&[(80, "10.0.0.3")])).is_none());
     assert!(few(&set(&[(80, "10.0.0.3")]), &double).is_none());
+    // Behind two ports of the host is one of the container, which a trusted link reaches as long as there is either.
+    let trusting = NetworkRules {
+        subnets: vec!["10.0.0.0/24".parse().unwrap()],
+        trusted: ["eth0".to_owned()].into(),
+        ..NetworkRules::default()
+    };
+    let networks = || [("br0".to_owned(), trusting.clone())].into();
+    let trusting = |ports: &[(u16, &str)]| Rules { networks: networks(), ..set(ports) };
+    let both = trusting(&[(80, "10.0.0.2"), (81, "10.0.0.2")]);
+    let (gone, come) = few(&both, &trusting(&[(81, "10.0.0.2"), (82, "10.0.0.3")])).unwrap();
+    assert_eq!((gone.get("trust4"), come["trust4"].len(), gone["any4"].len()), (None, 1, 1));
+    let (gone, come) = few(&both, &trusting(&[])).unwrap();
+    assert_eq!((gone["trust4"].len(), gone["any4"].len(), come.len()), (1, 2, 0));
     let mut other = old.clone();
     other.networks.insert("br0".to_owned(), NetworkRules::default());
     assert!(few(&old, &other).is_none());

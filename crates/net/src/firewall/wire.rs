@@ -60,9 +60,7 @@ impl<'table> Transaction<'table> {
     pub(super) fn finish(mut self) -> (Batch, u32) {
         // An acknowledgement is given to a message that changes something, in every version of the kernel.
         let last = u32::try_from(self.batch.len() + 1).unwrap_or(u32::MAX);
-        self.batch
-            .message("commit", kind(NEWTABLE), NLM_F_ACK | NLM_F_CREATE, &header(NFPROTO_INET))
-            .put_text(1, self.table);
+        self.table("commit", NEWTABLE, NLM_F_ACK | NLM_F_CREATE, self.table);
         self.batch.message("end", BATCH_END, 0, &[0, 0, 0, 10]);
         (self.batch, last)
     }
@@ -71,7 +69,7 @@ impl<'table> Transaction<'table> {
     pub(super) fn finish_without(mut self) -> (Batch, u32) {
         self.add_table();
         let last = u32::try_from(self.batch.len() + 1).unwrap_or(u32::MAX);
-        self.batch.message("delete table", kind(DELTABLE), NLM_F_ACK, &header(NFPROTO_INET)).put_text(1, self.table);
+        self.table("delete table", DELTABLE, NLM_F_ACK, self.table);
         self.batch.message("end", BATCH_END, 0, &[0, 0, 0, 10]);
         (self.batch, last)
     }
@@ -81,31 +79,34 @@ impl<'table> Transaction<'table> {
     }
 
     pub(super) fn add_table(&mut self) {
-        self.batch.message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET)).put_text(1, self.table);
+        self.table("add table", NEWTABLE, NLM_F_CREATE, self.table);
     }
 
     /// As [`Self::add_table`], with a comment, which a table that is there does not get.
     pub(super) fn add_commented_table(&mut self, comment: &str) {
-        self.batch
-            .message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET))
-            .put_text(1, self.table)
-            .put(6, &note(comment));
+        self.table("add table", NEWTABLE, NLM_F_CREATE, self.table).put(6, &note(comment));
     }
 
     /// Sees that there is no table of another name.
     pub(super) fn drop_other(&mut self, name: &str) {
-        self.batch.message("add table", kind(NEWTABLE), NLM_F_CREATE, &header(NFPROTO_INET)).put_text(1, name);
-        self.batch.message("delete table", kind(DELTABLE), 0, &header(NFPROTO_INET)).put_text(1, name);
+        self.table("add table", NEWTABLE, NLM_F_CREATE, name);
+        self.table("delete table", DELTABLE, 0, name);
     }
 
     /// As [`Self::add_table`]; one that is there is an error.
     pub(super) fn add_new_table(&mut self) {
-        let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.batch.message("add table", kind(NEWTABLE), flags, &header(NFPROTO_INET)).put_text(1, self.table);
+        self.table("add table", NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, self.table);
     }
 
     pub(super) fn delete_table(&mut self) {
-        self.batch.message("delete table", kind(DELTABLE), 0, &header(NFPROTO_INET)).put_text(1, self.table);
+        self.table("delete table", DELTABLE, 0, self.table);
+    }
+
+    /// What concerns a table as a whole.
+    fn table(&mut self, what: &'static str, message: u16, flags: u16, name: &str) -> Message<'_> {
+        let mut message = self.batch.message(what, kind(message), flags, &header(NFPROTO_INET));
+        message.put_text(1, name);
+        message
     }
 
     /// A chain at a hook, which accepts what no rule drops.
