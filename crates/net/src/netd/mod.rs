@@ -16,6 +16,7 @@
 //! nftables' events, processes' ends ──> the loop
 //! ```
 
+mod crew;
 mod message;
 mod ports;
 mod relay;

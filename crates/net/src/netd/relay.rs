@@ -1,17 +1,19 @@
 //! Connections that no rule can redirect: over IPv6 to a container that has only IPv4, and from ::1.
 //!
 //! The socket that keeps such a port from others listens, and each connection is carried to the container by two
-//! threads for its time. No port has a process or a thread of its own.
+//! threads of the crew for its time. No port has a process or a thread of its own.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use super::crew::Crew;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at once; beyond, they are closed.
 const MAX: usize = 1024;
-const STACK: usize = 64 * 1024;
 
 static CARRIED: AtomicUsize = AtomicUsize::new(0);
 
@@ -24,39 +26,47 @@ pub(super) struct Relay {
 
 impl Relay {
     /// Takes the connection that waits.
-    pub(super) fn accept(&self) {
+    pub(super) fn accept(&self, crew: &Arc<Crew>) {
         let Ok((client, _)) = self.listener.accept() else { return };
-        let target = self.target;
-        if CARRIED.fetch_add(1, Ordering::Relaxed) >= MAX {
-            CARRIED.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        let carry = move || {
-            // A connection that breaks off is closed at both ends; there is nobody else to tell.
-            let _ = carry(&client, target);
-            CARRIED.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new().name("relay".to_owned()).stack_size(STACK).spawn(carry).is_err() {
-            CARRIED.fetch_sub(1, Ordering::Relaxed);
-        }
+        let Some(place) = Place::take() else { return };
+        let (target, others) = (self.target, Arc::clone(crew));
+        // A connection that breaks off is closed at both ends; there is nobody else to tell.
+        let _ = crew.begin(move || drop(carry(client, target, place, &others)));
     }
 }
 
-fn carry(client: &TcpStream, target: SocketAddr) -> io::Result<()> {
+/// A connection's place among those that are carried.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let place = Self;
+        (CARRIED.fetch_add(1, Ordering::Relaxed) < MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        CARRIED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn carry(client: TcpStream, target: SocketAddr, place: Place, crew: &Arc<Crew>) -> io::Result<()> {
     client.set_nonblocking(false)?;
     let server = TcpStream::connect_timeout(&target, PATIENCE)?;
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
-    let way = |mut from: &TcpStream, mut to: &TcpStream| {
-        let copied = io::copy(&mut from, &mut to);
-        // One that has ended can't be ended again.
-        let _ = to.shutdown(Shutdown::Write);
-        if copied.is_err() {
-            let _ = from.shutdown(Shutdown::Read);
-        }
-    };
-    std::thread::scope(|scope| {
-        let back = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || way(&server, client))?;
-        way(client, &server);
-        back.join().map_err(|_| io::Error::other("relay"))
-    })
+    let ends = Arc::new((client, server, place));
+    let back = Arc::clone(&ends);
+    crew.begin(move || way(&back.1, &back.0))?;
+    way(&ends.0, &ends.1);
+    Ok(())
+}
+
+fn way(mut from: &TcpStream, mut to: &TcpStream) {
+    let copied = io::copy(&mut from, &mut to);
+    // One that has ended can't be ended again.
+    let _ = to.shutdown(Shutdown::Write);
+    if copied.is_err() {
+        let _ = from.shutdown(Shutdown::Read);
+    }
 }

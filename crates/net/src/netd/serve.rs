@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
+use super::crew::Crew;
 use super::message::{self, Reply, Request, Status};
 use super::ports::Ports;
 use super::stream;
@@ -119,6 +120,7 @@ pub fn serve(listener: UnixListener, path: &Path) -> Result<()> {
     let shared = Arc::new(Shared { epoll, state: Mutex::new(state), streams: Mutex::default() });
     let mut turn = Turn {
         shared,
+        crew: Arc::default(),
         listener,
         watch,
         pending: BTreeMap::new(),
@@ -147,6 +149,7 @@ fn add(epoll: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> rustix::io::Result<()
 /// What only the loop has.
 struct Turn {
     shared: Arc<Shared>,
+    crew: Arc<Crew>,
     listener: UnixListener,
     watch: Watch,
     pending: BTreeMap<u64, Pending>,
@@ -186,7 +189,7 @@ impl Turn {
                 RELAY => {
                     let relay = self.shared.lock().ports.relay(number);
                     if let Some(relay) = relay {
-                        relay.accept();
+                        relay.accept(&self.crew);
                     }
                 }
                 _ => self.answer(number),
@@ -279,12 +282,12 @@ impl Turn {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let spawned = std::thread::Builder::new().name("stream".to_owned()).stack_size(256 * 1024).spawn(move || {
+        let begun = self.crew.begin(move || {
             // A connection that breaks off is the client's affair.
             let _ = stream::converse(&shared, number, stream);
             shared.end_stream(number);
         });
-        if spawned.is_err() {
+        if begun.is_err() {
             self.shared.end_stream(number);
         }
     }

@@ -1,4 +1,4 @@
-//! Questions over TCP: what is too long for a datagram. They are rare, so each connection has a thread for its time.
+//! Questions over TCP: what is too long for a datagram. Each connection has a thread of the crew for its time.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
