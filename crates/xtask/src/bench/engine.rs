@@ -170,12 +170,22 @@ fn lists(engines: &[&Engine], groups: &Groups, effort: &Effort) -> Result<String
     let short = turns(&format!("`ps -aq` with {} containers", effort.listed), engines, groups, effort.lists, &list)?;
     let list = |engine: &Engine| engine.client(&["ps", "-a"]).quiet().check();
     let long = turns(&format!("`ps -a` with {} containers", effort.listed), engines, groups, effort.lists, &list)?;
+    let start = |engine: &Engine| engine.client(&["ps"]).quiet().check();
+    let start = turns("`ps` while none runs: the client alone", engines, groups, effort.lists, &start)?;
+    let bare = |engine: &Engine| -> Result<()> {
+        let text = engine.get("/containers/json?all=1")?;
+        // in chunks or whole: each container takes some hundred bytes
+        ensure!(text.len() > 200 * effort.listed, "containers are missing");
+        Ok(())
+    };
+    let title = format!("`GET /containers/json?all=1` with {} containers: no client", effort.listed);
+    let bare = turns(&title, engines, groups, effort.lists, &bare)?;
     let clear = |engine: &Engine| -> Result<()> {
         let text = engine.client(&["ps", "-aq"]).output()?;
         engine.remove(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     };
     engines.iter().try_for_each(|engine| clear(engine))?;
-    Ok([short, long].join("\n"))
+    Ok([short, long, start, bare].join("\n"))
 }
 
 fn rest(engines: &[&Engine], groups: &Groups, effort: &Effort) -> Result<String> {

@@ -6,11 +6,13 @@
 //! The names of the namespaces are in the bench's private `/run`: they go with it.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::measure::Groups;
@@ -101,10 +103,12 @@ enum Daemon {
 impl Engine {
     /// The engine's client with these arguments: for all but podman, Docker's.
     pub(super) fn client(&self, words: &[&str]) -> Run {
-        let run = match &self.daemon {
-            Daemon::Docker { .. } => self.docker(&self.dir.join("docker.sock")),
-            Daemon::Insula(island) => self.docker(&island.socket()),
-            Daemon::None => {
+        let run = match self.socket() {
+            Some(socket) => {
+                let host = format!("unix://{}", socket.display());
+                Run::new("docker").env_remove("DOCKER_CONTEXT").args(["-H", &host])
+            }
+            None => {
                 let folder = |name: &str| self.dir.join(name);
                 self.netns
                     .run("podman")
@@ -116,9 +120,24 @@ impl Engine {
         run.args(words).timeout(Duration::from_secs(600))
     }
 
-    fn docker(&self, socket: &Path) -> Run {
-        let host = format!("unix://{}", socket.display());
-        Run::new("docker").env_remove("DOCKER_CONTEXT").args(["-H", &host])
+    /// Where its daemon answers, if it has one.
+    fn socket(&self) -> Option<PathBuf> {
+        match &self.daemon {
+            Daemon::Docker { .. } => Some(self.dir.join("docker.sock")),
+            Daemon::Insula(island) => Some(island.socket()),
+            Daemon::None => None,
+        }
+    }
+
+    /// What its daemon answers to a GET, as it comes: no client stands between.
+    pub(super) fn get(&self, path: &str) -> Result<String> {
+        let socket = self.socket().context("an engine without a daemon")?;
+        let mut stream = UnixStream::connect(&socket).context("cannot connect to the daemon")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n").context("cannot ask")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("cannot read the answer")?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "GET {path}: {}", answer.lines().next().unwrap_or_default());
+        Ok(answer)
     }
 
     /// `run` or `create` with what this engine needs on top.
