@@ -64,11 +64,9 @@ impl Taken {
         (to, busy): (&Targets, &BTreeSet<Publication>),
     ) -> Result<Published, Refusal> {
         self.release(container, held);
-        let mut left: Vec<Publication> = held.iter().filter(|one| !one.is_direct()).collect();
+        let kept = kept(wanted, held);
         let mut taken = Published::new();
-        for request in wanted {
-            let kept = left.iter().find(|one| is_of(one, request)).map(|one| one.port);
-            left.retain(|one| Some(one.port) != kept || !is_of(one, request));
+        for (request, kept) in wanted.iter().zip(kept) {
             let found = match kept {
                 Some(port) => {
                     let mut found = at(request, port, to);
@@ -174,6 +172,19 @@ impl Taken {
             self.by_container.remove(container);
         }
     }
+}
+
+/// The port of the host that each request has of those that are held. Who named a port has it, and not who takes any.
+fn kept(wanted: &[PublishRequest], held: &Published) -> Vec<Option<u16>> {
+    let mut left: Vec<Publication> = held.iter().filter(|one| !one.is_direct()).collect();
+    let mut kept = vec![None; wanted.len()];
+    let mut choosy: Vec<(usize, &PublishRequest)> = wanted.iter().enumerate().collect();
+    choosy.sort_by_key(|(_, request)| request.host_ports.map_or(u16::MAX, |(first, last)| last.saturating_sub(first)));
+    for (at, request) in choosy {
+        kept[at] = left.iter().find(|one| is_of(one, request)).map(|one| one.port);
+        left.retain(|one| Some(one.port) != kept[at] || !is_of(one, request));
+    }
+    kept
 }
 
 /// Whether this is what a request may have become.
@@ -318,6 +329,12 @@ mod tests {
         assert!(gone.is_ok_and(|gone| gone.is_empty()));
         let both = taken.retake(&a, &wanted, &Published::new(), (&to(&[other, six]), &none)).unwrap();
         assert_eq!((both.len(), both.at(Protocol::Tcp, 8080).filter(|one| one.to == six).count()), (6, 1));
+        // the port that one asks for by number is not what another takes for any
+        taken.release(&a, &both);
+        let mixed = [request(None, None), request(None, Some((8080, 8080)))];
+        let held = taken.take(&a, &mixed, &to(&[V4]), &none).unwrap();
+        let moved = taken.retake(&a, &mixed, &held, (&to(&[other]), &none)).unwrap();
+        assert_eq!(ports(&moved), ports(&held));
         // what somebody else has by then is refused, and nothing is lost
         let held = taken.take(&b, &[request(Some("127.0.0.1"), None)], &to(&[V4]), &none).unwrap();
         let refused = taken.retake(&b, &wanted[..1], &held, (&to(&[V4]), &none));
