@@ -185,6 +185,13 @@ pub(crate) fn oom_kills<'a>(shared: &'a Shared, group: &dyn Fn(&Hierarchy) -> &'
     Ok(of(&Files { hierarchy, group: group(hierarchy) }.table(file)?, "oom_kill"))
 }
 
+/// Whether the group's processes stand still for want of memory, because the kernel may not kill them. Version 2 has no such switch.
+pub(crate) fn starves<'a>(shared: &'a Shared, group: &dyn Fn(&Hierarchy) -> &'a str) -> Result<bool> {
+    let Some(hierarchy) = shared.v1("memory") else { return Ok(false) };
+    let table = Files { hierarchy, group: group(hierarchy) }.table("memory.oom_control")?;
+    Ok(of(&table, "oom_kill_disable") == 1 && of(&table, "under_oom") == 1)
+}
+
 fn of(table: &BTreeMap<String, u64>, key: &str) -> u64 {
     table.get(key).copied().unwrap_or(0)
 }

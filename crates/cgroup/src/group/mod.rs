@@ -426,6 +426,17 @@ impl Group {
         usage::oom_kills(&self.shared, &|own| self.at(own))
     }
 
+    /// Whether its processes stand still for want of memory, because the kernel may not kill them.
+    ///
+    /// # Errors
+    /// When the group's file can't be read or understood.
+    ///
+    /// # Source
+    /// Linux `Documentation/admin-guide/cgroup-v1/memory.rst`, `memory.oom_control`.
+    pub fn starves(&self) -> Result<bool> {
+        usage::starves(&self.shared, &|own| self.at(own))
+    }
+
     /// Removes the group and the groups below it. The groups above stay, since the next start wants them: see
     /// [`Host::release`](crate::Host::release).
     ///

@@ -73,6 +73,8 @@ pub struct Shim {
     restored: bool,
     memory: Option<Source>,
     oom_kills: u64,
+    /// Memory ran out where the kernel may not kill for it.
+    starved: bool,
     /// Until when to look whether the kernel killed something: it tells before it does.
     oom_watch_ms: Option<u64>,
     quit_by_ms: Option<u64>,
@@ -133,6 +135,7 @@ pub fn run(connection: OwnedFd) -> crate::Result<()> {
         restored: false,
         memory: None,
         oom_kills: 0,
+        starved: false,
         oom_watch_ms: None,
         quit_by_ms: None,
         idle_trimmed: false,
@@ -397,7 +400,7 @@ impl Shim {
         self.daemons.retain(|_, daemon| daemon.event(event.clone()));
     }
 
-    /// Removes the control group; whether the kernel killed a process of it for want of memory.
+    /// Removes the control group; whether memory ran out in it.
     fn dismantle(&mut self) -> bool {
         self.memory = None;
         let Some(container) = self.container.take() else { return false };
@@ -413,7 +416,7 @@ impl Shim {
         if let Err(error) = container.group.remove() {
             complain(&format!("cannot remove the control group: {error}"));
         }
-        kills > 0
+        kills > 0 || self.starved
     }
 
     fn write_exit(&self, exit: &Exit) {
@@ -457,9 +460,12 @@ impl Shim {
 
     fn check_memory(&mut self) {
         let Some(until) = self.oom_watch_ms else { return };
-        let kills = self.container.as_ref().and_then(|container| container.group.oom_kills().ok()).unwrap_or(0);
-        if kills > self.oom_kills {
+        let group = self.container.as_ref().map(|container| &container.group);
+        let kills = group.and_then(|group| group.oom_kills().ok()).unwrap_or(0);
+        let starves = group.is_some_and(|group| group.starves().unwrap_or(false));
+        if kills > self.oom_kills || starves {
             self.oom_kills = kills;
+            self.starved |= starves;
             self.oom_watch_ms = None;
             self.tell(&Event::OomKilled);
         } else if self.container.is_none() || until <= now_ms() {
