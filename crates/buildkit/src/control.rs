@@ -118,7 +118,7 @@ async fn prune(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
     let before = kit.engine.build_cache();
     let unused_for = u64::try_from(asked.keep_duration).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
     let keep_bytes = u64::try_from(asked.keep_bytes).ok().filter(|bytes| *bytes > 0);
-    let filter = CacheFilter { all: asked.all, unused_for, keep_bytes };
+    let filter = CacheFilter { all: asked.all, unused_for, keep_bytes, ..CacheFilter::default() };
     let pruned = kit.engine.prune_build_cache(filter).await.map_err(build::failed)?;
     let gone: BTreeSet<&str> = pruned.keys.iter().map(|key| key.get(..25).unwrap_or(key)).collect();
     let mut left = pruned.bytes;

@@ -169,6 +169,11 @@ impl Filters {
         self.0.get(key).map(Vec::as_slice).filter(|values| !values.is_empty())
     }
 
+    /// One more value of a key.
+    pub(crate) fn add(&mut self, key: &str, value: &str) {
+        self.0.entry(key.to_owned()).or_default().push(value.to_owned());
+    }
+
     /// True if the key is not filtered by, or any of its values satisfies `test`.
     pub(crate) fn matches(&self, key: &str, test: impl Fn(&str) -> bool) -> bool {
         self.values(key).is_none_or(|values| values.iter().any(|value| test(value)))

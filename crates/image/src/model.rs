@@ -50,6 +50,8 @@ pub struct Image {
     pub created: SystemTime,
     /// The manifests that it came with or was pushed under.
     pub manifests: Vec<StoredManifest>,
+    /// The image that it was made of here, if that is known and still there.
+    pub parent: Option<ImageId>,
 }
 
 impl Image {

@@ -84,6 +84,8 @@ struct Known {
     /// The configuration, or what is wrong with it.
     config: Result<ImageConfiguration, String>,
     manifests: Vec<StoredManifest>,
+    /// The image that it was made of here.
+    parent: Option<ImageId>,
 }
 
 /// The file `index.json`.
@@ -110,6 +112,8 @@ struct IndexImage {
     references: Vec<Reference>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     manifests: Vec<StoredManifest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<ImageId>,
 }
 
 const INDEX_VERSION: u32 = 1;
@@ -369,7 +373,7 @@ impl Store {
         let bytes = options.changes.beside(canonical_json(&config)?);
         let bytes = bytes.map_err(|error| ImageError::Config(oci_spec::OciSpecError::SerDe(error)))?;
         let layers = vec![layer.diff_id];
-        let known = Known { layers, size: layer.size, config: Ok(config), manifests: Vec::new() };
+        let known = Known { layers, size: layer.size, config: Ok(config), manifests: Vec::new(), parent: None };
         self.keep_config(state, &bytes, known, options.reference)
     }
 
@@ -393,6 +397,7 @@ impl Store {
         if let Some(old) = state.images.get(&id) {
             let new = std::mem::replace(&mut known.manifests, old.manifests.clone());
             new.into_iter().for_each(|manifest| intake::merge(&mut known.manifests, manifest));
+            known.parent = known.parent.or(old.parent);
         }
         let previous_image = state.images.insert(id, known);
         let reference = reference.map(Reference::tagged);
@@ -483,6 +488,7 @@ impl Store {
                     layers: known.layers.clone(),
                     references: state.names(id),
                     manifests: known.manifests.clone(),
+                    parent: known.parent,
                 })
                 .collect(),
             families: state
@@ -578,6 +584,7 @@ impl State {
             size_bytes: known.size,
             created,
             manifests: known.manifests.clone(),
+            parent: known.parent.filter(|parent| self.images.contains_key(parent)),
         })
     }
 
@@ -683,7 +690,8 @@ fn load(root: &Path) -> Result<State, ImageError> {
     for image in index.images {
         state.references.extend(image.references.into_iter().map(|reference| (reference, image.id)));
         let config = load_config(root, &image.id);
-        let known = Known { layers: image.layers, size: image.size, config, manifests: image.manifests };
+        let (manifests, parent) = (image.manifests, image.parent);
+        let known = Known { layers: image.layers, size: image.size, config, manifests, parent };
         state.images.insert(image.id, known);
     }
     state.families = index.families.into_iter().map(|one| (one.reference, one.family)).collect();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Text that names no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid platform {text:?}: unknown operating system or architecture; it must look like linux/amd64 or linux/arm64/v8"
+    "invalid platform {text:?}: unknown operating system or architecture: invalid argument; it must look like linux/amd64 or linux/arm64/v8"
 )]
 pub struct PlatformError {
     text: String,

@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 
 /// What clients show as cancelled rather than failed.
 const CANCELLED: &str = "context canceled";
-/// The ordinary output.
+/// The numbers of standard output and standard error.
 const OUTPUT: i64 = 1;
+const ERRORS: i64 = 2;
 
 /// See the module.
 #[derive(Debug)]
@@ -154,10 +155,11 @@ impl Board {
                     vertex.cached = true;
                 }
             }
-            BuildEvent::Output { step, bytes, .. } => {
+            BuildEvent::Output { step, stream, bytes, .. } => {
                 let Some(vertex) = self.open.get(&key(step)) else { return };
                 let (vertex, timestamp) = (vertex.digest.clone(), Some(Timestamp::now()));
-                let log = VertexLog { vertex, timestamp, stream: OUTPUT, msg: bytes };
+                let stream = if stream == engine::LogStream::Stderr { ERRORS } else { OUTPUT };
+                let log = VertexLog { vertex, timestamp, stream, msg: bytes };
                 self.send(StatusResponse { logs: vec![log], ..StatusResponse::default() }).await;
             }
             BuildEvent::Done { step, .. } => self.end(&key(step), "").await,

@@ -12,7 +12,8 @@ use engine::image::build::{Options, Volumes};
 use engine::model::{NetworkMode, Resources, Ulimit};
 use engine::{
     Annotation, Bases, Bearer, BuildContext, BuildEvent, BuildOutcome, BuildRequest, CacheFilter, CachePlace,
-    CacheSource, CacheSteps, CacheTarget, Detail, Engine, EngineError, Entitlement, Provenance, Reuse, Squash,
+    CacheSource, CacheSteps, CacheTarget, Detail, Engine, EngineError, Entitlement, LogStream, Provenance, PrunedCache,
+    Reuse, Squash,
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -30,23 +31,31 @@ const DEPTH: usize = 256;
 /// The longest first line of our own form, in bytes: secrets are in it.
 const MAX_LINE: usize = 64 << 20;
 
+/// What standard error stands between in Docker's classic form.
+const RED: &str = "\x1b[91m";
+const PLAIN: &str = "\x1b[0m";
+
 type Lines = mpsc::Sender<io::Result<Bytes>>;
 
 /// `POST /build`
 pub(crate) async fn classic(mut call: Call) -> Result {
-    if call.query.text("version") == Some("2") {
+    // without a session there is nothing that only BuildKit's way could do
+    let newer = call.query.text("version") == Some("2");
+    if newer && call.query.text("session").or(call.query.text("buildid")).is_some() {
         return super::buildkit::build(call).await;
     }
-    let asked = classic_request(&call.query).and_then(|request| Ok((request, super::registry::proofs(&call)?)));
-    let (mut request, proofs) = match asked {
-        Ok(asked) => asked,
+    let mut request = match classic_request(&call.query) {
+        Ok(request) => request,
         Err(error) => {
             // who sends an archive hears of the refusal once all is sent
             drain(call.request.body_mut()).await;
             return Err(error);
         }
     };
-    request.proofs = proofs;
+    request.proofs = super::registry::proofs(&call);
+    if newer {
+        request.options.volumes = Volumes::default();
+    }
     let quiet = call.query.flag("q");
     let engine = call.api.engine.clone();
     request.context = match call.query.text("remote") {
@@ -59,8 +68,8 @@ pub(crate) async fn classic(mut call: Call) -> Result {
         let names = request.names.clone();
         let mut teller = Teller::new(&sender, if quiet { Form::Quiet } else { Form::Classic });
         let outcome = match run(&engine, request, &sender, &mut teller).await {
-            // nothing was told yet: the answer is the refusal, unless there is an answer already
-            Err(error) if sender.capacity() == sender.max_capacity() => match refuse.send(error) {
+            // nothing was told yet: the answer is the refusal, unless there is an answer already or the steps have begun
+            Err(error) if !teller.planned() && sender.capacity() == sender.max_capacity() => match refuse.send(error) {
                 Ok(()) => return,
                 Err(error) => Err(error),
             },
@@ -96,7 +105,7 @@ async fn begun(mut told: mpsc::Receiver<io::Result<Bytes>>, refused: oneshot::Re
 
 /// `POST /insula/build`
 pub(crate) async fn own(call: Call) -> Result {
-    let proofs = super::registry::proofs(&call)?;
+    let proofs = super::registry::proofs(&call);
     let mut body = call.request.into_body();
     let (asked, rest) = first_line(&mut body).await?;
     let output = asked.output.clone().map(|folder| shared(&folder)).transpose()?;
@@ -188,15 +197,9 @@ impl io::Write for Pieces {
 
 /// `POST /build/prune`
 pub(crate) async fn prune(call: Call) -> Result {
-    let filters = call.query.filters(&["id", "inuse", "parent", "private", "shared", "type", "until", "unused-for"])?;
+    let keys = ["description", "id", "inuse", "parent", "private", "shared", "type", "until", "unused-for"];
+    let filters = call.query.filters(&keys)?;
     let known = ["until", "unused-for"];
-    for key in ["id", "inuse", "parent", "private", "shared", "type"] {
-        if filters.values(key).is_some() {
-            return Err(ApiError::unsupported(format!(
-                "the filter {key} is not supported for prune; nothing was removed"
-            )));
-        }
-    }
     let given = known.iter().find_map(|key| filters.values(key)?.iter().next());
     let bad = |text: &String| ApiError::invalid(format!("invalid time {text:?}: give a length as in 24h or 1h30m"));
     let unused_for = given.map(|text| parse_duration(text).ok_or_else(|| bad(text))).transpose()?;
@@ -206,8 +209,17 @@ pub(crate) async fn prune(call: Call) -> Result {
         None => call.query.number::<u64>("keep-storage")?,
     };
     let keep_bytes = keep_bytes.filter(|bytes| *bytes > 0);
-    let filter = CacheFilter { all: call.query.flag("all"), unused_for, keep_bytes };
-    let pruned = call.engine().prune_build_cache(filter).await?;
+    let (shared, private) = (filters.flag("shared")?, filters.flag("private")?.map(|private| !private));
+    let values = |key: &str| filters.values(key).map(<[String]>::to_vec);
+    // a record is of the ordinary kind, in nobody's use, and stands upon no other
+    let none = filters.flag("inuse")? == Some(true)
+        || filters.values("parent").is_some()
+        || !filters.matches("type", |kind| kind == "regular")
+        || shared.zip(private).is_some_and(|(one, other)| one != other);
+    let all = call.query.flag("all");
+    let shared = shared.or(private);
+    let filter = CacheFilter { all, unused_for, keep_bytes, ids: values("id"), texts: values("description"), shared };
+    let pruned = if none { PrunedCache::default() } else { call.engine().prune_build_cache(filter).await? };
     reply::json(&json!({ "CachesDeleted": reply::removed(pruned.keys), "SpaceReclaimed": pruned.bytes }))
 }
 
@@ -309,13 +321,18 @@ struct Teller<'a> {
     /// The stage whose steps are shown now; those of others wait.
     shown: Option<usize>,
     waiting: BTreeMap<usize, VecDeque<BuildEvent>>,
-    /// Letters whose other bytes have not come yet, by step.
-    open: BTreeMap<usize, Vec<u8>>,
+    /// Letters whose other bytes have not come yet, by step and whether it is its standard error.
+    open: BTreeMap<(usize, bool), Vec<u8>>,
 }
 
 impl<'a> Teller<'a> {
     fn new(client: &'a Lines, form: Form) -> Self {
         Self { client, form, steps: 0, shown: None, waiting: BTreeMap::new(), open: BTreeMap::new() }
+    }
+
+    /// Whether a client reads of the steps: what goes wrong now goes wrong in one of them.
+    fn planned(&self) -> bool {
+        self.form == Form::Classic && self.steps > 0
     }
 
     async fn event(&mut self, event: BuildEvent) {
@@ -340,7 +357,7 @@ impl<'a> Teller<'a> {
                 BuildLine::Begun(stage, step, text)
             }
             BuildEvent::Cached { step, .. } => BuildLine::Cached(step),
-            BuildEvent::Output { step, bytes, .. } => BuildLine::Output(step, self.text(step, bytes)),
+            BuildEvent::Output { step, stream, bytes, .. } => BuildLine::Output(step, self.text(step, stream, bytes)),
             BuildEvent::Done { step, .. } => BuildLine::Done(step),
             BuildEvent::StageDone { .. }
             | BuildEvent::Looking(_)
@@ -352,14 +369,15 @@ impl<'a> Teller<'a> {
     }
 
     /// Whole letters.
-    fn text(&mut self, step: usize, bytes: Vec<u8>) -> String {
-        let mut all = self.open.remove(&step).unwrap_or_default();
+    fn text(&mut self, step: usize, stream: LogStream, bytes: Vec<u8>) -> String {
+        let key = (step, stream == LogStream::Stderr);
+        let mut all = self.open.remove(&key).unwrap_or_default();
         all.extend(bytes);
         if let Err(error) = std::str::from_utf8(&all)
             && error.error_len().is_none()
         {
             let rest = all.split_off(error.valid_up_to());
-            self.open.insert(step, rest);
+            self.open.insert(key, rest);
         }
         String::from_utf8_lossy(&all).into_owned()
     }
@@ -417,7 +435,10 @@ impl<'a> Teller<'a> {
             BuildEvent::Fetching(name) => format!("[Warning] {}\n", fetching(&name)),
             BuildEvent::Begun { step, text, .. } => format!("Step {step}/{} : {text}\n", self.steps),
             BuildEvent::Cached { .. } => " ---> Using cache\n".to_owned(),
-            BuildEvent::Output { step, bytes, .. } => self.text(step, bytes),
+            BuildEvent::Output { step, stream: LogStream::Stderr, bytes, .. } => {
+                format!("{RED}{}{PLAIN}", self.text(step, LogStream::Stderr, bytes))
+            }
+            BuildEvent::Output { step, stream, bytes, .. } => self.text(step, stream, bytes),
             BuildEvent::Done { made, .. } => format!(" ---> {made}\n"),
             _ => return,
         };
@@ -758,13 +779,16 @@ mod tests {
         let (sender, mut lines) = mpsc::channel(64);
         let mut teller = Teller::new(&sender, Form::Classic);
         let begun = |stage, step| BuildEvent::Begun { stage, step, text: format!("RUN {step}") };
-        let output = |stage, step, text: &[u8]| BuildEvent::Output { stage, step, bytes: text.to_vec() };
+        let written =
+            |stage, step, stream, text: &[u8]| BuildEvent::Output { stage, step, stream, bytes: text.to_vec() };
+        let output = |stage, step, text: &[u8]| written(stage, step, LogStream::Stdout, text);
         let events = vec![
             BuildEvent::Planned { steps: 4, stages: Vec::new() },
             begun(0, 1),
             begun(1, 3),
             output(0, 1, b"\xc3"),
             output(1, 3, b"other\n"),
+            written(0, 1, LogStream::Stderr, b"no\n"),
             output(0, 1, b"\xa4\n"),
             BuildEvent::StageDone { stage: 1 },
             BuildEvent::StageDone { stage: 0 },
@@ -779,6 +803,6 @@ mod tests {
             let value: Value = serde_json::from_slice(&line).unwrap();
             all.push_str(value["stream"].as_str().or(value["error"].as_str()).unwrap());
         }
-        assert_eq!(all, "Step 1/4 : RUN 1\n\u{e4}\nStep 3/4 : RUN 3\nother\nbroken");
+        assert_eq!(all, "Step 1/4 : RUN 1\n\u{1b}[91mno\n\u{1b}[0m\u{e4}\nStep 3/4 : RUN 3\nother\nbroken");
     }
 }

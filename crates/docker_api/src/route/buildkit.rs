@@ -108,7 +108,8 @@ pub(crate) async fn build(call: Call) -> Result {
     let options = options(&call.query)?;
     let context = match call.query.text("remote") {
         Some(UPLOAD) => Some(call.api.uploads.take(&id).await?),
-        _ => None,
+        Some(_) => None,
+        None => Some(archive(call.request.into_body(), Bytes::new())),
     };
     let names: Vec<&str> = call.query.all("t").filter(|name| !name.is_empty()).collect();
     let outputs = outputs(&call.query, &names)?;

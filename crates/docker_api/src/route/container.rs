@@ -18,9 +18,11 @@ use docker_wire::models::{
 use engine::model::{Container, ContainerSpec};
 use engine::{Attach, Framing, LogLine, Logs, Remove, Streams, WaitFor};
 use hyper::StatusCode;
+use hyper::body::Body;
 use rustix::io::Errno;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,6 +30,9 @@ use tokio::sync::mpsc;
 
 /// Recorded output is sent in pieces of about this size.
 const PIECE: usize = 32 << 10;
+
+/// A start's body up to this size is none, in bytes: no object with anything in it is shorter.
+const LONGEST_NOTHING: u64 = 7;
 
 /// `POST /containers/create`
 pub(crate) async fn create(mut call: Call) -> Result {
@@ -96,6 +101,13 @@ fn known_words(body: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
+/// Whether a name stands for an image, be it for that of one platform of several.
+async fn stands_for(call: &Call, name: &str, id: &str) -> bool {
+    let Ok(image) = call.engine().image(name).await else { return false };
+    let of = |image: &engine::image::Image| image.id.to_string() == id;
+    of(&image) || call.engine().image_parts(&image).is_ok_and(|parts| parts.iter().any(|part| of(&part.image)))
+}
+
 /// `GET /containers/json`
 pub(crate) async fn list(call: Call) -> Result {
     let filters = call.query.filters(listing::FILTERS)?;
@@ -117,14 +129,15 @@ pub(crate) async fn list(call: Call) -> Result {
     let shown: Vec<_> = shown.take(limit.unwrap_or(usize::MAX)).cloned().collect();
     let mut lines: Vec<_> = shown.iter().map(|container| listing::summary(container, now)).collect();
     let linked = call.engine().linked_names();
-    let mut ids: BTreeMap<&str, Option<String>> = BTreeMap::new();
+    let mut named: BTreeMap<(&str, &str), bool> = BTreeMap::new();
     for (line, container) in lines.iter_mut().zip(&shown) {
-        let name = container.spec.image.as_str();
-        if !ids.contains_key(name) {
-            ids.insert(name, call.engine().image(name).await.ok().map(|image| image.id.to_string()));
-        }
+        let key = (container.spec.image.as_str(), container.image_id.as_str());
+        let own = match named.entry(key) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => *place.insert(stands_for(&call, key.0, key.1).await),
+        };
         // a name that has gone over to another image would mislead
-        if ids.get(name).and_then(Option::as_deref) != Some(&container.image_id) {
+        if !own {
             line.image = Some(container.image_id.clone());
         }
         let more = linked.get(&container.id).into_iter().flatten().map(|name| format!("/{name}"));
@@ -161,6 +174,12 @@ pub(crate) async fn inspect(call: Call) -> Result {
 
 /// `POST /containers/{id}/start`
 pub(crate) async fn start(call: Call) -> Result {
+    // what clients before 1.24 sent here belongs to the creation; as with Docker, a word like `null` is nothing
+    if call.request.body().size_hint().exact().is_none_or(|bytes| bytes > LONGEST_NOTHING) {
+        return Err(ApiError::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
     let container = call.engine().container(call.who())?;
     call.api.attaching.settled(container.id.as_str()).await;
     let id = container.id.as_str();

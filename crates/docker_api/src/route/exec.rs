@@ -175,9 +175,20 @@ pub(crate) async fn inspect(call: Call) -> Result {
     reply::json(&value)
 }
 
-/// `POST /exec/{id}/resize`
+/// How long a size waits for its terminal, in glances.
+const RESIZE_GLANCES: usize = 2000;
+
+/// `POST /exec/{id}/resize`. Clients size the terminal as soon as the start's answer has begun, which is before the program runs.
 pub(crate) async fn resize(call: Call) -> Result {
     let (rows, columns) = super::container::terminal_size(&call)?;
+    let mut glances = 0;
+    while matches!(call.engine().exec(call.who())?.state, ExecState::Created | ExecState::Starting) {
+        glances += 1;
+        if glances > RESIZE_GLANCES {
+            return Err(ApiError::internal("timeout waiting for exec session ready"));
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
     call.engine().exec_resize(call.who(), rows, columns).await?;
     Ok(reply::empty(StatusCode::OK))
 }

@@ -13,6 +13,7 @@ use engine::model::Container;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use oci::platform::Platform;
 use oci::reference::Reference;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +78,13 @@ fn users(containers: &[Arc<Container>], image: &Image) -> usize {
 
 /// `GET /images/json`
 pub(crate) async fn list(call: Call) -> Result {
-    let filters = call.query.filters(&["before", "dangling", "label", "reference", "since", "until"])?;
+    let mut filters = call.query.filters(&["before", "dangling", "label", "reference", "since", "until"])?;
+    // a parameter of its own before 1.41
+    if call.version < Version::minor(41)
+        && let Some(pattern) = call.query.text("filter")
+    {
+        filters.add("reference", pattern);
+    }
     let dangling = filters.flag("dangling")?;
     let created = async |key: &str| -> Result<Option<std::time::SystemTime>> {
         let mut found = None;
@@ -150,6 +157,23 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|letter| *letter == b'*')
 }
 
+/// The image that a path names, or that of the platform that `platform` asks for.
+async fn named_image(call: &Call) -> Result<Image> {
+    let image = call.engine().image(call.who()).await?;
+    let asked = call.query.text("platform").filter(|_| call.version >= Version::minor(48));
+    let Some(text) = asked else { return Ok(image) };
+    let wanted: Platform = serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("failed to parse platform {text:?}: {error}")))?;
+    let missing = || {
+        let who = call.who();
+        ApiError::not_found(format!(
+            "image with reference {who} was found but does not provide the specified platform ({wanted})"
+        ))
+    };
+    let parts = call.engine().image_parts(&image)?;
+    parts.into_iter().map(|part| part.image).find(|image| image.is_for(&wanted)).ok_or_else(missing)
+}
+
 /// `GET /images/{name}/json`
 pub(crate) async fn inspect(call: Call) -> Result {
     let image = call.engine().image(call.who()).await?;
@@ -161,7 +185,8 @@ pub(crate) async fn inspect(call: Call) -> Result {
     }
     // fields that the API has no more from 1.45 on
     if call.version < Version::minor(45) {
-        shown["ContainerConfig"] = shown["Config"].clone();
+        shown["ContainerConfig"] = translate::container_config(&shown["Config"], &configuration)
+            .map_err(|error| ApiError::internal(format!("cannot write the image as JSON: {error}")))?;
     } else if let Some(fields) = shown.as_object_mut() {
         fields.remove("Container");
     }
@@ -173,7 +198,7 @@ pub(crate) async fn inspect(call: Call) -> Result {
 
 /// `GET /images/{name}/history`
 pub(crate) async fn history(call: Call) -> Result {
-    let image = call.engine().image(call.who()).await?;
+    let image = named_image(&call).await?;
     reply::json(&translate::history(&image, &call.engine().layer_sizes(&image)))
 }
 
@@ -191,8 +216,16 @@ pub(super) fn target(call: &Call) -> Result<Option<String>> {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(ApiError::invalid("a tag needs a repository: give ?repo= too")),
         (Some(repo), None) => Ok(Some(repo.to_owned())),
-        (Some(repo), Some(tag)) => Ok(Some(format!("{repo}:{tag}"))),
+        (Some(repo), Some(tag)) => Ok(Some(with_tag(repo, tag))),
     }
+}
+
+/// A name with the tag that a parameter of its own gives, which counts more than one in the name.
+pub(super) fn with_tag(name: &str, tag: &str) -> String {
+    let parsed = name.parse::<Reference>();
+    let tagged = parsed.ok().filter(|name| name.digest().is_none()).and_then(|name| name.with_tag(tag).ok());
+    // what is wrong with it is told by whoever takes the name
+    tagged.map_or_else(|| format!("{name}:{tag}"), |tagged| tagged.familiar())
 }
 
 fn removed_items(removed: &[Removed]) -> Vec<ImageDeleteResponseItem> {

@@ -8,11 +8,17 @@ use crate::server::Call;
 use crate::translate::time::rfc3339_fixed;
 use bytes::Bytes;
 use docker_wire::stdcopy::{self, HEADER, Stream};
+use engine::model::{Container, Phase};
 use engine::{LogLine, LogStream, Logs};
+use hyper::header::USER_AGENT;
 use std::io;
+use std::time::{Duration, Instant};
 
 /// Pieces of up to this size are gathered from lines that are there already.
 const PIECE: usize = 32 << 10;
+/// How old a container is before its output is read, and how often it is looked at until then.
+const GRACE: Duration = Duration::from_millis(50);
+const GLANCE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn logs(call: Call) -> Result {
     let query = &call.query;
@@ -32,9 +38,11 @@ pub(crate) async fn logs(call: Call) -> Result {
         return Err(ApiError::invalid("Bad parameters: you must choose at least one stream: set stdout=1 or stderr=1"));
     }
     let container = call.engine().container(call.who())?;
+    if !which.follow {
+        first_words(&call, &container).await;
+    }
     let shown = Shown { timestamps: query.flag("timestamps"), details: query.flag("details"), tty: container.spec.tty };
-    // Who reads what has been recorded reads it as a whole; who follows may take a frame for a line.
-    let frames = if which.follow { Frames::EachLine } else { Frames::Gathered };
+    let frames = if !which.follow && copies(&call) { Frames::Gathered } else { Frames::EachLine };
     let mut lines = call.engine().logs(container.id.as_str(), which).await?;
     let (sender, reply) = reply::stream(media(shown.tty, call.version >= Version::minor(42)));
     tokio::spawn(async move {
@@ -64,6 +72,25 @@ pub(crate) async fn logs(call: Call) -> Result {
         }
     });
     Ok(reply)
+}
+
+/// Scripts ask for a container's output right behind its start. Docker's start takes so long that a quick program has
+/// spoken by then; here it is given that time.
+async fn first_words(call: &Call, container: &Container) {
+    let age = container.runtime.as_ref().map_or(u64::MAX, |run| engine::now_ns().saturating_sub(run.started_ns));
+    let end = Instant::now() + GRACE.saturating_sub(Duration::from_nanos(age));
+    let runs = || call.engine().container(container.id.as_str()).is_ok_and(|now| now.phase == Phase::Running);
+    while Instant::now() < end && runs() {
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Clients that only copy what comes; libraries hand each frame on as a line.
+const COPYING: &[&str] = &["Docker-Client/", "compose/", "insula"];
+
+fn copies(call: &Call) -> bool {
+    let agent = call.request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    COPYING.iter().any(|known| agent.starts_with(known))
 }
 
 /// How lines are shown.

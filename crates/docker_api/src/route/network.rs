@@ -3,6 +3,7 @@
 use crate::error::ApiError;
 use crate::query::Filters;
 use crate::reply::{self, Result};
+use crate::route::Version;
 use crate::server::Call;
 use crate::translate::list::fits;
 use crate::translate::network as translate;
@@ -37,7 +38,10 @@ pub(crate) async fn list(call: Call) -> Result {
     let dangling = filters.flag("dangling")?;
     let all = call.engine().networks();
     let shown = all.iter().filter(|network| shows(&call, &filters, dangling, network));
-    reply::json(&shown.map(|network| translate::network(network, None)).collect::<Vec<_>>())
+    // before 1.28 a listing has what an inspect has
+    let detailed = call.version < Version::minor(28);
+    let members = |network: &Network| detailed.then(|| call.engine().members(network));
+    reply::json(&shown.map(|network| translate::network(network, members(network).as_deref())).collect::<Vec<_>>())
 }
 
 /// `GET /networks/{id}`

@@ -62,40 +62,32 @@ impl AuthConfig {
     }
 }
 
-/// The proof in a request's head.
-fn proof(call: &Call) -> Result<Proof> {
-    let Some(header) = call.request.headers().get("x-registry-auth") else { return Ok(Proof::None) };
-    let text = header.to_str().unwrap_or_default();
-    if text.trim().is_empty() {
-        return Ok(Proof::None);
-    }
-    let wrong = || ApiError::invalid("the header X-Registry-Auth is not base64 of a JSON object");
-    let bytes = decode(text).ok_or_else(wrong)?;
-    if bytes.iter().all(u8::is_ascii_whitespace) || bytes == b"null" {
-        return Ok(Proof::None);
-    }
-    Ok(crate::fold::from_slice::<AuthConfig>(&bytes).map_err(|_| wrong())?.proof())
+/// The proof in a request's head. As with Docker, a header that makes no sense is as if it were not there: there are clients that
+/// send any word where they have none.
+fn proof(call: &Call) -> Proof {
+    let header = call.request.headers().get("x-registry-auth").and_then(|header| header.to_str().ok());
+    let bytes = header.and_then(decode).unwrap_or_default();
+    crate::fold::from_slice::<AuthConfig>(&bytes).map_or(Proof::None, AuthConfig::proof)
 }
 
-/// The proofs in a build's head, by the registries' names.
-pub(super) fn proofs(call: &Call) -> Result<BTreeMap<String, Proof>> {
-    let text =
-        call.request.headers().get("x-registry-config").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let wrong = || ApiError::invalid("the header X-Registry-Config is not base64 of a JSON object");
-    let bytes = decode(text).ok_or_else(wrong)?;
-    if bytes.is_empty() || bytes == b"null" {
-        return Ok(BTreeMap::new());
-    }
-    let all: BTreeMap<String, AuthConfig> = crate::fold::from_slice(&bytes).map_err(|_| wrong())?;
-    Ok(all.into_iter().map(|(name, config)| (name, config.proof())).collect())
+/// The proofs in a build's head, by the registries' names; as [`proof`] reads them.
+pub(super) fn proofs(call: &Call) -> BTreeMap<String, Proof> {
+    let header = call.request.headers().get("x-registry-config").and_then(|value| value.to_str().ok());
+    let bytes = header.and_then(decode).unwrap_or_default();
+    let all: BTreeMap<String, AuthConfig> = crate::fold::from_slice(&bytes).unwrap_or_default();
+    all.into_iter().map(|(name, config)| (name, config.proof())).collect()
 }
 
 /// `POST /images/create?fromImage=`
 pub(crate) async fn pull(call: Call) -> Result {
     let name = call.query.text("fromImage").unwrap_or_default();
     let (name, all_tags) = match call.query.text("tag") {
-        Some(digest) if digest.contains(':') => (format!("{name}@{digest}"), false),
-        Some(tag) => (format!("{name}:{tag}"), false),
+        Some(digest) if digest.contains(':') => {
+            let parsed = name.parse::<oci::reference::Reference>();
+            let repository = parsed.map_or_else(|_| name.to_owned(), |name| name.repository());
+            (format!("{repository}@{digest}"), false)
+        }
+        Some(tag) => (super::image::with_tag(name, tag), false),
         None => {
             let parsed = name.parse::<oci::reference::Reference>();
             (name.to_owned(), parsed.is_ok_and(|parsed| parsed.tag().is_none() && parsed.digest().is_none()))
@@ -103,8 +95,7 @@ pub(crate) async fn pull(call: Call) -> Result {
     };
     let platform = call.query.text("platform").map(str::parse);
     let verify = call.query.text("verify").map(str::to_owned);
-    let pull =
-        Pull { name, all_tags, platform: platform.transpose()?, proof: proof(&call)?, verify, ..Pull::default() };
+    let pull = Pull { name, all_tags, platform: platform.transpose()?, proof: proof(&call), verify, ..Pull::default() };
     let (sender, steps) = mpsc::channel(WAITING);
     let engine = call.engine().clone();
     told(async move { engine.pull(pull, sender).await }, steps).await
@@ -113,10 +104,10 @@ pub(crate) async fn pull(call: Call) -> Result {
 /// `POST /images/{name}/push`
 pub(crate) async fn push(call: Call) -> Result {
     let name = match call.query.text("tag") {
-        Some(tag) => format!("{}:{tag}", call.who()),
+        Some(tag) => super::image::with_tag(call.who(), tag),
         None => call.who().to_owned(),
     };
-    let proof = proof(&call)?;
+    let proof = proof(&call);
     let (sender, steps) = mpsc::channel(WAITING);
     let engine = call.engine().clone();
     told(async move { engine.push(&name, proof, sender).await }, steps).await
@@ -217,7 +208,7 @@ pub(crate) async fn search(call: Call) -> Result {
     for stars in filters.values("stars").unwrap_or_default() {
         least_stars = stars.parse().map_err(|_| ApiError::invalid(format!("invalid filter 'stars={stars}'")))?;
     }
-    let found = call.engine().search(term, limit, proof(&call)?).await?;
+    let found = call.engine().search(term, limit, proof(&call)).await?;
     let shown = found.into_iter().filter(|one| {
         one.star_count >= least_stars
             && official.is_none_or(|official| official == one.is_official)
@@ -234,7 +225,7 @@ pub(crate) async fn search(call: Call) -> Result {
 
 /// `GET /distribution/{name}/json`
 pub(crate) async fn distribution(call: Call) -> Result {
-    let found = call.engine().elsewhere(call.who(), proof(&call)?).await?;
+    let found = call.engine().elsewhere(call.who(), proof(&call)).await?;
     let platform = |one: &oci::platform::Platform| {
         let mut words = json!({ "architecture": one.architecture, "os": one.os });
         if let Some(variant) = &one.variant {
@@ -253,7 +244,7 @@ pub(crate) async fn distribution(call: Call) -> Result {
 
 /// `GET /insula/manifest/{name}`: the manifest's very bytes.
 pub(crate) async fn manifest(call: Call) -> Result {
-    let found = call.engine().elsewhere(call.who(), proof(&call)?).await?;
+    let found = call.engine().elsewhere(call.who(), proof(&call)).await?;
     Ok(reply::whole(StatusCode::OK, "application/json", found.bytes))
 }
 

@@ -49,11 +49,16 @@ pub(crate) fn labels(image: &Image) -> HashMap<String, String> {
     image.config.config().as_ref().and_then(|config| config.labels().clone()).unwrap_or_default()
 }
 
+/// The image that it was made of.
+fn parent(image: &Image) -> String {
+    image.parent.map(|parent| parent.to_string()).unwrap_or_default()
+}
+
 /// One line of a listing. `containers` have been made from it.
 pub(crate) fn summary(image: &Image, containers: usize) -> ImageSummary {
     ImageSummary {
         id: image.id.to_string(),
-        parent_id: String::new(),
+        parent_id: parent(image),
         repo_tags: names(image),
         repo_digests: digests(image),
         created: seconds(image),
@@ -103,6 +108,19 @@ pub(crate) fn manifest(part: &ImagePart, containers: Vec<String>) -> ImageManife
     }
 }
 
+/// The configuration of the container that an image was made of, as far as the image's own tells: else it is the image's.
+///
+/// # Errors
+/// If `configuration` is no JSON.
+pub(crate) fn container_config(config: &Value, configuration: &[u8]) -> serde_json::Result<Value> {
+    let own: Value = serde_json::from_slice(configuration)?;
+    let mut all = config.clone();
+    for (field, value) in own["container_config"].as_object().into_iter().flatten() {
+        all[field] = value.clone();
+    }
+    Ok(all)
+}
+
 /// The whole answer of [`inspect`] as JSON, with the fields that Docker alone knows, out of the image's own configuration, and those
 /// that only older clients read.
 ///
@@ -111,7 +129,7 @@ pub(crate) fn manifest(part: &ImagePart, containers: Vec<String>) -> ImageManife
 pub(crate) fn shown(image: &Image, configuration: &[u8]) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(inspect(image))?;
     let own: Value = serde_json::from_slice(configuration)?;
-    value["Parent"] = "".into();
+    value["Parent"] = parent(image).into();
     value["Container"] = own["container"].as_str().unwrap_or_default().into();
     value["DockerVersion"] = own["docker_version"].as_str().unwrap_or_default().into();
     for (field, empty) in [

@@ -11,8 +11,21 @@ use engine::model::{Container, HealthStatus, NetworkMode, Phase};
 
 /// The filters that a listing knows.
 pub(crate) const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish",
-    "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 fn word(container: &Container) -> &'static str {
@@ -173,6 +186,8 @@ impl Choice {
             && filters.matches("health", |health| {
                 container.health.as_ref().map_or("none", |known| known.status.word()) == health
             })
+            // the only one that Linux has
+            && filters.matches("isolation", |wanted| matches!(wanted, "" | "default"))
             && filters.flag("is-task").ok().flatten() != Some(true)
             && filters.matches("expose", |port| spec.exposed_ports.iter().any(|have| has_port(port, have)))
             && filters.matches("publish", published)

@@ -31,7 +31,7 @@ pub struct CacheEntry {
 }
 
 /// Which records are wanted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CacheFilter {
     /// Those whose layers images have, too.
     pub all: bool,
@@ -39,6 +39,29 @@ pub struct CacheFilter {
     pub unused_for: Option<Duration>,
     /// So many bytes of those may stay, the ones used last.
     pub keep_bytes: Option<u64>,
+    /// Only those whose key has one of these in it.
+    pub ids: Option<Vec<String>>,
+    /// Only those of these instructions.
+    pub texts: Option<Vec<String>>,
+    /// Only those whose layers images have, or have not.
+    pub shared: Option<bool>,
+}
+
+impl CacheFilter {
+    /// Whether it is about records that are chosen one by one, and not about the cache as a whole.
+    fn picks(&self) -> bool {
+        self.ids.is_some() || self.texts.is_some() || self.shared.is_some()
+    }
+
+    fn fits(&self, one: &CacheUse) -> bool {
+        let hex = one.key.hex();
+        let any = |wanted: &Option<Vec<String>>, test: &dyn Fn(&String) -> bool| {
+            wanted.as_ref().is_none_or(|wanted| wanted.iter().any(test))
+        };
+        any(&self.ids, &|id| !id.is_empty() && hex.contains(id.as_str()))
+            && any(&self.texts, &|text| *text == one.record.text)
+            && self.shared.is_none_or(|shared| shared == one.shared)
+    }
 }
 
 /// What a prune did.
@@ -82,13 +105,14 @@ impl Engine {
                 let idle = now.duration_since(one.used).unwrap_or_default();
                 (filter.all || !one.shared || one.record.layer.is_none())
                     && filter.unused_for.is_none_or(|least| idle >= least)
+                    && filter.fits(one)
             });
             let gone = match filter.keep_bytes {
                 Some(keep) => oldest(wanted, keep, usize::MAX),
                 None => wanted.iter().map(|one| one.key).collect(),
             };
             let (keys, mut bytes) = inner.images.prune_cache(&|one| gone.contains(&one.key)).map_err(image_error)?;
-            if filter.all && filter.unused_for.is_none() && filter.keep_bytes.is_none() {
+            if filter.all && filter.unused_for.is_none() && filter.keep_bytes.is_none() && !filter.picks() {
                 let caches = inner.config.root.join("build-caches");
                 bytes += crate::files::disk_bytes(&caches);
                 crate::sweep::folder(&caches)

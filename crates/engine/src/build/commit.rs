@@ -127,7 +127,7 @@ fn image(build: &Build, target: usize, built: &Built, form: &Form, names: &[Refe
     if form.inline {
         config = super::exchange::inline(build, &layers, config)?;
     }
-    let image = build.inner.images.add_image(&config, &layers, names).map_err(image_error)?;
+    let image = build.inner.images.add_image(&config, &layers, None, names).map_err(image_error)?;
     drop(held);
     Ok(image)
 }

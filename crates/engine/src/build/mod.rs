@@ -97,7 +97,6 @@ struct Prepared {
     images: BTreeMap<ImageRequest, Vec<LayerId>>,
     /// The layers of those images stay.
     held: Vec<image::Held>,
-    remotes: BTreeMap<Remote, remote::Fetched>,
     scanner: Option<scan::Scanner>,
     source: Source,
     named: BTreeMap<String, Source>,
@@ -112,7 +111,7 @@ async fn build(
     let given = std::mem::take(&mut request.proofs);
     let proofs = Proofs { given, respondent: request.respondent.clone() };
     let told = told(&request)?;
-    let Prepared { plan, platforms, file, known_by, images, held, remotes, scanner, source, named } =
+    let Prepared { plan, platforms, file, known_by, images, held, scanner, source, named } =
         prepare(inner, &mut request, &proofs, &events).await?;
     let told = told.map(|told| Told { file, images: known_by, ..told });
     let steps: usize = plan.stages.values().map(|stage| stage.steps.len() + 1).sum();
@@ -121,6 +120,7 @@ async fn build(
     for warning in &plan.warnings {
         let _ = events.send(BuildEvent::Warning(warning.clone())).await;
     }
+    let remotes = fetch(inner, &plan).await?;
     let targets = std::mem::take(&mut request.cache_to);
     let imported = match request.reuse {
         Reuse::Yes => exchange::import(inner, &request.cache_from, &proofs, &events).await,
@@ -301,9 +301,8 @@ async fn prepare(
     let plan = planned.await.map_err(|error| EngineError::internal("planning was cut short", &error))?;
     let plan = plan.map_err(|error| wrong(&error))?;
     let plan = plan.ok_or_else(|| EngineError::invalid("there is no platform to build for"))?;
-    let remotes = fetch(inner, &plan).await?;
     let file = (source.name.clone(), source.text.clone());
-    Ok(Prepared { plan, platforms, file, known_by, images: layers, held, remotes, scanner, source, named })
+    Ok(Prepared { plan, platforms, file, known_by, images: layers, held, scanner, source, named })
 }
 
 /// The paths of the context that some graph reads; `None` for any.

@@ -4,6 +4,7 @@ use super::output::Product;
 use super::provenance::Provenance;
 use crate::engine::Proof;
 use crate::error::Result;
+use crate::logs::LogStream;
 use crate::model::{NetworkMode, Resources, Ulimit};
 use image::build::{Files, Options};
 use image::dockerfile::Remark;
@@ -321,6 +322,8 @@ pub enum BuildEvent {
         stage: usize,
         /// Its number.
         step: usize,
+        /// Where it writes to.
+        stream: LogStream,
         /// The bytes.
         bytes: Vec<u8>,
     },

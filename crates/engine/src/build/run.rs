@@ -7,6 +7,7 @@ use super::tree::Upper;
 use crate::config::Paths;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::helper::{Helper, HelperError};
+use crate::logs::LogStream;
 use crate::model::{Container, ContainerId, ContainerSpec, NetworkMode, Process};
 use crate::network;
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
@@ -213,8 +214,8 @@ impl Build {
                     },
                 },
                 more = output.next(), if !output.ended => {
-                    if let Some(bytes) = more {
-                        self.tell(BuildEvent::Output { stage: at.stage, step: at.step, bytes }).await;
+                    if let Some((stream, bytes)) = more {
+                        self.tell(BuildEvent::Output { stage: at.stage, step: at.step, stream, bytes }).await;
                     }
                 }
                 () = stopped(&mut stop), if !stopping => {
@@ -224,8 +225,8 @@ impl Build {
             }
         }
         let rest = async {
-            while let Some(bytes) = output.next().await {
-                self.tell(BuildEvent::Output { stage: at.stage, step: at.step, bytes }).await;
+            while let Some((stream, bytes)) = output.next().await {
+                self.tell(BuildEvent::Output { stage: at.stage, step: at.step, stream, bytes }).await;
             }
         };
         let told = leave(&mut helper).await;
@@ -277,6 +278,8 @@ struct Output {
     unread: Vec<u8>,
     /// How much of the present frame is still to come.
     left: usize,
+    /// Whose the present frame is.
+    stream: LogStream,
     tail: Vec<u8>,
     ended: bool,
 }
@@ -286,15 +289,15 @@ impl Output {
         let cannot = |error: std::io::Error| EngineError::internal("cannot read a step's output", &error);
         socket.set_nonblocking(true).map_err(cannot)?;
         let socket = tokio::net::UnixStream::from_std(socket).map_err(cannot)?;
-        Ok(Self { socket, unread: Vec::new(), left: 0, tail: Vec::new(), ended: false })
+        Ok(Self { socket, unread: Vec::new(), left: 0, stream: LogStream::Stdout, tail: Vec::new(), ended: false })
     }
 
-    /// The next piece. Cancelling it loses nothing.
-    async fn next(&mut self) -> Option<Vec<u8>> {
+    /// The next piece, of one stream. Cancelling it loses nothing.
+    async fn next(&mut self) -> Option<(LogStream, Vec<u8>)> {
         loop {
             let bytes = self.payload();
             if !bytes.is_empty() {
-                return Some(bytes);
+                return Some((self.stream, bytes));
             }
             let mut piece = [0; 16 << 10];
             match self.socket.read(&mut piece).await {
@@ -307,7 +310,7 @@ impl Output {
         }
     }
 
-    /// All payload that has been read.
+    /// The payload that has been read, up to a frame of the other stream.
     fn payload(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut at = 0;
@@ -316,7 +319,12 @@ impl Output {
             out.extend_from_slice(&self.unread[at..at + now]);
             (at, self.left) = (at + now, self.left - now);
             match self.unread[at..] {
-                [_, _, _, _, a, b, c, d, ..] if self.left == 0 => {
+                [kind, _, _, _, a, b, c, d, ..] if self.left == 0 => {
+                    let stream = if kind == 2 { LogStream::Stderr } else { LogStream::Stdout };
+                    if stream != self.stream && !out.is_empty() {
+                        break;
+                    }
+                    self.stream = stream;
                     self.left = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
                     at += 8;
                 }

@@ -105,7 +105,7 @@ impl Engine {
                 let bytes = store.config_bytes(&base.id).map_err(wrong)?;
                 let ids: Vec<Digest> = layers.iter().map(|layer| layer.0).collect();
                 let config = configuration(&bytes, &record, &commit, &ids)?;
-                store.add_image(&config, &layers, name.as_slice()).map_err(wrong)
+                store.add_image(&config, &layers, Some(base.id), name.as_slice()).map_err(wrong)
             })
             .await;
         if paused {
@@ -221,6 +221,7 @@ fn configuration(base: &[u8], container: &Container, commit: &Commit, layers: &[
         .map_err(|error| EngineError::internal("the image's configuration cannot be written", &error))?;
     // older clients ask what an image was made of; Docker's field, before the OCI's description of images
     document["container"] = container.id.as_str().into();
+    document["container_config"] = serde_json::json!({ "Image": container.spec.image, "Cmd": container.process.args });
     Ok(document.to_string().into_bytes())
 }
 

@@ -199,11 +199,17 @@ impl Store {
         self.inner.mounts.mount(&self.inner.root, layers, owner)
     }
 
-    /// Makes an image of a configuration's very bytes and layers that are there.
+    /// Makes an image of a configuration's very bytes and layers that are there. `parent` is the image that it was made of.
     ///
     /// # Errors
     /// [`ImageError::File`]; [`ImageError::NotFound`] for a layer that is not there.
-    pub fn add_image(&self, config: &[u8], layers: &[LayerId], names: &[Reference]) -> Result<Image, ImageError> {
+    pub fn add_image(
+        &self,
+        config: &[u8],
+        layers: &[LayerId],
+        parent: Option<ImageId>,
+        names: &[Reference],
+    ) -> Result<Image, ImageError> {
         let parsed = ImageConfiguration::from_reader(config).map_err(ImageError::Config)?;
         let mut size = 0;
         for layer in layers {
@@ -212,7 +218,7 @@ impl Store {
             size += record.size;
         }
         let mut state = self.state();
-        let known = Known { layers: layers.to_vec(), size, config: Ok(parsed), manifests: Vec::new() };
+        let known = Known { layers: layers.to_vec(), size, config: Ok(parsed), manifests: Vec::new(), parent };
         let mut image = self.keep_config(&mut state, config, known.clone(), names.first().cloned())?;
         for name in names.iter().skip(1) {
             image = self.keep_config(&mut state, config, known.clone(), Some(name.clone()))?;

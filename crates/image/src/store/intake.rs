@@ -261,7 +261,8 @@ impl Intake {
             let record = import_record(&store.inner.root, layer);
             size += record.map_err(|_| ImageError::MissingLayer { layer: *layer })?.size;
         }
-        let known = Known { layers, size, config: Ok(config), manifests: new.manifest.into_iter().collect() };
+        let manifests = new.manifest.into_iter().collect();
+        let known = Known { layers, size, config: Ok(config), manifests, parent: None };
         store.keep_config(&mut state, &new.config, known, new.reference)
     }
 }

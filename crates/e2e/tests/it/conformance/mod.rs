@@ -6,6 +6,7 @@ mod compose;
 mod compose_plugin;
 mod copy;
 mod health;
+mod libraries;
 mod library;
 mod life;
 mod logs;

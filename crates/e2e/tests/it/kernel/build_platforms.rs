@@ -100,6 +100,13 @@ fn check_parts(subject: &Subject, registry: &Registry, name: &str) {
     answer(subject, "POST", made, Some(&body)).unwrap();
     let id = get("/containers/foreign/json")["Image"].as_str().unwrap().to_owned();
     assert_eq!(get(&format!("/images/{id}/json"))["Architecture"], "arm64");
+    assert_eq!(get("/containers/json?all=1&limit=1")[0]["Image"], name);
+    let history = |platform: &str| {
+        let platform = format!("%7B%22os%22:%22linux%22,%22architecture%22:%22{platform}%22%7D");
+        ask(subject, "GET", &format!("/v1.48/images/{name}/history?platform={platform}"), None)
+    };
+    assert!(history("arm64").1.contains(&id), "{:?}", history("arm64"));
+    assert_eq!(history("s390x").0, 404);
     answer(subject, "DELETE", "/containers/foreign", None).unwrap();
     let (status, text) = ask(subject, "POST", "/containers/create?platform=linux/s390x", Some(&body));
     assert!(status == 404 && text.contains("does not match the specified platform"), "{status} {text}");
