@@ -140,6 +140,13 @@ pub struct Switch {
     pub value: String,
 }
 
+impl EndpointSpec {
+    /// Whether the link takes part in IPv6. One without such an address does not, and has none of the kernel's making.
+    fn has_v6(&self) -> bool {
+        self.addresses.iter().any(|address| address.is_v6())
+    }
+}
+
 impl Links {
     /// Makes a container's link in `namespace`, with addresses and routes, up. The container may be running already.
     ///
@@ -178,8 +185,11 @@ impl Links {
                 })?;
             }
         }
-        let switched =
-            if spec.switches.is_empty() { Ok(()) } else { netns::within(namespace, || switch(spec)).flatten() };
+        let switched = if spec.switches.is_empty() && spec.has_v6() {
+            Ok(())
+        } else {
+            netns::within(namespace, || switch(spec)).flatten()
+        };
         let outcome = switched.and_then(|()| Self::open_in(namespace)?.configure(spec));
         if outcome.is_err() {
             // The first failure is the one to tell.
@@ -309,6 +319,9 @@ impl Links {
 
 /// Sets the link's switches; the calling thread is in the container's namespace.
 fn switch(spec: &EndpointSpec) -> Result<()> {
+    if !spec.has_v6() {
+        super::set_sysctl(&format!("ipv6/conf/{}/disable_ipv6", spec.name), "1")?;
+    }
     for one in &spec.switches {
         let path = Path::new("/proc/sys/net").join(&one.family).join(&one.group).join(&spec.name).join(&one.name);
         fs::write(&path, &one.value).map_err(|source| NetError::Sysctl { path, source })?;

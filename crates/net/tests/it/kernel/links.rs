@@ -34,11 +34,18 @@ fn a_container_on_a_bridge_has_all_it_was_given() {
     let used = host.links().used_subnets(&[]).unwrap();
     assert!(used.contains(&subnet("10.77.0.0/24")) && used.contains(&subnet("fd77::/64")), "{used:?}");
     assert!(!host.links().used_subnets(&["net-br0"]).unwrap().contains(&subnet("10.77.0.0/24")));
+    assert_eq!(v6_is_off(&inside), "0");
     host.links().disconnect(inside.fd(), &spec).unwrap();
     host.links().disconnect(inside.fd(), &spec).unwrap();
     assert!(inside.links().inspect("eth0").unwrap().is_none());
     host.links().delete(&["net-br0", "net-br0"]).unwrap();
     assert_eq!(host.links().list().unwrap().iter().filter(|link| link.name.starts_with("net-")).count(), 0);
+}
+
+/// What the kernel says of IPv6 on a container's link.
+fn v6_is_off(inside: &Host) -> String {
+    let said = inside.inside(|| std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/disable_ipv6"));
+    said.unwrap().trim().to_owned()
 }
 
 #[test]
@@ -68,6 +75,7 @@ fn what_fails_leaves_nothing() {
     host.links().connect(inside.fd(), &EndpointSpec { switches: switches("log_martians"), ..plain }).unwrap();
     let said = inside.inside(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/log_martians"));
     assert_eq!(said.unwrap().trim(), "1");
+    assert_eq!(v6_is_off(&inside), "1", "no address of that kind was asked for");
     let taken = host.inside(|| net::Links::open().unwrap().create_bridge(&bridge("net-v1", &[])));
     assert!(matches!(taken, Err(NetError::NotBridge { .. })));
 }
