@@ -159,7 +159,14 @@ pub(crate) fn apply<R: BufRead, W: Write>(
 ) -> Result<(u64, W), LayerError> {
     let tape = Rc::new(RefCell::new(tape));
     let mut reader = Reader::new(Recorded::new(input, Rc::clone(&tape)), rules.limits).ending(rules.end);
-    while let Some(entry) = reader.next_entry()? {
+    loop {
+        let entry = match reader.next_entry() {
+            Ok(Some(entry)) => entry,
+            // where no end mark is needed, nothing at all is an archive without files
+            Err(TarError::Empty) if rules.end == EndMark::Optional => break,
+            Ok(None) => break,
+            Err(error) => return Err(error.into()),
+        };
         let size = match &entry.kind {
             Kind::File { size, segments: None } => *size,
             Kind::File { segments: Some(segments), .. } => segments.iter().map(|segment| segment.length).sum(),

@@ -168,6 +168,16 @@ pub enum EndMark {
     Optional,
 }
 
+/// What a name in an archive with `..` in it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dots {
+    /// Refused: a layer has no reason for one.
+    #[default]
+    Refused,
+    /// A way within the archive, which leads nowhere from its top: builds' contexts have such names.
+    Within,
+}
+
 impl Default for ImportOptions {
     /// An image without a name for this machine, made now.
     fn default() -> Self {

@@ -47,6 +47,22 @@ pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, PathError> {
     if out.len() > PATH_MAX { Err(PathError::PathTooLong) } else { Ok(out) }
 }
 
+/// The same for who takes `..` as a file system does at its root: it leads to the folder above, and nowhere from the top.
+///
+/// # Errors
+/// [`PathError`], but for `..`.
+pub(crate) fn rooted(raw: &[u8]) -> Result<Vec<u8>, PathError> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for name in raw.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    clean(&parts.join(&b'/'))
+}
+
 /// The components of a clean path.
 pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
@@ -81,4 +97,21 @@ pub(crate) fn show(path: &[u8]) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_below_the_top() {
+        let check = |raw: &str, expect: &str| assert_eq!(rooted(raw.as_bytes()).unwrap(), expect.as_bytes());
+        check("../foo", "foo");
+        check("/bar", "bar");
+        check("a/../../b/./c/..", "b");
+        check("..", "");
+        assert_eq!(clean(b"../foo"), Err(PathError::DotDot));
+        assert_eq!(rooted(b"a/\0"), Err(PathError::Nul));
+        assert_eq!(rooted(&[b'x'; NAME_MAX + 1]), Err(PathError::NameTooLong));
+    }
 }

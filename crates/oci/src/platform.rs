@@ -60,6 +60,10 @@ fn normal(architecture: &str, variant: Option<&str>) -> (String, Option<String>)
     (name.to_owned(), variant.or(default).map(str::to_owned))
 }
 
+/// Operating systems and processors that may stand alone.
+const SYSTEMS: &[&str] = &["darwin", "freebsd", "linux", "macos", "netbsd", "openbsd", "windows"];
+const PROCESSORS: &[&str] = &["386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"];
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
@@ -84,13 +88,23 @@ impl FromStr for Platform {
         if !parts.iter().all(fits) {
             return Err(bad());
         }
+        let host = Self::host();
         let (os, architecture, variant) = match parts.as_slice() {
+            // an operating system stands for itself on this machine's processor, a processor for this machine's system
+            [os] if SYSTEMS.iter().any(|known| os.eq_ignore_ascii_case(known)) => {
+                (*os, host.architecture.as_str(), host.variant.as_deref())
+            }
+            [architecture] if PROCESSORS.contains(&normal(architecture, None).0.as_str()) => {
+                (host.os.as_str(), *architecture, None)
+            }
             [os, architecture] => (*os, *architecture, None),
             [os, architecture, variant] => (*os, *architecture, Some(*variant)),
             _ => return Err(bad()),
         };
         let (architecture, variant) = normal(architecture, variant);
-        Ok(Self { os: os.to_ascii_lowercase(), architecture, variant })
+        let os = os.to_ascii_lowercase();
+        let os = if os == "macos" { "darwin".to_owned() } else { os };
+        Ok(Self { os, architecture, variant })
     }
 }
 
@@ -107,7 +121,11 @@ mod tests {
         check("linux/arm", "linux/arm/v7");
         check("linux/arm/v6", "linux/arm/v6");
         check("linux/s390x", "linux/s390x");
-        for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b"] {
+        let host = Platform::host();
+        check("LINUX", &format!("linux/{}", host.architecture));
+        check("macos", &format!("darwin/{}", host.architecture));
+        check("aarch64", &format!("{}/arm64", host.os));
+        for bad in ["", "linus", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }

@@ -18,7 +18,7 @@ use super::ignore::Ignore;
 use crate::Limits;
 use crate::directory::DirectoryError;
 use crate::layer::{LayerError, is_kept_xattr};
-use crate::model::EndMark;
+use crate::model::{Dots, EndMark};
 use crate::path;
 use crate::pipeline;
 use crate::tar;
@@ -275,7 +275,7 @@ impl ArchiveContext {
     pub fn read(archive: impl Read + Send, limits: Limits, folder: &Path) -> Result<Self, LayerError> {
         let mut spool = tempfile::tempfile_in(folder).map_err(LayerError::Read)?;
         let (tree, _) = pipeline::run(archive, limits, |pieces| {
-            let mut reader = tar::Reader::new(pieces, limits).ending(EndMark::Optional);
+            let mut reader = tar::Reader::new(pieces, limits).ending(EndMark::Optional).dots(Dots::Within);
             let mut tree = Tree::new();
             let mut offset = 0;
             while let Some(entry) = reader.next_entry()? {

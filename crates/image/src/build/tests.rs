@@ -291,6 +291,20 @@ fn an_archive_is_a_context_too() {
 }
 
 #[test]
+fn a_name_that_leads_out_of_an_archive_stays_below_its_top() {
+    let mut writer = crate::tar::Writer::new(Vec::new());
+    let kind = crate::tar::Kind::File { size: 3, segments: None };
+    for name in ["../foo", "/bar"] {
+        writer.add(name.as_bytes(), &Stat::default(), &kind, &mut &b"abc"[..]).unwrap();
+    }
+    let bytes = writer.finish().unwrap();
+    let context = ArchiveContext::read(&bytes[..], crate::Limits::default(), Path::new("/tmp")).unwrap();
+    for name in ["foo", "bar"] {
+        assert!(context.look(name.as_bytes()).unwrap().is_some(), "{name}");
+    }
+}
+
+#[test]
 fn known_files_are_not_read_again_and_fresh_ones_are_not_trusted() {
     #[derive(Debug, Clone, Default)]
     struct Memo(std::sync::Arc<std::sync::Mutex<BTreeMap<FileIdentity, oci::digest::Digest>>>);

@@ -237,7 +237,7 @@ impl Found {
     /// An image of Docker's list.
     fn listed(&self, listed: &Listed) -> Result<Loaded, BundleError> {
         let config = self.bytes(&listed.config)?.to_vec();
-        let layers = listed.layers.iter().map(|file| self.layer(file)).collect::<Result<Vec<_>, _>>()?;
+        let layers = listed.layers.iter().flatten().map(|file| self.layer(file)).collect::<Result<Vec<_>, _>>()?;
         // The manifest is in the other list, where there is one.
         let digest = Digest::of(&config).to_string();
         let manifest = self.documents.contains_key("index.json").then(|| self.document::<Index>("index.json"));

@@ -138,5 +138,7 @@ struct Listed {
     config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    /// Images without layers have none, or `null`.
+    #[serde(default)]
+    layers: Option<Vec<String>>,
 }

@@ -121,7 +121,7 @@ impl Store {
         content.list.push(Listed {
             config: path(&packed.image.id.0),
             repo_tags: Some(names.iter().map(|name| name.familiar()).collect()),
-            layers: layers.iter().map(path).collect(),
+            layers: Some(layers.iter().map(path).collect()),
         });
         Ok(())
     }

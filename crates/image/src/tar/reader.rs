@@ -8,7 +8,7 @@ use super::pax::{Records, decimal};
 use super::sparse::{self, Follows, SEGMENTS_MAX};
 use crate::Limits;
 use crate::erofs::Segment;
-use crate::model::EndMark;
+use crate::model::{Dots, EndMark};
 use crate::path;
 use crate::tree::{DeviceKind, Stat, Time};
 
@@ -69,6 +69,7 @@ pub struct Reader<R: BufRead> {
     global: Records,
     ended: bool,
     end: EndMark,
+    dots: Dots,
 }
 
 /// What extension headers in front of a header said.
@@ -93,6 +94,7 @@ impl<R: BufRead> Reader<R> {
             global: Records::default(),
             ended: false,
             end: EndMark::Required,
+            dots: Dots::Refused,
         }
     }
 
@@ -100,6 +102,13 @@ impl<R: BufRead> Reader<R> {
     #[must_use]
     pub fn ending(mut self, end: EndMark) -> Self {
         self.end = end;
+        self
+    }
+
+    /// What names with `..` in them are.
+    #[must_use]
+    pub fn dots(mut self, dots: Dots) -> Self {
+        self.dots = dots;
         self
     }
 
@@ -177,8 +186,11 @@ impl<R: BufRead> Reader<R> {
         };
         self.current = path::show(&raw);
         self.count_entry()?;
-        let path =
-            path::clean(&raw).map_err(|source| TarError::Name { path: self.current.clone(), at: start, source })?;
+        let path = match self.dots {
+            Dots::Refused => path::clean(&raw),
+            Dots::Within => path::rooted(&raw),
+        };
+        let path = path.map_err(|source| TarError::Name { path: self.current.clone(), at: start, source })?;
         let link = match pax.get("linkpath") {
             Some(link) => link.to_vec(),
             None => extensions.link.unwrap_or_else(|| header.link_name().to_vec()),

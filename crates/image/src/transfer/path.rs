@@ -27,7 +27,9 @@ impl Wanted {
         }
         let mut folder = clean(Path::new(given));
         let base = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-        let dot = given == "." || given.ends_with("/.");
+        // "a/./" means what "a/." does
+        let last = given.trim_end_matches('/');
+        let dot = last == "." || last.ends_with("/.");
         let name = base.clone().filter(|_| !dot && !given.ends_with('/'));
         if name.is_some() {
             folder.pop();

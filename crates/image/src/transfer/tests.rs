@@ -61,7 +61,9 @@ fn the_end_of_a_path_says_what_is_meant() {
     check("/etc/", "etc", None, "etc");
     check("/etc/.", "etc", None, ".");
     check("/", "", None, "/");
+    check("/etc/./", "etc", None, ".");
     check(".", "", None, ".");
+    check("/.//", "", None, ".");
     check("/..", "", None, "/");
     assert_eq!(Wanted::new(""), None);
 }
