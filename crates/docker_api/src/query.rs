@@ -191,14 +191,26 @@ impl Filters {
 
     /// The moment that `until` names, in nanoseconds since 1970: a time, or how long before `now_ns`.
     pub(crate) fn until(&self, now_ns: u64) -> Result<Option<u64>, ApiError> {
-        let text = match self.values("until") {
-            None => return Ok(None),
-            Some([text]) => text,
-            Some(_) => return Err(ApiError::invalid("more than one until filter specified")),
-        };
+        if self.values("until").is_some_and(|texts| texts.len() > 1) {
+            return Err(ApiError::invalid("more than one until filter specified"));
+        }
+        self.earliest_until(now_ns)
+    }
+
+    /// The same where there may be several, which then all hold.
+    pub(crate) fn earliest_until(&self, now_ns: u64) -> Result<Option<u64>, ApiError> {
+        let mut earliest = None;
+        for text in self.values("until").unwrap_or_default() {
+            let moment = Self::moment(text, now_ns)?;
+            earliest = Some(earliest.map_or(moment, |other: u64| other.min(moment)));
+        }
+        Ok(earliest)
+    }
+
+    fn moment(text: &str, now_ns: u64) -> Result<u64, ApiError> {
         let ago = || u64::try_from(parse_duration(text)?.as_nanos()).ok().map(|ago| now_ns.saturating_sub(ago));
         let moment = ago().or_else(|| parse_time_ns(text));
-        moment.map(Some).ok_or_else(|| {
+        moment.ok_or_else(|| {
             ApiError::invalid(format!("invalid filter 'until={text}': give a time, or a length as in 24h or 1h30m"))
         })
     }

@@ -292,7 +292,7 @@ impl Call {
         let kind = media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         if !kind.eq_ignore_ascii_case(JSON.as_bytes()) {
             let media = String::from_utf8_lossy(media);
-            return Err(ApiError::invalid(format!("Content-Type specified ({media}) must be '{JSON}'")));
+            return Err(ApiError::invalid(format!("unsupported Content-Type header ({media}): must be '{JSON}'")));
         }
         crate::fold::from_slice(bytes).map_err(|error| crate::fold::refused(bytes, &error))
     }

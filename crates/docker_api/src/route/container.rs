@@ -79,7 +79,8 @@ fn one_network(body: &ContainerCreateBody) -> Result<()> {
         return Ok(());
     }
     names.sort_unstable();
-    Err(ApiError::invalid(format!("Container cannot be connected to network endpoints: {}", names.join(", "))))
+    let names = names.join(", ");
+    Err(ApiError::invalid(format!("Container cannot be created with multiple network endpoints: {names}")))
 }
 
 /// Refuses policies and kinds of mounts that there are not in the words that clients know, before anything is made of the whole.
@@ -90,6 +91,10 @@ fn known_words(body: &serde_json::Value) -> Result<()> {
         return Err(ApiError::invalid(format!(
             "invalid restart policy: unknown policy '{policy}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )));
+    }
+    let cgroup = fold::field(host, "CgroupnsMode").and_then(serde_json::Value::as_str);
+    if let Some(mode) = cgroup.filter(|mode| !["", "private", "host"].contains(mode)) {
+        return Err(ApiError::invalid(format!("invalid cgroup namespace mode: {mode}")));
     }
     let mounts = fold::field(host, "Mounts");
     let types = mounts.and_then(serde_json::Value::as_array).into_iter().flatten();
@@ -154,11 +159,7 @@ pub(crate) async fn list(call: Call) -> Result {
 /// `GET /containers/{id}/json`
 pub(crate) async fn inspect(call: Call) -> Result {
     let engine = call.engine();
-    // one that another has a link to has a name below that one's
-    let container = match call.params.get(1) {
-        Some(alias) => engine.container(&format!("{}/{alias}", call.who()))?,
-        None => engine.container(call.who())?,
-    };
+    let container = settled(&call).await?;
     let shown = describe::shown(&container, &engine.paths(&container), &engine.execs_of(&container.id));
     let mut shown = shown.map_err(|error| ApiError::internal(format!("cannot write the answer as JSON: {error}")))?;
     if call.version < Version::minor(45) {
@@ -170,6 +171,21 @@ pub(crate) async fn inspect(call: Call) -> Result {
         }
     }
     reply::json(&shown)
+}
+
+/// A container's record. Who was attached to it asks for the exit code when the stream ends, which may be a moment before the
+/// helper's word of it has been read.
+async fn settled(call: &Call) -> Result<Arc<Container>> {
+    // one that another has a link to has a name below that one's
+    let who = call.params.get(1).map_or_else(|| call.who().to_owned(), |alias| format!("{}/{alias}", call.who()));
+    for _ in 0..super::exec::GLANCES {
+        let container = call.engine().container(&who)?;
+        if container.phase != engine::model::Phase::Running || super::exec::has_process(container.pid()) {
+            return Ok(container);
+        }
+        tokio::time::sleep(super::exec::GLANCE).await;
+    }
+    Ok(call.engine().container(&who)?)
 }
 
 /// `POST /containers/{id}/start`
@@ -350,10 +366,9 @@ impl Wish {
         let query = &call.query;
         let (logs, stream) = (query.flag("logs"), query.flag("stream"));
         let Streams { stdin, stdout, stderr } = streams;
-        if !(stream || logs) || !(stdin || stdout || stderr) {
-            return Err(ApiError::invalid(
-                "there is nothing to attach; set stream=1 or logs=1, and any of stdin, stdout and stderr",
-            ));
+        // with neither stream nor logs there is an answer, and then its end
+        if (stream || logs) && !(stdin || stdout || stderr) {
+            return Err(ApiError::invalid("there is nothing to attach; set any of stdin, stdout and stderr"));
         }
         let which = Logs { stdout, stderr, ..Logs::default() };
         let past = if logs { Some(call.engine().logs(container.id.as_str(), which).await?) } else { None };

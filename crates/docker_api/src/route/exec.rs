@@ -103,8 +103,8 @@ fn tell(client: &OwnedFd, message: &str, tty: bool) {
 }
 
 /// How often and how many times an exec is looked at whose process is gone but whose end has not been told yet.
-const GLANCE: Duration = Duration::from_millis(5);
-const GLANCES: usize = 200;
+pub(super) const GLANCE: Duration = Duration::from_millis(5);
+pub(super) const GLANCES: usize = 200;
 
 /// An exec's state. A client asks for the exit code when its stream ends, which may be a moment before the helper's word of it
 /// has been read: while it is said to start, or the process is gone and yet said to run, that word is on its way.
@@ -124,7 +124,7 @@ async fn settled(call: &Call) -> Result<Exec> {
 ///
 /// # Source
 /// `proc_pid_stat(5)`; Linux `include/linux/sched.h`, `PF_EXITING`.
-fn has_process(pid: i32) -> bool {
+pub(super) fn has_process(pid: i32) -> bool {
     const EXITING: u64 = 4;
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     // the name before may have any bytes

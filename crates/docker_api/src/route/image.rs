@@ -94,7 +94,7 @@ pub(crate) async fn list(call: Call) -> Result {
         Ok(found)
     };
     let (before, since) = (created("before").await?, created("since").await?);
-    let until = filters.until(engine::now_ns())?.map(|until| UNIX_EPOCH + Duration::from_nanos(until));
+    let until = filters.earliest_until(engine::now_ns())?.map(|until| UNIX_EPOCH + Duration::from_nanos(until));
     let containers = call.engine().containers();
     let mut shown = Vec::new();
     let images = call.engine().images().await?;
@@ -283,6 +283,9 @@ pub(crate) async fn create(mut call: Call) -> Result {
     };
     if let Some(platform) = call.query.text("platform").filter(|text| !text.is_empty()) {
         options.platform = platform.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
+        if options.platform.os != "linux" {
+            return Err(ApiError::invalid(format!("{:?}: operating system is not supported", options.platform.os)));
+        }
     }
     if source != "-" {
         let address = if source.contains("://") { source } else { format!("http://{source}") };

@@ -139,6 +139,9 @@ pub(crate) async fn info(call: Call) -> Result {
         serde_json::to_value(info).map_err(|error| ApiError::internal(format!("cannot write info: {error}")))?;
     if let Some(map) = value.as_object_mut() {
         fill_info(map, &settings);
+        if call.version < Version::minor(25) {
+            map.insert("ExecutionDriver".to_owned(), "<not supported>".into());
+        }
     }
     reply::json(&value)
 }

@@ -43,7 +43,7 @@ pub(crate) fn spec_with(
         // a list with one empty word is how clients say "none at all"
         entrypoint: body.entrypoint.map(|list| if list == [""] { Vec::new() } else { list }),
         env,
-        working_dir: text(body.working_dir),
+        working_dir: text(body.working_dir).map(|folder| cleaned(&folder)),
         user: text(body.user),
         hostname: text(body.hostname),
         domainname: text(body.domainname),
@@ -144,10 +144,29 @@ fn refuse_config(body: &ContainerCreateBody) -> Result<(), ApiError> {
 }
 
 fn refuse_host(host: &HostConfig) -> Result<(), ApiError> {
+    if host.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("")) {
+        return Err(ApiError::invalid("invalid Annotations: the empty string is not permitted as an annotation key"));
+    }
     refuse(host.cgroup.filled(), "HostConfig.Cgroup", "")?;
     refuse(host.storage_opt.filled(), "HostConfig.StorageOpt", "")?;
     let isolation = host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default();
     refuse(!matches!(isolation.as_str(), "" | "default"), "HostConfig.Isolation", "it is for Windows containers")
+}
+
+/// A path without what changes nothing about it: `/srv/./a/../` is `/srv`. One that does not begin at the root is left alone.
+fn cleaned(path: &str) -> String {
+    if !path.starts_with('/') {
+        return path.to_owned();
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 fn console_size(size: Option<Vec<usize>>) -> Result<Option<(u16, u16)>, ApiError> {

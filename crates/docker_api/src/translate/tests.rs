@@ -251,6 +251,8 @@ fn container(phase: Phase, finished: Option<Finished>) -> Container {
         restarting: false,
         stopped_by_user: false,
         start_again: false,
+        stop_untold: false,
+        restart_untold: false,
         remove_at_end: false,
         health: None,
         remove_volumes: false,

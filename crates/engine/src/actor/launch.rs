@@ -6,7 +6,7 @@ use crate::config::Paths;
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::files::has_upper;
-use crate::model::{IpcMode, NetworkMode, PidMode, Runtime};
+use crate::model::{ContainerId, IpcMode, NetworkMode, PidMode, Runtime};
 use crate::network::names::{Linked, link_variables};
 use crate::plan::{self, Surroundings, namespaces::Joins, user};
 use crate::volume::Ready;
@@ -220,18 +220,21 @@ impl Actor {
 
     /// The processes whose namespaces are joined must run.
     fn joins(&self) -> Result<Joins> {
-        let pid_of = |who: &str, flag: &str| {
+        let pid_of = |who: &str, refused: &dyn Fn(&ContainerId) -> EngineError| {
             let other = self.inner.container(who)?;
-            match other.pid() {
-                0 => Err(EngineError::conflict(format!("{flag} container:{who}: that container is not running"))),
-                pid => Ok(pid),
+            if other.pid() == 0 { Err(refused(&other.id)) } else { Ok(other.pid()) }
+        };
+        let cannot_join = |kind: &'static str| {
+            move |id: &ContainerId| {
+                let text = format!("failed to join {kind} namespace: container {id} is not running");
+                EngineError::new(ErrorClass::Internal, text)
             }
         };
         let spec = &self.container.spec;
         let mut joins = Joins::default();
         match &spec.namespaces.ipc {
             IpcMode::Container(who) => {
-                joins.ipc = Some(pid_of(who, "--ipc")?);
+                joins.ipc = Some(pid_of(who, &cannot_join("IPC"))?);
                 joins.shm = Some(self.shared_memory(who)?);
             }
             IpcMode::Shareable => {
@@ -241,13 +244,15 @@ impl Actor {
             IpcMode::Private | IpcMode::None | IpcMode::Host => {}
         }
         if let PidMode::Container(who) = &spec.namespaces.pid {
-            joins.pid = Some(pid_of(who, "--pid")?);
+            joins.pid = Some(pid_of(who, &cannot_join("PID"))?);
         }
         if let NetworkMode::Container(who) = &spec.network {
             if self.inner.container(who).is_ok_and(|other| other.id == self.container.id) {
                 return Err(EngineError::invalid("cannot join own network"));
             }
-            joins.network = Some(pid_of(who, "--network")?);
+            joins.network = Some(pid_of(who, &|id| {
+                EngineError::conflict(format!("cannot join network of a non running container: {id}"))
+            })?);
         }
         Ok(joins)
     }

@@ -87,9 +87,10 @@ impl Engine {
     async fn open_out(&self, who: &str, path: &str) -> Result<(Arc<Container>, CopyOut)> {
         let wanted = wanted(path)?;
         let (container, guard) = self.at_rest(who).await?;
+        let who = who.to_owned();
         self.off_thread(move |engine| {
             let root = Root::open(&engine.inner, &container, guard)?;
-            let stat = root.stat(&wanted).map_err(|errno| missing(&wanted, &container, errno))?;
+            let stat = root.stat(&wanted).map_err(|errno| missing(&wanted, &who, errno))?;
             Ok((container, CopyOut { root, wanted, stat }))
         })
         .await
@@ -109,10 +110,11 @@ impl Engine {
     ) -> Result<()> {
         let wanted = wanted(path)?;
         let (container, guard) = self.at_rest(who).await?;
+        let who = who.to_owned();
         writable(&container, &wanted)?;
         self.off_thread(move |engine| {
             let root = Root::open(&engine.inner, &container, guard)?;
-            fill(&root, &wanted, &container, (replace, owners), body)?;
+            fill(&root, (&wanted, &who), &container, (replace, owners), body)?;
             engine.tell_container(&container, "extract-to-dir", Vec::new());
             Ok(())
         })
@@ -144,15 +146,13 @@ fn wanted(path: &str) -> Result<Wanted> {
 }
 
 /// Why there is nothing at a path.
-fn missing(wanted: &Wanted, container: &Container, errno: Errno) -> EngineError {
+fn missing(wanted: &Wanted, who: &str, errno: Errno) -> EngineError {
     let given = &wanted.given;
     match errno {
-        Errno::NOENT => {
-            EngineError::not_found(format!("Could not find the file {given} in container {}", container.name))
-        }
-        Errno::NOTDIR => EngineError::invalid(format!("{given} in container {}: not a directory", container.name)),
+        Errno::NOENT => EngineError::not_found(format!("Could not find the file {given} in container {who}")),
+        Errno::NOTDIR => EngineError::invalid(format!("{given} in container {who}: not a directory")),
         errno => {
-            let text = format!("cannot reach {given} in container {}", container.name);
+            let text = format!("cannot reach {given} in container {who}");
             EngineError::because(ErrorClass::Internal, text, &std::io::Error::from(errno))
         }
     }
@@ -160,14 +160,14 @@ fn missing(wanted: &Wanted, container: &Container, errno: Errno) -> EngineError 
 
 fn fill(
     root: &Root,
-    wanted: &Wanted,
+    (wanted, who): (&Wanted, &str),
     container: &Container,
     (replace, owners): (Replace, Owners),
     body: impl Read + Send,
 ) -> Result<()> {
     let into = wanted.whole();
     let folder = image::transfer::resolve(&root.fd, &into, OFlags::PATH);
-    let stat = folder.and_then(rustix::fs::fstat).map_err(|errno| missing(wanted, container, errno))?;
+    let stat = folder.and_then(rustix::fs::fstat).map_err(|errno| missing(wanted, who, errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Err(EngineError::invalid("extraction point is not a directory"));
     }

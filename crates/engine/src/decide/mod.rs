@@ -127,6 +127,9 @@ pub(crate) fn decide(container: &Container, input: &Input, now_ns: u64) -> Resul
             next.runtime = Some(runtime.clone());
             health::begin(&mut next);
             let mut effects = vec![Effect::Emit("start", Vec::new())];
+            if std::mem::take(&mut next.restart_untold) {
+                effects.push(Effect::Emit("restart", Vec::new()));
+            }
             effects.extend(arm_probe(&next, runtime.started_ns));
             effects
         }
@@ -190,6 +193,7 @@ fn start(next: &mut Container) -> Result<Vec<Effect>> {
             next.phase = Phase::Starting;
             next.restarting = false;
             next.start_again = false;
+            next.restart_untold = false;
             next.stopped_by_user = false;
             next.restart_count = 0;
             Ok(vec![Effect::Launch])
@@ -205,10 +209,11 @@ fn start(next: &mut Container) -> Result<Vec<Effect>> {
 fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<Effect>> {
     next.stopped_by_user = true;
     next.start_again = false;
+    next.restart_untold = false;
     if !next.is_alive() {
         return match next.phase {
             // a pending restart is called off
-            Phase::Exited if std::mem::take(&mut next.restarting) => Ok(Vec::new()),
+            Phase::Exited if std::mem::take(&mut next.restarting) => Ok(vec![Effect::Emit("stop", Vec::new())]),
             Phase::Created | Phase::Exited => {
                 Err(EngineError::new(ErrorClass::NotModified, format!("Container {} is not running", next.id)))
             }
@@ -223,17 +228,21 @@ fn stop(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<
     // a pause may be on its way that has not been told of yet; one that is not frozen does not mind
     effects.push(Effect::Thaw);
     effects.push(Effect::Emit("kill", vec![("signal", signal.to_string())]));
+    next.stop_untold = true;
     Ok(effects)
 }
 
 fn restart(next: &mut Container, signal: i32, grace_ms: Option<u64>) -> Result<Vec<Effect>> {
     if !next.is_alive() {
-        return start(next);
+        let effects = start(next)?;
+        next.restart_untold = true;
+        return Ok(effects);
     }
     let stopped = next.stopped_by_user;
     let effects = stop(next, signal, grace_ms)?;
     next.stopped_by_user = stopped;
     next.start_again = true;
+    next.restart_untold = true;
     Ok(effects)
 }
 
@@ -291,6 +300,7 @@ fn remove(next: &mut Container, force: bool) -> Result<Vec<Effect>> {
 
 fn launch_failed(next: &mut Container, code: i32, error: &str, now_ns: u64) -> Vec<Effect> {
     next.finished = Some(Finished { code, oom_killed: false, at_ns: now_ns, error: error.to_owned() });
+    (next.stop_untold, next.restart_untold) = (false, false);
     let ran_before = next.runtime.is_some();
     next.phase = if ran_before { Phase::Exited } else { Phase::Created };
     let mut effects = vec![Effect::Dismiss];
@@ -341,6 +351,9 @@ fn ended<const N: usize>(next: &mut Container, exit: &Exit, release: [Effect; N]
         words.push(("oomKilled", "true".into()));
     }
     effects.push(Effect::Emit("die", words));
+    if std::mem::take(&mut next.stop_untold) {
+        effects.push(Effect::Emit("stop", Vec::new()));
+    }
     effects.extend(release);
     if next.start_again && !next.remove_at_end {
         next.restarting = true;

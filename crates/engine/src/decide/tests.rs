@@ -21,6 +21,8 @@ pub(super) fn container() -> Container {
         restarting: false,
         stopped_by_user: false,
         start_again: false,
+        stop_untold: false,
+        restart_untold: false,
         remove_at_end: false,
         health: None,
         remove_volumes: false,
@@ -212,6 +214,23 @@ fn a_restart_comes_before_what_an_end_brings_else() {
     let remove = Input::Remove { force: true, volumes: false };
     assert_eq!(run(running(), &[restart.clone(), remove, Input::Ended(exit(0))]).container.phase, Phase::Removing);
     assert_eq!(run(container(), &[restart]).effects, [Effect::Launch]);
+}
+
+#[test]
+fn stops_and_restarts_are_told_when_they_are_done() {
+    let stop = Input::Stop { signal: 15, grace_ms: Some(10) };
+    let restart = Input::Restart { signal: 15, grace_ms: Some(10) };
+    let stopped = run(running(), &[stop.clone(), Input::Ended(exit(0))]);
+    assert_eq!(actions(&stopped), ["die", "stop"]);
+    let ended = run(running(), &[restart.clone(), Input::Ended(exit(0))]);
+    assert_eq!(actions(&ended), ["die", "stop"]);
+    let again = run(ended.container.clone(), &[Input::RestartDue, Input::Launched(runtime())]);
+    assert_eq!(actions(&again), ["start", "restart"]);
+    // once each, and not for what others bring about
+    assert_eq!(actions(&run(again.container, &[Input::Kill(9), Input::Ended(exit(137))])), ["die"]);
+    assert_eq!(actions(&run(ended.container.clone(), &[Input::Start, Input::Launched(runtime())])), ["start"]);
+    assert_eq!(actions(&run(ended.container, &[stop])), ["stop"]);
+    assert_eq!(actions(&run(container(), &[restart, Input::Launched(runtime())])), ["start", "restart"]);
 }
 
 #[test]

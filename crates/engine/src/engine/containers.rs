@@ -6,8 +6,8 @@ use crate::actor::{self, Ask, Attachment, Changed, Recovering, WaitFor};
 use crate::decide::Input;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, ContainerSpec, ExecId, Finished, HealthCheck, IdRange, MountKind, NetworkMode, PidMode,
-    Resources, RestartPolicy, UserMode,
+    Container, ContainerId, ContainerSpec, ExecId, Finished, HealthCheck, IdRange, IpcMode, MountKind, NamespaceModes,
+    NetworkMode, PidMode, Resources, RestartPolicy, UserMode,
 };
 use crate::{health, names, plan, signal};
 use control::{ProcessId, Streams};
@@ -72,6 +72,16 @@ fn is_any(kind: &MountKind) -> bool {
 }
 
 impl Engine {
+    /// Whose processes or memory are to be seen must be there. Clients take "not found" for a word on the image.
+    fn donors(&self, modes: &NamespaceModes) -> Result<()> {
+        let pid = if let PidMode::Container(who) = &modes.pid { Some(who) } else { None };
+        let ipc = if let IpcMode::Container(who) = &modes.ipc { Some(who) } else { None };
+        for who in pid.into_iter().chain(ipc) {
+            self.inner.container(who).map_err(|error| EngineError::invalid(error.to_string()))?;
+        }
+        Ok(())
+    }
+
     /// Makes a container: its record, folders and files. Nothing runs yet.
     ///
     /// # Errors
@@ -90,6 +100,7 @@ impl Engine {
             spec.hostname = Some(plan::namespaces::shown_hostname(&other));
             spec.domainname.clone_from(&other.spec.domainname);
         }
+        self.donors(&spec.namespaces)?;
         warnings.extend(self.unsupported_limits(&spec.resources));
         let image = self.wanted_image(&spec)?;
         let process = plan::process::merge(&spec, &image.config)?;
@@ -119,6 +130,8 @@ impl Engine {
             restarting: false,
             stopped_by_user: false,
             start_again: false,
+            stop_untold: false,
+            restart_untold: false,
             remove_at_end: false,
             health: None,
             remove_volumes: false,

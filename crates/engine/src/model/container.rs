@@ -38,6 +38,12 @@ pub struct Container {
     /// forgets how long the container had for its end.
     #[serde(skip)]
     pub start_again: bool,
+    /// A user has asked to stop it: watchers are told `stop` behind its end. Forgotten like the above.
+    #[serde(skip)]
+    pub stop_untold: bool,
+    /// A user has asked to restart it: watchers are told `restart` behind its start. Forgotten like the above.
+    #[serde(skip)]
+    pub restart_untold: bool,
     /// A user has asked to remove it while it ran: it goes with its end.
     #[serde(default)]
     pub remove_at_end: bool,
@@ -174,6 +180,8 @@ impl Container {
             restarting: false,
             stopped_by_user: false,
             start_again: false,
+            stop_untold: false,
+            restart_untold: false,
             remove_at_end: false,
             health: None,
             remove_volumes: false,

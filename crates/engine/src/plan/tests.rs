@@ -126,6 +126,8 @@ fn container(spec: ContainerSpec) -> Container {
         restarting: false,
         stopped_by_user: false,
         start_again: false,
+        stop_untold: false,
+        restart_untold: false,
         remove_at_end: false,
         health: None,
         remove_volumes: false,

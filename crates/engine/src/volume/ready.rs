@@ -78,12 +78,17 @@ fn entry(fd: &OwnedFd) -> PathBuf {
 /// [`ErrorClass::Invalid`] if there is no such path, or a link leads outside.
 pub(crate) fn within(folder: &Path, subpath: &str) -> Result<OwnedFd> {
     let failed = |error: Errno| {
-        let class = if matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) {
+        let place = folder.join(subpath);
+        if error == Errno::XDEV {
+            let text = format!("cannot access path {}: path concatenation escapes the base directory", place.display());
+            return EngineError::invalid(text);
+        }
+        let class = if matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) {
             ErrorClass::Invalid
         } else {
             ErrorClass::Internal
         };
-        let text = format!("cannot access path {}: {error}", folder.join(subpath).display());
+        let text = format!("cannot access path {}: {error}", place.display());
         EngineError::new(class, text)
     };
     let root = super::open_folder(folder).map_err(failed)?;

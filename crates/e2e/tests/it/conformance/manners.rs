@@ -118,6 +118,14 @@ fn ended(subject: &Subject) {
     for action in ["create", "start", "kill", "die"] {
         assert!(words(&shown).contains(&action), "{action}: {}", shown.out);
     }
+    assert!(!words(&shown).contains(&"stop"), "{}", shown.out);
+    // a stop and a restart are told by their names, behind what they do
+    subject.docker(&["restart", "kept"]).expect(0);
+    subject.docker(&["restart", "kept"]).expect(0);
+    subject.docker(&["stop", "kept"]).expect(0);
+    let shown = past(subject, "container=kept");
+    let told: Vec<&str> = words(&shown).into_iter().filter(|action| *action != "kill").collect();
+    assert!(told.ends_with(&["start", "restart", "die", "stop", "start", "restart", "die", "stop"]), "{}", shown.out);
 }
 
 fn created(subject: &Subject) {
@@ -125,6 +133,9 @@ fn created(subject: &Subject) {
     answer(subject, "POST", "/containers/create?name=word", Some(&text)).unwrap();
     assert_eq!(field(subject, "word", ".Config.Cmd"), json!(["one word"]));
     assert_eq!(field(subject, "word", ".Path"), json!("echo"));
+    let there = json!({ "Image": IMAGE, "Cmd": ["true"], "WorkingDir": "/srv/./a/../" });
+    answer(subject, "POST", "/containers/create?name=there", Some(&there)).unwrap();
+    assert_eq!(field(subject, "there", ".Config.WorkingDir"), json!("/srv"));
     let masked = field(subject, "word", ".HostConfig.MaskedPaths");
     assert!(masked.as_array().unwrap().contains(&json!("/proc/kcore")), "{masked}");
     let sets = json!({ "Image": IMAGE, "Cmd": ["true"], "HostConfig": { "MaskedPaths": [], "Privileged": true, "Tmpfs": { "/t": "" } } });

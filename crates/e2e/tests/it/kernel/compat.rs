@@ -179,6 +179,11 @@ fn wrong_requests_have_dockers_codes() {
     let plain = json!({ "Image": IMAGE, "Cmd": ["true"] });
     let two =
         json!({ "Image": IMAGE, "Cmd": ["a"], "NetworkingConfig": { "EndpointsConfig": { "small": {}, "none": {} } } });
+    let shows = |mode: &str| json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "PidMode": mode } });
+    let labelled = json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "Annotations": { "": "a" } } });
+    let fenced = json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "CgroupnsMode": "fenced" } });
+    answer(&subject, "POST", "/containers/create?name=donor", Some(&plain)).unwrap();
+    answer(&subject, "POST", "/containers/create?name=guest", Some(&shows("container:donor"))).unwrap();
     let cases: &[(&str, &str, Option<Value>, u16, &str)] = &[
         ("DELETE", "/networks/bridge", None, 403, "pre-defined"),
         ("DELETE", "/volumes/kept", None, 409, "volume is in use"),
@@ -195,7 +200,29 @@ fn wrong_requests_have_dockers_codes() {
         ("POST", "/containers/create", Some(json!({ "Image": 5 })), 400, "invalid"),
         ("POST", "/containers/create", Some(json!({ "Image": "nope:1" })), 404, "No such image: nope:1"),
         ("POST", "/containers/create", Some(json!({ "User": "" })), 400, "No command specified"),
-        ("POST", "/v1.43/containers/create", Some(two), 400, "cannot be connected to network endpoints: none, small"),
+        (
+            "POST",
+            "/v1.43/containers/create",
+            Some(two),
+            400,
+            "cannot be created with multiple network endpoints: none, small",
+        ),
+        ("POST", "/containers/create", Some(labelled), 400, "invalid Annotations: the empty string is not permitted"),
+        ("POST", "/containers/create", Some(fenced), 400, "invalid cgroup namespace mode: fenced"),
+        ("POST", "/containers/create", Some(shows("container:nobody")), 400, "No such container: nobody"),
+        ("POST", "/containers/guest/start", None, 500, "failed to join PID namespace: container "),
+        ("GET", "/v1.24/info", None, 200, "\"ExecutionDriver\":\"<not supported>\""),
+        ("GET", "/images/json?filters=%7B%22until%22:[%221h%22,%222h%22]%7D", None, 200, "["),
+        (
+            "POST",
+            "/images/prune?filters=%7B%22until%22:[%221h%22,%222h%22]%7D",
+            None,
+            400,
+            "more than one until filter",
+        ),
+        ("POST", "/images/create?fromSrc=-&platform=macos", None, 400, "operating system is not supported"),
+        ("POST", "/images/create?fromSrc=-&platform=linux&repo=bare", None, 200, "sha256:"),
+        ("DELETE", "/images/bare", None, 200, "Untagged"),
         ("POST", "/containers/create?name=!x", Some(plain.clone()), 400, "Invalid container name (!x)"),
         ("POST", "/containers/create?name=known", Some(unknown.clone()), 409, "is already in use by container"),
         ("POST", "/containers/known/exec", Some(json!({ "Cmd": ["a"] })), 409, "is not running"),
@@ -215,7 +242,7 @@ fn wrong_requests_have_dockers_codes() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for name in ["first", "known", "second", "third"] {
+    for name in ["donor", "first", "guest", "known", "second", "third"] {
         answer(&subject, "DELETE", &format!("/containers/{name}?force=1"), None).unwrap();
     }
     answer(&subject, "DELETE", "/networks/small", None).unwrap();
