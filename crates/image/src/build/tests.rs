@@ -295,7 +295,7 @@ fn a_name_that_leads_out_of_an_archive_stays_below_its_top() {
     let mut writer = crate::tar::Writer::new(Vec::new());
     let kind = crate::tar::Kind::File { size: 3, segments: None };
     for name in ["../foo", "/bar"] {
-        writer.add(name.as_bytes(), &crate::tar::Stat::default(), &kind, &mut &b"abc"[..]).unwrap();
+        writer.add(name.as_bytes(), &crate::tree::Stat::default(), &kind, &mut &b"abc"[..]).unwrap();
     }
     let bytes = writer.finish().unwrap();
     let context = ArchiveContext::read(&bytes[..], crate::Limits::default(), Path::new("/tmp")).unwrap();
