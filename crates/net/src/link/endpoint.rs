@@ -185,12 +185,11 @@ impl Links {
                 })?;
             }
         }
-        let switched = if spec.switches.is_empty() && spec.has_v6() {
-            Ok(())
-        } else {
-            netns::within(namespace, || switch(spec)).flatten()
+        let inside = || {
+            switch(spec)?;
+            Self::open()
         };
-        let outcome = switched.and_then(|()| Self::open_in(namespace)?.configure(spec));
+        let outcome = netns::within(namespace, inside).flatten().and_then(|links| links.configure(spec));
         if outcome.is_err() {
             // The first failure is the one to tell.
             let _ = self.disconnect(namespace, spec);

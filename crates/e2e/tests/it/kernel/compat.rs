@@ -167,24 +167,49 @@ fn wrong_requests_have_dockers_codes() {
     let Some(subject) = Subject::start() else { return };
     let small = json!({ "Name": "small", "IPAM": { "Config": [{ "Subnet": "10.231.8.0/30" }] } });
     let unknown = json!({ "Image": IMAGE, "Cmd": ["true"], "Nonsense": { "a": [1] }, "HostConfig": { "Binds": ["kept:/k"], "Zzz": 1 } });
-    answer(&subject, "POST", "/containers/create?name=known", Some(&unknown)).unwrap();
-    answer(&subject, "POST", "/networks/create", Some(&small)).unwrap();
-    let in_small = |port: &str| json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"], "HostConfig": { "NetworkMode": "small", "PortBindings": { "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": port }] } } });
-    answer(&subject, "POST", "/containers/create?name=first", Some(&in_small("18097"))).unwrap();
-    answer(&subject, "POST", "/containers/first/start", None).unwrap();
-    answer(&subject, "POST", "/containers/create?name=second", Some(&in_small("18098"))).unwrap();
-    let taken = json!({ "Image": IMAGE, "Cmd": ["true"], "HostConfig": { "PortBindings": { "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "18097" }] } } });
-    answer(&subject, "POST", "/containers/create?name=third", Some(&taken)).unwrap();
-    let over = json!({ "Name": "over", "IPAM": { "Config": [{ "Subnet": "10.231.8.0/24" }] } });
     let plain = json!({ "Image": IMAGE, "Cmd": ["true"] });
+    let shows = |mode: &str| json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "PidMode": mode } });
+    let in_small = |port: &str| json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"], "HostConfig": { "NetworkMode": "small", "PortBindings": { "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": port }] } } });
+    let taken = json!({ "Image": IMAGE, "Cmd": ["true"], "HostConfig": { "PortBindings": { "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "18097" }] } } });
+    answer(&subject, "POST", "/networks/create", Some(&small)).unwrap();
+    for (name, body) in [
+        ("known", &unknown),
+        ("first", &in_small("18097")),
+        ("second", &in_small("18098")),
+        ("third", &taken),
+        ("donor", &plain),
+        ("guest", &shows("container:donor")),
+    ] {
+        answer(&subject, "POST", &format!("/containers/create?name={name}"), Some(body)).unwrap();
+    }
+    answer(&subject, "POST", "/containers/first/start", None).unwrap();
+    let mut wrong = Vec::new();
+    for (method, path, body, status, part) in wrong_requests(small, &unknown, &shows) {
+        let (got, text) = ask(&subject, method, path, body.as_ref());
+        if got != status || !text.contains(part) {
+            wrong.push(format!("{method} {path}: {got} {text}, not {status} {part}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for name in ["donor", "first", "guest", "known", "second", "third"] {
+        answer(&subject, "DELETE", &format!("/containers/{name}?force=1"), None).unwrap();
+    }
+    answer(&subject, "DELETE", "/networks/small", None).unwrap();
+    answer(&subject, "DELETE", "/volumes/kept", None).unwrap();
+    subject.finish();
+}
+
+/// Method, path and body, the code, and a part of the answer.
+type Case = (&'static str, &'static str, Option<Value>, u16, &'static str);
+
+fn wrong_requests(small: Value, unknown: &Value, shows: &dyn Fn(&str) -> Value) -> Vec<Case> {
+    let plain = json!({ "Image": IMAGE, "Cmd": ["true"] });
+    let over = json!({ "Name": "over", "IPAM": { "Config": [{ "Subnet": "10.231.8.0/24" }] } });
     let two =
         json!({ "Image": IMAGE, "Cmd": ["a"], "NetworkingConfig": { "EndpointsConfig": { "small": {}, "none": {} } } });
-    let shows = |mode: &str| json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "PidMode": mode } });
     let labelled = json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "Annotations": { "": "a" } } });
     let fenced = json!({ "Image": IMAGE, "Cmd": ["a"], "HostConfig": { "CgroupnsMode": "fenced" } });
-    answer(&subject, "POST", "/containers/create?name=donor", Some(&plain)).unwrap();
-    answer(&subject, "POST", "/containers/create?name=guest", Some(&shows("container:donor"))).unwrap();
-    let cases: &[(&str, &str, Option<Value>, u16, &str)] = &[
+    vec![
         ("DELETE", "/networks/bridge", None, 403, "pre-defined"),
         ("DELETE", "/volumes/kept", None, 409, "volume is in use"),
         ("GET", "/containers/json?filters=%7B%22nope%22:[%22a%22]%7D", None, 400, "invalid filter 'nope'"),
@@ -231,23 +256,9 @@ fn wrong_requests_have_dockers_codes() {
         ("POST", "/containers/second/start", None, 403, "no available IPv4 addresses"),
         ("POST", "/containers/third/start", None, 500, "port is already allocated"),
         ("POST", "/networks/create", Some(over), 403, "Pool overlaps with other one on this address space"),
-        ("POST", "/networks/create", Some(small.clone()), 409, "network with name small already exists"),
+        ("POST", "/networks/create", Some(small), 409, "network with name small already exists"),
         ("POST", "/volumes/create", Some(json!({ "Name": "../x" })), 400, "includes invalid characters"),
-    ];
-    let mut wrong = Vec::new();
-    for (method, path, body, status, part) in cases {
-        let (got, text) = ask(&subject, method, path, body.as_ref());
-        if got != *status || !text.contains(part) {
-            wrong.push(format!("{method} {path}: {got} {text}, not {status} {part}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for name in ["donor", "first", "guest", "known", "second", "third"] {
-        answer(&subject, "DELETE", &format!("/containers/{name}?force=1"), None).unwrap();
-    }
-    answer(&subject, "DELETE", "/networks/small", None).unwrap();
-    answer(&subject, "DELETE", "/volumes/kept", None).unwrap();
-    subject.finish();
+    ]
 }
 
 fn containers(subject: &Subject, table: &Table) -> Vec<String> {
