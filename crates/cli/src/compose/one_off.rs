@@ -73,6 +73,10 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
     let Some(service) = stack.project.services.get(&name).cloned() else {
         return Err(Failure::new(format!("no such service: {name}")));
     };
+    let typed = !given.off("interactive") && !given.on("detach");
+    if given.on("tty") && !given.on("no-TTY") && typed && !terminal::is_input() {
+        return Err(Failure::new("the input device is not a TTY"));
+    }
     let tty = !given.on("no-TTY")
         && !given.off("tty")
         && !given.on("detach")

@@ -262,8 +262,8 @@ struct Foreground<'a> {
     stack: &'a Stack,
     given: &'a Parsed,
     printer: Arc<Printer>,
-    /// Threads that write output.
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Threads that write output, by service.
+    threads: Mutex<Vec<(String, JoinHandle<()>)>>,
     /// Containers whose output was joined before their start.
     joined: Mutex<BTreeSet<String>>,
 }
@@ -296,7 +296,7 @@ impl<'a> Foreground<'a> {
             return Ok(());
         }
         let thread = follow::join(&self.stack.context, &self.printer, member, &self.name(member))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((member.service.clone(), thread));
         Ok(())
     }
 
@@ -336,9 +336,11 @@ impl<'a> Foreground<'a> {
         let watching = ready.map(|ready| super::watch::begin(stack, ready));
         let code = self.follow(&news, &interrupted);
         drop(watching);
-        for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
-            // what it had to say was said
-            let _ = thread.join();
+        for (service, thread) in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
+            // what it had to say was said; what the services need goes on without anybody
+            if self.counts(&service) {
+                let _ = thread.join();
+            }
         }
         code
     }
@@ -406,7 +408,7 @@ impl<'a> Foreground<'a> {
             // one that has gone has nothing to say
             let _ = follow::since_start(&context, &printer, &id, &name);
         });
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((service.to_owned(), thread));
     }
 
     /// Whether a service is one of those that are run here: one that was named, or that is shown.
