@@ -15,11 +15,17 @@ const WIDTH: usize = 80;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Show {
     Plain,
+    /// The same lines on standard output.
+    PlainOut,
     Terminal,
     Quiet,
 }
 
 impl Show {
+    fn is_plain(self) -> bool {
+        matches!(self, Self::Plain | Self::PlainOut)
+    }
+
     pub(crate) fn find(name: &str) -> Result<Self, String> {
         match name {
             "auto" if terminal::is_error() => Ok(Self::Terminal),
@@ -60,7 +66,7 @@ impl View {
             BuildLine::Planned(steps) => self.steps = steps,
             BuildLine::Warning(text) => above = format!("warning: {text}\n"),
             BuildLine::Begun(_, step, text) => {
-                if self.show == Show::Plain {
+                if self.show.is_plain() {
                     above = format!("#{step} [{step}/{}] {}\n", self.steps, first_line(&text));
                 }
                 let (last, open) = Default::default();
@@ -85,7 +91,7 @@ impl View {
         while let Some(at) = step.open.find('\n') {
             let line: String = step.open.drain(..=at).collect();
             let line = line.trim_end();
-            if self.show == Show::Plain {
+            if self.show.is_plain() {
                 // writing to a string does not fail
                 let _ = writeln!(above, "#{number} {line}");
             }
@@ -98,12 +104,12 @@ impl View {
         let Some(step) = self.running.remove(&number) else { return String::new() };
         let seconds = step.begun.elapsed().as_secs_f64();
         let end = if step.cached { "cached".to_owned() } else { format!("{seconds:.1}s") };
-        match self.show {
-            Show::Plain => {
+        match self.show.is_plain() {
+            true => {
                 let rest = if step.open.is_empty() { String::new() } else { format!("#{number} {}\n", step.open) };
                 format!("{rest}#{number} {}\n", if step.cached { "CACHED".to_owned() } else { format!("DONE {end}") })
             }
-            _ => format!("[{number}/{}] {}  {end}\n", self.steps, clean(first_line(&step.text))),
+            false => format!("[{number}/{}] {}  {end}\n", self.steps, clean(first_line(&step.text))),
         }
     }
 
@@ -111,6 +117,7 @@ impl View {
         match self.show {
             Show::Quiet => {}
             Show::Plain => output::write_error(above.as_bytes()),
+            Show::PlainOut => output::write(above.as_bytes()),
             Show::Terminal => {
                 let mut text = self.erase();
                 text.push_str(above);

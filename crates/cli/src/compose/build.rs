@@ -25,12 +25,20 @@ pub(super) static COMMAND: Command = Command {
         COMMON,
         &[
             Flag::list("build-arg", "NAME[=VALUE]", "Set an argument"),
+            Flag::value("builder", "NAME", "Accepted; the daemon builds"),
             Flag::switch("check", "Read the Compose files and Dockerfiles only"),
+            Flag::switch("compress", "Accepted; nothing is sent"),
+            Flag::switch("force-rm", "Accepted; nothing is left"),
             Flag::value("memory", "BYTES", "Limit each step's memory, as in 512m").short('m'),
             Flag::switch("no-cache", "Do every step anew"),
+            Flag::switch("no-rm", "Accepted; nothing is left"),
+            Flag::switch("parallel", "Accepted; steps are done side by side"),
+            Flag::value("progress", "KIND", "As before the command's name"),
+            Flag::value("provenance", "DETAIL", "Attest where images come from: min or max"),
             Flag::switch("pull", "Fetch base images although they are there"),
             Flag::switch("push", "Push what was built"),
             Flag::switch("quiet", "Say nothing but names").short('q'),
+            Flag::value("sbom", "IMAGE", "Attest what is in images, as the scanner IMAGE lists it"),
             Flag::list("ssh", "ID[=SOCKET]", "Give an SSH agent to steps"),
             Flag::switch("with-dependencies", "Build what the services need as well"),
         ],
@@ -42,7 +50,9 @@ pub(super) static COMMAND: Command = Command {
 
 fn build(context: &Context, given: &Parsed) -> Outcome {
     let dependencies = if given.on("with-dependencies") { Dependencies::Included } else { Dependencies::Ignored };
-    let stack = Stack::new(context, given, &given.arguments, dependencies)?;
+    let mut names = given.arguments.clone();
+    add_contexts(given, &mut names)?;
+    let stack = Stack::new(context, given, &names, dependencies)?;
     let built: Vec<&Service> = stack.project.services.values().filter(|service| service.spec.build.is_some()).collect();
     if built.is_empty() {
         output::note("no service here is built; add \"build\" to one");
@@ -55,7 +65,8 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
     }
     services(&stack, given, &built)?;
     if given.on("push") {
-        for service in &built {
+        // an image without a name of its own has nowhere to go
+        for service in built.iter().filter(|service| service.spec.image.is_some()) {
             let image = service.image(&stack.project);
             let answer = crate::image::registry::request_push(context, &image)?;
             crate::image::import::each_line(answer, "lost the daemon on the way", |_| {})
@@ -64,6 +75,31 @@ fn build(context: &Context, given: &Parsed) -> Outcome {
         }
     }
     Ok(0)
+}
+
+/// Adds the services that those named begin with: `service:NAME` among a build's contexts.
+fn add_contexts(given: &Parsed, names: &mut Vec<String>) -> Result<(), Failure> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let project = super::stack::project(given, names)?;
+    let mut at = 0;
+    while let Some(name) = names.get(at) {
+        let service = project.services.get(name).or_else(|| project.disabled.get(name));
+        for other in service.map(begins_with).unwrap_or_default() {
+            if !names.contains(&other) {
+                names.push(other);
+            }
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// The services whose images a service's build begins with.
+pub(super) fn begins_with(service: &Service) -> Vec<String> {
+    let contexts = service.spec.build.iter().flat_map(|build| build.additional_contexts.values());
+    contexts.flatten().filter_map(|context| context.strip_prefix("service:")).map(str::to_owned).collect()
 }
 
 /// Builds the images of services, each after those that it begins with.
@@ -78,7 +114,9 @@ pub(super) fn services(stack: &Stack, given: &Parsed, services: &[&Service]) -> 
             let show = match stack.board.show() {
                 _ if quiet => Show::Quiet,
                 Board::Terminal(_) if terminal::is_error() => Show::Terminal,
-                _ => Show::Plain,
+                // the program that `run` runs has standard output to itself
+                _ if stack.board.keeps_out() => Show::Plain,
+                _ => Show::PlainOut,
             };
             let id = builder::image(&mut stack.client(), &asked, None, show).map(|made| made.id);
             id.map_err(|failure| {
@@ -141,12 +179,7 @@ fn request(stack: &Stack, service: &Service, given: &Parsed) -> Result<Build, Fa
     labels.insert(compose::create::label::SERVICE.to_owned(), service.name.clone());
     let mut tags = vec![service.image(project)];
     tags.extend(spec.tags.iter().cloned());
-    let platform = match (spec.platforms.as_slice(), &service.spec.platform) {
-        (_, Some(platform)) => Some(platform.clone()),
-        ([one], None) => Some(one.clone()),
-        ([], None) => None,
-        (_, None) => return Err(at("platforms", "one image at a time can be built; name one of them".to_owned())),
-    };
+    let platform = platform(project, service, spec)?;
     let mut agents = BTreeMap::new();
     for text in spec.ssh.iter().map(String::as_str).chain(given.values("ssh")) {
         let (id, socket) = builder::agent(text).map_err(|why| at("ssh", why))?;
@@ -164,6 +197,8 @@ fn request(stack: &Stack, service: &Service, given: &Parsed) -> Result<Build, Fa
         target: spec.target.clone(),
         no_cache: spec.no_cache || given.on("no-cache"),
         pull: spec.pull || (given.on("pull") && given.value("pull") == Some("true")),
+        provenance: attested(given, "provenance", "min"),
+        sbom: attested(given, "sbom", SCANNER),
         network: spec.network.clone(),
         memory_bytes: given.read("memory", number::bytes)?,
         shm_bytes: spec.shm_size.and_then(|size| u64::try_from(size).ok()),
@@ -180,6 +215,39 @@ fn request(stack: &Stack, service: &Service, given: &Parsed) -> Result<Build, Fa
     locate(spec, &mut asked).during(|| format!("services.{}.build", service.name))?;
     contexts(stack, service, spec, &mut asked)?;
     Ok(asked)
+}
+
+/// The scanner that BuildKit takes where none is named.
+const SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
+
+/// What is to be attested: `true` asks for the usual.
+fn attested(given: &Parsed, flag: &'static str, usual: &str) -> Option<String> {
+    match given.value(flag)? {
+        "false" | "0" | "" => None,
+        "true" | "1" => Some(usual.to_owned()),
+        other => Some(other.strip_prefix("mode=").unwrap_or(other).to_owned()),
+    }
+}
+
+/// What is built for: the service's own platform, or all that the build names, with commas between them.
+fn platform(project: &Project, service: &Service, spec: &BuildSpec) -> Result<Option<String>, Failure> {
+    let at = |what: &str, why: String| Failure::new(format!("services.{}.build.{what}: {why}", service.name));
+    let listed = |platform: &String| spec.platforms.is_empty() || spec.platforms.contains(platform);
+    let default = project.environment.get("DOCKER_DEFAULT_PLATFORM").filter(|platform| !platform.is_empty());
+    if let Some(platform) = service.spec.platform.as_ref().filter(|platform| !listed(platform)) {
+        return Err(at("platforms", format!("service.build.platforms MUST include service.platform {platform:?}")));
+    }
+    if let Some(platform) = default.filter(|platform| !listed(platform)) {
+        return Err(Failure::new(format!(
+            "service {:?} build.platforms does not support value set by DOCKER_DEFAULT_PLATFORM: {platform}",
+            service.name
+        )));
+    }
+    match (spec.platforms.as_slice(), service.spec.platform.as_ref().or(default)) {
+        (_, Some(platform)) => Ok(Some(platform.clone())),
+        ([], None) => Ok(None),
+        (several, None) => Ok(Some(several.join(","))),
+    }
 }
 
 fn each<T>(texts: &[String], read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
@@ -215,7 +283,7 @@ fn secrets(project: &Project, service: &Service, spec: &BuildSpec) -> Result<BTr
             ObjectSpec { file: Some(file), .. } => {
                 fs::read(file).during(|| format!("cannot read the secret {id:?} from {file}"))?
             }
-            ObjectSpec { environment: Some(name), .. } => match project.environment.get(name) {
+            ObjectSpec { environment: Some(name), .. } => match project.variable_of_object(name) {
                 Some(value) => value.clone().into_bytes(),
                 None => {
                     return Err(Failure::new(format!(

@@ -1,6 +1,6 @@
 //! `insula compose config` and `version`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use compose::load::Variables;
@@ -83,13 +83,19 @@ fn config(context: &Context, given: &Parsed) -> Outcome {
     let mut options = stack::options(given)?;
     if given.on("no-interpolate") || given.on("no-normalize") {
         options.variables = if given.on("no-interpolate") { Variables::Kept } else { Variables::Replaced };
-        let loaded = stack::load(&options)?;
+        let mut loaded = stack::load(&options)?;
+        if !given.on("no-normalize") {
+            loaded.fill()?;
+        }
         let mut root = loaded.root;
         let name = Node::new(Value::Text(loaded.name), &Place::nowhere());
         if let Some(map) = root.as_map_mut()
             && map.get("name").is_none()
         {
             map.insert("name", name);
+        }
+        if let Some(map) = root.as_map_mut() {
+            *map = in_order(map);
         }
         return show(given, &root);
     }
@@ -119,16 +125,30 @@ fn config(context: &Context, given: &Parsed) -> Outcome {
 }
 
 fn project(given: &Parsed, options: &compose::Options) -> Result<Project, Failure> {
-    let mut project = if given.on("no-env-resolution") {
-        Project::new(stack::load(options)?, &given.arguments)?
-    } else {
+    // names need no env files
+    let names_only = ["services", "networks", "volumes", "models"].iter().any(|what| given.on(what));
+    let whole = !given.on("no-env-resolution") && !names_only;
+    let mut project = if whole {
         stack::project(given, &given.arguments)?
+    } else {
+        Project::new(stack::load(options)?, &given.arguments)?
     };
     project.select(&given.arguments, Dependencies::Included)?;
     if !given.on("all-resources") {
         project.drop_unused();
     }
+    if whole {
+        stack::names_are_unique(&project)?;
+        stack::resolve(&mut project)?;
+    }
     Ok(project)
+}
+
+/// The tree's sections as docker compose shows them where it makes no model of them.
+fn in_order(map: &Map) -> Map {
+    let mut entries: Vec<(String, Node)> = map.iter().map(|(name, node)| (name.clone(), node.clone())).collect();
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    entries.into_iter().collect()
 }
 
 /// What of the project was asked for.
@@ -188,15 +208,49 @@ fn write(given: &Parsed, text: &str) -> Outcome {
     Ok(0)
 }
 
-fn variables(
-    given: &Parsed,
-    variables: &std::collections::BTreeMap<String, compose::interpolate::Variable>,
-) -> Outcome {
+fn variables(given: &Parsed, variables: &BTreeMap<String, compose::interpolate::Variable>) -> Outcome {
+    match given.value("format") {
+        Some("json") => {
+            let all = variables.iter().map(|(name, variable)| {
+                let (default_value, presence_value) = (&variable.default, &variable.alternate);
+                (name, VariableShown { name, default_value, presence_value, required: variable.required })
+            });
+            return write(given, &format!("{}\n", indented(&all.collect::<BTreeMap<_, _>>())?));
+        }
+        Some("yaml") => {
+            let quoted = |text: &str| serde_json::Value::from(text).to_string();
+            let all = variables.iter().map(|(name, variable)| {
+                let (default, alternate) = (quoted(&variable.default), quoted(&variable.alternate));
+                let required = variable.required;
+                format!("{name}:\n    name: {name}\n    defaultvalue: {default}\n    presencevalue: {alternate}\n    required: {required}\n")
+            });
+            return write(given, &all.collect::<String>());
+        }
+        _ => {}
+    }
     let mut rows = vec![["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(str::to_owned).to_vec()];
     rows.extend(variables.iter().map(|(name, variable)| {
         vec![name.clone(), variable.required.to_string(), variable.default.clone(), variable.alternate.clone()]
     }));
     write(given, &table::align(&rows))
+}
+
+/// A variable as docker compose's JSON has it, in its order.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VariableShown<'a> {
+    name: &'a str,
+    default_value: &'a str,
+    presence_value: &'a str,
+    required: bool,
+}
+
+/// JSON with steps of four blanks.
+fn indented(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Puts the digests of the daemon's images behind their names.

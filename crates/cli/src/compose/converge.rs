@@ -108,15 +108,21 @@ fn one(
     let service = create::resolved(service, &found);
     let scale = service.scale();
     let mut members = present.get(&service.name).cloned().unwrap_or_default();
+    let named = rules.named.is_empty() || rules.named.contains(&service.name);
+    let recreate = if named { rules.recreate } else { rules.recreate_others };
+    // what is too many is what the file says otherwise, and then the last ones
+    members.sort_by_key(|member| (differs(stack, &service, member, rules, recreate), member.number));
     let surplus = members.split_off(scale.min(members.len()));
     stack.each(&surplus, |member| {
         stop(stack, member, rules.timeout)?;
         remove(stack, member, Anonymous::Kept)
     })?;
-    let named = rules.named.is_empty() || rules.named.contains(&service.name);
-    let recreate = if named { rules.recreate } else { rules.recreate_others };
+    let diverged = |member: &Member| differs(stack, &service, member, rules, recreate);
+    if members.iter().any(diverged) {
+        stop_dependents(stack, &service.name, rules.timeout)?;
+    }
     let kept = stack.each(&members, |member| {
-        if !differs(stack, &service, member, rules, recreate) {
+        if !diverged(member) {
             if member.is_running() {
                 stack.board.done("Container", &member.name, "Running");
             }
@@ -187,6 +193,13 @@ fn differs(stack: &Stack, service: &Service, member: &Member, rules: &Rules, rec
     if !image.is_empty() && !member.label(label::IMAGE).is_empty() && member.label(label::IMAGE) != image {
         return true;
     }
+    if lacks_volume(stack, service, member) {
+        return true;
+    }
+    // one that stands joins networks by their names when it starts
+    if !member.is_running() {
+        return false;
+    }
     // a network that it is not in, or one of the same name that is not the same network
     let Some(joined) = member.listed.pointer("/NetworkSettings/Networks").and_then(Value::as_object) else {
         return false;
@@ -197,6 +210,28 @@ fn differs(stack: &Stack, service: &Service, member: &Member, rules: &Rules, rec
         let known = rules.networks.get(name).map(String::as_str).unwrap_or_default();
         id.is_none_or(|id| !known.is_empty() && !id.is_empty() && known != id)
     })
+}
+
+/// Whether a volume that the service has a name for is not in the container: the name may mean another volume now.
+fn lacks_volume(stack: &Stack, service: &Service, member: &Member) -> bool {
+    let has = |name: &str| {
+        let mounts = table::elements(&member.listed, "/Mounts").iter();
+        mounts.filter(|mount| table::text(mount, "/Type") == "volume").any(|mount| table::text(mount, "/Name") == name)
+    };
+    let named = service.spec.volumes.iter().filter(|mount| mount.kind == "volume");
+    let volumes = named.filter_map(|mount| stack.project.volumes.get(mount.source.as_deref()?));
+    volumes.into_iter().any(|volume| !has(&volume.spec.name))
+}
+
+/// Stops the containers of services that are to be started again when this one's are made anew.
+fn stop_dependents(stack: &Stack, name: &str, timeout: Option<i64>) -> Result<(), Failure> {
+    let depends = |other: &&Service| other.spec.depends_on.get(name).is_some_and(|dependency| dependency.restart);
+    let names: Vec<String> =
+        stack.project.services.values().filter(depends).map(|service| service.name.clone()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    super::down::stop_services(stack, &names, timeout)
 }
 
 /// The volumes without a name that a container has.
@@ -287,7 +322,7 @@ fn anew(stack: &Stack, service: &Service, old: &Member, found: &Found, rules: &R
     if stack.mode == Mode::Real {
         let mut client = stack.client();
         if old.is_running() || old.state == "paused" || old.state == "restarting" {
-            pre_stop(stack, service, old);
+            pre_stop(stack, service, old)?;
             client.post(&stop_target(&old.id, rules.timeout)).during(|| format!("cannot stop {}", old.name))?;
         }
         let volumes = if rules.anonymous == Anonymous::Renewed { "?force=1&v=1" } else { "?force=1" };
@@ -309,24 +344,27 @@ fn stop_target(id: &str, timeout: Option<i64>) -> String {
     query.behind(&format!("/containers/{id}/stop"))
 }
 
-/// Runs what is to run before a container stops; what fails there does not keep it from stopping.
-fn pre_stop(stack: &Stack, service: &Service, member: &Member) {
-    for hook in &service.spec.pre_stop {
-        if let Err(failure) = super::exec::hook(stack, member, hook) {
-            crate::output::note(&format!("warning: pre_stop of {}: {}", member.name, failure.text()));
+/// Runs what is to run before a container stops. One that fails keeps it from stopping, but not where the container has gone or
+/// stands already.
+pub(super) fn pre_stop(stack: &Stack, service: &Service, member: &Member) -> Result<(), Failure> {
+    for hook in service.spec.pre_stop.iter().filter(|_| member.is_running()) {
+        match super::exec::hook(stack, member, hook) {
+            Err(failure) if !matches!(failure.status(), Some(404 | 409)) => {
+                return Err(failure.during(&format!("pre_stop of {}", member.name)));
+            }
+            Ok(said) => stack.board.hook(&member.short_name(&stack.project.name), &said),
+            Err(_) => {}
         }
     }
+    Ok(())
 }
 
-/// Stops a container that runs.
+/// Stops a container; one that stands already is told of as well.
 pub(super) fn stop(stack: &Stack, member: &Member, timeout: Option<i64>) -> Result<(), Failure> {
-    if matches!(member.state.as_str(), "created" | "exited" | "dead") {
-        return Ok(());
-    }
     stack.board.working("Container", &member.name, "Stopping");
     if stack.mode == Mode::Real {
         if let Some(service) = stack.project.services.get(&member.service) {
-            pre_stop(stack, service, member);
+            pre_stop(stack, service, member)?;
         }
         match stack.client().post(&stop_target(&member.id, timeout)) {
             // it may have gone in between, by itself or by somebody else's hand

@@ -40,6 +40,7 @@ pub(super) static RM: Command = Command {
     flags: &[
         COMMON,
         &[
+            Flag::switch("all", "Accepted; those of single programs are removed as well").short('a'),
             Flag::switch("force", "Do not ask").short('f'),
             Flag::switch("stop", "Stop them before").short('s'),
             Flag::switch("volumes", "Remove their volumes without a name as well").short('v'),
@@ -62,10 +63,13 @@ fn is_orphan(stack: &Stack, member: &Member) -> bool {
     !project.services.contains_key(&member.service) && !project.disabled.contains_key(&member.service)
 }
 
-/// Removes orphans, or tells of them.
+/// Removes orphans, or tells of them: what ran a single program and has ended is one as well.
 pub(super) fn orphans(stack: &Stack, what: Orphans) -> Result<(), Failure> {
-    let mut members = stack.members(Kind::Service)?;
-    members.retain(|member| is_orphan(stack, member));
+    let mut members = stack.members(Kind::All)?;
+    members.retain(|member| match member.one_off {
+        true => matches!(member.state.as_str(), "exited" | "dead"),
+        false => is_orphan(stack, member),
+    });
     if members.is_empty() || (what == Orphans::Tell && is_set(stack, "COMPOSE_IGNORE_ORPHANS")) {
         return Ok(());
     }
@@ -281,12 +285,13 @@ fn remove_images(stack: &Stack, which: &str, members: &[Member]) -> Result<(), F
 
 fn rm(context: &Context, given: &Parsed) -> Outcome {
     let stack = Stack::found(context, given, &given.arguments)?;
-    let mut members = stack.members_of(&given.arguments, Kind::All)?;
+    let meant = stack.meant(&given.arguments);
+    let mut members = stack.members_of(&meant, Kind::All)?;
     if given.on("stop") {
         for group in backwards(&stack, &members) {
             stack.each(&group, |member| converge::stop(&stack, member, None))?;
         }
-        members = stack.members_of(&given.arguments, Kind::All)?;
+        members = stack.members_of(&meant, Kind::All)?;
     }
     members
         .retain(|member| stack.mode == Mode::DryRun || matches!(member.state.as_str(), "created" | "exited" | "dead"));

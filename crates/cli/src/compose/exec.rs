@@ -6,7 +6,7 @@ use compose::project::Hook;
 use serde_json::json;
 
 use super::COMMON;
-use super::stack::{Member, Stack};
+use super::stack::{Kind, Member, Stack};
 use crate::container;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -81,7 +81,7 @@ pub(super) fn index(given: &Parsed) -> Result<Option<usize>, Failure> {
 fn exec(context: &Context, given: &Parsed) -> Outcome {
     let service = given.first().to_owned();
     let stack = Stack::found(context, given, std::slice::from_ref(&service))?;
-    let member = stack.member(&service, index(given)?)?;
+    let member = stack.member(&service, index(given)?, Kind::All)?;
     let mut words: Vec<String> = Vec::new();
     let mut add = |word: &str| words.push(word.to_owned());
     let detach = given.on("detach");
@@ -116,7 +116,7 @@ fn exec(context: &Context, given: &Parsed) -> Outcome {
 fn attach(context: &Context, given: &Parsed) -> Outcome {
     let service = given.first().to_owned();
     let stack = Stack::found(context, given, std::slice::from_ref(&service))?;
-    let member = stack.member(&service, index(given)?)?;
+    let member = stack.member(&service, index(given)?, Kind::Service)?;
     let mut words = Vec::new();
     for flag in ["detach-keys", "no-stdin", "sig-proxy"] {
         if let Some(value) = given.value(flag) {
@@ -127,11 +127,11 @@ fn attach(context: &Context, given: &Parsed) -> Outcome {
     hand_on(context, &container::attach::COMMAND, &words)
 }
 
-/// Runs a program in a container, and waits for its end.
+/// Runs a program in a container, and waits for its end; what it has written.
 ///
 /// # Errors
 /// A program that cannot be run, or that ends badly; its output is in the message.
-pub(super) fn hook(stack: &Stack, member: &Member, hook: &Hook) -> Result<(), Failure> {
+pub(super) fn hook(stack: &Stack, member: &Member, hook: &Hook) -> Result<String, Failure> {
     let mut client = stack.client();
     let variables: Vec<String> =
         hook.environment.iter().map(|(name, value)| format!("{name}={}", value.clone().unwrap_or_default())).collect();
@@ -153,11 +153,12 @@ pub(super) fn hook(stack: &Stack, member: &Member, hook: &Hook) -> Result<(), Fa
         said = bytes;
     }
     let ended = client.get(&format!("/exec/{id}/json"))?;
+    let said = String::from_utf8_lossy(&said).into_owned();
     match table::number(&ended, "/ExitCode") {
-        0 => Ok(()),
+        0 => Ok(said),
         code => {
-            let said = String::from_utf8_lossy(&said);
-            Err(Failure::new(format!("{:?} ended with code {code}: {}", hook.command.join(" "), said.trim())))
+            let (service, command) = (&member.service, hook.command.join(" "));
+            Err(Failure::new(format!("{service} hook exited with status {code}: {command:?}: {}", said.trim())))
         }
     }
 }

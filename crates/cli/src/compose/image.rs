@@ -1,11 +1,13 @@
 //! The images of services: found, pulled or built; and `insula compose pull`, `push` and `images`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use compose::project::{Dependencies, Service};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::progress::Stage;
 use super::resource::find;
 use super::stack::{Kind, Mode, Stack};
 use super::{COMMON, build};
@@ -28,6 +30,8 @@ pub(super) static PULL: Command = Command {
             Flag::switch("ignore-buildable", "Leave out what can be built"),
             Flag::switch("ignore-pull-failures", "Go on with the others"),
             Flag::switch("include-deps", "Pull what the services need as well"),
+            Flag::switch("no-parallel", "Accepted; `--parallel 1` before the command's name does it"),
+            Flag::switch("parallel", "Accepted; it is done so"),
             Flag::value("policy", "WHEN", "When to pull: missing or always"),
             Flag::switch("quiet", "Show no progress").short('q'),
         ],
@@ -133,7 +137,15 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
         stack.project.services.values().filter(|service| service.spec.provider.is_none()).collect();
     let asked = given.value("pull");
     let (mut built, mut pulled): (Vec<&Service>, Vec<&Service>) = (Vec::new(), Vec::new());
+    // what one service builds, another may use without a registry that has it
+    let is_built = |image: &Option<String>| {
+        builds != Builds::Never
+            && services.iter().any(|other| other.spec.build.is_some() && image.is_some() && other.spec.image == *image)
+    };
     for service in &services {
+        if service.spec.build.is_none() && is_built(&service.spec.image) {
+            continue;
+        }
         let policy = policy(service, asked)?;
         let found = id_of(stack, &service.image(&stack.project))?;
         let can_build = service.spec.build.is_some() && builds != Builds::Never;
@@ -164,6 +176,7 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
             )));
         }
     }
+    add_bases(stack, builds, &mut built)?;
     let quiet = given.on("quiet-pull") || given.on("quiet");
     stack.each(&pulled, |service| pull_one(stack, service, quiet))?;
     build::services(stack, given, &built)?;
@@ -179,9 +192,26 @@ pub(super) fn ensure(stack: &Stack, given: &Parsed, builds: Builds) -> Result<BT
     Ok(ids)
 }
 
+/// Adds the services whose images others begin with.
+fn add_bases<'a>(stack: &'a Stack, builds: Builds, built: &mut Vec<&'a Service>) -> Result<(), Failure> {
+    let mut at = 0;
+    while let Some(service) = built.get(at) {
+        for name in build::begins_with(service) {
+            let other = stack.project.services.get(&name).or_else(|| stack.project.disabled.get(&name));
+            let Some(other) = other.filter(|other| other.spec.build.is_some()) else { continue };
+            let known = built.iter().any(|service| service.name == name);
+            if !known && (builds == Builds::Always || id_of(stack, &other.image(&stack.project))?.is_none()) {
+                built.push(other);
+            }
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
 fn pull_one(stack: &Stack, service: &Service, quiet: bool) -> Result<(), Failure> {
-    let image = service.image(&stack.project);
-    stack.board.working("Image", &image, "Pulling");
+    let (image, name) = (service.image(&stack.project), &service.name);
+    stack.board.pulling(name, "Pulling", Stage::Working);
     if stack.mode == Mode::Real {
         let pulled =
             registry::request_pull(&stack.context, &image, service.spec.platform.as_deref()).and_then(|answer| {
@@ -190,16 +220,17 @@ fn pull_one(stack: &Stack, service: &Service, quiet: bool) -> Result<(), Failure
                     if !quiet && !status.is_empty() && matches!(stack.board.show(), super::progress::Show::Terminal(_))
                     {
                         let short: String = format!("{status} {bar}").chars().take(60).collect();
-                        stack.board.working("Image", &image, &short);
+                        stack.board.pulling(name, &short, Stage::Working);
                     }
                 })
             });
         if let Err(failure) = pulled {
-            stack.board.failed("Image", &image, "Error");
-            return Err(failure.during(&format!("cannot pull {image} for service {:?}", service.name)));
+            let word = if service.spec.build.is_some() { "Warning" } else { "Error" };
+            stack.board.pulling(name, word, Stage::Failed);
+            return Err(failure.during(&format!("cannot pull {image} for service {name:?}")));
         }
     }
-    stack.board.done("Image", &image, "Pulled");
+    stack.board.pulling(name, "Pulled", Stage::Done);
     Ok(())
 }
 
@@ -209,37 +240,63 @@ fn dependencies(given: &Parsed) -> Dependencies {
 
 fn pull(context: &Context, given: &Parsed) -> Outcome {
     let stack = Stack::new(context, given, &given.arguments, dependencies(given))?;
-    let mut names = BTreeSet::new();
+    let mut names: BTreeMap<String, &str> = BTreeMap::new();
     let mut wanted = Vec::new();
-    for service in stack.project.services.values() {
-        let buildable = service.spec.build.is_some();
-        if service.spec.image.is_none()
-            || (buildable && given.on("ignore-buildable"))
-            || service.spec.pull_policy.as_deref() == Some("never")
-        {
-            let image = service.image(&stack.project);
-            stack.board.done("Image", &image, if buildable { "Skipped - No image to be pulled" } else { "Skipped" });
+    for service in stack.project.services.values().filter(|service| service.spec.provider.is_none()) {
+        if let Some(why) = skipped(&stack, given, service)? {
+            stack.board.pulling(&service.name, why, Stage::Done);
             continue;
         }
         let image = service.image(&stack.project);
-        let missing_only = given.value("policy") == Some("missing");
-        if missing_only && id_of(&stack, &image)?.is_some() {
-            stack.board.done("Image", &image, "Skipped - Image is already present locally");
+        if let Some(other) = names.get(&image) {
+            let why = format!("Skipped - Image is already being pulled by {other}");
+            stack.board.pulling(&service.name, &why, Stage::Done);
             continue;
         }
-        if names.insert(image) {
-            wanted.push(service);
-        }
+        names.insert(image, &service.name);
+        wanted.push(service);
     }
-    stack.each(&wanted, |service| match pull_one(&stack, service, given.on("quiet")) {
-        // it can be had without a registry
-        Err(failure) if given.on("ignore-pull-failures") || service.spec.build.is_some() => {
-            output::note(&format!("warning: {}", failure.text()));
+    let unbuilt = Mutex::new(Vec::new());
+    let pulled = stack.each(&wanted, |service| match pull_one(&stack, service, given.on("quiet")) {
+        Err(failure) if service.spec.build.is_some() => {
+            // it can be had without a registry
+            unbuilt.lock().unwrap_or_else(PoisonError::into_inner).push(service.name.clone());
+            stack.board.note(&format!("warning: {}", failure.text()));
+            Ok(())
+        }
+        Err(failure) if given.on("ignore-pull-failures") => {
+            stack.board.note(&format!("warning: {}", failure.text()));
             Ok(())
         }
         other => other,
-    })?;
+    });
+    let unbuilt = unbuilt.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !unbuilt.is_empty() {
+        stack.board.note(&format!(
+            "WARNING: Some service image(s) must be built from source by running:\n    insula compose build {}",
+            unbuilt.join(" ")
+        ));
+    }
+    pulled?;
     Ok(0)
+}
+
+/// Why a service's image is not pulled.
+fn skipped(stack: &Stack, given: &Parsed, service: &Service) -> Result<Option<&'static str>, Failure> {
+    let Some(image) = &service.spec.image else { return Ok(Some("Skipped - No image to be pulled")) };
+    let policy = given.value("policy").or(service.spec.pull_policy.as_deref());
+    match policy {
+        Some("never" | "build") => return Ok(Some("Skipped")),
+        // what the tag "latest" means may change at any time
+        Some("missing" | "if_not_present")
+            if crate::image::split_tag(image).1.unwrap_or("latest") != "latest" && id_of(stack, image)?.is_some() =>
+        {
+            return Ok(Some("Skipped - Image is already present locally"));
+        }
+        _ => {}
+    }
+    let buildable = service.spec.build.is_some() && given.on("ignore-buildable");
+    Ok(buildable.then_some("Skipped - Image can be built"))
 }
 
 fn push(context: &Context, given: &Parsed) -> Outcome {

@@ -85,7 +85,8 @@ pub(super) static UNPAUSE: Command = Command {
 };
 
 fn start(context: &Context, given: &Parsed) -> Outcome {
-    let stack = Stack::new(context, given, &given.arguments, Dependencies::Included)?;
+    let mut stack = Stack::found(context, given, &given.arguments)?;
+    stack.project.select(&given.arguments, Dependencies::Included)?;
     let names: Vec<String> = stack.project.services.keys().cloned().collect();
     let members = stack.members_of(&names, Kind::Service)?;
     let missing = given.arguments.iter().find(|name| !members.iter().any(|member| member.service == **name));
@@ -107,33 +108,31 @@ fn start(context: &Context, given: &Parsed) -> Outcome {
 
 fn stop(context: &Context, given: &Parsed) -> Outcome {
     let stack = Stack::found(context, given, &given.arguments)?;
-    down::stop_services(&stack, &given.arguments, up::timeout(given)?)?;
+    down::stop_services(&stack, &stack.meant(&given.arguments), up::timeout(given)?)?;
     Ok(0)
 }
 
 fn restart(context: &Context, given: &Parsed) -> Outcome {
-    let stack = Stack::found(context, given, &given.arguments)?;
-    let mut names = given.arguments.clone();
-    if !given.on("no-deps") {
-        // those that say of one of them that they are to be started again with it
-        for service in stack.project.services.values() {
-            let with = |name: &String| service.spec.depends_on.get(name).is_some_and(|dependency| dependency.restart);
-            if !given.arguments.is_empty() && given.arguments.iter().any(with) && !names.contains(&service.name) {
-                names.push(service.name.clone());
-            }
-        }
+    let mut stack = Stack::found(context, given, &given.arguments)?;
+    // only who says that it is to be started again with another has to do with that one
+    for service in stack.project.services.values_mut() {
+        service.spec.depends_on.retain(|_, dependency| dependency.restart);
     }
+    let with = if given.on("no-deps") { Dependencies::Ignored } else { Dependencies::Dependents };
+    stack.project.select(&given.arguments, with)?;
     let timeout = up::timeout(given)?.map(|timeout| timeout.to_string());
-    let members = stack.members_of(&names, Kind::Service)?;
-    let mut done = Vec::new();
+    let members = stack.members(Kind::Service)?;
     for wave in super::converge::waves(&stack) {
-        let now: Vec<&Member> =
-            members.iter().filter(|member| wave.iter().any(|service| service.name == member.service)).collect();
-        done.extend(now.iter().map(|member| member.id.clone()));
-        stack.each(&now, |member| again(&stack, member, timeout.as_deref()))?;
+        stack.each(&wave, |service| {
+            start::wait_for(&stack, &service.name)?;
+            let now: Vec<&Member> = members.iter().filter(|member| member.service == service.name).collect();
+            stack.each(&now, |member| {
+                super::converge::pre_stop(&stack, service, member)?;
+                again(&stack, member, timeout.as_deref())?;
+                start::post_start(&stack, service, member)
+            })
+        })?;
     }
-    let rest: Vec<&Member> = members.iter().filter(|member| !done.contains(&member.id)).collect();
-    stack.each(&rest, |member| again(&stack, member, timeout.as_deref()))?;
     Ok(0)
 }
 
@@ -160,7 +159,7 @@ fn kill(context: &Context, given: &Parsed) -> Outcome {
     if given.on("remove-orphans") {
         down::orphans(&stack, down::Orphans::Remove)?;
     }
-    let mut members = stack.members_of(&given.arguments, Kind::Service)?;
+    let mut members = stack.members_of(&stack.meant(&given.arguments), Kind::Service)?;
     members.retain(|member| matches!(member.state.as_str(), "running" | "paused" | "restarting"));
     if members.is_empty() {
         crate::output::note("no container to kill");
@@ -175,7 +174,7 @@ fn kill(context: &Context, given: &Parsed) -> Outcome {
 
 fn each_in_state(context: &Context, given: &Parsed, state: &str, word: &str, texts: [&str; 2]) -> Outcome {
     let stack = Stack::found(context, given, &given.arguments)?;
-    let mut members = stack.members_of(&given.arguments, Kind::Service)?;
+    let mut members = stack.members_of(&stack.meant(&given.arguments), Kind::Service)?;
     members.retain(|member| member.state == state);
     let [working, done] = texts;
     stack.each(&members, |member| act(&stack, member, &format!("/containers/{}/{word}", member.id), working, done))?;

@@ -183,7 +183,13 @@ fn row(client: &mut Client, project: &str, member: &Member, whole: bool, now: i6
         format!("{}…", command.chars().take(19).collect::<String>())
     };
     let created = table::number(listed, "/Created");
-    let publishers: Vec<Value> = table::elements(listed, "/Ports")
+    let mut ports = table::elements(listed, "/Ports").to_vec();
+    ports.sort_by_cached_key(|port| {
+        let number = |name| table::number(port, name);
+        let text = |name| table::text(port, name).to_owned();
+        (text("/IP"), number("/PrivatePort"), number("/PublicPort"), text("/Type"))
+    });
+    let publishers: Vec<Value> = ports
         .iter()
         .map(|port| {
             json!({"URL": table::text(port, "/IP"), "TargetPort": table::number(port, "/PrivatePort"),
@@ -250,7 +256,7 @@ fn ls(context: &Context, given: &Parsed) -> Outcome {
 fn port(context: &Context, given: &Parsed) -> Outcome {
     let [service, port] = given.arguments.as_slice() else { return Ok(1) };
     let stack = Stack::found(context, given, std::slice::from_ref(service))?;
-    let member = stack.member(service, Some(index(given)?.unwrap_or(1)))?;
+    let member = stack.member(service, Some(index(given)?.unwrap_or(1)), Kind::Service)?;
     let (port, protocol) = port.split_once('/').unwrap_or((port, given.value("protocol").unwrap_or("tcp")));
     let number: i64 = port.parse().map_err(|_| Failure::new(format!("bad port {port:?}; give a number")))?;
     let found = table::elements(&member.listed, "/Ports").iter().find(|one| {

@@ -18,6 +18,7 @@ mod list;
 mod one_off;
 mod progress;
 mod resource;
+mod snapshot;
 mod stack;
 mod start;
 mod tar;
@@ -42,12 +43,14 @@ pub(crate) static COMMAND: Command = Command {
 static COMMANDS: &[&Command] = &[
     &exec::ATTACH,
     &build::COMMAND,
+    &snapshot::COMMIT,
     &config::COMMAND,
     &copy::COMMAND,
     &up::CREATE,
     &down::COMMAND,
     &events::COMMAND,
     &exec::COMMAND,
+    &snapshot::EXPORT,
     &image::IMAGES,
     &lifecycle::KILL,
     &follow::COMMAND,
@@ -68,6 +71,7 @@ static COMMANDS: &[&Command] = &[
     &lifecycle::UNPAUSE,
     &up::COMMAND,
     &config::VERSION,
+    &snapshot::VIZ,
     &list::VOLUMES,
     &wait::COMMAND,
     &watch::COMMAND,
@@ -81,6 +85,7 @@ static GLOBALS: &[Flag] = &[
     Flag::switch("dry-run", "Say what would be done, and do nothing"),
     Flag::list("env-file", "FILE", "A file of variables, in place of .env"),
     Flag::list("file", "FILE", "A Compose file; given again, it is laid over (COMPOSE_FILE)").short('f'),
+    Flag::switch("no-ansi", "As --ansi never"),
     Flag::value("parallel", "NUMBER", "How much is done at once; -1 for no limit"),
     Flag::list("profile", "NAME", "Activate a profile; * for all (COMPOSE_PROFILES)"),
     Flag::value("progress", "KIND", "How to show what happens: auto, tty, plain, json or quiet"),

@@ -1,5 +1,6 @@
 //! `insula compose run`: a single program in a container of its own, made as the service's are.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use compose::create::{Container, Which};
@@ -37,6 +38,7 @@ pub(super) static COMMAND: Command = Command {
             Flag::list("env-from-file", "FILE", "Set variables from a file"),
             Flag::switch("interactive", "Keep standard input open (on; turn off with =false)").short('i'),
             Flag::list("label", "NAME=VALUE", "Set a label").short('l'),
+            Flag::list("labels", "NAME=VALUE", "As --label"),
             Flag::value("name", "NAME", "The container's name"),
             Flag::switch("no-TTY", "Give no terminal").short('T'),
             Flag::switch("no-deps", "Leave what the service needs alone"),
@@ -52,6 +54,7 @@ pub(super) static COMMAND: Command = Command {
             Flag::switch("use-aliases", "Take the service's names on its networks"),
             Flag::value("user", "USER[:GROUP]", "Run as this user").short('u'),
             Flag::list("volume", "SOURCE:TARGET[:OPTIONS]", "Mount a folder or volume").short('v'),
+            Flag::list("volumes", "SOURCE:TARGET[:OPTIONS]", "As --volume"),
             Flag::value("workdir", "PATH", "Work in this folder").short('w'),
         ],
     ],
@@ -65,12 +68,15 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
     let name = given.first().to_owned();
     let dependencies = if given.on("no-deps") { Dependencies::Ignored } else { Dependencies::Included };
     let mut stack = Stack::new(context, given, std::slice::from_ref(&name), dependencies)?;
-    if given.on("quiet") {
-        stack.board = super::progress::Board::new(Show::Quiet);
-    }
+    let show = if given.on("quiet") { Show::Quiet } else { stack.board.show() };
+    stack.board = super::progress::Board::beside_a_program(show);
     let Some(service) = stack.project.services.get(&name).cloned() else {
         return Err(Failure::new(format!("no such service: {name}")));
     };
+    let typed = !given.off("interactive") && !given.on("detach");
+    if given.on("tty") && !given.on("no-TTY") && typed && !terminal::is_input() {
+        return Err(Failure::new("the input device is not a TTY"));
+    }
     let tty = !given.on("no-TTY")
         && !given.off("tty")
         && !given.on("detach")
@@ -79,14 +85,13 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
     let builds = if given.on("build") { Builds::Always } else { Builds::Missing };
     let images = image::ensure(&stack, given, builds)?;
     resource::networks(&stack)?;
-    resource::volumes(&stack)?;
-    if given.on("remove-orphans") {
-        down::orphans(&stack, down::Orphans::Remove)?;
-    }
+    resource::volumes(&stack, resource::Diverged::of(given))?;
+    down::orphans(&stack, if given.on("remove-orphans") { down::Orphans::Remove } else { down::Orphans::Tell })?;
+    let image = images.get(&name).cloned().unwrap_or_default();
     if dependencies == Dependencies::Included && stack.project.services.len() > 1 {
-        needed(context, given, &stack, &name)?;
+        needed(context, given, &stack, &name, images)?;
     }
-    let found = converge::found(&stack, images.get(&name).cloned().unwrap_or_default())?;
+    let found = converge::found(&stack, image)?;
     let service = compose::create::resolved(&service, &found);
     let slug = slug()?;
     let mut container = converge::container(&stack, &service, &Which::OneOff(slug), &found)?;
@@ -96,8 +101,9 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
     if given.on("use-aliases") {
         add_names(&mut container, &service, &stack);
     }
-    let stdin = !given.on("detach") && !given.off("interactive");
-    adjust(&mut container.body, given, stdin, tty);
+    let interactive = !given.off("interactive");
+    let stdin = interactive && !given.on("detach");
+    adjust(&mut container.body, given, [interactive, stdin, tty]);
     if stack.mode == Mode::DryRun {
         stack.board.done("Container", &container.name, "Created");
         return Ok(0);
@@ -121,11 +127,17 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
 }
 
 /// Starts what the service needs.
-fn needed(context: &Context, given: &Parsed, stack: &Stack, name: &str) -> Result<(), Failure> {
+fn needed(
+    context: &Context,
+    given: &Parsed,
+    stack: &Stack,
+    name: &str,
+    images: BTreeMap<String, String>,
+) -> Result<(), Failure> {
     let others: Vec<String> = stack.project.services.keys().filter(|other| *other != name).cloned().collect();
     let mut before = Stack::new(context, given, &others, Dependencies::Included)?;
     before.board = super::progress::Board::new(stack.board.show());
-    let renewed = up::make(&before, given, &others)?;
+    let renewed = up::make_of(&before, given, &others, images)?;
     start::services(&before, &Starts { renewed, before: None })?;
     // and waits as the service itself would
     start::wait_for(stack, name)
@@ -151,9 +163,10 @@ fn add_names(container: &mut Container, service: &Service, stack: &Stack) {
 }
 
 /// What the request has that a file cannot say.
-fn adjust(body: &mut serde_json::Value, given: &Parsed, stdin: bool, tty: bool) {
+fn adjust(body: &mut serde_json::Value, given: &Parsed, [open, stdin, tty]: [bool; 3]) {
     let Some(body) = body.as_object_mut() else { return };
-    body.insert("OpenStdin".to_owned(), json!(stdin));
+    // in the background as well: somebody may attach later
+    body.insert("OpenStdin".to_owned(), json!(open));
     body.insert("StdinOnce".to_owned(), json!(stdin));
     body.insert("AttachStdin".to_owned(), json!(stdin));
     body.insert("Tty".to_owned(), json!(tty));
@@ -214,7 +227,7 @@ fn changed(stack: &Stack, service: Service, given: &Parsed, tty: bool) -> Result
         given.read_list("env", |text| pair::variable(text, &lookup))?.unwrap_or_default().into_iter().flatten(),
     );
     set_pairs(map, "environment", variables.iter().map(String::as_str), &place);
-    set_pairs(map, "labels", given.values("label"), &place);
+    set_pairs(map, "labels", given.values("label").chain(given.values("labels")), &place);
     let service = Service::new(&service.name, node)?;
     with_lists(service, given)
 }
@@ -238,10 +251,14 @@ fn set_pairs<'a>(map: &mut compose::node::Map, field: &str, pairs: impl Iterator
 /// Ports, mounts and capabilities of the flags, in the short forms of files.
 fn with_lists(service: Service, given: &Parsed) -> Result<Service, Failure> {
     let mut over = String::new();
-    for (flag, field) in [("publish", "ports"), ("volume", "volumes"), ("cap-add", "cap_add"), ("cap-drop", "cap_drop")]
-    {
-        let values: Vec<String> =
-            given.values(flag).map(|value| serde_json::to_string(value).unwrap_or_default()).collect();
+    for (flags, field) in [
+        (["publish", ""], "ports"),
+        (["volume", "volumes"], "volumes"),
+        (["cap-add", ""], "cap_add"),
+        (["cap-drop", ""], "cap_drop"),
+    ] {
+        let values = flags.into_iter().flat_map(|flag| given.values(flag));
+        let values: Vec<String> = values.map(|value| serde_json::to_string(value).unwrap_or_default()).collect();
         if !values.is_empty() {
             over.push_str(&format!("{field}: [{}]\n", values.join(", ")));
         }

@@ -1,12 +1,14 @@
 //! What happens to containers, networks, volumes and images, shown: a block that is drawn anew on a terminal, a line for each
 //! change elsewhere. Many threads tell of it at once.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use compose::Project;
+use docker_wire::stdcopy::Stream;
 use serde_json::json;
 
+use super::follow::Printer;
 use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::{output, terminal};
@@ -32,7 +34,9 @@ pub(super) enum Colour {
 impl Colour {
     /// What the user wants of a stream that is a terminal or not.
     pub(super) fn find(given: &Parsed, terminal: bool) -> Result<Self, Failure> {
-        let asked = given.value("ansi").map(str::to_owned).or_else(|| std::env::var("COMPOSE_ANSI").ok());
+        let never = given.on("no-ansi").then(|| "never".to_owned());
+        let asked =
+            never.or_else(|| given.value("ansi").map(str::to_owned)).or_else(|| std::env::var("COMPOSE_ANSI").ok());
         let on = match asked.as_deref() {
             None | Some("auto" | "") => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             Some("always") => true,
@@ -58,7 +62,7 @@ impl Show {
         let asked = given.value("progress").map(str::to_owned);
         let asked = asked.or_else(|| project.environment.get("COMPOSE_PROGRESS").cloned());
         let colour = Colour::find(given, terminal::is_error())?;
-        let never = given.value("ansi") == Some("never");
+        let never = given.value("ansi") == Some("never") || given.on("no-ansi");
         match asked.as_deref() {
             None | Some("auto" | "") if terminal::is_error() && !never => Ok(Self::Terminal(colour)),
             None | Some("auto" | "" | "plain") => Ok(Self::Plain),
@@ -102,11 +106,39 @@ struct State {
 pub(super) struct Board {
     show: Show,
     state: Mutex<State>,
+    /// Whether standard output is for a program alone.
+    keeps_out: bool,
+    /// What shows the output of programs that run beside a container's own.
+    printer: Mutex<Option<Arc<Printer>>>,
 }
 
 impl Board {
     pub(super) fn new(show: Show) -> Self {
-        Self { show, state: Mutex::new(State { lines: Vec::new(), drawn: 0, hushed: false }) }
+        let state = Mutex::new(State { lines: Vec::new(), drawn: 0, hushed: false });
+        Self { show, state, keeps_out: false, printer: Mutex::new(None) }
+    }
+
+    /// A board that leaves standard output to a program.
+    pub(super) fn beside_a_program(show: Show) -> Self {
+        Self { keeps_out: true, ..Self::new(show) }
+    }
+
+    pub(super) fn keeps_out(&self) -> bool {
+        self.keeps_out
+    }
+
+    /// Shows what hooks write from now on, among the containers' lines.
+    pub(super) fn print_hooks(&self, printer: &Arc<Printer>) {
+        *self.printer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(printer));
+    }
+
+    /// What a program has written that ran beside the container's own: `web-1 ->  | done`.
+    pub(super) fn hook(&self, container: &str, said: &str) {
+        let printer = self.printer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(printer) = printer.filter(|_| !said.is_empty()) else { return };
+        let name = format!("{container} ->");
+        printer.expect(&name);
+        said.lines().for_each(|line| printer.line(&name, Stream::Stdout, line.as_bytes()));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,8 +165,24 @@ impl Board {
         self.tell(kind, name, word, Stage::Failed);
     }
 
+    /// How far the image of a service is: ` web Pulling`.
+    pub(super) fn pulling(&self, service: &str, word: &str, stage: Stage) {
+        if self.show == Show::Plain {
+            output::write_error(format!(" {service} {word} \n").as_bytes());
+        } else {
+            self.tell("", service, word, stage);
+        }
+    }
+
+    /// Words for the user between what happens.
+    pub(super) fn note(&self, text: &str) {
+        output::note(text);
+        // what is drawn after them does not go over them
+        self.end();
+    }
+
     fn tell(&self, kind: &str, name: &str, word: &str, stage: Stage) {
-        let what = format!("{kind} {name}");
+        let what = format!("{kind} {name}").trim_start().to_owned();
         let mut state = self.lock();
         match self.show {
             Show::Quiet => {}

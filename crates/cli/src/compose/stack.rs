@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use compose::create::label;
 use compose::load::Variables;
-use compose::project::Dependencies;
+use compose::project::{Dependencies, Service};
 use compose::{FileError, Loader, Options, Project};
 use serde_json::{Value, json};
 
@@ -140,11 +140,11 @@ pub(super) fn load(options: &Options) -> Result<compose::load::Loaded, Failure> 
     Ok(Loader::new(&read_once).load(options)?)
 }
 
-/// The whole project: with `wanted` services whatever their profiles are.
+/// The whole project: with `wanted` services whatever their profiles are. Their env files are not read yet, because those of
+/// services that take no part may be missing.
 pub(super) fn project(given: &Parsed, wanted: &[String]) -> Result<Project, Failure> {
     let loaded = load(&options(given)?)?;
     let mut project = Project::new(loaded, wanted)?;
-    project.resolve(&read)?;
     let old_names = project.environment.get("COMPOSE_COMPATIBILITY").map(String::as_str);
     if given.on("compatibility") || matches!(old_names, Some("1" | "true" | "True" | "TRUE")) {
         project.separator = '_';
@@ -168,30 +168,40 @@ impl Stack {
         if !given.on("all-resources") {
             project.drop_unused();
         }
+        names_are_unique(&project)?;
+        resolve(&mut project)?;
         Self::of(context, given, project)
     }
 
-    /// A project that may have no file: a name is enough for its containers to be found.
+    /// A project that may have no file: a name is enough for its containers to be found, and what they tell of each other. Given by
+    /// a flag and without files, it is all that counts.
     pub(super) fn found(context: &Context, given: &Parsed, services: &[String]) -> Result<Self, Failure> {
-        match Self::new(context, given, &[], Dependencies::Ignored) {
-            Ok(stack) => {
-                let known = |name: &&String| {
-                    stack.project.services.contains_key(*name) || stack.project.disabled.contains_key(*name)
-                };
-                if let Some(other) = services.iter().find(|name| !known(name)) {
-                    return Err(Failure::new(format!("no such service: {other}")));
-                }
-                Ok(stack)
-            }
+        let named = given.value("project-name").filter(|name| !name.is_empty());
+        if let Some(name) = named.filter(|_| given.values("file").next().is_none()) {
+            let project = from_containers(context, name)?;
+            return Self::of(context, given, project);
+        }
+        match Self::of_files(context, given, services) {
+            Ok(stack) => Ok(stack),
             Err(failure) => {
-                let named = given.value("project-name").map(str::to_owned);
-                let named = named.or_else(|| std::env::var("COMPOSE_PROJECT_NAME").ok());
-                let Some(name) = named.filter(|name| !name.is_empty() && given.values("file").next().is_none()) else {
-                    return Err(failure);
-                };
-                Self::of(context, given, nameless(name))
+                let named = std::env::var("COMPOSE_PROJECT_NAME").ok().filter(|name| !name.is_empty());
+                let Some(name) = named else { return Err(failure) };
+                let project = from_containers(context, &name)?;
+                Self::of(context, given, project)
             }
         }
+    }
+
+    fn of_files(context: &Context, given: &Parsed, services: &[String]) -> Result<Self, Failure> {
+        let mut project = project(given, services)?;
+        if !given.on("all-resources") {
+            project.drop_unused();
+        }
+        let known = |name: &&String| project.services.contains_key(*name) || project.disabled.contains_key(*name);
+        if let Some(other) = services.iter().find(|name| !known(name)) {
+            return Err(Failure::new(format!("no such service: {other}")));
+        }
+        Self::of(context, given, project)
     }
 
     fn of(context: &Context, given: &Parsed, project: Project) -> Result<Self, Failure> {
@@ -227,15 +237,24 @@ impl Stack {
         Ok(members)
     }
 
-    /// One container of a service that runs: the one with the number, or the first.
-    pub(super) fn member(&self, service: &str, index: Option<usize>) -> Result<Member, Failure> {
-        let members = self.members_of(&[service.to_owned()], Kind::Service)?;
+    /// The services that a command is for: those that were named, or all of the files; all that there are where no file tells.
+    pub(super) fn meant(&self, named: &[String]) -> Vec<String> {
+        let all = named.is_empty() && !self.project.files.is_empty();
+        if all { self.project.services.keys().cloned().collect() } else { named.to_vec() }
+    }
+
+    /// One container of a service that runs: the one with the number, or the first. Among those of single programs is looked where
+    /// `kind` says so and there is no other.
+    pub(super) fn member(&self, service: &str, index: Option<usize>, kind: Kind) -> Result<Member, Failure> {
+        let mut members = self.members_of(&[service.to_owned()], kind)?;
+        members.retain(Member::is_running);
+        members.sort_by_key(|member| member.one_off);
         let found = members.into_iter().find(|member| match index {
-            Some(index) => member.number == index,
-            None => member.is_running(),
+            Some(index) => !member.one_off && member.number == index,
+            None => true,
         });
         found.ok_or_else(|| match index {
-            Some(index) => Failure::new(format!("service {service:?} has no container number {index}")),
+            Some(index) => Failure::new(format!("service {service:?} is not running container #{index}")),
             None => Failure::new(format!(
                 "service {service:?} is not running; start it with: insula compose up -d {service}"
             )),
@@ -272,6 +291,54 @@ pub(super) fn list(client: &mut Client, labels: &[String]) -> Result<Vec<Member>
     Ok(members)
 }
 
+/// Reads env files and label files of the services that take part.
+pub(super) fn resolve(project: &mut Project) -> Result<(), Failure> {
+    Ok(project.resolve(&read)?)
+}
+
+/// Looks for a name that two services' containers are to have.
+pub(super) fn names_are_unique(project: &Project) -> Result<(), Failure> {
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    for service in project.services.values() {
+        let Some(name) = service.spec.container_name.as_deref() else { continue };
+        if let Some(other) = owners.insert(name, &service.name) {
+            return Err(Failure::new(format!(
+                "container name {name:?} is already in use by service {other:?}, and service {:?} has it as well; rename one",
+                service.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A project of which only the name is known: its services as the containers' labels tell of them.
+fn from_containers(context: &Context, name: &str) -> Result<Project, Failure> {
+    let labels = [format!("{}={name}", label::PROJECT), format!("{}=False", label::ONE_OFF)];
+    let mut project = nameless(name.to_owned());
+    for member in list(&mut Client::new(context), &labels)? {
+        if member.service.is_empty() || project.services.contains_key(&member.service) {
+            continue;
+        }
+        let needs: serde_json::Map<String, Value> = member
+            .label(label::DEPENDS_ON)
+            .split(',')
+            .filter(|text| !text.is_empty())
+            .map(|text| {
+                let mut parts = text.split(':');
+                let other = parts.next().unwrap_or_default().to_owned();
+                let condition = parts.next().unwrap_or("running_or_healthy");
+                let restart = parts.next().is_none_or(|restart| restart == "true");
+                (other, json!({"condition": condition, "restart": restart, "required": true}))
+            })
+            .collect();
+        let tree = json!({"image": table::text(&member.listed, "/Image"), "depends_on": needs}).to_string();
+        for node in compose::yaml::parse(&tree, "labels")? {
+            project.services.insert(member.service.clone(), Service::new(&member.service, node)?);
+        }
+    }
+    Ok(project)
+}
+
 fn nameless(name: String) -> Project {
     Project {
         name,
@@ -289,5 +356,6 @@ fn nameless(name: String) -> Project {
         rest: compose::node::Map::default(),
         warnings: Vec::new(),
         variables: BTreeMap::new(),
+        lent: BTreeMap::new(),
     }
 }

@@ -5,7 +5,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use compose::project::{Dependency, Service};
-use serde_json::Value;
 
 use super::converge::waves;
 use super::stack::{Kind, Member, Mode, Stack};
@@ -65,11 +64,18 @@ fn start(stack: &Stack, service: &Service, member: &Member, starts: &Starts<'_>)
         started
             .during(|| format!("cannot start {}", member.name))
             .inspect_err(|_| stack.board.failed("Container", &member.name, "Error"))?;
-        for hook in &service.spec.post_start {
-            super::exec::hook(stack, member, hook).during(|| format!("post_start of {}", member.name))?;
-        }
+        post_start(stack, service, member)?;
     }
     stack.board.done("Container", &member.name, end);
+    Ok(())
+}
+
+/// Runs what is to run once a container runs.
+pub(super) fn post_start(stack: &Stack, service: &Service, member: &Member) -> Result<(), Failure> {
+    for hook in service.spec.post_start.iter().filter(|_| stack.mode == Mode::Real) {
+        let said = super::exec::hook(stack, member, hook).during(|| format!("post_start of {}", member.name))?;
+        stack.board.hook(&member.short_name(&stack.project.name), &said);
+    }
     Ok(())
 }
 
@@ -84,14 +90,22 @@ pub(super) fn wait_for(stack: &Stack, name: &str) -> Result<(), Failure> {
             return Ok(());
         }
         let members = stack.members_of(std::slice::from_ref(*name), Kind::Service)?;
+        if members.is_empty() && !dependency.required {
+            output::note(&format!("warning: {} is missing dependency {name}", service.name));
+        }
         let waited = stack.each(&members, |member| match dependency.condition.as_str() {
             "service_healthy" => healthy(stack, member, Health::Required, None),
-            _ => completed(stack, name, member),
+            "service_completed_successfully" => completed(stack, name, member),
+            _ => healthy(stack, member, Health::IfChecked, None),
         });
         match waited {
-            Err(failure) if dependency.required => Err(failure.during("dependency failed to start")),
+            Err(failure) if dependency.required => match dependency.condition.as_str() {
+                "service_completed_successfully" => Err(failure),
+                _ => Err(failure.during("dependency failed to start")),
+            },
             Err(failure) => {
-                output::note(&format!("warning: {}; {:?} starts without it", failure.text(), service.name));
+                let text = failure.text();
+                output::note(&format!("warning: optional dependency {name:?} failed to start: {text}"));
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -126,10 +140,15 @@ pub(super) fn healthy(stack: &Stack, member: &Member, health: Health, until: Opt
                 return failed(format!("container {} is unhealthy", member.name));
             }
             ("running", "" | "none") if health == Health::IfChecked => break,
-            ("running", "" | "none") => {
-                return failed(format!("container {} has no healthcheck configured", member.name));
-            }
             ("exited" | "dead", _) => return failed(format!("container {} exited ({code})", member.name)),
+            ("running", "" | "none") => {
+                // one that ends at once is better told so
+                sleep(LOOK);
+                let again = client.get(&format!("/containers/{}/json", member.id))?;
+                if table::text(&again, "/State/Status") == "running" {
+                    return failed(format!("container {} has no healthcheck configured", member.name));
+                }
+            }
             _ => {}
         }
         if until.is_some_and(|until| Instant::now() > until) {
@@ -137,17 +156,8 @@ pub(super) fn healthy(stack: &Stack, member: &Member, health: Health, until: Opt
         }
         sleep(LOOK);
     }
-    stack.board.done(
-        "Container",
-        &member.name,
-        if health == Health::Required { "Healthy" } else { ready_word(&mut client, member) },
-    );
+    stack.board.done("Container", &member.name, "Healthy");
     Ok(())
-}
-
-fn ready_word(client: &mut crate::client::Client, member: &Member) -> &'static str {
-    let container = client.get(&format!("/containers/{}/json", member.id)).unwrap_or(Value::Null);
-    if table::text(&container, "/State/Health/Status") == "healthy" { "Healthy" } else { "Started" }
 }
 
 /// Waits until a container has ended well.

@@ -1,4 +1,4 @@
-//! Small archives in memory: a file or two that go into a container.
+//! Small archives in memory: a file or two that go into a container, or a folder.
 
 use crate::failure::Failure;
 
@@ -6,7 +6,7 @@ const BLOCK: usize = 512;
 
 /// A file of an archive.
 pub(super) struct Entry<'a> {
-    /// Its path, without a slash at its beginning.
+    /// Its path, without a slash at its beginning; a folder's has one at its end.
     pub(super) path: &'a str,
     pub(super) content: &'a [u8],
     pub(super) mode: u32,
@@ -50,7 +50,7 @@ fn header(entry: &Entry<'_>) -> Result<[u8; BLOCK], Failure> {
     put(124, format!("{:011o}\0", entry.content.len()).as_bytes());
     put(136, format!("{:011o}\0", 0).as_bytes());
     put(148, b"        ");
-    put(156, b"0");
+    put(156, if entry.path.ends_with('/') { b"5" } else { b"0" });
     put(257, b"ustar\x0000");
     put(345, prefix.as_bytes());
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
@@ -71,6 +71,7 @@ mod tests {
         let long = format!("{}/{}", "d".repeat(90), "f".repeat(90));
         let entries = [
             Entry { path: "etc/a", content: b"hello", mode: 0o440, owner: (7, 8) },
+            Entry { path: "srv/", content: b"", mode: 0o755, owner: (0, 0) },
             Entry { path: &long, content: &[b'x'; 600], mode: 0o644, owner: (0, 0) },
         ];
         let bytes = archive(&entries).unwrap();
@@ -84,7 +85,8 @@ mod tests {
         let listed = String::from_utf8(tar.wait_with_output().unwrap().stdout).unwrap();
         let lines: Vec<&str> = listed.lines().collect();
         assert!(lines[0].starts_with("-r--r----- 7/8") && lines[0].ends_with(" etc/a"), "{listed}");
-        assert!(lines[1].contains(" 600 ") && lines[1].ends_with(&long), "{listed}");
+        assert!(lines[1].starts_with("drwxr-xr-x") && lines[1].ends_with(" srv/"), "{listed}");
+        assert!(lines[2].contains(" 600 ") && lines[2].ends_with(&long), "{listed}");
         assert!(archive(&[Entry { path: &"x".repeat(300), content: b"", mode: 0, owner: (0, 0) }]).is_err());
     }
 }

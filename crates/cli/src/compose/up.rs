@@ -1,6 +1,6 @@
 //! `insula compose up`, `create` and `scale`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,6 +127,17 @@ fn set_scales<'a>(stack: &mut Stack, scales: impl Iterator<Item = &'a str>) -> R
 
 /// Makes everything that is to be there; the names of the services of which a container was made anew.
 pub(super) fn make(stack: &Stack, given: &Parsed, named: &[String]) -> Result<BTreeSet<String>, Failure> {
+    let images = image::ensure(stack, given, Builds::of(given)?)?;
+    make_of(stack, given, named, images)
+}
+
+/// [`make`] with images that are there already, by service.
+pub(super) fn make_of(
+    stack: &Stack,
+    given: &Parsed,
+    named: &[String],
+    images: BTreeMap<String, String>,
+) -> Result<BTreeSet<String>, Failure> {
     let recreate = match (given.on("force-recreate"), given.on("no-recreate")) {
         (true, true) => {
             return Err(Failure::new("--force-recreate does not go with --no-recreate; give one or the other"));
@@ -140,9 +151,8 @@ pub(super) fn make(stack: &Stack, given: &Parsed, named: &[String]) -> Result<BT
         _ if given.on("always-recreate-deps") => Recreate::Force,
         other => other,
     };
-    let images = image::ensure(stack, given, Builds::of(given)?)?;
     let networks = resource::networks(stack)?;
-    resource::volumes(stack)?;
+    resource::volumes(stack, resource::Diverged::of(given))?;
     let remove = given.on("remove-orphans") || down::is_set(stack, "COMPOSE_REMOVE_ORPHANS");
     down::orphans(stack, if remove { down::Orphans::Remove } else { down::Orphans::Tell })?;
     let anonymous = if given.on("renew-anon-volumes") { Anonymous::Renewed } else { Anonymous::Kept };
@@ -190,7 +200,7 @@ fn up(context: &Context, given: &Parsed) -> Outcome {
         return Err(Failure::new(format!("no such service: {name}")));
     }
     set_scales(&mut stack, given.values("scale"))?;
-    if stack.project.services.is_empty() {
+    if stack.project.services.is_empty() && !given.on("all-resources") {
         return Err(Failure::new(
             "no service is selected; are all of them in profiles? activate one with: --profile NAME",
         ));
@@ -252,8 +262,8 @@ struct Foreground<'a> {
     stack: &'a Stack,
     given: &'a Parsed,
     printer: Arc<Printer>,
-    /// Threads that write output.
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Threads that write output, by service.
+    threads: Mutex<Vec<(String, JoinHandle<()>)>>,
     /// Containers whose output was joined before their start.
     joined: Mutex<BTreeSet<String>>,
 }
@@ -286,7 +296,7 @@ impl<'a> Foreground<'a> {
             return Ok(());
         }
         let thread = follow::join(&self.stack.context, &self.printer, member, &self.name(member))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((member.service.clone(), thread));
         Ok(())
     }
 
@@ -302,7 +312,9 @@ impl<'a> Foreground<'a> {
             .for_each(|member| self.printer.expect(&self.name(member)));
         let shown: Vec<String> =
             members.iter().filter(|member| self.shows(&member.service)).map(|member| self.name(member)).collect();
+        let ready = self.given.on("watch").then(|| super::watch::ready(stack, self.given)).transpose()?;
         stack.board.hush();
+        stack.board.print_hooks(&self.printer);
         output::print(&format!("Attaching to {}\n", shown.join(", ")));
         listen(stack, sender.clone())?;
         let interrupted = Arc::new(AtomicUsize::new(0));
@@ -321,12 +333,14 @@ impl<'a> Foreground<'a> {
             }
             return Err(failure);
         }
-        let watching = self.given.on("watch").then(|| super::watch::begin(stack, self.given));
+        let watching = ready.map(|ready| super::watch::begin(stack, ready));
         let code = self.follow(&news, &interrupted);
         drop(watching);
-        for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
-            // what it had to say was said
-            let _ = thread.join();
+        for (service, thread) in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
+            // what it had to say was said; what the services need goes on without anybody
+            if self.counts(&service) {
+                let _ = thread.join();
+            }
         }
         code
     }
@@ -363,8 +377,8 @@ impl<'a> Foreground<'a> {
                             if !container.is_ok_and(|container| goes_on(&container)) {
                                 alive.remove(&id);
                             }
-                            if let Some(code) = self.ends_all(&service, code) {
-                                output::print("Aborting on container exit...\n");
+                            if let Some(code) = self.ends_all(code) {
+                                output::write_error(b"Aborting on container exit...\n");
                                 return self.stop_all(interrupted, code);
                             }
                         }
@@ -394,21 +408,19 @@ impl<'a> Foreground<'a> {
             // one that has gone has nothing to say
             let _ = follow::since_start(&context, &printer, &id, &name);
         });
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((service.to_owned(), thread));
     }
 
-    /// Whether a service is one of those that are run here.
+    /// Whether a service is one of those that are run here: one that was named, or that is shown.
     fn counts(&self, service: &str) -> bool {
-        self.stack.project.services.contains_key(service)
+        let named = &self.given.arguments;
+        let code_from = self.given.value("exit-code-from") == Some(service);
+        code_from || if named.is_empty() { self.shows(service) } else { named.iter().any(|name| name == service) }
     }
 
-    /// The exit code of all, if the end of one service's container ends all.
-    fn ends_all(&self, service: &str, code: u8) -> Option<u8> {
+    /// The exit code of all, if the end of a container with this code ends all.
+    fn ends_all(&self, code: u8) -> Option<u8> {
         let given = self.given;
-        // one that others wait for to end has done what it is for
-        if code == 0 && awaited(self.stack, service) {
-            return None;
-        }
         let failed = given.on("abort-on-container-failure") && code != 0;
         let any = given.on("abort-on-container-exit") || given.value("exit-code-from").is_some();
         (failed || any).then_some(code)
@@ -418,10 +430,14 @@ impl<'a> Foreground<'a> {
     fn stop_all(&self, interrupted: &Arc<AtomicUsize>, code: u8) -> Outcome {
         let stack = self.stack;
         if code == INTERRUPTED && interrupted.load(Ordering::SeqCst) > 0 {
-            output::print("Gracefully stopping... (press Ctrl+C again to force)\n");
+            output::print("Gracefully Stopping... press Ctrl+C again to force\n");
         }
         stack.board.speak();
-        let names: Vec<String> = stack.project.services.keys().cloned().collect();
+        // what was there for those that were named goes on without them
+        let mut names = self.given.arguments.clone();
+        if names.is_empty() {
+            names = stack.project.services.keys().cloned().collect();
+        }
         let timeout = timeout(self.given)?;
         let before = interrupted.load(Ordering::SeqCst);
         let stopped = std::sync::atomic::AtomicBool::new(false);

@@ -9,7 +9,7 @@ use crate::project::{DeviceRate, Mount, ObjectSpec, Port, Project, Reference, Re
 use crate::short::SECRETS;
 
 /// Settings that the Docker Engine API of a Linux host has no word for.
-pub(super) fn check(service: &Service) -> Result<(), String> {
+pub(super) fn check(project: &Project, service: &Service, found: &Found) -> Result<(), String> {
     let spec = &service.spec;
     let refuse = |field: &str, why: &str| Err(format!("services.{}.{field}: {why}", service.name));
     if spec.provider.is_some() {
@@ -26,6 +26,21 @@ pub(super) fn check(service: &Service) -> Result<(), String> {
             "models",
             "there is no runner of models; run one as a service, and give its address in \"environment\"",
         );
+    }
+    let health = spec.healthcheck.as_ref();
+    if health.is_some_and(|health| health.start_interval.is_some() && health.start_period.is_none()) {
+        return Err("healthcheck.start_interval requires healthcheck.start_period to be set".to_owned());
+    }
+    for (mode, what) in [(&spec.network_mode, "network"), (&spec.ipc, "IPC"), (&spec.pid, "PID")] {
+        if let Some(other) = mode.as_deref().and_then(|mode| mode.strip_prefix("service:")) {
+            return Err(format!("cannot share {what} namespace with service {other}: container missing"));
+        }
+    }
+    // what has a container stands here with that one's id
+    let is_service = |name: &&str| project.services.contains_key(*name) || project.disabled.contains_key(*name);
+    let named = spec.volumes_from.iter().map(|from| from.split(':').next().unwrap_or_default());
+    if let Some(other) = named.filter(is_service).find(|name| found.services.get(*name).is_none_or(Vec::is_empty)) {
+        return Err(format!("cannot share volume with service {other}: container missing"));
     }
     if spec.use_api_socket {
         return refuse(
@@ -73,6 +88,7 @@ pub(super) fn config(project: &Project, service: &Service, mode: &str, found: &F
             (path.to_owned(), options.to_owned())
         })),
         "VolumesFrom": some(&spec.volumes_from),
+        "Links": links(service, mode, found),
         "LogConfig": spec.logging.as_ref().map(|logging| json!({
             "Type": logging.driver.clone().unwrap_or_default(),
             "Config": pairs(&logging.options),
@@ -82,6 +98,12 @@ pub(super) fn config(project: &Project, service: &Service, mode: &str, found: &F
         body.extend(limits);
     }
     body
+}
+
+/// Links, which only the default network knows; in other networks they are told to the network itself.
+fn links(service: &Service, mode: &str, found: &Found) -> Option<Vec<String>> {
+    let links = super::links(service, found);
+    (matches!(mode, "bridge" | "default") && !links.is_empty()).then_some(links)
 }
 
 fn some(list: &[String]) -> Option<&[String]> {
@@ -327,7 +349,7 @@ pub fn injected(project: &Project, service: &Service) -> Result<Vec<Injected>, S
             let content = match (&spec.content, &spec.environment) {
                 _ if spec.file.is_some() => continue,
                 (Some(content), _) => content.clone(),
-                (None, Some(variable)) => project.environment.get(variable).cloned().ok_or_else(|| {
+                (None, Some(variable)) => project.variable_of_object(variable).cloned().ok_or_else(|| {
                     format!("{what} {:?}: the variable {variable:?} is not set; set it", reference.source)
                 })?,
                 (None, None) => {

@@ -101,7 +101,7 @@ pub fn resolved(service: &Service, found: &Found) -> Service {
 /// # Errors
 /// A setting that the Docker Engine API has no word for: its field, and what to do.
 pub fn container(project: &Project, service: &Service, which: &Which, found: &Found) -> Result<Container, String> {
-    host::check(service)?;
+    host::check(project, service, found)?;
     let spec = &service.spec;
     let name = container_name(project, service, which);
     let mut labels = pairs(&spec.labels);

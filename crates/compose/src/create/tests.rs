@@ -124,15 +124,54 @@ fn limits_and_policies() {
 #[test]
 fn health_and_entry_points() {
     let made = body(
-        "services: {a: {image: x, healthcheck: {test: ok, interval: 2s, start_interval: 100ms}, entrypoint: '', command: [], stop_grace_period: 90s}}",
+        "services: {a: {image: x, healthcheck: {test: ok, interval: 2s, start_period: 1s, start_interval: 100ms}, entrypoint: '', command: [], stop_grace_period: 90s}}",
     );
     assert_eq!(
         made["Healthcheck"],
-        json!({"Test": ["CMD-SHELL", "ok"], "Interval": 2_000_000_000_i64, "StartInterval": 100_000_000})
+        json!({"Test": ["CMD-SHELL", "ok"], "Interval": 2_000_000_000_i64, "StartPeriod": 1_000_000_000, "StartInterval": 100_000_000})
     );
     assert_eq!((&made["Entrypoint"], &made["Cmd"], &made["StopTimeout"]), (&json!([""]), &json!([]), &json!(90)));
     let made = body("services: {a: {image: x, healthcheck: {disable: true}, environment: {A: , B: ''}}}");
     assert_eq!((&made["Healthcheck"], &made["Env"]), (&json!({"Test": ["NONE"]}), &json!(["A", "B="])));
+}
+
+/// What docker compose refuses once it makes the container.
+#[test]
+fn what_cannot_be_made_is_told() {
+    #[track_caller]
+    fn check(text: &str, expect: &str) {
+        let (project, found) = (project(text), Found::default());
+        let service = resolved(&project.services["a"], &found);
+        let why = container(&project, &service, &Which::Number(1), &found).unwrap_err();
+        assert_eq!(why, expect);
+    }
+    check(
+        "services: {a: {image: x, healthcheck: {test: ok, start_interval: 1s}}}",
+        "healthcheck.start_interval requires healthcheck.start_period to be set",
+    );
+    check(
+        "services: {a: {image: x, network_mode: 'service:b'}, b: {image: x}}",
+        "cannot share network namespace with service b: container missing",
+    );
+    check(
+        "services: {a: {image: x, volumes_from: ['b:ro']}, b: {image: x}}",
+        "cannot share volume with service b: container missing",
+    );
+}
+
+/// The default network knows links by the host's configuration only.
+#[test]
+fn links_of_the_default_network() {
+    let mut found = Found::default();
+    found.services.insert("b".to_owned(), vec![("b-id".to_owned(), "p-b-1".to_owned())]);
+    let made = |text: &str| {
+        let project = project(text);
+        container(&project, &project.services["a"], &Which::Number(1), &found).unwrap().body
+    };
+    let made_there = made("services: {a: {image: x, network_mode: bridge, links: [b]}, b: {image: x}}");
+    assert_eq!(made_there["HostConfig"]["Links"], json!(["p-b-1:b", "p-b-1:p-b-1"]));
+    let made_here = made("services: {a: {image: x, links: [b]}, b: {image: x}}");
+    assert_eq!(made_here["HostConfig"]["Links"], json!(null));
 }
 
 #[test]

@@ -13,38 +13,49 @@ use crate::yaml;
 
 type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
-/// The user's variables, and under them those of `.env` or of the files that were named.
+/// The user's variables, and under them those of the files that were named, or of `.env` where the command was given: in the
+/// project's folder as far as it is known already, or in the present one.
 pub(super) fn gather(read: Read<'_>, options: &Options) -> Result<BTreeMap<String, String>, FileError> {
     let mut environment = options.environment.clone();
-    let named: Vec<PathBuf> = if options.env_files.is_empty() {
-        let list = environment.get("COMPOSE_ENV_FILES").map(String::as_str).unwrap_or_default();
-        list.split(',').filter(|file| !file.is_empty()).map(PathBuf::from).collect()
-    } else {
-        options.env_files.clone()
-    };
     let whole = |file: &Path| clean(&options.current.join(file));
+    let named = named(options);
     if !named.is_empty() {
         let files: Vec<PathBuf> = named.iter().map(|file| whole(file)).collect();
         add_files(read, &files, &mut environment)?;
-        return Ok(environment);
-    }
-    if matches!(environment.get("COMPOSE_DISABLE_ENV_FILE").map(String::as_str), Some("1" | "true")) {
         return Ok(environment);
     }
     let first = options.files.first().filter(|file| *file != Path::new("-"));
     let folder = match (&options.directory, first) {
         (Some(directory), _) => whole(directory),
         (None, Some(first)) => whole(first).parent().map_or_else(|| options.current.clone(), Path::to_owned),
-        (None, None) => found_folder(read, &options.current),
+        (None, None) => options.current.clone(),
     };
-    add_if_there(read, &folder.join(".env"), &mut environment)?;
+    add_of_folder(read, options, &folder, &mut environment)?;
     Ok(environment)
 }
 
-/// The nearest folder above that has a file, or the user's own.
-fn found_folder(read: Read<'_>, current: &Path) -> PathBuf {
-    let has = |folder: &&Path| super::NAMES.iter().any(|name| read(&folder.join(name)).is_ok());
-    current.ancestors().find(has).unwrap_or(current).to_owned()
+/// The env files that were named, by flags or by a variable.
+fn named(options: &Options) -> Vec<PathBuf> {
+    if !options.env_files.is_empty() {
+        return options.env_files.clone();
+    }
+    let list = options.environment.get("COMPOSE_ENV_FILES").map(String::as_str).unwrap_or_default();
+    list.split(',').filter(|file| !file.is_empty()).map(PathBuf::from).collect()
+}
+
+/// Adds the variables of a folder's `.env`, unless others were named or none is wanted. What is known already stays: so the file
+/// beside the command goes before the project's own, which the first one may have led to.
+pub(super) fn add_of_folder(
+    read: Read<'_>,
+    options: &Options,
+    folder: &Path,
+    into: &mut BTreeMap<String, String>,
+) -> Result<(), FileError> {
+    let disabled = options.environment.get("COMPOSE_DISABLE_ENV_FILE").map(String::as_str);
+    if !named(options).is_empty() || matches!(disabled, Some("1" | "true")) {
+        return Ok(());
+    }
+    add_if_there(read, &folder.join(".env"), into)
 }
 
 /// Adds a file's variables; nothing if there is no such file.

@@ -59,7 +59,16 @@ impl Session<'_> {
         self.including.push(first.clone());
         let project = self.merged(&texts, Scene { base: &base, environment: &variables });
         self.including.pop();
-        project
+        let project = project?;
+        for section in ["secrets", "configs"] {
+            let objects = project.get(section).and_then(Node::as_map).into_iter().flat_map(Map::iter);
+            for name in objects.filter_map(|(_, object)| object.text_of("environment")) {
+                if let Some(value) = variables.get(name).filter(|_| !scene.environment.contains_key(name)) {
+                    self.lent.insert(name.to_owned(), value.clone());
+                }
+            }
+        }
+        Ok(project)
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The variables that the files use.
     pub variables: BTreeMap<String, Variable>,
+    /// Variables that secrets and configs of included projects name, and that only those projects' env files have.
+    pub lent: BTreeMap<String, String>,
 }
 
 /// What one project's files, and those that they include, have in common.
@@ -85,6 +87,8 @@ struct Session<'a> {
     including: Vec<PathBuf>,
     /// Services that are being extended, with their files.
     extending: Vec<(String, String)>,
+    /// Variables of included projects that their secrets and configs name.
+    lent: BTreeMap<String, String>,
 }
 
 /// Where a file's paths and variables come from.
@@ -92,6 +96,16 @@ struct Session<'a> {
 struct Scene<'a> {
     base: &'a Path,
     environment: &'a BTreeMap<String, String>,
+}
+
+impl Loaded {
+    /// Fills in what follows from what is said: the default network, and full names.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn fill(&mut self) -> Result<(), FileError> {
+        crate::normal::fill(self)
+    }
 }
 
 impl<'a> Loader<'a> {
@@ -114,6 +128,8 @@ impl<'a> Loader<'a> {
             (None, Some(first)) if first != Path::new("-") => first.parent().unwrap_or(&options.current).to_owned(),
             _ => options.current.clone(),
         };
+        // the project's own folder may be known only now, through COMPOSE_FILE or from a folder below it
+        environment::add_of_folder(self.read, options, &directory, &mut environment)?;
         let texts: Vec<(PathBuf, String)> =
             files.iter().map(|file| Ok((file.clone(), self.text(file)?))).collect::<Result<_, FileError>>()?;
         let name = environment::name(options, &environment, &texts, &directory)?;
@@ -128,6 +144,7 @@ impl<'a> Loader<'a> {
             warnings,
             including: Vec::new(),
             extending: Vec::new(),
+            lent: BTreeMap::new(),
         };
         let scene = Scene { base: &directory, environment: &environment };
         let mut root = session.merged(&texts, scene)?;
@@ -149,7 +166,8 @@ impl<'a> Loader<'a> {
                 .collect(),
             given => given.to_vec(),
         };
-        Ok(Loaded { root, name, directory, files, environment, profiles, warnings, variables: session.seen })
+        let (variables, lent) = (session.seen, session.lent);
+        Ok(Loaded { root, name, directory, files, environment, profiles, warnings, variables, lent })
     }
 
     fn text(&self, file: &Path) -> Result<String, FileError> {

@@ -322,3 +322,33 @@ fn variables_can_be_kept() {
         r#"{"services":{"a":{"image":"${A}","network_mode":"none","ports":["${P}:80"],"scale":"${N}"}}}"#
     );
 }
+
+/// The `.env` beside the command may name the files; the one beside these is read under it.
+#[test]
+fn env_files_of_the_command_and_of_the_project() {
+    let files = [
+        (".env", "COMPOSE_FILE=sub/compose.yaml\nWHO=root\n"),
+        ("sub/.env", "WHO=sub\nTAG=2\n"),
+        ("sub/compose.yaml", "services: {a: {image: '${WHO}:${TAG}'}}"),
+    ];
+    let asked = Options { files: Vec::new(), ..options(&[]) };
+    assert_eq!(services(&files, &asked), r#"a {"image":"root:2","networks":{"default":null}}"#);
+    let below = Options { current: PathBuf::from("/p/sub/deep"), ..asked };
+    assert_eq!(services(&files, &below), r#"a {"image":"sub:2","networks":{"default":null}}"#);
+}
+
+/// A secret of an included project finds the variable that only that project's env file has; nothing else does.
+#[test]
+fn secrets_of_included_projects() {
+    let files = [
+        (
+            "compose.yaml",
+            "include: [{path: child/compose.yaml, env_file: [s.env]}]\nservices: {b: {image: x, environment: [KEY]}}",
+        ),
+        ("s.env", "KEY=deep\n"),
+        ("child/compose.yaml", "services: {a: {image: x, secrets: [k]}}\nsecrets: {k: {environment: KEY}}"),
+    ];
+    let project = project(&files, &options(&[])).unwrap();
+    assert_eq!(project.variable_of_object("KEY").map(String::as_str), Some("deep"));
+    assert_eq!(project.services["b"].spec.environment.get("KEY"), Some(&None));
+}

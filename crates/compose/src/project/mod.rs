@@ -69,6 +69,8 @@ pub struct Project {
     pub warnings: Vec<String>,
     /// The variables that the files use.
     pub variables: BTreeMap<String, Variable>,
+    /// Variables that secrets and configs of included projects name, and that only those projects' env files have.
+    pub lent: BTreeMap<String, String>,
 }
 
 /// Whether what services need comes with them.
@@ -183,6 +185,7 @@ impl Project {
             rest: Map::default(),
             warnings: loaded.warnings,
             variables: loaded.variables,
+            lent: loaded.lent,
         };
         if let Some(Node { value: Value::Map(map), .. }) = root.as_map_mut().and_then(|map| map.remove("services")) {
             for (name, node) in map {
@@ -218,6 +221,12 @@ impl Project {
             normal::environment(service, &self.environment, read)?;
         }
         Ok(())
+    }
+
+    /// What a variable holds that a secret or config names.
+    #[must_use]
+    pub fn variable_of_object(&self, name: &str) -> Option<&String> {
+        self.environment.get(name).or_else(|| self.lent.get(name))
     }
 
     /// Leaves those services taking part that are named, and what they need.

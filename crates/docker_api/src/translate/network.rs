@@ -483,7 +483,7 @@ pub(crate) fn port_list(container: &Container) -> Vec<PortSummary> {
         })
     };
     let published = published(container);
-    let reached: BTreeSet<(Protocol, u16)> = published.iter().map(|one| (one.protocol, one.to_port)).collect();
+    let mut reached: BTreeSet<(Protocol, u16)> = published.iter().map(|one| (one.protocol, one.to_port)).collect();
     let shown = published.iter().map(|one| PortSummary {
         ip: Some(one.host_address().to_string()).filter(|_| !one.is_direct()),
         private_port: one.to_port,
@@ -494,7 +494,8 @@ pub(crate) fn port_list(container: &Container) -> Vec<PortSummary> {
     list.dedup();
     for text in &container.spec.exposed_ports {
         let Ok((number, protocol)) = port(text) else { continue };
-        if !reached.contains(&(protocol, number)) {
+        // each once: an image says "80/tcp" where a container says "80"
+        if reached.insert((protocol, number)) {
             list.push(PortSummary { ip: None, private_port: number, public_port: None, typ: kind(protocol) });
         }
     }

@@ -23,12 +23,16 @@ pub(super) struct Launching {
     pub(super) ready: Ready,
     /// What is to be done with the namespace before the program may run.
     pub(super) later: Option<Later>,
+    /// When the program was let run.
+    let_run_ns: Option<u64>,
 }
 
 impl Launching {
     /// The run as it is recorded once the program runs.
     pub(super) fn runtime(self, pid: i32) -> Runtime {
-        let started_ns = crate::clock::now_ns();
+        // not when the answer came: the program may have written by then, and who asks for what it has written since its start
+        // is to get all of it
+        let started_ns = self.let_run_ns.unwrap_or_else(crate::clock::now_ns);
         let (namespaces, cgroup, warnings) =
             self.created.map(|created| (created.namespaces, created.cgroup, created.warnings)).unwrap_or_default();
         Runtime { pid, started_ns, namespaces, cgroup, warnings }
@@ -85,8 +89,15 @@ impl Actor {
             return Ok(());
         }
         // not waiting for the answer to the creation: one round trip less, and a failure answers both
-        self.request(&Request::Start, &[], Pending::Start).await;
+        self.let_run().await;
         Ok(())
+    }
+
+    async fn let_run(&mut self) {
+        if let Some(launching) = &mut self.launching {
+            launching.let_run_ns = Some(crate::clock::now_ns());
+        }
+        self.request(&Request::Start, &[], Pending::Start).await;
     }
 
     /// The container stands; one whose namespace could not be made ready before gets its links now, and then starts.
@@ -96,7 +107,7 @@ impl Actor {
         launching.created = Some(created);
         let Some(later) = later else { return };
         match self.join_late(later, pid).await {
-            Ok(()) => self.request(&Request::Start, &[], Pending::Start).await,
+            Ok(()) => self.let_run().await,
             Err(error) => {
                 self.launching = None;
                 self.start_failure = error.class();

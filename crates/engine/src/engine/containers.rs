@@ -101,6 +101,7 @@ impl Engine {
             spec.domainname.clone_from(&other.spec.domainname);
         }
         self.donors(&spec.namespaces)?;
+        plan::namespaces::pin(&mut spec, |who| inner.container(who).ok().map(|other| other.id.to_string()));
         warnings.extend(self.unsupported_limits(&spec.resources));
         let image = self.wanted_image(&spec)?;
         let process = plan::process::merge(&spec, &image.config)?;

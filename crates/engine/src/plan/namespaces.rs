@@ -166,3 +166,22 @@ pub(crate) fn shown_hostname(container: &Container) -> String {
         (None, _) => container.id.short().to_owned(),
     }
 }
+
+/// Writes containers' ids in the place of the names by which their namespaces are asked for: an id stays when the name goes to
+/// another. One that is not there keeps its name, and is asked for at the start.
+pub(crate) fn pin(spec: &mut ContainerSpec, id_of: impl Fn(&str) -> Option<String>) {
+    let pin = |who: &mut String| {
+        if let Some(id) = id_of(who) {
+            *who = id;
+        }
+    };
+    if let NetworkMode::Container(who) = &mut spec.network {
+        pin(who);
+    }
+    if let IpcMode::Container(who) = &mut spec.namespaces.ipc {
+        pin(who);
+    }
+    if let PidMode::Container(who) = &mut spec.namespaces.pid {
+        pin(who);
+    }
+}

@@ -24,7 +24,7 @@ use super::{COMMON, build, exec, tar, up};
 use crate::client::Query;
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
-use crate::flags::{Action, Command, Flag, Parsed};
+use crate::flags::{self, Action, Command, Flag, Parsed};
 use crate::output;
 use pattern::Patterns;
 
@@ -76,16 +76,23 @@ fn watched(stack: &Stack, names: &[String]) -> Result<Vec<Watched>, Failure> {
             if trigger.action == "sync+exec" && trigger.exec.is_none() {
                 return Err(Failure::new(format!("{at}: needs \"exec\", what is to be run")));
             }
-            let path = fs::canonicalize(&trigger.path).during(|| format!("{at}: cannot watch {}", trigger.path))?;
+            let path = whole(Path::new(&trigger.path)).during(|| format!("{at}: cannot watch {}", trigger.path))?;
+            let mut trigger = trigger.clone();
+            let old = service.node.get("develop").and_then(|develop| develop.get("watch"));
+            let old = old.and_then(|watch| watch.elements().get(index)).is_some_and(|one| one.is_on("x-initialSync"));
+            if old && !trigger.initial_sync {
+                output::note("warning: x-initialSync is DEPRECATED, please use the official `initial_sync` attribute");
+                trigger.initial_sync = true;
+            }
             let mut ignored: Vec<String> = NEVER.iter().map(|pattern| (*pattern).to_owned()).collect();
             ignored.extend(trigger.ignore.iter().cloned());
             ignored.extend(dockerignore(service, &path));
             all.push(Watched {
                 service: service.name.clone(),
-                trigger: trigger.clone(),
                 path,
                 ignored: Patterns::new(&ignored),
                 included: Patterns::new(&trigger.include),
+                trigger,
             });
         }
     }
@@ -93,6 +100,16 @@ fn watched(stack: &Stack, names: &[String]) -> Result<Vec<Watched>, Failure> {
         return Err(Failure::new("no service here has \"develop.watch\"; add it to one"));
     }
     Ok(all)
+}
+
+/// A path without links, also of what is not there yet.
+fn whole(path: &Path) -> std::io::Result<PathBuf> {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(whole(parent)?.join(name))
+        }
+        (found, ..) => found,
+    }
 }
 
 /// What the build's context leaves out, where the folder is the context.
@@ -136,10 +153,22 @@ impl Drop for Watching {
     }
 }
 
-/// Begins to watch beside the foreground.
-pub(super) fn begin(stack: &Stack, given: &Parsed) -> Watching {
+/// What is to be watched, and listened to already.
+pub(super) struct Ready {
+    all: Vec<Watched>,
+    ears: Ears,
+}
+
+/// Listens to what services watch: what changes from now on is not missed.
+pub(super) fn ready(stack: &Stack, given: &Parsed) -> Result<Ready, Failure> {
+    let all = watched(stack, &given.arguments)?;
+    let ears = Ears::new(&all)?;
+    Ok(Ready { all, ears })
+}
+
+/// Begins to act beside the foreground on what changes.
+pub(super) fn begin(stack: &Stack, ready: Ready) -> Watching {
     let end = Arc::new(AtomicBool::new(false));
-    let words: Vec<String> = given.arguments.clone();
     let other = Stack {
         context: stack.context.clone(),
         project: stack.project.clone(),
@@ -149,12 +178,9 @@ pub(super) fn begin(stack: &Stack, given: &Parsed) -> Watching {
     };
     let ended = Arc::clone(&end);
     let thread = std::thread::spawn(move || {
-        let watched = watched(&other, &words).and_then(|all| Ok((Ears::new(&all)?, all)));
-        let done = watched.and_then(|(ears, all)| {
-            output::print("Watch enabled\n");
-            first_sync(&other, &all)?;
-            run(&other, &Parsed::default(), &all, ears, &ended)
-        });
+        output::print("Watch enabled\n");
+        let done = first_sync(&other, &ready.all)
+            .and_then(|()| run(&other, &Parsed::default(), &ready.all, ready.ears, &ended));
         if let Err(failure) = done {
             output::note(failure.text());
         }
@@ -174,12 +200,7 @@ impl Ears {
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).during(|| "cannot watch files".to_owned())?;
         let mut ears = Self { inotify, folders: BTreeMap::new() };
         for watched in all {
-            let folder = if watched.path.is_dir() {
-                watched.path.as_path()
-            } else {
-                watched.path.parent().unwrap_or(Path::new("/"))
-            };
-            ears.listen(folder, watched)?;
+            ears.listen(nearest_folder(&watched.path), watched)?;
         }
         Ok(ears)
     }
@@ -207,7 +228,7 @@ impl Ears {
                     return Err(Failure::new(text));
                 }
             }
-            if !watched.path.is_dir() {
+            if !watched.path.is_dir() || !folder.starts_with(&watched.path) {
                 continue;
             }
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -238,6 +259,10 @@ impl Ears {
                     for watched in all.iter().filter(|watched| path.starts_with(&watched.path)) {
                         self.listen(&path, watched)?;
                     }
+                    // a folder on the way to what was not there before
+                    for watched in all.iter().filter(|watched| watched.path.starts_with(&path)) {
+                        self.listen(nearest_folder(&watched.path), watched)?;
+                    }
                     // what was made in it before it was listened to
                     changed.extend(files_below(&path));
                 }
@@ -265,6 +290,11 @@ impl Ears {
             }
         }
     }
+}
+
+/// The path if it is a folder, or the nearest one above it.
+fn nearest_folder(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {
@@ -351,7 +381,9 @@ fn rebuild(stack: &Stack, given: &Parsed, watched: &Watched) -> Result<(), Failu
         limit: stack.limit,
     };
     one.project.select(std::slice::from_ref(&watched.service), Dependencies::Ignored)?;
-    let renewed = up::make(&one, &Parsed::default(), std::slice::from_ref(&watched.service))?;
+    // the same image may come of other files: the container is made anew all the same
+    let anew = flags::parse(&up::CREATE, &["--force-recreate".to_owned()]).map_err(Failure::new)?;
+    let renewed = up::make(&one, &anew, std::slice::from_ref(&watched.service))?;
     start::services(&one, &Starts { renewed, before: None })
 }
 
@@ -371,7 +403,9 @@ fn restart(stack: &Stack, name: &[String]) -> Result<(), Failure> {
 fn run_hook(stack: &Stack, name: &[String], hook: &Hook) -> Result<(), Failure> {
     let members = stack.members_of(name, Kind::Service)?;
     for member in members.iter().filter(|member| member.is_running()) {
-        exec::hook(stack, member, hook)?;
+        let said = exec::hook(stack, member, hook)?;
+        let name = member.short_name(&stack.project.name);
+        said.lines().for_each(|line| output::print(&format!("{name} ->  | {line}\n")));
     }
     Ok(())
 }
@@ -393,6 +427,10 @@ fn sync(stack: &Stack, watched: &Watched, changed: &[&Path]) -> Result<(), Failu
             Ok(meta) if meta.is_file() => {
                 let content = fs::read(path).during(|| format!("cannot read {}", path.display()))?;
                 files.push((inside(path).trim_start_matches('/').to_owned(), content, meta.mode() & 0o7777));
+            }
+            Ok(meta) if meta.is_dir() => {
+                let path = format!("{}/", inside(path).trim_matches('/'));
+                files.push((path, Vec::new(), meta.mode() & 0o7777));
             }
             Ok(_) => {}
             Err(_) => gone.push(inside(path)),

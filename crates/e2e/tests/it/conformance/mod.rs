@@ -4,6 +4,7 @@ mod bake;
 mod buildx;
 mod compose;
 mod compose_plugin;
+mod compose_turns;
 mod copy;
 mod health;
 mod libraries;

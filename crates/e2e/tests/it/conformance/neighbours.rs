@@ -47,6 +47,10 @@ fn memory(subject: &Subject) {
         let read = once(subject, &["--ipc", &format!("container:{who}")], "cat /dev/shm/note").expect(0);
         assert_eq!(read.out, "secret\n", "{who}");
     }
+    // kept by its id, which stays when the name goes to another
+    let id = subject.docker(&["inspect", "-f", "{{.Id}}", "donor"]).expect(0);
+    let mode = subject.docker(&["inspect", "-f", "{{.HostConfig.IpcMode}}", "second"]).expect(0);
+    assert_eq!(mode.text(), format!("container:{}", id.text()));
     let shown = subject.docker(&["exec", "second", "sh", "-c", size]).expect(0);
     assert!(shown.out.contains("size=8192k"), "{}", shown.out);
     let same = |name: &str| subject.docker(&["exec", name, "readlink", "/proc/self/ns/ipc"]).expect(0).out;
