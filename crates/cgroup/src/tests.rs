@@ -357,15 +357,15 @@ fn v1_usage_is_read() {
     let usage = tree.group().usage().unwrap();
     assert_eq!((usage.cpu.total_ns, usage.cpu.user_ns, usage.cpu.per_cpu_ns.len()), (5_000_000_000, 3_000_000_000, 2));
     assert_eq!(usage.cpu.throttling.throttled_ns, 77);
-    let starves = |text: &str| tree.file("memory", "memory.oom_control", text).group().starves().unwrap();
-    assert!(starves("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n"));
-    assert!(!starves("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
-    assert!(!starves("oom_kill_disable 0\nunder_oom 1\noom_kill 1\n"));
     assert_eq!((usage.memory.bytes, usage.memory.limit, usage.memory.inactive_file), (4096, None, 3));
     assert_eq!((usage.pids, usage.pids_limit), (2, Some(100)));
     let block = usage.block[0];
     assert_eq!((block.major, block.read_bytes, block.write_bytes, block.write_ops), (8, 512, 1024, 2));
     assert_eq!(tree.group().oom_kills().unwrap(), 3);
+    let starves = |text: &str| tree.file("memory", "memory.oom_control", text).group().starves().unwrap();
+    assert!(starves("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n"));
+    assert!(!starves("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
+    assert!(!starves("oom_kill_disable 0\nunder_oom 1\noom_kill 1\n"));
     tree.file("pids", "pids.current", "many\n");
     assert!(matches!(tree.group().usage(), Err(CgroupError::Parse { .. })));
 }

@@ -11,7 +11,7 @@ pub use bollard_stubs::models;
 pub use bollard_stubs::query_parameters as query;
 
 /// The newest API version that we speak.
-pub const API_VERSION: &str = "1.48";
+pub const API_VERSION: &str = "1.51";
 /// The oldest API version that we speak.
 pub const MIN_API_VERSION: &str = "1.24";
 /// The media type of a hijacked connection whose bytes are framed by [`stdcopy`].

@@ -58,7 +58,7 @@ fn unsound(table: &Table) -> Vec<String> {
 fn render(table: &Table) -> String {
     let count = |does: Does| table.route.iter().filter(|route| route.does == does).count();
     let mut page = format!(
-        "# The Docker Engine API, v1.24 to v1.48\n\n\
+        "# The Docker Engine API, v1.24 to v1.51\n\n\
          Made from [docker.toml](docker.toml), whose samples the tests set and look up again. {} routes: {} yes, {} partly, {} no.\n\n\
          | route | does | since | note |\n|---|---|---|---|\n",
         table.route.len(),

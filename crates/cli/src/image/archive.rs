@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{Client, Query, encode};
 use crate::context::Context;
@@ -14,11 +14,14 @@ use crate::{output, table, terminal};
 
 pub(crate) static OUTPUT: &[Flag] = &[Flag::value("output", "FILE", "Write to this file").short('o')];
 
+/// One platform of those that an image's name stands for.
+pub(super) const PLATFORM: Flag = Flag::value("platform", "OS/ARCH[/VARIANT]", "Only the image for this platform");
+
 pub(crate) static SAVE: Command = Command {
     name: "save",
     usage: "[OPTIONS] IMAGE...",
     about: "Write images to an archive",
-    flags: &[OUTPUT],
+    flags: &[OUTPUT, &[PLATFORM]],
     arguments: (1, Command::MANY),
     action: Action::Run(save),
     ..Command::BLANK
@@ -30,6 +33,7 @@ pub(crate) static LOAD: Command = Command {
     about: "Take images from an archive",
     flags: &[&[
         Flag::value("input", "FILE", "Read this file").short('i'),
+        PLATFORM,
         Flag::switch("quiet", "Accepted: only the images' names are shown").short('q'),
     ]],
     action: Action::Run(load),
@@ -48,7 +52,24 @@ pub(crate) static EXPORT: Command = Command {
 
 fn save(context: &Context, given: &Parsed) -> Outcome {
     let query = given.arguments.iter().fold(Query::default(), |query, name| query.with("names", name));
+    let query = query.with_some("platform", platform(given)?.as_deref());
     fetch(context, &query.behind("/images/get"), given)
+}
+
+/// What `--platform` names, as the API wants it.
+pub(super) fn platform(given: &Parsed) -> Result<Option<String>, Failure> {
+    let Some(text) = given.value("platform") else { return Ok(None) };
+    let mut parts = text.split('/').map(str::to_lowercase);
+    let (Some(os), Some(architecture), variant, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(Failure::new(format!(
+            "invalid platform {text:?}; it must look like linux/amd64 or linux/arm64/v8"
+        )));
+    };
+    let mut platform = json!({ "os": os, "architecture": architecture });
+    if let Some(variant) = variant {
+        platform["variant"] = variant.into();
+    }
+    Ok(Some(platform.to_string()))
 }
 
 fn export(context: &Context, given: &Parsed) -> Outcome {
@@ -100,7 +121,8 @@ pub(crate) fn input(given: &Parsed) -> Result<Box<dyn Read>, Failure> {
 
 fn load(context: &Context, given: &Parsed) -> Outcome {
     let mut body = input(given)?;
-    let mut answer = Client::new(context).upload("/images/load", &mut body)?;
+    let target = Query::default().with_some("platform", platform(given)?.as_deref()).behind("/images/load");
+    let mut answer = Client::new(context).upload(&target, &mut body)?;
     for line in BufReader::new(answer.reader()).lines() {
         let line = line.during(|| "lost the daemon while it took the images".to_owned())?;
         if line.trim().is_empty() {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::client::{Client, encode};
+use crate::client::{Client, Query, encode};
 use crate::container::ps::short_id;
 use crate::context::Context;
 use crate::failure::Outcome;
@@ -20,6 +20,7 @@ pub(crate) static COMMAND: Command = Command {
         Flag::value("format", "TEMPLATE", "Show as a template says: 'table …', '{{.CreatedBy}}' or json"),
         Flag::switch("human", "Sizes and times in words").short('H'),
         Flag::switch("no-trunc", "Shorten nothing"),
+        super::archive::PLATFORM,
         Flag::switch("quiet", "Show only ids").short('q'),
     ]],
     arguments: (1, 1),
@@ -40,7 +41,8 @@ const SHOWN: &str = "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.C
 const LETTERS: usize = 44;
 
 fn history(context: &Context, given: &Parsed) -> Outcome {
-    let answer = Client::new(context).get(&format!("/images/{}/history", encode(given.first())))?;
+    let query = Query::default().with_some("platform", super::archive::platform(given)?.as_deref());
+    let answer = Client::new(context).get(&query.behind(&format!("/images/{}/history", encode(given.first()))))?;
     let (whole, now) = (given.on("no-trunc"), Timestamp::now());
     let row = |step: &Value| {
         let (id, created) = (table::text(step, "/Id"), table::number(step, "/Created"));

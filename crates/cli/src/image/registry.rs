@@ -39,6 +39,7 @@ pub(crate) static PUSH: Command = Command {
     about: "Send an image to its registry",
     flags: &[&[
         Flag::switch("all-tags", "All tags of the repository").short('a'),
+        super::archive::PLATFORM,
         Flag::switch("quiet", "Say nothing but the image's name").short('q'),
     ]],
     arguments: (1, 1),
@@ -196,11 +197,11 @@ fn split_name(name: &str) -> (&str, Option<&str>) {
 /// What the daemon refuses.
 pub(crate) fn request_push(context: &Context, name: &str) -> Result<Answer, Failure> {
     let (repository, tag) = split_tag(name);
-    push_target(context, name, repository, Some(tag.unwrap_or("latest")))
+    push_target(context, name, repository, &Query::default().with("tag", tag.unwrap_or("latest")))
 }
 
-fn push_target(context: &Context, name: &str, repository: &str, tag: Option<&str>) -> Result<Answer, Failure> {
-    let target = Query::default().with_some("tag", tag).behind(&format!("/images/{}/push", encode(repository)));
+fn push_target(context: &Context, name: &str, repository: &str, query: &Query) -> Result<Answer, Failure> {
+    let target = query.behind(&format!("/images/{}/push", encode(repository)));
     Client::new(context).stream_as("POST", &target, proof(domain_of(name))?.as_deref())
 }
 
@@ -241,7 +242,9 @@ fn push(context: &Context, given: &Parsed) -> Outcome {
     } else {
         tag = tag.or(Some("latest"));
     }
-    follow(push_target(context, name, repository, tag)?, given.on("quiet"))?;
+    let platform = super::archive::platform(given)?;
+    let query = Query::default().with_some("tag", tag).with_some("platform", platform.as_deref());
+    follow(push_target(context, name, repository, &query)?, given.on("quiet"))?;
     if given.on("quiet") {
         output::line(name);
     }
@@ -251,7 +254,8 @@ fn push(context: &Context, given: &Parsed) -> Outcome {
 /// Sends one tag, and shows how far its layers are.
 pub(crate) fn push_tag(context: &Context, name: &str, quiet: bool) -> Result<(), Failure> {
     let (repository, tag) = split_tag(name);
-    follow(push_target(context, name, repository, tag.or(Some("latest")))?, quiet)
+    let query = Query::default().with("tag", tag.unwrap_or("latest"));
+    follow(push_target(context, name, repository, &query)?, quiet)
 }
 
 /// Shows how far the layers are: in place on a terminal, line by line elsewhere.

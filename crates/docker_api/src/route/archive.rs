@@ -23,7 +23,7 @@ pub(crate) async fn save(call: Call) -> Result {
     if names.is_empty() {
         return Err(ApiError::invalid("no image is named: give ?names="));
     }
-    let saving = call.engine().save_images(&names).await?;
+    let saving = call.engine().save_images(&names, super::image::wanted_platform(&call, 48)?.as_ref()).await?;
     Ok(written(move |out| async move { saving.write(out).await }))
 }
 
@@ -68,7 +68,15 @@ impl io::Write for Pipe {
 /// `POST /images/load`
 pub(crate) async fn load(mut call: Call) -> Result {
     let (pieces, archive) = Archive::new();
-    let load = call.api.engine.load_images(Box::new(archive));
+    let platform = match super::image::wanted_platform(&call, 48) {
+        Ok(platform) => platform,
+        Err(error) => {
+            // who sends an archive hears of the refusal once all is sent
+            super::image::drain(call.request.body_mut()).await;
+            return Err(error);
+        }
+    };
+    let load = call.api.engine.load_images(Box::new(archive), platform);
     let feed = feed(call.request.body_mut(), pieces);
     let (loaded, ()) = tokio::join!(load, feed);
     let (out, reply) = reply::stream("application/json");

@@ -157,26 +157,42 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|letter| *letter == b'*')
 }
 
+/// The platform that a query asks for, as JSON, of versions from 1.`since` on.
+pub(super) fn wanted_platform(call: &Call, since: u16) -> Result<Option<Platform>> {
+    let asked = call.query.text("platform").filter(|text| !text.is_empty() && call.version >= Version::minor(since));
+    asked.map(platform).transpose()
+}
+
+fn platform(text: &str) -> Result<Platform> {
+    let wrong = |why: String| ApiError::invalid(format!("failed to parse platform {text:?}: {why}"));
+    let given: Platform = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    // with the words that are ours for what has several
+    given.to_string().parse().map_err(|error: oci::platform::PlatformError| wrong(error.to_string()))
+}
+
+fn no_platform(call: &Call, wanted: &Platform) -> ApiError {
+    let who = call.who();
+    ApiError::not_found(format!(
+        "image with reference {who} was found but does not provide the specified platform ({wanted})"
+    ))
+}
+
 /// The image that a path names, or that of the platform that `platform` asks for.
-async fn named_image(call: &Call) -> Result<Image> {
+async fn named_image(call: &Call, since: u16) -> Result<Image> {
     let image = call.engine().image(call.who()).await?;
-    let asked = call.query.text("platform").filter(|_| call.version >= Version::minor(48));
-    let Some(text) = asked else { return Ok(image) };
-    let wanted: Platform = serde_json::from_str(text)
-        .map_err(|error| ApiError::invalid(format!("failed to parse platform {text:?}: {error}")))?;
-    let missing = || {
-        let who = call.who();
-        ApiError::not_found(format!(
-            "image with reference {who} was found but does not provide the specified platform ({wanted})"
-        ))
-    };
+    let Some(wanted) = wanted_platform(call, since)? else { return Ok(image) };
+    let missing = || no_platform(call, &wanted);
     let parts = call.engine().image_parts(&image)?;
     parts.into_iter().map(|part| part.image).find(|image| image.is_for(&wanted)).ok_or_else(missing)
 }
 
 /// `GET /images/{name}/json`
 pub(crate) async fn inspect(call: Call) -> Result {
-    let image = call.engine().image(call.who()).await?;
+    let manifests_too = call.version >= Version::minor(48) && call.query.flag("manifests");
+    if manifests_too && wanted_platform(&call, 49)?.is_some() {
+        return Err(ApiError::invalid("conflicting options: manifests and platform options cannot both be set"));
+    }
+    let image = named_image(&call, 49).await?;
     let configuration = call.engine().image_configuration(&image)?;
     let shown = translate::shown(&image, &configuration);
     let mut shown = shown.map_err(|error| ApiError::internal(format!("cannot write the image as JSON: {error}")))?;
@@ -190,7 +206,10 @@ pub(crate) async fn inspect(call: Call) -> Result {
     } else if let Some(fields) = shown.as_object_mut() {
         fields.remove("Container");
     }
-    if call.version >= Version::minor(48) && call.query.flag("manifests") {
+    if call.version >= Version::minor(50) {
+        translate::without_old_fields(&mut shown);
+    }
+    if manifests_too {
         shown["Manifests"] = json!(manifests(&call, &image, &call.engine().containers())?);
     }
     reply::json(&shown)
@@ -198,7 +217,7 @@ pub(crate) async fn inspect(call: Call) -> Result {
 
 /// `GET /images/{name}/history`
 pub(crate) async fn history(call: Call) -> Result {
-    let image = named_image(&call).await?;
+    let image = named_image(&call, 48).await?;
     reply::json(&translate::history(&image, &call.engine().layer_sizes(&image)))
 }
 
@@ -238,8 +257,34 @@ fn removed_items(removed: &[Removed]) -> Vec<ImageDeleteResponseItem> {
 
 /// `DELETE /images/{name}`
 pub(crate) async fn remove(call: Call) -> Result {
+    if call.version >= Version::minor(50) {
+        all_platforms(&call).await?;
+    }
     let removed = call.engine().remove_image(call.who(), call.query.flag("force")).await?;
     reply::json(&removed_items(&removed))
+}
+
+/// Refuses a removal of some of the platforms that a name stands for: its index would name what is not there.
+async fn all_platforms(call: &Call) -> Result<()> {
+    let wanted = call.query.all("platforms").filter(|text| !text.is_empty());
+    let wanted = wanted.map(platform).collect::<Result<Vec<Platform>>>()?;
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let parts = call.engine().image_parts(&call.engine().image(call.who()).await?)?;
+    for wanted in &wanted {
+        if !parts.iter().any(|part| part.image.is_for(wanted)) {
+            return Err(no_platform(call, wanted));
+        }
+    }
+    match parts.iter().find(|part| !wanted.iter().any(|wanted| part.image.is_for(wanted))) {
+        Some(other) => Err(ApiError::invalid(format!(
+            "{} also stands for {}: its platforms are removed together",
+            call.who(),
+            other.platform
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// `POST /images/prune`

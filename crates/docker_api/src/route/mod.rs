@@ -312,8 +312,8 @@ mod tests {
             }
         };
         check("/v1.41/info", Ok((41, "/info")));
-        check("/info", Ok((48, "/info")));
-        check("/volumes/x", Ok((48, "/volumes/x")));
+        check("/info", Ok((51, "/info")));
+        check("/volumes/x", Ok((51, "/volumes/x")));
         check("/v1.23/info", Err("too old"));
         check("/v1.99/info", Err("too new"));
         check("/v9/info", Err("invalid API version"));

@@ -107,10 +107,10 @@ pub(crate) async fn push(call: Call) -> Result {
         Some(tag) => super::image::with_tag(call.who(), tag),
         None => call.who().to_owned(),
     };
-    let proof = proof(&call);
+    let (proof, platform) = (proof(&call), super::image::wanted_platform(&call, 46)?);
     let (sender, steps) = mpsc::channel(WAITING);
     let engine = call.engine().clone();
-    told(async move { engine.push(&name, proof, sender).await }, steps).await
+    told(async move { engine.push(&name, platform.as_ref(), proof, sender).await }, steps).await
 }
 
 /// Does something that tells how far it is. What fails before the first word is an answer of its own; when the client goes, the

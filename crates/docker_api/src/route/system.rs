@@ -135,10 +135,12 @@ pub(crate) async fn info(call: Call) -> Result {
         warnings: Some(Vec::new()),
         ..Default::default()
     };
+    let devices = host.cdi_devices;
     let mut value =
         serde_json::to_value(info).map_err(|error| ApiError::internal(format!("cannot write info: {error}")))?;
     if let Some(map) = value.as_object_mut() {
         fill_info(map, &settings);
+        by_version(map, call.version, &devices);
         if call.version < Version::minor(25) {
             map.insert("ExecutionDriver".to_owned(), "<not supported>".into());
         }
@@ -171,6 +173,17 @@ fn fill_info(map: &mut serde_json::Map<String, Value>, settings: &Settings) {
     }
     for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
         map.insert(commit.to_owned(), serde_json::json!({ "ID": "" }));
+    }
+}
+
+/// What came, and what went, with versions of the API.
+fn by_version(map: &mut serde_json::Map<String, Value>, version: Version, devices: &[String]) {
+    if version >= Version::minor(49) {
+        map.insert("FirewallBackend".to_owned(), serde_json::json!({ "Driver": "nftables" }));
+    }
+    if version >= Version::minor(50) && !devices.is_empty() {
+        let one = |id: &String| serde_json::json!({ "Source": "cdi", "ID": id });
+        map.insert("DiscoveredDevices".to_owned(), devices.iter().map(one).collect());
     }
 }
 

@@ -163,6 +163,27 @@ pub(crate) fn shown(image: &Image, configuration: &[u8]) -> serde_json::Result<V
     Ok(value)
 }
 
+/// Takes away what an image's configuration has of a container's, which the API has no more from 1.50 on.
+pub(crate) fn without_old_fields(shown: &mut Value) {
+    const OLD: &[&str] = &[
+        "AttachStderr",
+        "AttachStdin",
+        "AttachStdout",
+        "Domainname",
+        "Hostname",
+        "Image",
+        "MacAddress",
+        "NetworkDisabled",
+        "OpenStdin",
+        "StdinOnce",
+        "StopTimeout",
+        "Tty",
+    ];
+    if let Some(config) = shown["Config"].as_object_mut() {
+        config.retain(|field, value| !OLD.contains(&field.as_str()) && !value.is_null());
+    }
+}
+
 /// `GET /images/{name}/json`
 fn inspect(image: &Image) -> ImageInspect {
     let config = &image.config;

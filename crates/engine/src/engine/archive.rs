@@ -6,16 +6,19 @@ use crate::build::Product;
 use crate::error::{EngineError, ErrorClass, Result};
 use image::Image;
 use image::bundle::{BundleError, Loaded, Packed};
+use image::family::Family;
+use oci::platform::Platform;
 use oci::reference::Reference;
 use std::io::{Read, Write};
 
 impl Engine {
     /// Writes images into one archive: what a name without a tag stands for is all tags of the repository. Fails before
-    /// anything is written when there is no such image; `out` is written on a thread of its own.
+    /// anything is written when there is no such image; `out` is written on a thread of its own. With a platform, only its
+    /// images are written, under the same names.
     ///
     /// # Errors
     /// [`ErrorClass::NotFound`].
-    pub async fn save_images(&self, names: &[String]) -> Result<Saving> {
+    pub async fn save_images(&self, names: &[String], platform: Option<&Platform>) -> Result<Saving> {
         let mut images: Vec<Packed> = Vec::new();
         for name in names {
             if let Some(Product { image, family, .. }) = self.inner.builds.product(name) {
@@ -31,7 +34,37 @@ impl Engine {
                 }
             }
         }
+        for packed in images.iter_mut().filter(|_| platform.is_some()) {
+            packed.image = self.part_for(&packed.image, packed.family.take().as_ref(), platform)?;
+        }
         Ok(Saving { engine: self.clone(), images })
+    }
+
+    /// The image for a platform out of those that a name stands for; where none is asked for, the image itself.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotFound`] if there is none for it.
+    pub(super) fn part_for(
+        &self,
+        image: &Image,
+        family: Option<&Family>,
+        platform: Option<&Platform>,
+    ) -> Result<Image> {
+        let Some(platform) = platform else { return Ok(image.clone()) };
+        let missing = || {
+            let name = image.references.first().map_or_else(|| image.id.to_string(), Reference::familiar);
+            EngineError::not_found(format!(
+                "image with reference {name} was found but does not provide the specified platform ({platform})"
+            ))
+        };
+        match family {
+            Some(family) => {
+                let member = family.members.iter().find(|member| member.platform == *platform);
+                let member = member.or_else(|| family.member(platform)).ok_or_else(missing)?;
+                self.inner.images.get(&member.image.to_string()).map_err(wrong)
+            }
+            None => Some(image.clone()).filter(|image| image.is_for(platform)).ok_or_else(missing),
+        }
     }
 
     /// What a build has made into an archive, under these names whatever it is called here.
@@ -65,12 +98,12 @@ impl Engine {
         Ok(vec![(image, tags)])
     }
 
-    /// Takes the images of an archive. `body` is read on a thread of its own.
+    /// Takes the images of an archive, or only those for a platform. `body` is read on a thread of its own.
     ///
     /// # Errors
     /// [`ErrorClass::Invalid`] for an archive that is none; nothing of it is left.
-    pub async fn load_images(&self, body: Box<dyn Read + Send>) -> Result<Vec<Loaded>> {
-        let loaded = self.blocking(move |inner| inner.images.read_bundle(body).map_err(refused)).await?;
+    pub async fn load_images(&self, body: Box<dyn Read + Send>, platform: Option<Platform>) -> Result<Vec<Loaded>> {
+        let loaded = self.blocking(move |inner| inner.images.read_bundle(body, platform).map_err(refused)).await?;
         for one in &loaded {
             self.tell(&one.image, "load");
         }

@@ -79,6 +79,8 @@ pub struct HostInfo {
     pub root: std::path::PathBuf,
     /// What this daemon's state is called, once and for all: a UUID.
     pub id: String,
+    /// The devices of the Container Device Interface that there are, `vendor/class=name`.
+    pub cdi_devices: Vec<String>,
 }
 
 impl Engine {
@@ -165,6 +167,7 @@ impl Engine {
             security: crate::host::security(&self.inner.host),
             root: self.inner.config.root.clone(),
             id: self.inner.id.clone(),
+            cdi_devices: crate::plan::cdi::known(&self.inner.config.cdi_folders),
         }
     }
 }

@@ -10,6 +10,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use image::{Image, Intake, LayerId, PinnedName, StoredManifest, WholeBlob};
 use oci::digest::Digest;
+use oci::platform::Platform;
 use oci::reference::Reference;
 use registry::client::{BlobSource, Pushed, Remote};
 use registry::manifest::{DOCKER_MANIFEST, Descriptor, Manifest, OCI_MANIFEST};
@@ -66,11 +67,18 @@ impl BlobSource for Kept {
 }
 
 impl Engine {
-    /// Sends an image to its registry: one tag, or all of the repository if the name has none.
+    /// Sends an image to its registry: one tag, or all of the repository if the name has none. With a platform, its image alone
+    /// goes by that name.
     ///
     /// # Errors
     /// [`crate::ErrorClass::NotFound`] if there is no such image here, what the registry says.
-    pub async fn push(&self, name: &str, proof: Proof, progress: mpsc::Sender<Progress>) -> Result<()> {
+    pub async fn push(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+        proof: Proof,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<()> {
         let reference = parse(name)?;
         let repository = reference.repository();
         let line = format!("The push refers to repository [{repository}]");
@@ -89,10 +97,12 @@ impl Engine {
             return Err(EngineError::not_found(text));
         }
         for (reference, image) in tagged {
+            let family = self.inner.images.family(&reference);
+            let image = self.part_for(&image, family.as_ref(), platform)?;
             let remote = self.remote(&reference, proof.clone())?.writable();
             // A registry that is not to be reached or refuses says so before layers are compressed for it.
             remote.blob_size(&image.id.0.into()).await.map_err(refused)?;
-            match self.inner.images.family(&reference) {
+            match family.filter(|_| platform.is_none()) {
                 Some(family) => self.push_family(&reference, &image, &family, &remote, &progress).await?,
                 None => {
                     let parcel = self.parcel(&image, Form::Docker).await?;

@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     HookBuilder, LinuxDeviceBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, MountBuilder, Spec,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -87,6 +87,14 @@ pub(crate) fn is_qualified(name: &str) -> bool {
             .is_some_and(|(vendor, class)| !vendor.is_empty() && !class.is_empty() && !class.contains('/'))
             && !device.is_empty()
     })
+}
+
+/// The qualified names of all devices that files tell of.
+pub(crate) fn known(folders: &[PathBuf]) -> Vec<String> {
+    let of =
+        |file: &File| file.devices.iter().map(|device| format!("{}={}", file.kind, device.name)).collect::<Vec<_>>();
+    let all: BTreeSet<String> = read(folders).iter().flat_map(of).collect();
+    all.into_iter().collect()
 }
 
 /// What the devices of requests need.

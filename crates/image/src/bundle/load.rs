@@ -37,15 +37,21 @@ struct Found {
     layers: BTreeMap<String, TakenLayer>,
     /// Names that stand for others.
     links: BTreeMap<String, String>,
+    /// Only images for this one are wanted.
+    platform: Option<Platform>,
 }
 
 impl Store {
-    /// Takes all images of an archive: Docker's or OCI's form, plain or compressed with gzip or zstd. When anything fails,
-    /// nothing of it is left.
+    /// Takes all images of an archive, or only those for a platform: Docker's or OCI's form, plain or compressed with gzip or
+    /// zstd. When anything fails, nothing of it is left.
     ///
     /// # Errors
     /// [`BundleError`].
-    pub fn read_bundle(&self, reader: impl Read + Send) -> Result<Vec<Loaded>, BundleError> {
+    pub fn read_bundle(
+        &self,
+        reader: impl Read + Send,
+        platform: Option<Platform>,
+    ) -> Result<Vec<Loaded>, BundleError> {
         let input = BufReader::with_capacity(1 << 20, pipeline::decompress(reader)?);
         let mut reader = Reader::new(input, Limits::default()).ending(EndMark::Optional);
         let mut found = Found {
@@ -53,6 +59,7 @@ impl Store {
             documents: BTreeMap::new(),
             layers: BTreeMap::new(),
             links: BTreeMap::new(),
+            platform,
         };
         let mut small = 0;
         while let Some(entry) = reader.next_entry()? {
@@ -153,6 +160,9 @@ impl Found {
     }
 
     fn images(&self) -> Result<Vec<Loaded>, BundleError> {
+        if let Some(platform) = &self.platform {
+            return self.images_for(platform);
+        }
         let mut loaded = self.single_images()?;
         if self.documents.contains_key("index.json") {
             let index: Index = self.document("index.json")?;
@@ -161,6 +171,55 @@ impl Found {
             }
         }
         Ok(loaded)
+    }
+
+    /// The images for one platform, as if the archive had no others.
+    fn images_for(&self, platform: &Platform) -> Result<Vec<Loaded>, BundleError> {
+        #[derive(serde::Deserialize)]
+        struct For {
+            os: String,
+            architecture: String,
+            variant: Option<String>,
+        }
+        let fits = |os: &str, architecture: &str, variant: Option<&String>| {
+            let variants = variant.zip(platform.variant.as_ref());
+            (os, architecture) == (&*platform.os, &*platform.architecture)
+                && variants.is_none_or(|(one, other)| one == other)
+        };
+        let config_fits = |file: &str| -> Result<bool, BundleError> {
+            let found: For = self.document(file)?;
+            Ok(fits(&found.os, &found.architecture, found.variant.as_ref()))
+        };
+        let mut loaded = Vec::new();
+        if self.documents.contains_key("index.json") {
+            let index: Index = self.document("index.json")?;
+            for entry in &index.manifests {
+                let mut chosen = entry.clone();
+                if is_index(&entry.media_type) {
+                    let inner: Index = self.document(&blob_file(&entry.digest))?;
+                    let there =
+                        inner.manifests.into_iter().filter(|one| self.documents.contains_key(&blob_file(&one.digest)));
+                    let of = |one: &Descriptor| {
+                        one.platform.as_ref().is_some_and(|own| fits(&own.os, &own.architecture, own.variant.as_ref()))
+                    };
+                    let Some(one) = there.into_iter().find(of) else { continue };
+                    chosen = Descriptor { annotations: entry.annotations.clone(), ..one };
+                }
+                let manifest: Manifest = self.document(&blob_file(&chosen.digest))?;
+                if config_fits(&blob_file(&manifest.config.digest))? {
+                    loaded.push(self.described(&chosen)?);
+                }
+            }
+        } else if self.documents.contains_key("manifest.json") {
+            for listed in &self.document::<Vec<Listed>>("manifest.json")? {
+                if config_fits(&listed.config)? {
+                    loaded.push(self.listed(listed)?);
+                }
+            }
+        } else {
+            return Err(BundleError::NoImages);
+        }
+        if loaded.is_empty() { Err(BundleError::NoPlatform { platform: platform.clone() }) } else { Ok(loaded) }
     }
 
     /// What an index of the archive has for other platforms, and what is attested, goes to the image's name.

@@ -48,6 +48,12 @@ pub enum BundleError {
          use: insula import"
     )]
     NoImages,
+    /// None of its images is for the platform that was asked for.
+    #[error("the archive has images, but does not provide the specified platform ({platform})")]
+    NoPlatform {
+        /// The platform.
+        platform: oci::platform::Platform,
+    },
     /// A file of the archive makes no sense.
     #[error("{file} in the archive cannot be read")]
     Json {

@@ -264,7 +264,7 @@ fn a_name_stands_for_images_of_several_platforms() {
     let other = Removed::Untagged("other:1".parse().unwrap());
     assert_eq!(removed, [other, Removed::Deleted(host.id), Removed::Deleted(foreign.id)]);
     assert_eq!(store.disk_usage().unwrap().blob_bytes, 0);
-    let loaded = store.read_bundle(&archive[..]).unwrap();
+    let loaded = store.read_bundle(&archive[..], None).unwrap();
     assert_eq!((loaded.len(), loaded[0].image.id, &loaded[0].names), (1, host.id, &vec![name.clone()]));
     assert_eq!(store.family(&name), Some(made));
     // a name that goes to another image stands for nothing else any more

@@ -112,6 +112,47 @@ fn check_parts(subject: &Subject, registry: &Registry, name: &str) {
     assert!(status == 404 && text.contains("does not match the specified platform"), "{status} {text}");
 }
 
+/// One platform out of those that a name stands for: in an archive, out of one, in a registry, and looked at.
+fn check_one_platform(subject: &Subject, registry: &Registry, name: &str, whole: &str) {
+    let (single, arm, none) = (subject.island.path("one.tar"), "--platform=linux/arm64", "--platform=linux/s390x");
+    let single = single.to_str().unwrap();
+    let looked = |version: &str, architecture: &str, more: &str| {
+        let platform = format!("%7B%22os%22:%22linux%22,%22architecture%22:%22{architecture}%22%7D");
+        ask(subject, "GET", &format!("/{version}/images/{name}/json?platform={platform}{more}"), None)
+    };
+    assert!(looked("v1.49", "arm64", "").1.contains("\"Architecture\":\"arm64\""));
+    assert!(looked("v1.48", "arm64", "").1.contains("\"Architecture\":\"amd64\""), "before it was known");
+    assert_eq!((looked("v1.49", "s390x", "").0, looked("v1.49", "arm64", "&manifests=1").0), (404, 400));
+    let platforms = |list: &str| {
+        let all = list.split(' ').map(|one| format!("%7B%22os%22:%22linux%22,%22architecture%22:%22{one}%22%7D"));
+        all.map(|one| format!("platforms={one}")).collect::<Vec<_>>().join("&")
+    };
+    let some = ask(subject, "DELETE", &format!("/v1.50/images/{name}?{}", platforms("arm64")), None);
+    assert!(some.0 == 400 && some.1.contains("removed together"), "{some:?}");
+    assert_eq!(ask(subject, "DELETE", &format!("/v1.50/images/{name}?{}", platforms("s390x")), None).0, 404);
+    let other = registry.name("many:3");
+    subject.insula(&["tag", name, &other]).expect(0);
+    subject.insula(&["push", "-q", arm, &other]).expect(0);
+    let sent = fetch(subject, registry, "many/manifests/3").unwrap();
+    assert!(sent["manifests"].is_null() && sent["layers"].is_array(), "{sent}");
+    let missing = "does not provide the specified platform (linux/s390x)";
+    for words in [vec!["push", none, &other], vec!["save", none, "-o", single, name], vec!["load", none, "-i", whole]] {
+        let refused = subject.insula(&words).expect(1);
+        assert!(refused.err.contains(missing), "{words:?}: {}", refused.err);
+    }
+    subject.insula(&["save", arm, "-o", single, name]).expect(0);
+    subject.insula(&["rmi", &other, &registry.name("many:2")]).expect(0);
+    for words in [["load", "-i", single, "-q"], ["load", "-i", whole, arm]] {
+        subject.insula(&["rmi", name]).expect(0);
+        subject.insula(&words).expect(0);
+        assert_eq!(subject.field(name, "{{.Architecture}}"), "arm64", "{words:?}");
+    }
+    let all = ask(subject, "DELETE", &format!("/v1.50/images/{name}?{}", platforms("arm64")), None);
+    assert_eq!(all.0, 200, "{all:?}");
+    subject.insula(&["load", "-i", whole]).expect(0);
+    subject.insula(&["tag", name, &registry.name("many:2")]).expect(0);
+}
+
 #[test]
 fn several_platforms() {
     if skip_unless_insula() {
@@ -144,6 +185,7 @@ fn several_platforms() {
     let again = fetch(&subject, &registry, "many/manifests/2").unwrap();
     assert_eq!(again["manifests"][1]["digest"], index["manifests"][1]["digest"]);
     assert_eq!(again["manifests"].as_array().unwrap().len(), 6, "{again}");
+    check_one_platform(&subject, &registry, &name, &file);
     // as a base it is there for each, and the name stays this machine's
     subject.insula(&["rmi", &name, &other]).expect(0);
     let out = subject.island.path("based");
