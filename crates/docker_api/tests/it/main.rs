@@ -109,7 +109,7 @@ impl Drop for Island {
 fn ping_says_who_we_are() {
     let island = Island::new();
     let answer = island.raw(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").to_ascii_lowercase();
-    for part in ["http/1.1 200", "api-version: 1.48", "ostype: linux", "server: insula/", "\r\n\r\nok"] {
+    for part in ["http/1.1 200", "api-version: 1.51", "ostype: linux", "server: insula/", "\r\n\r\nok"] {
         assert!(answer.contains(part), "{part}: {answer}");
     }
     let answer = island.raw(b"HEAD /v1.41/_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -190,7 +190,7 @@ fn an_empty_engine_lists_nothing() {
     let (status, version) = island.request("GET", "/version", "");
     assert_eq!(
         (status, version["ApiVersion"].as_str(), version["MinAPIVersion"].as_str()),
-        (200, Some("1.48"), Some("1.24"))
+        (200, Some("1.51"), Some("1.24"))
     );
     let (status, networks) = island.request("GET", "/networks", "");
     assert_eq!((status, networks.as_array().map(Vec::len)), (200, Some(3)));
