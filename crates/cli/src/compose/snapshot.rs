@@ -21,16 +21,7 @@ pub(super) static COMMIT: Command = Command {
     name: "commit",
     usage: "[OPTIONS] SERVICE [NAME[:TAG]]",
     about: "Make an image of the changes of a service's container",
-    flags: &[
-        COMMON,
-        INDEX,
-        &[
-            Flag::value("author", "TEXT", "Who makes it").short('a'),
-            Flag::list("change", "INSTRUCTION", "Set a property, as in 'CMD [\"/bin/sh\"]' or 'ENV A=1'").short('c'),
-            Flag::value("message", "TEXT", "Say what it is").short('m'),
-            Flag::switch("pause", "Let the container stand still meanwhile (the default)").short('p'),
-        ],
-    ],
+    flags: &[COMMON, INDEX, commit::FLAGS],
     arguments: (1, 2),
     action: Action::Run(commit),
     ..Command::BLANK

@@ -7,16 +7,19 @@ use crate::flags::{Action, Command, Flag, Parsed};
 use crate::image::split_tag;
 use crate::{output, table};
 
+/// How an image is made of a container.
+pub(crate) static FLAGS: &[Flag] = &[
+    Flag::value("author", "TEXT", "Who makes it").short('a'),
+    Flag::list("change", "INSTRUCTION", "Set a property, as in 'CMD [\"/bin/sh\"]' or 'ENV A=1'").short('c'),
+    Flag::value("message", "TEXT", "Say what it is").short('m'),
+    Flag::switch("pause", "Let the container stand still meanwhile (the default)").short('p'),
+];
+
 pub(crate) static COMMAND: Command = Command {
     name: "commit",
     usage: "[OPTIONS] CONTAINER [NAME[:TAG]]",
     about: "Make an image of a container's changes",
-    flags: &[&[
-        Flag::value("author", "TEXT", "Who makes it").short('a'),
-        Flag::list("change", "INSTRUCTION", "Set a property, as in 'CMD [\"/bin/sh\"]' or 'ENV A=1'").short('c'),
-        Flag::value("message", "TEXT", "Say what it is").short('m'),
-        Flag::switch("pause", "Let the container stand still meanwhile (the default)").short('p'),
-    ]],
+    flags: &[FLAGS],
     arguments: (1, 2),
     action: Action::Run(commit),
     ..Command::BLANK
