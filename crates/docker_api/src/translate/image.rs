@@ -180,7 +180,7 @@ pub(crate) fn without_old_fields(shown: &mut Value) {
         "Tty",
     ];
     if let Some(config) = shown["Config"].as_object_mut() {
-        config.retain(|field, value| !OLD.contains(&field.as_str()) && !value.is_null());
+        config.retain(|field, _| !OLD.contains(&field.as_str()));
     }
 }
 
