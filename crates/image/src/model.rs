@@ -69,11 +69,7 @@ impl Image {
     /// Whether it is for a platform; a variant counts only where both name one.
     #[must_use]
     pub fn is_for(&self, platform: &Platform) -> bool {
-        let own = self.platform();
-        let variants = own.variant.as_ref().zip(platform.variant.as_ref());
-        own.os == platform.os
-            && own.architecture == platform.architecture
-            && variants.is_none_or(|(own, wanted)| own == wanted)
+        self.platform().is(platform)
     }
 }
 

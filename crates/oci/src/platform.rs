@@ -34,6 +34,15 @@ impl Platform {
         Self { os: std::env::consts::OS.to_owned(), architecture, variant }
     }
 
+    /// Whether it is the platform that is wanted; a variant counts only where both name one.
+    #[must_use]
+    pub fn is(&self, wanted: &Self) -> bool {
+        let variants = self.variant.as_ref().zip(wanted.variant.as_ref());
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && variants.is_none_or(|(own, wanted)| own == wanted)
+    }
+
     /// Whether an image for `self` runs on `host` without emulation.
     #[must_use]
     pub fn runs_on(&self, host: &Self) -> bool {

@@ -7,7 +7,9 @@ use oci::digest::Digest;
 use oci::platform::Platform;
 use oci::reference::Reference;
 
-use super::{BundleError, DOCKER_LIST, Descriptor, Index, Listed, Manifest, NAME, OCI_INDEX, OCI_MANIFEST};
+use super::{
+    BundleError, DOCKER_LIST, Descriptor, Index, Listed, Manifest, NAME, OCI_INDEX, OCI_MANIFEST, PlatformWords,
+};
 use crate::family::{ATTESTATION, Family, Member, Predicate, REFERENCE_DIGEST, REFERENCE_TYPE, STATEMENT};
 use crate::model::{EndMark, Image, Limits, StoredManifest};
 use crate::pipeline;
@@ -175,44 +177,20 @@ impl Found {
 
     /// The images for one platform, as if the archive had no others.
     fn images_for(&self, platform: &Platform) -> Result<Vec<Loaded>, BundleError> {
-        #[derive(serde::Deserialize)]
-        struct For {
-            os: String,
-            architecture: String,
-            variant: Option<String>,
-        }
-        let fits = |os: &str, architecture: &str, variant: Option<&String>| {
-            let variants = variant.zip(platform.variant.as_ref());
-            (os, architecture) == (&*platform.os, &*platform.architecture)
-                && variants.is_none_or(|(one, other)| one == other)
-        };
-        let config_fits = |file: &str| -> Result<bool, BundleError> {
-            let found: For = self.document(file)?;
-            Ok(fits(&found.os, &found.architecture, found.variant.as_ref()))
-        };
+        let fits = |config: &str| Ok::<_, BundleError>(self.document::<Platform>(config)?.is(platform));
         let mut loaded = Vec::new();
         if self.documents.contains_key("index.json") {
             let index: Index = self.document("index.json")?;
-            for entry in &index.manifests {
-                let mut chosen = entry.clone();
-                if is_index(&entry.media_type) {
-                    let inner: Index = self.document(&blob_file(&entry.digest))?;
-                    let there =
-                        inner.manifests.into_iter().filter(|one| self.documents.contains_key(&blob_file(&one.digest)));
-                    let of = |one: &Descriptor| {
-                        one.platform.as_ref().is_some_and(|own| fits(&own.os, &own.architecture, own.variant.as_ref()))
-                    };
-                    let Some(one) = there.into_iter().find(of) else { continue };
-                    chosen = Descriptor { annotations: entry.annotations.clone(), ..one };
-                }
+            for entry in index.manifests {
+                let Some(chosen) = self.entry_for(entry, platform)? else { continue };
                 let manifest: Manifest = self.document(&blob_file(&chosen.digest))?;
-                if config_fits(&blob_file(&manifest.config.digest))? {
+                if fits(&blob_file(&manifest.config.digest))? {
                     loaded.push(self.described(&chosen)?);
                 }
             }
         } else if self.documents.contains_key("manifest.json") {
             for listed in &self.document::<Vec<Listed>>("manifest.json")? {
-                if config_fits(&listed.config)? {
+                if fits(&listed.config)? {
                     loaded.push(self.listed(listed)?);
                 }
             }
@@ -220,6 +198,21 @@ impl Found {
             return Err(BundleError::NoImages);
         }
         if loaded.is_empty() { Err(BundleError::NoPlatform { platform: platform.clone() }) } else { Ok(loaded) }
+    }
+
+    /// The entry itself, or of an index the one for a platform, which has the index's name.
+    fn entry_for(&self, entry: Descriptor, platform: &Platform) -> Result<Option<Descriptor>, BundleError> {
+        if !is_index(&entry.media_type) {
+            return Ok(Some(entry));
+        }
+        let index: Index = self.document(&blob_file(&entry.digest))?;
+        let is_for = |words: &PlatformWords| {
+            let PlatformWords { os, architecture, variant } = words.clone();
+            Platform { os, architecture, variant }.is(platform)
+        };
+        let mut there = index.manifests.into_iter().filter(|one| self.documents.contains_key(&blob_file(&one.digest)));
+        let one = there.find(|one| one.platform.as_ref().is_some_and(is_for));
+        Ok(one.map(|one| Descriptor { annotations: entry.annotations, ..one }))
     }
 
     /// What an index of the archive has for other platforms, and what is attested, goes to the image's name.
