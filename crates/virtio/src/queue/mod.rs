@@ -233,14 +233,25 @@ impl Queue {
     /// # Errors
     /// The ring has left the memory.
     pub fn complete(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        let place = u64::from(self.state.next_used % self.state.size);
-        let address = self.state.device + 4 + 8 * place;
-        let mut element = [0; 8];
-        element[..4].copy_from_slice(&u32::from(head).to_le_bytes());
-        element[4..].copy_from_slice(&written.to_le_bytes());
-        self.memory.ram().write_slice(&element, GuestAddress(address)).map_err(|_| self.outside(address))?;
-        self.state.next_used = self.state.next_used.wrapping_add(1);
-        self.store(self.state.device + 2, self.state.next_used)
+        self.complete_together([(head, written)])
+    }
+
+    /// Gives chains back that belong together: the driver sees either none of them or all.
+    ///
+    /// # Errors
+    /// The ring has left the memory.
+    pub fn complete_together(&mut self, chains: impl IntoIterator<Item = (u16, u32)>) -> Result<(), QueueError> {
+        let mut next = self.state.next_used;
+        for (head, written) in chains {
+            let address = self.state.device + 4 + 8 * u64::from(next % self.state.size);
+            let mut element = [0; 8];
+            element[..4].copy_from_slice(&u32::from(head).to_le_bytes());
+            element[4..].copy_from_slice(&written.to_le_bytes());
+            self.memory.ram().write_slice(&element, GuestAddress(address)).map_err(|_| self.outside(address))?;
+            next = next.wrapping_add(1);
+        }
+        self.state.next_used = next;
+        self.store(self.state.device + 2, next)
     }
 
     /// Interrupts the driver if something was given back since the last time and it wants to know.

@@ -41,6 +41,24 @@ fn chains_come_in_order_and_go_back() {
 }
 
 #[test]
+fn chains_that_belong_together_are_seen_together() {
+    let mut bench = bench(4, false);
+    for _ in 0..3 {
+        bench.ring.add(&[Part::In(8)], 0x50_0000);
+    }
+    let chains: Vec<Chain> = (0..3).map(|_| bench.queue.pop().unwrap().unwrap()).collect();
+    let Bench { ring, queue, .. } = &mut bench;
+    let given = chains.iter().map(|chain| {
+        assert_eq!(ring.take(), None, "the driver sees a part");
+        (chain.head(), 5)
+    });
+    queue.complete_together(given).unwrap();
+    for chain in &chains {
+        assert_eq!(ring.take(), Some((chain.head(), 5)));
+    }
+}
+
+#[test]
 fn the_driver_is_told_when_it_wants_to_be() {
     let mut plain = bench(4, false);
     let signal = |bench: &mut Bench| {
