@@ -151,7 +151,12 @@ pub(crate) fn mention(inner: &Inner, request: &Request) {
 
 /// Makes a network's links, unless they are there as far as is known; blocks.
 pub(crate) fn make(inner: &Inner, links: &Links, network: &Network) -> Result<()> {
-    if inner.networks.made().contains(&network.id) {
+    let is_made = || inner.networks.made().contains(&network.id);
+    if is_made() {
+        return Ok(());
+    }
+    let _one = inner.networks.making();
+    if is_made() {
         return Ok(());
     }
     let cannot = |error: NetError| failed(format!("cannot make network {}", network.spec.name), &error);
@@ -217,6 +222,7 @@ fn forward(inner: &Inner, network: &Network) -> Result<()> {
 
 /// Takes a network's links and rules away; blocks.
 pub(crate) fn unmake(inner: &Inner, network: &Network) -> Result<()> {
+    let _one = inner.networks.making();
     inner.networks.made().remove(&network.id);
     let cannot = |error: NetError| failed(format!("cannot remove the links of network {}", network.spec.name), &error);
     if network.spec.driver == Driver::Bridge {

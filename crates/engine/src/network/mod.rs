@@ -44,6 +44,8 @@ pub(crate) struct Networks {
     guard: Guard,
     /// The networks whose links are there, as far as is known.
     made: Mutex<BTreeSet<NetworkId>>,
+    /// Held while the links of a network are made or removed: two first containers of one network would both make them.
+    making: Mutex<()>,
     /// How many containers are on their way out of their networks.
     leaving: watch::Sender<usize>,
     closing: AtomicBool,
@@ -63,6 +65,7 @@ impl Networks {
             book: Mutex::default(),
             guard: Guard::new(&config.netd, config.run.join("netd.sock")),
             made: Mutex::default(),
+            making: Mutex::default(),
             leaving: watch::Sender::new(0),
             closing: AtomicBool::new(false),
             host_gateways: config.network.host_gateways.clone(),
@@ -76,6 +79,10 @@ impl Networks {
 
     fn made(&self) -> MutexGuard<'_, BTreeSet<NetworkId>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn making(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when nobody is on their way out any more, who might still have what somebody else wants.

@@ -149,8 +149,12 @@ fn many_start_at_once() {
     let Some(subject) = Subject::start() else { return };
     std::thread::scope(|scope| {
         let subject = &subject;
-        let runs: Vec<_> =
-            (0..20).map(|i| scope.spawn(move || (i, subject.once(&[], &["sh", "-c", &format!("exit {i}")])))).collect();
+        // The first ones of the default network come together, too.
+        let start = move |i: i32| {
+            let network = if i % 2 == 0 { "none" } else { "bridge" };
+            subject.insula(&["run", "--rm", "--network", network, IMAGE, "sh", "-c", &format!("exit {i}")])
+        };
+        let runs: Vec<_> = (0..20).map(|i| scope.spawn(move || (i, start(i)))).collect();
         for run in runs {
             let (i, run) = run.join().unwrap();
             run.expect(i);
