@@ -169,14 +169,13 @@ impl Cell {
             }
             let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
             let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let keepers = field("PPid:") == self.inside.to_string() && line.trim() == format!("sleep {KEEPER_NAP}");
+            let line = pid.parse().map(cmdline).unwrap_or_default();
+            let keepers = field("PPid:") == self.inside.to_string() && line == nap_line();
             // Below: a container has a namespace further in, and its processes have one number more than the cell's.
             let inside = field("NSpid:").split_whitespace().count() > depth();
             let zombie = field("State:").starts_with('Z');
             if inside && !keepers && !zombie && (space(&pid) == own || self.holds(&status)) {
-                found.push(format!("process {pid} {} {}", field("Name:"), line.trim()));
+                found.push(format!("process {pid} {} {}", field("Name:"), line));
             }
         }
         found
@@ -224,8 +223,9 @@ impl Cell {
             let ended = child.try_wait().ok().flatten();
             assert!(ended.is_none(), "the cell's keeper ended with {ended:?}");
             let whole = fs::read_to_string(&ready).is_ok_and(|text| !text.is_empty());
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            children.trim().parse().ok().filter(|_| whole)
+            let inside = only_child(pid).filter(|_| whole)?;
+            // Before its nap it may still wait for what it ran last, or be about to become the nap's program.
+            only_child(inside).is_some_and(|nap| cmdline(nap) == nap_line()).then_some(inside)
         });
         self.inside = inside.unwrap_or_else(|| panic!("the cell did not open"));
     }
@@ -310,6 +310,21 @@ fn depth() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
     line.split_whitespace().count()
+}
+
+/// The one child of a process.
+fn only_child(pid: u32) -> Option<u32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.trim().parse().ok()
+}
+
+/// A process's words, with a space between them; none if it has gone.
+fn cmdline(pid: u32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned()
+}
+
+fn nap_line() -> String {
+    format!("sleep {KEEPER_NAP}")
 }
 
 fn parent_of(status: &str) -> Option<u32> {
