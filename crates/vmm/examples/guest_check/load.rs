@@ -24,7 +24,7 @@ static WRONG: Mutex<Option<String>> = Mutex::new(None);
 pub(crate) fn load() -> Outcome {
     let peer = std::env::var("tcp").map_err(|_| "tcp= is missing")?;
     std::thread::spawn(|| ended("the disk", disk()));
-    std::thread::spawn(move || streams(1, || network(&peer)));
+    std::thread::spawn(move || streams(1, || TcpStream::connect(&peer)));
     std::thread::spawn(|| streams(2, sockets::to_host));
     Ok(())
 }
@@ -69,12 +69,6 @@ fn disk() -> Outcome {
         TURNS[0].fetch_add(1, Ordering::SeqCst);
     }
     Ok(())
-}
-
-fn network(peer: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(peer)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    Ok(stream)
 }
 
 /// Sends and hears the same again, over streams that are made when the one before has ended.

@@ -102,6 +102,19 @@ pub trait Backend: Send {
         Ok(false)
     }
 
+    /// What a snapshot holds of it.
+    fn save(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Takes over what a snapshot held, before the start.
+    ///
+    /// # Errors
+    /// It is none of this backend's.
+    fn restore(&mut self, _state: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+
     /// Takes the next frame for the guest, header and frame, and gives its length; none when there is none now. `into` has room for the longest
     /// one; a backend that has the frame in a buffer of its own may leave that one in its place.
     fn receive(&mut self, pair: u16, into: &mut Vec<u8>) -> Option<usize>;

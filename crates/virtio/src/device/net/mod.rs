@@ -270,7 +270,7 @@ impl Device for Net {
     }
 
     fn save(&self) -> serde_json::Value {
-        serde_json::json!({ "active": self.active, "mac": self.mac })
+        serde_json::json!({ "active": self.active, "mac": self.mac, "backend": self.backend.save() })
     }
 
     fn restore(&mut self, state: serde_json::Value) -> Result<(), serde_json::Error> {
@@ -278,8 +278,13 @@ impl Device for Net {
         struct Saved {
             active: u16,
             mac: Option<[u8; 6]>,
+            #[serde(default)]
+            backend: serde_json::Value,
         }
         let saved: Saved = serde_json::from_value(state)?;
+        if !saved.backend.is_null() {
+            self.backend.restore(saved.backend)?;
+        }
         self.active = saved.active.clamp(1, self.pair_count());
         self.mac = saved.mac.unwrap_or(self.settings.mac);
         self.announcement = Announcement::Due;

@@ -12,6 +12,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const UDP_BYTES: usize = 8;
+const TCP_BYTES: usize = 20;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 /// What neighbours say to each other comes from no farther away.
@@ -35,6 +36,17 @@ pub(super) struct Segment {
     pub(super) target: SocketAddr,
     /// It begins a stream: SYN without ACK.
     pub(super) begins: bool,
+    /// Where its sender's stream stands behind it.
+    pub(super) numbers: Numbers,
+}
+
+/// Sequence numbers of one end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Numbers {
+    /// The next byte that it sends.
+    next: u32,
+    /// The next byte that it expects.
+    expected: u32,
 }
 
 /// What an IP packet carries.
@@ -111,10 +123,18 @@ fn transport(next: u8, source: IpAddr, target: IpAddr, payload: &[u8]) -> Option
         TCP => {
             let (source, target) = ends()?;
             // SYN is bit 1, RST bit 2, ACK bit 4.
-            Payload::Tcp(Segment { source, target, begins: payload.get(13)? & 0b1_0110 == 0b10 })
+            let begins = payload.get(13)? & 0b1_0110 == 0b10;
+            Payload::Tcp(Segment { source, target, begins, numbers: numbers(payload)? })
         }
         _ => Payload::Other,
     })
+}
+
+fn numbers(segment: &[u8]) -> Option<Numbers> {
+    let header = usize::from(segment.get(12)? >> 4) * 4;
+    let length = u32::try_from(segment.len().checked_sub(header)?).ok()?;
+    let word = |at| array(segment, at).map(u32::from_be_bytes);
+    Some(Numbers { next: word(4)?.wrapping_add(length), expected: word(8)? })
 }
 
 /// The sum of RFC 1071 over bytes, not folded.
@@ -160,26 +180,48 @@ fn header_v6(source: Ipv6Addr, target: Ipv6Addr, next: u8, hops: u8, length: usi
     Some((ip, pseudo))
 }
 
+/// The Ethernet and the IP header of a packet between two ends, which have to be of the same kind, and the sum for what follows.
+fn headers(mac: [u8; 6], ends: (SocketAddr, SocketAddr), next: u8, length: usize) -> Option<(Vec<u8>, u32)> {
+    let (kind, (ip, pseudo)) = match (ends.0.ip(), ends.1.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => (IPV4, header_v4(source, target, next, length)?),
+        (IpAddr::V6(source), IpAddr::V6(target)) => (IPV6, header_v6(source, target, next, 64, length)?),
+        _ => return None,
+    };
+    let pseudo = pseudo + u32::from(next) + u32::try_from(length).ok()?;
+    Some(([&ethernet(mac, kind)[..], &ip].concat(), pseudo))
+}
+
+/// A frame to the guest that has it say where its end of a stream stands: RFC 9293, 3.8.4.
+pub(super) fn keep_alive(mac: [u8; 6], source: SocketAddr, target: SocketAddr, guest: Numbers) -> Option<Vec<u8>> {
+    let mut tcp = [0; TCP_BYTES];
+    let (headers, pseudo) = headers(mac, (source, target), TCP, tcp.len())?;
+    tcp[..2].copy_from_slice(&source.port().to_be_bytes());
+    tcp[2..4].copy_from_slice(&target.port().to_be_bytes());
+    tcp[4..8].copy_from_slice(&guest.expected.wrapping_sub(1).to_be_bytes());
+    tcp[8..12].copy_from_slice(&guest.next.to_be_bytes());
+    // The header's length, and ACK.
+    tcp[12..14].copy_from_slice(&[0x50, 0x10]);
+    let checksum = !fold(pseudo + sum(&tcp));
+    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+    Some([&headers[..], &tcp].concat())
+}
+
 /// A frame to the guest with a datagram, behind a virtio header. None if the datagram is too long for a packet, or its ends are of different kinds.
 pub(super) fn datagram(mac: [u8; 6], source: SocketAddr, target: SocketAddr, data: &[u8]) -> Option<Vec<u8>> {
     let length = UDP_BYTES + data.len();
-    let (kind, (ip, pseudo)) = match (source.ip(), target.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(target)) => (IPV4, header_v4(source, target, UDP, length)?),
-        (IpAddr::V6(source), IpAddr::V6(target)) => (IPV6, header_v6(source, target, UDP, 64, length)?),
-        _ => return None,
-    };
+    let (headers, pseudo) = headers(mac, (source, target), UDP, length)?;
     let length = u16::try_from(length).ok()?;
     let mut udp = [0; UDP_BYTES];
     udp[..2].copy_from_slice(&source.port().to_be_bytes());
     udp[2..4].copy_from_slice(&target.port().to_be_bytes());
     udp[4..6].copy_from_slice(&length.to_be_bytes());
     // Zero would say that there is none.
-    let checksum = match !fold(pseudo + u32::from(UDP) + u32::from(length) + sum(&udp) + sum(data)) {
+    let checksum = match !fold(pseudo + sum(&udp) + sum(data)) {
         0 => u16::MAX,
         checksum => checksum,
     };
     udp[6..].copy_from_slice(&checksum.to_be_bytes());
-    Some([&ethernet(mac, kind)[..], &ip, &udp, data].concat())
+    Some([&headers[..], &udp, data].concat())
 }
 
 /// A frame to the guest with an ICMPv6 message of a neighbour, whose checksum is still to be made.

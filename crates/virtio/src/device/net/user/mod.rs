@@ -34,7 +34,7 @@ use crate::events::{Events, Interest, Timer};
 use datagrams::Datagrams;
 use forward::Listeners;
 use frame::{Parsed, Payload};
-use streams::Streams;
+use streams::{SavedStream, Streams};
 
 /// The gateway's hardware address: a local one, by its IP address.
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
@@ -232,6 +232,17 @@ pub struct UserNet {
     advertised: Option<Instant>,
     /// Whether the streams may have something for the guest that has not been asked for.
     unasked: bool,
+    /// The guest's hardware address, once it has sent anything.
+    mac: [u8; 6],
+    /// Streams that a guest believes to have who was restored.
+    lost: Vec<SavedStream>,
+}
+
+/// What a snapshot holds.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Saved {
+    mac: [u8; 6],
+    streams: Vec<SavedStream>,
 }
 
 impl UserNet {
@@ -253,6 +264,8 @@ impl UserNet {
             alarm: None,
             advertised: None,
             unasked: false,
+            mac: [0; 6],
+            lost: Vec::new(),
         })
     }
 
@@ -290,6 +303,7 @@ impl UserNet {
         let Some(Parsed { source_mac, source, target, payload }) = frame::parse(&frame) else {
             return self.streams.wire.arrive(frame);
         };
+        self.mac = source_mac;
         if target.is_ipv6() && self.advertised.is_none() {
             // One that was restored has heard of the network, and has to hear of it again.
             self.advertised = Some(Instant::now() + neighbour::INTERVAL);
@@ -338,6 +352,7 @@ impl Backend for UserNet {
         let socket = self.socket_token();
         self.streams.set_first_token(socket);
         self.datagrams.set_first_token(socket);
+        self.streams.end_lost(self.mac, std::mem::take(&mut self.lost));
         self.listeners.watch(events, socket)?;
         events.add(&self.timer, token + TIMER, Interest::IN).map_err(DeviceError::host("epoll_ctl"))
     }
@@ -389,6 +404,15 @@ impl Backend for UserNet {
 
     fn answers(&self) -> bool {
         true
+    }
+
+    fn save(&self) -> serde_json::Value {
+        serde_json::json!(Saved { mac: self.mac, streams: self.streams.save() })
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), serde_json::Error> {
+        Saved { mac: self.mac, streams: self.lost } = serde_json::from_value(state)?;
+        Ok(())
     }
 
     fn receive(&mut self, _pair: u16, into: &mut Vec<u8>) -> Option<usize> {

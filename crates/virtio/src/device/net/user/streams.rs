@@ -19,7 +19,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
-use super::frame::Segment;
+use super::frame::{self, Numbers, Segment};
 use super::wire::Wire;
 use super::{GATEWAY_MAC, Plan};
 use crate::device::DeviceError;
@@ -53,6 +53,8 @@ struct Stream {
     host: TcpStream,
     stage: Stage,
     ends: (SocketAddr, SocketAddr),
+    /// Where the guest's end stands.
+    guest: Numbers,
     watch: Watch,
     /// The host's socket may have something to read.
     readable: bool,
@@ -60,6 +62,14 @@ struct Stream {
     host_done: bool,
     /// The host was told that the guest will send no more.
     guest_done: bool,
+}
+
+/// A stream as a snapshot holds it: the host's socket can't be kept, but whose it was.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct SavedStream {
+    /// The guest's end and the other one.
+    ends: (SocketAddr, SocketAddr),
+    guest: Numbers,
 }
 
 /// All streams.
@@ -130,7 +140,10 @@ impl Streams {
     /// The guest sends a segment.
     pub(super) fn take(&mut self, segment: &Segment, frame: Vec<u8>) {
         let ends = (segment.source, segment.target);
-        let known = self.by_ends.get(&ends).and_then(|number| self.streams.get(number));
+        let mut known = self.by_ends.get(&ends).and_then(|number| self.streams.get_mut(number));
+        if let Some(stream) = &mut known {
+            stream.guest = segment.numbers;
+        }
         match known {
             Some(Stream { stage: Stage::Connecting(_), .. }) => {}
             Some(Stream { stage: Stage::Open(handle), .. }) => {
@@ -153,8 +166,8 @@ impl Streams {
         let number = self.next;
         self.next += 1;
         self.by_ends.insert(ends, number);
-        let watch = Watch::default();
-        let stream = Stream { host, stage, ends, watch, readable: true, host_done: false, guest_done: false };
+        let (guest, watch) = (Numbers::default(), Watch::default());
+        let stream = Stream { host, stage, ends, guest, watch, readable: true, host_done: false, guest_done: false };
         self.streams.insert(number, stream);
     }
 
@@ -208,6 +221,20 @@ impl Streams {
             self.remove(number);
         }
         self.wire.arrive(syn);
+    }
+
+    /// Those that smoltcp has a socket for, as a snapshot holds them.
+    pub(super) fn save(&self) -> Vec<SavedStream> {
+        let open = self.streams.values().filter(|stream| matches!(stream.stage, Stage::Open(_)));
+        open.map(|stream| SavedStream { ends: stream.ends, guest: stream.guest }).collect()
+    }
+
+    /// Ends streams that the guest believes to have, since before it was restored. Who only waits for the other end would do so for ever; who is
+    /// asked whether he is there answers, and as smoltcp knows of no such stream it resets.
+    pub(super) fn end_lost(&mut self, mac: [u8; 6], lost: Vec<SavedStream>) {
+        let asked =
+            |SavedStream { ends: (guest, other), guest: numbers }| frame::keep_alive(mac, other, guest, numbers);
+        lost.into_iter().filter_map(asked).for_each(|frame| self.wire.send(frame));
     }
 
     #[cfg(test)]

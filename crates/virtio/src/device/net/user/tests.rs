@@ -287,6 +287,30 @@ fn a_connection_is_refused_as_the_host_s_is() {
     }
 }
 
+#[test]
+fn streams_of_before_a_restore_are_reset() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for features in [0, OFFLOADS] {
+        let mut lan = Lan::new(&settings(), features);
+        let handle = lan.connect((GATEWAY.into(), port));
+        lan.until("a stream", |lan| lan.socket(handle).can_send().then_some(()));
+        lan.socket(handle).send_slice(b"x").unwrap();
+        let (mut outside, _) = listener.accept().unwrap();
+        outside.set_nonblocking(true).unwrap();
+        lan.until("its first byte", |_| outside.read(&mut [0; 8]).ok());
+        let saved = lan.net.save();
+        lan.net = UserNet::new(&settings()).unwrap();
+        lan.events = Events::new().unwrap();
+        lan.net.restore(saved).unwrap();
+        lan.net.set_offloads(features).unwrap();
+        lan.net.start(&lan.events, TOKEN).unwrap();
+        // It only waits for the other end, and hears of it all the same.
+        lan.until("a reset", |lan| (lan.socket(handle).state() == State::Closed).then_some(()));
+        assert!(lan.net.restore(serde_json::json!({ "mac": "none" })).is_err());
+    }
+}
+
 fn datagrams(host: &str, gateway: IpAddr) {
     let mut lan = Lan::new(&settings(), 0);
     let [server, stranger] = [0; 2].map(|_| UdpSocket::bind((host, 0)).unwrap());
