@@ -4,7 +4,8 @@ use super::{Actor, Answer, reply};
 use crate::engine::Inner;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, Driver, Endpoint, EndpointLink, EndpointRequest, Event, Network, NetworkMode,
+    Container, ContainerId, DEFAULT_NETWORK, Driver, Endpoint, EndpointLink, EndpointRequest, Event, Network,
+    NetworkMode,
 };
 use crate::network::{self, Granted, Leaving, book::Refusal, names::Linked};
 use net::NetError;
@@ -52,6 +53,9 @@ impl Actor {
             let _ = leaving.await;
         }
         let linked = self.inner.running_linked(&self.container)?;
+        if self.container.endpoints.contains_key(DEFAULT_NETWORK) {
+            network::begin_default(&self.inner).await?;
+        }
         let granted = self.grant().await?;
         let mut next = (*self.container).clone();
         next.endpoints = granted.endpoints;
@@ -168,7 +172,15 @@ impl Actor {
     }
 
     pub(super) async fn on_connect(&mut self, network: Arc<Network>, request: EndpointRequest, answer: Answer<()>) {
-        reply(answer, self.connect(&network, request).await);
+        let joined = async {
+            if network.is_default() && self.container.is_alive() {
+                network::begin_default(&self.inner).await?;
+            }
+            // which may have got other addresses with that
+            let network = self.inner.networks.book().by_id(&network.id).cloned().unwrap_or(network);
+            self.connect(&network, request).await
+        };
+        reply(answer, joined.await);
     }
 
     async fn connect(&mut self, network: &Arc<Network>, request: EndpointRequest) -> Result<()> {

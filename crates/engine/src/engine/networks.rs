@@ -173,9 +173,7 @@ impl Inner {
             return Err(error);
         }
         if network.spec.driver == Driver::Bridge && !network.spec.template {
-            let rules = network::wiring::rules(&network);
-            let request = net::netd::Request::SetNetworkRules { bridge: network.link_name(), rules };
-            network::mention(self, &request);
+            self.tell_rules(&network);
         }
         Ok(network)
     }
@@ -281,6 +279,31 @@ impl Inner {
                 format!("network {} is already using parent interface {parent}", other.id),
             )),
         }
+    }
+
+    /// Makes the default network's links, which is done with its first container. By then others on this host may have the subnet that was chosen
+    /// when the first daemon started: it gets another one. Blocks.
+    pub(crate) fn make_default(&self, network: &Arc<Network>) -> Result<()> {
+        let links = Links::open().map_err(|error| EngineError::internal("cannot reach the host's links", &error))?;
+        let bridge = network.link_name();
+        let there =
+            links.inspect(&bridge).map_err(|error| EngineError::internal("cannot see the host's links", &error))?;
+        let mut network = Arc::clone(network);
+        if there.is_none() {
+            let used = links.used_subnets(&[]).unwrap_or_default();
+            let moved = self.networks.book().resettle(&network.id, &self.pools()?, &used)?;
+            if let Some(moved) = moved {
+                self.commit(Txn::new().put(network_key(&moved), record(&moved)?))?;
+                self.tell_rules(&moved);
+                network = moved;
+            }
+        }
+        network::make(self, &links, &network)
+    }
+
+    fn tell_rules(&self, network: &Network) {
+        let rules = network::wiring::rules(network);
+        network::mention(self, &net::netd::Request::SetNetworkRules { bridge: network.link_name(), rules });
     }
 
     fn new_network(&self, spec: NetworkSpec) -> Result<Network> {

@@ -79,6 +79,36 @@ impl Book {
         Ok(())
     }
 
+    /// Gives a network that nobody has an address of other subnets, if one that a pool gave it is `used` by now; the network as it is then.
+    pub(crate) fn resettle(
+        &mut self,
+        id: &NetworkId,
+        pools: &[Pool],
+        used: &[Subnet],
+    ) -> std::result::Result<Option<Arc<Network>>, EngineError> {
+        let Some(network) = self.networks.get(id) else { return Ok(None) };
+        let lost = |asked: &SubnetRequest| {
+            asked.pooled && asked.subnet.is_some_and(|subnet| used.iter().any(|other| other.overlaps(subnet)))
+        };
+        let leases = self.leases.get(id).into_iter().flat_map(|state| state.networks.values().flatten());
+        if !network.spec.subnets.iter().any(lost) || leases.map(|part| part.leases.len()).sum::<usize>() > 0 {
+            return Ok(None);
+        }
+        let mut moved = Network::clone(network);
+        for asked in moved.spec.subnets.iter_mut().filter(|asked| asked.pooled) {
+            (asked.subnet, asked.gateway) = (None, None);
+        }
+        // its own subnets are in nobody's way
+        let before = self.leases.remove(id);
+        if let Err(error) = self.settle(&mut moved, pools, used) {
+            self.leases.extend(before.map(|state| (id.clone(), state)));
+            return Err(error);
+        }
+        let moved = Arc::new(moved);
+        self.insert(Arc::clone(&moved))?;
+        Ok(Some(moved))
+    }
+
     /// Enters a network whose subnets are settled.
     pub(crate) fn insert(&mut self, network: Arc<Network>) -> Result<()> {
         if network.spec.driver.has_addresses() && !network.spec.template {
@@ -282,6 +312,28 @@ mod tests {
         assert!(refused.to_string().contains("Pool overlaps with other one on this address space"), "{refused}");
         let only6 = made(&mut book, 4, NetworkSpec { v4: false, v6: true, ..named("six") }).unwrap();
         assert!(only6.spec.subnets.iter().all(is_v6) && only6.spec.subnets.len() == 1);
+    }
+
+    #[test]
+    fn a_network_that_nobody_is_in_gives_way() {
+        let mut book = Book::default();
+        let asked = SubnetRequest { subnet: Some("10.1.0.0/16".parse().unwrap()), ..SubnetRequest::default() };
+        let fixed = made(&mut book, 1, NetworkSpec { subnets: vec![asked], ..named("fixed") }).unwrap();
+        let both = made(&mut book, 2, NetworkSpec { v6: true, ..named("both") }).unwrap();
+        let (pools, used) =
+            (default_pools([1; 5]), ["172.17.128.0/24".parse().unwrap(), "10.1.0.0/16".parse().unwrap()]);
+        assert!(book.resettle(&both.id, &pools, &used[1..]).unwrap().is_none(), "nothing of it is used");
+        assert!(book.resettle(&fixed.id, &pools, &used).unwrap().is_none(), "it was asked for");
+        let moved = book.resettle(&both.id, &pools, &used).unwrap().expect("another subnet");
+        let subnets = |network: &Network| network.spec.subnets.iter().filter_map(|one| one.subnet).collect::<Vec<_>>();
+        assert_eq!(subnets(&moved)[0].to_string(), "172.18.0.0/16");
+        assert_eq!(subnets(&moved)[1], subnets(&both)[1], "the other version stays");
+        let leased = book.lease(&both.id, &ContainerId::known("a"), &[]).unwrap();
+        assert_eq!(leased[0].address.to_string(), "172.18.0.2/16");
+        assert!(book.resettle(&both.id, &pools, &subnets(&moved)).unwrap().is_none(), "somebody is in it");
+        book.release(&both.id, &ContainerId::known("a"));
+        assert!(book.resettle(&both.id, &[], &subnets(&moved)).is_err(), "there is no other");
+        assert_eq!(book.lease(&both.id, &ContainerId::known("a"), &[]).unwrap()[0].gateway, leased[0].gateway);
     }
 
     #[test]

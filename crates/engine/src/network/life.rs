@@ -7,7 +7,7 @@ use super::{Granted, has_names, names};
 use crate::config::Paths;
 use crate::engine::Inner;
 use crate::error::{EngineError, Result};
-use crate::model::{Container, ContainerId, EndpointLink};
+use crate::model::{Container, ContainerId, DEFAULT_NETWORK, EndpointLink};
 use net::dns::View;
 use net::firewall::Published;
 use net::netd::Request;
@@ -54,6 +54,20 @@ pub(crate) fn wired(inner: &Arc<Inner>, container: &Container, view: Option<View
     Ok(namespace)
 }
 
+/// Sees to it that the default network is there, before a container gets an address of it.
+///
+/// # Errors
+/// Its links can't be made, or no subnet is left for it.
+pub(crate) async fn begin_default(inner: &Arc<Inner>) -> Result<()> {
+    let Some(network) = inner.networks.book().by_name(DEFAULT_NETWORK).cloned() else { return Ok(()) };
+    if inner.networks.made().contains(&network.id) {
+        return Ok(());
+    }
+    let inner = Arc::clone(inner);
+    let made = tokio::task::spawn_blocking(move || inner.make_default(&network)).await;
+    made.map_err(|error| EngineError::internal("making the default network was cut short", &error))?
+}
+
 /// Gives a container that no record is kept of its networks, for as long as it runs: the namespace, and what to
 /// [`leave`].
 ///
@@ -65,6 +79,9 @@ pub(crate) async fn join_passing(
     paths: &Paths,
 ) -> Result<(OwnedFd, Leaving)> {
     container.endpoints = inner.networks.endpoints(&container.spec)?;
+    if container.endpoints.contains_key(DEFAULT_NETWORK) {
+        begin_default(inner).await?;
+    }
     let granted = inner.networks.grant(container, &BTreeSet::new())?;
     container.endpoints.clone_from(&granted.endpoints);
     let leaving = || Leaving {

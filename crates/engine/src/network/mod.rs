@@ -23,7 +23,9 @@ use crate::model::{Container, ContainerId, Driver, Endpoint, EndpointLink, Netwo
 use book::{Book, Refusal};
 use guard::Guard;
 pub(crate) use host::{close, make, mention, namespace_of, resume, unmake};
-pub(crate) use life::{Leaving, join, join_passing, leave, own, part, rename, republish, reserve, wire, wired};
+pub(crate) use life::{
+    Leaving, begin_default, join, join_passing, leave, own, part, rename, republish, reserve, wire, wired,
+};
 use names::Linked;
 use net::dns::View;
 use net::firewall::{Publication, Published, Rules};

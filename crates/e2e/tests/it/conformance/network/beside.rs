@@ -58,15 +58,23 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A server behind a port, that says the port's number.
+fn web(subject: &Subject, port: u16) {
+    serve(subject, "web", &["-p", &format!("{port}:80")]);
+    let script = format!("echo {port} > /www/index.html");
+    docker(subject, &["exec", "web", "sh", "-c", &script]).expect(0);
+}
+
 /// Everybody reaches both daemons' ports.
 fn check(when: &str, both: [&Subject; 2], outside: &Outside) {
     for port in PORTS {
-        assert_eq!(fetch(&format!("http://127.0.0.1:{port}/")), "served\n", "{when}: {port} from this host");
-        assert_eq!(outside.fetch(&format!("http://192.0.2.1:{port}/")), "served\n", "{when}: {port} from outside");
+        let said = format!("{port}\n");
+        assert_eq!(fetch(&format!("http://127.0.0.1:{port}/")), said, "{when}: {port} from this host");
+        assert_eq!(outside.fetch(&format!("http://192.0.2.1:{port}/")), said, "{when}: {port} from outside");
         for one in both {
             let script = format!("timeout 5 wget -qO- http://192.0.2.1:{port}/");
             let got = docker(one, &["exec", "asker", "sh", "-c", &script]);
-            assert_eq!(got.out, "served\n", "{when}: {port} from a container: {}", got.err);
+            assert_eq!(got.out, said, "{when}: {port} from a container: {}", got.err);
         }
     }
 }
@@ -107,7 +115,7 @@ fn two_daemons_share_a_host() {
     let outside = Outside::new();
     for (one, port) in [(&first, PORTS[0]), (&second, PORTS[1])] {
         docker(one, &["network", "create", "street"]).expect(0);
-        serve(one, "web", &["-p", &format!("{port}:80")]);
+        web(one, port);
         docker(one, &["run", "-d", "--name", "asker", "--network", "street", super::NET, "sleep", "1000"]).expect(0);
     }
     check("both new", [&first, &second], &outside);
@@ -120,8 +128,8 @@ fn two_daemons_share_a_host() {
     // only one of them has anything to do: the other's ports stay
     second.end_daemon(Signal::KILL);
     docker(&first, &["rm", "-f", "web"]).expect(0);
-    serve(&first, "web", &["-p", "8080:80"]);
-    assert_eq!(outside.fetch("http://192.0.2.1:8081/"), "served\n", "while its daemon is away");
+    web(&first, PORTS[0]);
+    assert_eq!(outside.fetch("http://192.0.2.1:8081/"), "8081\n", "while its daemon is away");
     second.start_daemon();
     check("after all", [&first, &second], &outside);
     check_apart([&first, &second]);
