@@ -1,7 +1,8 @@
-//! What other client libraries than docker's own send, and what they read out of the answers: aiodocker, dockerode, testcontainers.
+//! What other client libraries than docker's own send, and what they read out of the answers: aiodocker, dockerode, testcontainers, Ansible.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use testkit::wait_for;
@@ -180,5 +181,26 @@ fn records_of_builds_are_chosen_to_go() {
     assert_eq!(ask(&subject, "POST", "/build/prune?filters=%7B%22bogus%22:[%22x%22]%7D", None).0, 400);
     assert!(prune("%22shared%22:[%22true%22],%22type%22:[%22regular%22]") > 0);
     assert_eq!(prune(""), 0);
+    subject.finish();
+}
+
+#[test]
+fn ansible_finds_what_it_asked_for() {
+    let listed = Command::new("ansible-galaxy").args(["collection", "list", "community.docker"]).output();
+    if !listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains("community.docker")) {
+        println!("skipped: no ansible-playbook with the collection community.docker (package ansible)");
+        return;
+    }
+    let Some(subject) = Subject::start() else { return };
+    let shared = subject.island.dir("shared");
+    let _ = subject.island.file("shared/Dockerfile", &format!("FROM {IMAGE}\nLABEL by=ansible\nRUN true\n"));
+    let playbook = subject.island.file("playbook.yml", include_str!("../clients/ansible.yml"));
+    let mut command = Command::new("ansible-playbook");
+    command.args(["-i", "localhost,", "-e"]).arg(format!("image={IMAGE} shared={}", shared.display())).arg(playbook);
+    command.env("DOCKER_HOST", format!("unix://{}", subject.socket().display())).env_remove("DOCKER_CONTEXT");
+    command.env("HOME", subject.island.root()).env("ANSIBLE_NOCOLOR", "1").env("ANSIBLE_PIPELINING", "1");
+    // some hundred programs in a row take minutes
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
     subject.finish();
 }
