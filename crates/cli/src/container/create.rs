@@ -6,12 +6,12 @@ use std::path::Path;
 
 use docker_wire::models::{
     ContainerCreateBody, DeviceMapping, DeviceRequest, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
-    HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
+    HostConfigLogConfig,
 };
 use serde_json::Value;
 
 use crate::client::{Client, Query};
-use crate::container::networks;
+use crate::container::{limits, networks};
 use crate::context::Context;
 use crate::failure::{During as _, Failure, Outcome};
 use crate::flags::{Action, Command, Flag, Order, Parsed};
@@ -22,7 +22,7 @@ pub(crate) static COMMAND: Command = Command {
     name: "create",
     usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     about: "Make a container without starting it",
-    flags: &[FLAGS],
+    flags: &[FLAGS, limits::FLAGS],
     order: Order::FlagsFirst,
     arguments: (1, Command::MANY),
     action: Action::Run(create),
@@ -34,18 +34,11 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::list("add-host", "NAME:ADDRESS", "Add a line to the hosts file"),
     Flag::list("annotation", "NAME=VALUE", "Add an annotation to the OCI configuration"),
     Flag::list("attach", "STREAM", "Attach to stdin, stdout or stderr").short('a'),
-    Flag::value("blkio-weight", "WEIGHT", "Share of block I/O, 10 to 1000"),
     Flag::list("cap-add", "CAP", "Add a capability"),
     Flag::list("cap-drop", "CAP", "Drop a capability"),
     Flag::value("cgroup-parent", "PATH", "Put the container below this control group"),
     Flag::value("cgroupns", "MODE", "Control group namespace: private or host"),
     Flag::value("cidfile", "FILE", "Write the container's id to a file"),
-    Flag::value("cpu-period", "MICROSECONDS", "Length of a processor quota's period"),
-    Flag::value("cpu-quota", "MICROSECONDS", "Processor time in a period"),
-    Flag::value("cpu-shares", "SHARES", "Share of processor time where it is scarce").short('c'),
-    Flag::value("cpus", "NUMBER", "Processors' worth of time, as in 1.5"),
-    Flag::value("cpuset-cpus", "LIST", "Processors to run on, as in 0-2,4"),
-    Flag::value("cpuset-mems", "LIST", "Memory nodes to use, as in 0,1"),
     Flag::list("device", "HOST[:CONTAINER[:rwm]]", "Give a device of the host, or a CDI one: VENDOR/CLASS=NAME"),
     Flag::list("device-cgroup-rule", "RULE", "Allow a device to the control group, as in 'c 10:229 rwm'"),
     Flag::list("device-read-bps", "DEVICE:RATE", "Limit bytes read from a device a second"),
@@ -82,9 +75,6 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("log-driver", "DRIVER", "Where logs go: json-file, local, journald, syslog or none"),
     Flag::list("log-opt", "NAME=VALUE", "Set an option of the log, as in max-size=10m"),
     Flag::value("mac-address", "ADDRESS", "Link-layer address, as in 02:42:ac:11:00:09"),
-    Flag::value("memory", "BYTES", "Limit memory, as in 512m").short('m'),
-    Flag::value("memory-reservation", "BYTES", "Memory to keep under pressure"),
-    Flag::value("memory-swap", "BYTES", "Limit memory and swap together; -1 for no limit"),
     Flag::value("memory-swappiness", "PERCENT", "How readily memory is swapped, 0 to 100"),
     Flag::list("mount", "FIELDS", "Mount, as in type=bind,source=/a,target=/b,readonly"),
     Flag::value("name", "NAME", "The container's name"),
@@ -96,7 +86,6 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::switch("oom-kill-disable", "Let the container wait in place of being killed at its memory limit"),
     Flag::value("oom-score-adj", "NUMBER", "Make the kernel more or less ready to kill it, -1000 to 1000"),
     Flag::value("pid", "MODE", "Process namespace: host or container:NAME"),
-    Flag::value("pids-limit", "NUMBER", "Limit processes and threads; -1 for no limit"),
     Flag::value("platform", "OS/ARCH", "The platform of the image"),
     Flag::switch("privileged", "Give every capability and device, and mask nothing"),
     Flag::list("publish", "[[ADDRESS:]PORT:]PORT[/PROTOCOL]", "Reach a port or range of ports through the host")
@@ -105,7 +94,6 @@ pub(crate) static FLAGS: &[Flag] = &[
     Flag::value("pull", "WHEN", "Get the image: missing or never"),
     Flag::switch("quiet", "Say nothing while getting the image").short('q'),
     Flag::switch("read-only", "Mount the root file system read-only"),
-    Flag::value("restart", "POLICY", "Start again: no, on-failure[:TIMES], always or unless-stopped"),
     Flag::switch("rm", "Remove the container when it has ended"),
     Flag::value("runtime", "NAME", "The OCI runtime"),
     Flag::list("security-opt", "OPTION", "seccomp=FILE, seccomp=unconfined, no-new-privileges or apparmor=PROFILE"),
@@ -332,7 +320,6 @@ fn host_config(given: &Parsed, binds: Option<Vec<String>>) -> Result<HostConfig,
         binds,
         container_id_file: string("cidfile"),
         log_config,
-        restart_policy: given.read("restart", restart_policy)?,
         auto_remove: Some(given.on("rm")),
         volumes_from: given.list("volumes-from"),
         mounts: given.read_list("mount", |text| mount::mount(text, &folder))?,
@@ -360,7 +347,7 @@ fn host_config(given: &Parsed, binds: Option<Vec<String>>) -> Result<HostConfig,
         shm_size: given.read("shm-size", number::bytes)?,
         sysctls: pair::map(given.read_list("sysctl", pair::option)?),
         runtime: string("runtime"),
-        ..HostConfig::default()
+        ..limits::read(given)?
     };
     resources(given, host)
 }
@@ -368,28 +355,17 @@ fn host_config(given: &Parsed, binds: Option<Vec<String>>) -> Result<HostConfig,
 fn resources(given: &Parsed, host: HostConfig) -> Result<HostConfig, Failure> {
     let string = |flag: &str| given.value(flag).filter(|value| !value.is_empty()).map(str::to_owned);
     Ok(HostConfig {
-        cpu_shares: given.read("cpu-shares", number::integer)?,
-        memory: given.read("memory", number::bytes)?,
         cgroup_parent: string("cgroup-parent"),
-        blkio_weight: given.read("blkio-weight", number::blkio_weight)?,
         blkio_device_read_bps: given.read_list("device-read-bps", device::byte_rate)?,
         blkio_device_write_bps: given.read_list("device-write-bps", device::byte_rate)?,
         blkio_device_read_iops: given.read_list("device-read-iops", device::operation_rate)?,
         blkio_device_write_iops: given.read_list("device-write-iops", device::operation_rate)?,
-        cpu_period: given.read("cpu-period", number::integer)?,
-        cpu_quota: given.read("cpu-quota", number::integer)?,
-        cpuset_cpus: given.read("cpuset-cpus", number::cpu_list)?,
-        cpuset_mems: given.read("cpuset-mems", number::cpu_list)?,
         devices: plain_devices(given)?,
         device_requests: device_requests(given)?,
         device_cgroup_rules: given.list("device-cgroup-rule"),
-        memory_reservation: given.read("memory-reservation", number::bytes)?,
-        memory_swap: given.read("memory-swap", number::bytes_or_unlimited)?,
         memory_swappiness: given.read("memory-swappiness", number::integer)?,
-        nano_cpus: given.read("cpus", number::nano_cpus)?,
         oom_kill_disable: given.value("oom-kill-disable").map(|value| value == "true"),
         init: given.value("init").map(|value| value == "true"),
-        pids_limit: given.read("pids-limit", number::integer)?,
         ulimits: given.read_list("ulimit", device::ulimit)?,
         ..host
     })
@@ -451,30 +427,6 @@ fn health_check(given: &Parsed) -> Result<Option<HealthConfig>, Failure> {
         return Err(Failure::new("--no-healthcheck does not go with the --health flags; give one or the other"));
     }
     Ok(Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..check }))
-}
-
-/// Reads `no`, `always`, `unless-stopped`, `on-failure[:TIMES]`.
-pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
-    let (name, times) = match text.split_once(':') {
-        Some((name, times)) => (name, Some(times)),
-        None => (text, None),
-    };
-    let known = match name {
-        "" | "no" => RestartPolicyNameEnum::NO,
-        "always" => RestartPolicyNameEnum::ALWAYS,
-        "unless-stopped" => RestartPolicyNameEnum::UNLESS_STOPPED,
-        "on-failure" => RestartPolicyNameEnum::ON_FAILURE,
-        _ => return Err("give no, on-failure[:TIMES], always or unless-stopped".to_owned()),
-    };
-    let maximum_retry_count = match times {
-        Some(_) if name != "on-failure" => return Err("only on-failure takes a number of times".to_owned()),
-        Some(times) => match times.parse() {
-            Ok(times @ 0..) => Some(times),
-            _ => return Err(format!("{times:?} is not a number of times")),
-        },
-        None => None,
-    };
-    Ok(RestartPolicy { name: Some(known), maximum_retry_count })
 }
 
 /// Reads one `--security-opt`; a seccomp profile's file is sent as its content.

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
+mod limits;
 pub(crate) mod logs;
 mod networks;
 pub(crate) mod ps;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Client, Query};
 use crate::container::create::{FLAGS, Request};
+use crate::container::limits;
 use crate::container::path;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -27,6 +28,7 @@ pub(crate) static COMMAND: Command = Command {
     about: "Run a program in a new container",
     flags: &[
         FLAGS,
+        limits::FLAGS,
         &[
             Flag::switch("detach", "Leave the container in the background and print its id").short('d'),
             Flag::value("detach-keys", "KEYS", "The keys that leave the container (ctrl-p,ctrl-q)"),
