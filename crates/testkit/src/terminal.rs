@@ -136,13 +136,15 @@ mod tests {
     #[test]
     fn a_shell_can_be_talked_to() {
         let mut command = Command::new("sh");
-        command.args(["-c", "stty size; read line; echo got $line; stty size; sleep 60"]);
+        // An interrupt that meets a program which ends well all the same does not end the shell.
+        command.args(["-c", "stty size; read line; echo got $line; stty size; echo ready; exec sleep 60"]);
         let mut terminal = Terminal::spawn(&command);
         terminal.expect("24 80", SOON);
         terminal.resize(30, 100);
         terminal.send("hello\r");
         terminal.expect("got hello", SOON);
         terminal.expect("30 100", SOON);
+        terminal.expect("ready", SOON);
         terminal.send("\x03");
         assert!(!terminal.wait(SOON).success());
     }
