@@ -78,13 +78,12 @@ fn the_terminal_has_the_size_that_was_asked_for() {
 fn keys_reach_the_program_and_control_c_interrupts_it() {
     test(|s| {
         let (socket, receiver) = await_descriptor(s, "console");
-        let bundle = s.sh("read line; echo got $line; trap 'echo int; exit' INT; while :; do sleep 0.05; done");
+        let bundle = s.sh("read line; trap 'echo int; exit' INT; echo got $line; while :; do sleep 0.05; done");
         let container = bundle.set("/process/terminal", json!(true)).flags(&["--console-socket", &socket]).start();
         let mut file = std::fs::File::from(receiver.recv_timeout(SOON).unwrap().unwrap());
         file.write_all(b"hello\n").unwrap();
         let (_, master) = read_until(file.into(), "got hello");
         let mut file = std::fs::File::from(master);
-        std::thread::sleep(std::time::Duration::from_millis(100));
         file.write_all(b"\x03").unwrap();
         read_until(file.into(), "int");
         container.await_status("stopped");
