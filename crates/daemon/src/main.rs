@@ -51,6 +51,9 @@ struct Arguments {
     other: Option<Other>,
     #[command(flatten)]
     flags: Flags,
+    /// As --version
+    #[arg(short = 'v', action = clap::ArgAction::Version, hide = true)]
+    short_version: Option<bool>,
 }
 
 /// What else the program is.
@@ -115,10 +118,12 @@ fn start(flags: &Flags, level: &Level) -> Result<()> {
     let program = std::env::current_exe();
     let settings = flags.resolve()?;
     if flags.validate {
+        settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         settings.tls.clone().map(Tls::load).transpose().context("cannot use the TLS files")?;
         println!("configuration OK");
         return Ok(());
     }
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     level.reload(settings.log_level).context("cannot set the log's level")?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -160,7 +165,7 @@ fn raise_descriptor_limit() {
 async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<OwnedFd>) -> Result<Ended> {
     let mut signals = Signals::new()?;
     make_folder(&settings.run)?;
-    let pidfile = pidfile::take(&settings.run)?;
+    let pidfile = pidfile::take(&settings.run, settings.pidfile.as_deref())?;
     let tls = settings.tls.clone().map(Tls::load).transpose().context("cannot use the TLS files")?;
     let opening = Engine::open(engine_config(flags, &settings)?);
     let engine = tokio::select! {
@@ -193,6 +198,7 @@ async fn serve(flags: &Flags, settings: Resolved, level: &Level, passed: Vec<Own
                 Told::Reload => {
                     present = reload(flags, present, level, &server, tls.as_ref());
                     engine.set_runtimes(present.runtimes.clone());
+                    engine.set_distribution(&present.distribution);
                 }
                 told => break (Ok(()), told),
             },
@@ -240,12 +246,13 @@ fn reload(flags: &Flags, present: Resolved, level: &Level, server: &Server, tls:
     if level.reload(fresh.log_level).is_err() {
         tracing::error!("the log's level stays as it is");
     }
-    let mut settings = fresh.settings.clone();
-    settings.insecure_registries.clone_from(&present.settings.insecure_registries);
-    settings.mirrors.clone_from(&present.settings.mirrors);
-    server.change(settings.clone());
+    for warning in fresh.warnings.iter().filter(|warning| !present.warnings.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+    server.change(fresh.settings.clone());
     tracing::info!("the settings were read again");
-    Resolved { settings, log_level: fresh.log_level, runtimes: fresh.runtimes, ..present }
+    let Resolved { settings, log_level, runtimes, distribution, warnings, .. } = fresh;
+    Resolved { settings, log_level, runtimes, distribution, warnings, ..present }
 }
 
 fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
@@ -258,7 +265,7 @@ fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
         cgroup_parent: settings.cgroup_parent.clone(),
         netns_pool: settings.netns_pool,
         userns: settings.userns,
-        cdi_folders: flags.cdi_spec_dir.clone(),
+        cdi_folders: settings.cdi_folders.clone(),
         runtimes: settings.runtimes.clone(),
         distribution: settings.distribution.clone(),
     })

@@ -24,5 +24,5 @@ mod websocket;
 
 pub use listener::{Listener, Tls};
 pub use server::{Limits, Server};
-pub use settings::{Defaults, LimitDefault, Settings};
+pub use settings::{Defaults, Filter, LimitDefault, Proxies, Settings};
 pub use translate::parse_bytes as parse_size;

@@ -20,6 +20,32 @@ pub struct Settings {
     pub machines: PathBuf,
     /// What containers get.
     pub defaults: Defaults,
+    /// Options of networks that are made without them, by driver.
+    pub network_options: BTreeMap<String, BTreeMap<String, String>>,
+    /// Clients are told to build in the old way where they know both.
+    pub classic_builds: bool,
+    /// The proxies on the way to registries, as clients see them.
+    pub proxies: Proxies,
+}
+
+/// The proxies on the way to registries, as clients see them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For `http://`.
+    pub http: String,
+    /// For `https://`.
+    pub https: String,
+    /// Hosts that are reached without one, with commas between them.
+    pub none: String,
+}
+
+/// A filter of system calls other than ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Its file, or `unconfined`.
+    pub name: String,
+    /// What containers get: `unconfined`, or a profile's JSON.
+    pub value: String,
 }
 
 /// What a container gets that does not ask for something else; nothing of it concerns containers that are there already.
@@ -45,6 +71,10 @@ pub struct Defaults {
     pub ipc_mode: Option<String>,
     /// `private` or `host`.
     pub cgroupns_mode: Option<String>,
+    /// Its programs get no more privileges than they begin with.
+    pub no_new_privileges: bool,
+    /// The filter of system calls; ours where there is none.
+    pub seccomp: Option<Filter>,
 }
 
 /// A resource limit of processes.
@@ -96,6 +126,7 @@ impl Defaults {
                 *asked = Some(default.clone());
             }
         }
+        self.secure(host);
         if host.ipc_mode.as_deref().unwrap_or_default().is_empty() {
             host.ipc_mode.clone_from(&self.ipc_mode);
         }
@@ -105,6 +136,22 @@ impl Defaults {
             host.cgroupns_mode = Some(known);
         }
         Ok(())
+    }
+
+    fn secure(&self, host: &mut HostConfig) {
+        let named = |option: &String, name: &str| option.split(['=', ':']).next() == Some(name);
+        let asked = |name: &str| host.security_opt.iter().flatten().any(|option| named(option, name));
+        let mut more = Vec::new();
+        if self.no_new_privileges && !asked("no-new-privileges") {
+            more.push("no-new-privileges".to_owned());
+        }
+        // who has all privileges is not filtered
+        if let Some(filter) = self.seccomp.as_ref().filter(|_| !asked("seccomp") && host.privileged != Some(true)) {
+            more.push(format!("seccomp={}", filter.value));
+        }
+        if !more.is_empty() {
+            host.security_opt.get_or_insert_default().extend(more);
+        }
     }
 }
 
@@ -122,6 +169,8 @@ mod tests {
             ulimits: vec![LimitDefault { name: "nofile".into(), soft: 1, hard: 2 }],
             dns: vec!["1.1.1.1".into()],
             cgroupns_mode: Some("host".into()),
+            no_new_privileges: true,
+            seccomp: Some(Filter { name: "/p.json".into(), value: "{}".into() }),
             ..Defaults::default()
         };
         let mut bare = HostConfig::default();
@@ -131,7 +180,9 @@ mod tests {
         assert_eq!((bare.init, bare.shm_size), (Some(true), Some(1 << 20)));
         assert_eq!(bare.ulimits.unwrap()[0].hard, Some(2));
         assert_eq!(bare.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::HOST));
+        assert_eq!(bare.security_opt.unwrap(), ["no-new-privileges", "seccomp={}"]);
         let mut asked = HostConfig {
+            security_opt: Some(vec!["no-new-privileges:false".into(), "seccomp=unconfined".into()]),
             log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
             init: Some(false),
             dns: Some(vec!["9.9.9.9".into()]),
@@ -140,6 +191,7 @@ mod tests {
         };
         defaults.fill(&mut asked).unwrap();
         assert_eq!(asked.log_config.unwrap().config, None);
+        assert_eq!(asked.security_opt.unwrap().len(), 2);
         assert_eq!((asked.init, asked.shm_size, asked.dns.unwrap()[0].as_str()), (Some(false), Some(5), "9.9.9.9"));
     }
 }

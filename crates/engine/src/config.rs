@@ -34,15 +34,35 @@ pub struct Config {
     pub distribution: Distribution,
 }
 
+/// A subnet's address by these names is what containers are told is the way out, in place of the bridge's.
+///
+/// # Source
+/// Docker's bridge driver, which knows them in `--aux-address`.
+pub(crate) const GATEWAY_V4: &str = "DefaultGatewayIPv4";
+/// As [`GATEWAY_V4`].
+pub(crate) const GATEWAY_V6: &str = "DefaultGatewayIPv6";
+
 /// The default network, and where others get their addresses from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkDefaults {
     /// The default network's bridge; `insula0` where none is given.
     pub bridge: Option<String>,
-    /// The bridge's address with its subnet's prefix; one of the pools where none is given.
-    pub address: Option<Subnet>,
-    /// The part of the default network's subnet that containers get addresses from.
-    pub range: Option<Subnet>,
+    /// There is no default network: containers that ask for no other have none.
+    pub absent: bool,
+    /// The bridge's addresses with their subnets' prefixes, one of each version of IP; one of the pools where none is given.
+    pub addresses: Vec<Subnet>,
+    /// The parts of the default network's subnets that containers get addresses from, one of each version of IP.
+    pub ranges: Vec<Subnet>,
+    /// What its containers are told is the way out, one of each version of IP; the bridge where none is given.
+    pub gateways: Vec<IpAddr>,
+    /// Its containers reach each other only at published ports.
+    pub separate: bool,
+    /// What leaves it keeps the containers' addresses.
+    pub unmasked: bool,
+    /// Where its containers' ports are published that name no address.
+    pub publish_at: Option<IpAddr>,
+    /// The kernel's switches for passing packets on are left as they are.
+    pub leave_forwarding: bool,
     /// The largest packet, in bytes.
     pub mtu: Option<u32>,
     /// Whether the default network has IPv6 as well.
@@ -59,16 +79,49 @@ impl NetworkDefaults {
     pub(crate) fn default_bridge(&self, spec: &mut NetworkSpec) {
         spec.link.bridge = Some(self.bridge.clone().unwrap_or_else(|| "insula0".to_owned()));
         spec.link.mtu = self.mtu;
+        spec.link.separate = self.separate;
+        spec.link.masquerade = !self.unmasked;
+        spec.link.publish_at = self.publish_at.filter(|address| !address.is_unspecified());
         spec.v6 = self.v6;
-        if let Some(address) = self.address {
+        for v6 in [false, true] {
+            let address = self.addresses.iter().find(|address| address.is_v6() == v6);
+            let range = self.ranges.iter().find(|range| range.is_v6() == v6);
+            let way_out = self.gateways.iter().find(|gateway| gateway.is_ipv6() == v6);
+            if (address.is_none() && range.is_none() && way_out.is_none()) || (v6 && !self.v6) {
+                continue;
+            }
+            // a range alone is the whole subnet, as with Docker's daemon
+            let key = if v6 { GATEWAY_V6 } else { GATEWAY_V4 };
             spec.subnets.push(SubnetRequest {
-                subnet: Some(address.network()),
-                gateway: Some(address.address()),
-                range: self.range,
-                v6: address.is_v6(),
-                ..SubnetRequest::default()
+                subnet: address.or(range).map(|subnet| subnet.network()),
+                gateway: address.map(|address| address.address()),
+                range: range.copied().filter(|_| address.is_some()),
+                auxiliary: way_out.map(|address| (key.to_owned(), *address)).into_iter().collect(),
+                v6,
+                pooled: false,
             });
         }
+    }
+
+    /// Whether a default network that there is already is what these settings ask for.
+    pub(crate) fn fits(&self, network: &NetworkSpec) -> bool {
+        let mut wanted = NetworkSpec::default();
+        self.default_bridge(&mut wanted);
+        let link = &network.link;
+        let same_link = (&wanted.link.bridge, wanted.link.mtu, wanted.link.separate, wanted.link.masquerade)
+            == (&link.bridge, link.mtu, link.separate, link.masquerade)
+            && wanted.link.publish_at == link.publish_at;
+        let asked = |spec: &NetworkSpec, v6: bool| {
+            spec.subnets.iter().find(|one| crate::network::book::is_v6(one) == v6).cloned().unwrap_or_default()
+        };
+        let same_subnet = |v6: bool| {
+            let (asked, has) = (asked(&wanted, v6), asked(network, v6));
+            (asked.subnet.is_none() == has.pooled || !has.v6 && has.subnet.is_none())
+                && (asked.subnet.is_none() || asked.subnet == has.subnet)
+                && (asked.gateway.is_none() || asked.gateway == has.gateway)
+                && (asked.range, &asked.auxiliary) == (has.range, &has.auxiliary)
+        };
+        same_link && wanted.v6 == network.v6 && same_subnet(false) && (!wanted.v6 || same_subnet(true))
     }
 }
 
@@ -79,6 +132,10 @@ pub struct Distribution {
     pub client: registry::client::ClientConfig,
     /// Whether the compressed layers of pulled images are kept.
     pub keep: KeepBlobs,
+    /// How many layers of a pull are fetched at a time; 3 where none is given.
+    pub downloads: Option<usize>,
+    /// How many layers of a push are sent at a time; 4 where none is given.
+    pub uploads: Option<usize>,
     /// How long after the last pull or load the compressed layers are reduced to what the layers do not have; never if none.
     pub reduce_after: Option<Duration>,
 }

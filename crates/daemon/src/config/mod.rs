@@ -2,24 +2,34 @@
 //!
 //! What both say is refused, as dockerd does, for nobody could tell which one counts.
 
+mod container;
+mod foreign;
+mod listen;
 mod network;
+mod registry;
 mod runtime;
+mod userns;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use docker_api::{Defaults, LimitDefault, Settings};
+use container::ContainerFlags;
+use docker_api::{Proxies, Settings};
 use engine::model::IdRange;
-use engine::registry::client::{ClientConfig, Trust};
 use engine::registry::server::TlsFiles;
-use engine::{Distribution, KeepBlobs, NetworkDefaults, Runtimes};
+use engine::{Distribution, NetworkDefaults, Runtimes};
+use foreign::Foreign;
+pub(crate) use listen::Host;
+use listen::Listen;
 use network::NetworkFlags;
+use registry::RegistryFlags;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
+use userns::Remap;
 
 /// The file that is read if there is one and no other is named.
 const FILE: &str = "/etc/insula/daemon.json";
@@ -28,7 +38,8 @@ const RUN: &str = "/run/insula";
 /// Below it, the folder of virtual machines, which need no daemon.
 const MACHINES: &str = "vm";
 const CGROUP_PARENT: &str = "/insula";
-const CERTS: &str = "/etc/docker/certs.d";
+/// Where CDI devices are described, the most important folder last.
+const CDI: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// The command line of the daemon itself.
 #[derive(Debug, Clone, Default, Args)]
@@ -48,14 +59,15 @@ pub(crate) struct Flags {
     /// Cgroup below which every container gets its own; by default /insula
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
-    /// Folders of files that describe CDI devices
-    #[arg(long, value_name = "DIR", default_values = ["/etc/cdi", "/var/run/cdi"])]
-    pub(crate) cdi_spec_dir: Vec<PathBuf>,
+    /// Folders of files that describe CDI devices; by default /etc/cdi and /var/run/cdi
+    #[arg(long, value_name = "DIR")]
+    cdi_spec_dir: Vec<PathBuf>,
     /// How many network namespaces are kept ready; 0 for none
     #[arg(long, value_name = "N", default_value_t = 4)]
     netns_pool: usize,
-    /// Ids for containers' user namespaces: off, or the host's first user id, first group id and their number; by default off
-    #[arg(long, value_name = "off|UID:GID:COUNT", value_parser = Remap::from_str)]
+    /// Ids for containers' user namespaces: off, the host's first user id, first group id and their number, or a user who has some in
+    /// /etc/subuid and /etc/subgid (default stands for dockremap); by default off
+    #[arg(long, value_name = "off|UID:GID:COUNT|default|USER[:GROUP]", value_parser = Remap::from_str)]
     userns_remap: Option<Remap>,
     /// The insula-shim program; by default the one beside this program, or in PATH
     #[arg(long, value_name = "PATH")]
@@ -65,6 +77,21 @@ pub(crate) struct Flags {
     pub(crate) netd: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkFlags,
+    #[command(flatten)]
+    containers: ContainerFlags,
+    #[command(flatten)]
+    registries: RegistryFlags,
+    #[command(flatten)]
+    foreign: Foreign,
+    /// Also write the process id to this file
+    #[arg(long, short = 'p', value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Switch something on or off: cdi, buildkit
+    #[arg(long, value_name = "NAME=BOOL", value_parser = feature)]
+    feature: Vec<(String, bool)>,
+    /// Log more
+    #[arg(long, short = 'D', value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    debug: Option<bool>,
     /// What is logged: error, warn, info, debug or trace; by default info
     #[arg(long, short = 'l', value_name = "LEVEL")]
     log_level: Option<LevelFilter>,
@@ -98,91 +125,79 @@ pub(crate) struct Flags {
     /// A label of the daemon, which clients see
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
-    /// Another place with the content of a registry, asked first: docker.io=https://mirror:5000
-    #[arg(long, value_name = "REGISTRY=URL", value_parser = mirror)]
-    mirror: Vec<(String, String)>,
-    /// Registry (host, host:port or a network such as 10.0.0.0/8) that may speak plain HTTP or have any certificate
-    #[arg(long, value_name = "REGISTRY")]
-    insecure_registry: Vec<String>,
-    /// Folder with a folder for each registry that has authorities (*.crt) and client certificates (*.cert, *.key) of its own
-    #[arg(long, value_name = "DIR", default_value = CERTS)]
-    registry_certs: PathBuf,
     /// Another OCI runtime, a program with runc's command line, for docker run --runtime NAME
     #[arg(long, value_name = "NAME=PATH", value_parser = runtime::flag)]
     add_runtime: Vec<(String, PathBuf)>,
     /// The runtime of containers that ask for none; by default insula
     #[arg(long, value_name = "NAME")]
     default_runtime: Option<String>,
-    /// Whether pulled layers are kept compressed too, so that images go out byte for byte as they came
-    #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = keep)]
-    keep_compressed: KeepBlobs,
-    /// Seconds after the last pull until compressed layers are reduced to what the layers do not have; 0 for never
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.2, value_parser = seconds)]
-    reduce_after: f64,
 }
 
 /// The file.
 ///
 /// # Source
 /// dockerd's `daemon.json`, whose names and meanings these are.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct File {
     bip: Option<String>,
+    bip6: Option<String>,
     bridge: Option<String>,
+    cdi_spec_dirs: Option<Vec<PathBuf>>,
     cgroup_parent: Option<String>,
     data_root: Option<PathBuf>,
     debug: Option<bool>,
     default_address_pools: Vec<network::PoolEntry>,
     default_cgroupns_mode: Option<String>,
+    default_gateway: Option<IpAddr>,
+    default_gateway_v6: Option<IpAddr>,
     default_ipc_mode: Option<String>,
+    default_network_opts: BTreeMap<String, BTreeMap<String, String>>,
     default_runtime: Option<String>,
-    default_shm_size: Option<Size>,
-    default_ulimits: BTreeMap<String, Ulimit>,
-    dns: Vec<String>,
+    default_shm_size: Option<container::Size>,
+    default_ulimits: BTreeMap<String, container::Ulimit>,
+    dns: Vec<IpAddr>,
     dns_opts: Vec<String>,
     dns_search: Vec<String>,
     exec_root: Option<PathBuf>,
+    features: BTreeMap<String, bool>,
     fixed_cidr: Option<String>,
+    fixed_cidr_v6: Option<String>,
     group: Option<String>,
     host_gateway_ip: Option<IpAddr>,
     host_gateway_ips: Vec<IpAddr>,
     hosts: Vec<String>,
+    icc: Option<bool>,
     init: Option<bool>,
     insecure_registries: Vec<String>,
+    ip: Option<IpAddr>,
+    ip_forward: Option<bool>,
+    ip_masq: Option<bool>,
     ipv6: Option<bool>,
     labels: Vec<String>,
-    live_restore: Option<bool>,
     log_driver: Option<String>,
     log_level: Option<String>,
     log_opts: BTreeMap<String, String>,
+    max_concurrent_downloads: Option<usize>,
+    max_concurrent_uploads: Option<usize>,
+    max_download_attempts: Option<u32>,
     metrics_addr: Option<String>,
     mtu: Option<u32>,
+    no_new_privileges: Option<bool>,
+    pidfile: Option<PathBuf>,
+    proxies: registry::ProxyEntry,
     registry_mirrors: Vec<String>,
     runtimes: BTreeMap<String, runtime::Entry>,
+    seccomp_profile: Option<String>,
     tls: Option<bool>,
     tlscacert: Option<PathBuf>,
     tlscert: Option<PathBuf>,
     tlskey: Option<PathBuf>,
     tlsverify: Option<bool>,
     userns_remap: Option<String>,
-}
-
-/// Bytes, as a number or as `64M`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Bytes(i64),
-    Text(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Ulimit {
-    #[serde(default)]
-    name: Option<String>,
-    hard: i64,
-    soft: i64,
+    /// Those that have no meaning here.
+    #[serde(skip)]
+    foreign: Foreign,
 }
 
 /// All settings, from wherever they came.
@@ -204,77 +219,16 @@ pub(crate) struct Resolved {
     pub(crate) distribution: Distribution,
     pub(crate) network: NetworkDefaults,
     pub(crate) runtimes: Runtimes,
+    pub(crate) cdi_folders: Vec<PathBuf>,
+    pub(crate) pidfile: Option<PathBuf>,
     pub(crate) settings: Settings,
-}
-
-/// Another place to listen at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Host {
-    Unix(PathBuf),
-    /// Address and port.
-    Tcp(String),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Remap(Option<IdRange>);
-
-impl FromStr for Remap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if matches!(text, "off" | "") {
-            return Ok(Self(None));
-        }
-        let wrong = || format!("{text:?} is neither off nor UID:GID:COUNT, such as 100000:100000:65536");
-        let numbers: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
-        let [first_uid, first_gid, count] = *numbers.as_slice() else { return Err(wrong()) };
-        if count == 0 || first_uid.checked_add(count).is_none() || first_gid.checked_add(count).is_none() {
-            return Err(format!("the range {text} is empty or goes beyond the largest id"));
-        }
-        Ok(Self(Some(IdRange { first_uid, first_gid, count })))
-    }
-}
-
-fn mirror(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(registry, url)| !registry.is_empty() && url.contains("://"));
-    let pair = pair.map(|(registry, url)| (registry.to_owned(), url.to_owned()));
-    pair.ok_or_else(|| format!("{text:?} is not REGISTRY=URL, such as docker.io=https://mirror:5000"))
-}
-
-fn keep(text: &str) -> Result<KeepBlobs, String> {
-    match text {
-        "yes" => Ok(KeepBlobs::Yes),
-        "no" => Ok(KeepBlobs::No),
-        _ => Err(format!("{text:?} is neither yes nor no")),
-    }
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| (0.0..=1e9).contains(number));
-    number.ok_or_else(|| format!("{text:?} is no number of seconds, such as 60 or 0.2"))
+    /// What of the settings has no effect, and why.
+    pub(crate) warnings: Vec<String>,
 }
 
 fn mode(text: &str) -> Result<u32, String> {
     let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o777);
     bits.ok_or_else(|| format!("{text:?} is no file mode; write it in octal, such as 0660"))
-}
-
-impl Host {
-    fn parse(text: &str, default_port: u16) -> Result<Self> {
-        match text.split_once("://") {
-            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(("tcp", address)) => {
-                let address = address.trim_end_matches('/');
-                let (host, port) = match address.rsplit_once(':') {
-                    Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
-                    _ => (address, Some(default_port)),
-                };
-                let port: u16 = port.with_context(|| format!("host {text:?} has no port that is a number"))?;
-                Ok(Self::Tcp(format!("{}:{port}", if host.is_empty() { "0.0.0.0" } else { host })))
-            }
-            _ => bail!("host {text:?} is neither unix:///PATH nor tcp://ADDRESS:PORT"),
-        }
-    }
 }
 
 impl File {
@@ -294,7 +248,13 @@ impl File {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        Ok(serde_json::from_str(text)?)
+        let Ok(Value::Object(mut map)) = serde_json::from_str(text) else { return Ok(serde_json::from_str(text)?) };
+        if !Foreign::any_in(&map) {
+            // read as it is: what is wrong is then told with its line
+            return Ok(serde_json::from_str(text)?);
+        }
+        let foreign = Foreign::take(&mut map)?;
+        Ok(Self { foreign, ..serde_json::from_value(Value::Object(map))? })
     }
 }
 
@@ -326,10 +286,10 @@ impl Flags {
     }
 
     fn with(self, file: File) -> Result<Resolved> {
-        if file.live_restore == Some(false) {
-            bail!("live-restore cannot be switched off: containers always outlive the daemon; take it out of the file");
-        }
-        let network = self.network.with(&file)?;
+        let (network, network_options) = self.network.with(&file)?;
+        let defaults = self.containers.with(&file)?;
+        let distribution = self.registries.with(&file)?;
+        let mut warnings = self.foreign.warnings(file.foreign)?;
         let cgroup_parent = either("cgroup-parent", self.cgroup_parent, file.cgroup_parent)?;
         let cgroup_parent = cgroup_parent.unwrap_or_else(|| CGROUP_PARENT.to_owned());
         if !cgroup_parent.starts_with('/') || cgroup_parent.split('/').any(|part| part == "..") {
@@ -339,54 +299,48 @@ impl Flags {
         let remap = file.userns_remap.as_deref().map(Remap::from_str).transpose();
         let remap = remap.map_err(|why| anyhow::anyhow!("bad value of userns-remap: {why}"))?;
         let level = file.log_level.as_deref().map(level).transpose()?;
-        let debug = file.debug.unwrap_or(false);
+        let debug = either("debug", self.debug, file.debug)?.unwrap_or(false);
         let log_level = either("log-level", self.log_level, level)?.unwrap_or(LevelFilter::INFO);
         let labels = lists("labels", self.label, file.labels)?;
         if let Some(bad) = labels.iter().find(|label| !label.contains('=')) {
             bail!("bad attribute format: {bad}; a label is KEY=VALUE");
         }
-        let tls_flag = either("tls", self.tls, file.tls)?;
-        let verify = either("tlsverify", self.tlsverify, file.tlsverify)?;
-        let files = [
-            ("tlscacert", either("tlscacert", self.tlscacert, file.tlscacert)?),
-            ("tlscert", either("tlscert", self.tlscert, file.tlscert)?),
-            ("tlskey", either("tlskey", self.tlskey, file.tlskey)?),
-        ];
-        let tls = tls(tls_flag, verify, files)?;
-        let port = if tls.is_some() { 2376 } else { 2375 };
-        let hosts = lists("hosts", self.host, file.hosts)?;
-        let hosts = hosts.iter().map(|host| Host::parse(host, port)).collect::<Result<Vec<_>>>()?;
-        let open = tls.is_none() && (tls_flag == Some(false) || verify == Some(false));
-        if !open && tls.is_none() && hosts.iter().any(|host| matches!(host, Host::Tcp(_))) {
-            bail!(
-                "whoever reaches a TCP port without TLS is root on this host: give --tlsverify with --tlscacert, --tlscert \
-                 and --tlskey, or say --tls=false if that is what you want"
-            );
-        }
-        let defaults = Defaults {
-            log_driver: file.log_driver,
-            log_options: file.log_opts,
-            init: file.init,
-            shm_bytes: file.default_shm_size.map(bytes).transpose()?,
-            ulimits: file.default_ulimits.into_iter().map(limit).collect(),
-            dns: file.dns,
-            dns_search: file.dns_search,
-            dns_options: file.dns_opts,
-            ipc_mode: file.default_ipc_mode,
-            cgroupns_mode: file.default_cgroupns_mode,
-        };
-        let insecure_registries = lists("insecure-registries", self.insecure_registry, file.insecure_registries)?;
-        let trust = Trust { certificates: Some(self.registry_certs), insecure: insecure_registries.clone() };
-        let mut client = ClientConfig { trust, ..ClientConfig::default() };
-        let mirrors = file.registry_mirrors.into_iter().map(|url| ("docker.io".to_owned(), url)).collect();
-        let mirrors = lists("registry-mirrors", self.mirror, mirrors)?;
-        for (registry, url) in &mirrors {
-            client.mirrors.entry(registry.clone()).or_default().push(url.clone());
-        }
-        let mirrors = client.mirrors.get("docker.io").cloned().unwrap_or_default();
+        let features = lists("features", self.feature, file.features.into_iter().collect())?;
+        let features: BTreeMap<String, bool> = features.into_iter().collect();
+        warnings.extend(features.keys().filter_map(|name| pointless(name)));
+        let feature = |name: &str| features.get(name).copied().unwrap_or(true);
+        let folders = file.cdi_spec_dirs.unwrap_or_else(|| CDI.map(PathBuf::from).to_vec());
+        let mut cdi_folders = if self.cdi_spec_dir.is_empty() { folders } else { self.cdi_spec_dir };
+        // an empty word stands for no folder at all
+        cdi_folders.retain(|folder| feature("cdi") && !folder.as_os_str().is_empty());
+        let listen = Listen::of(
+            (self.host, file.hosts),
+            either("tls", self.tls, file.tls)?,
+            either("tlsverify", self.tlsverify, file.tlsverify)?,
+            [
+                ("tlscacert", either("tlscacert", self.tlscacert, file.tlscacert)?),
+                ("tlscert", either("tlscert", self.tlscert, file.tlscert)?),
+                ("tlskey", either("tlskey", self.tlskey, file.tlskey)?),
+            ],
+        )?;
         let default_runtime = either("default-runtime", self.default_runtime, file.default_runtime)?;
-        let runtimes = runtime::all(self.add_runtime, file.runtimes, default_runtime)?;
-        let reduce_after = (self.reduce_after > 0.0).then(|| Duration::from_secs_f64(self.reduce_after));
+        let client = &distribution.client;
+        let proxies = &client.proxies;
+        let settings = Settings {
+            labels,
+            debug,
+            insecure_registries: client.trust.insecure.clone(),
+            mirrors: client.mirrors.get("docker.io").cloned().unwrap_or_default(),
+            machines: PathBuf::new(),
+            defaults,
+            network_options,
+            classic_builds: !feature("buildkit"),
+            proxies: Proxies {
+                http: proxies.http.clone().unwrap_or_default(),
+                https: proxies.https.clone().unwrap_or_default(),
+                none: proxies.none.clone(),
+            },
+        };
         Ok(Resolved {
             root: absolute(either("data-root", self.root, file.data_root)?.unwrap_or_else(|| ROOT.into()))?,
             run: absolute(either("exec-root", self.run, file.exec_root)?.unwrap_or_else(|| RUN.into()))?,
@@ -394,18 +348,37 @@ impl Flags {
             netns_pool: self.netns_pool,
             userns: either("userns-remap", self.userns_remap, remap)?.and_then(|remap| remap.0),
             log_level: if debug { log_level.max(LevelFilter::DEBUG) } else { log_level },
-            hosts,
-            tls,
-            open,
+            hosts: listen.hosts,
+            tls: listen.tls,
+            open: listen.open,
             group: either("group", self.socket_group, file.group)?,
             mode: self.socket_mode,
             metrics: either("metrics-addr", self.metrics_addr, file.metrics_addr)?,
-            distribution: Distribution { client, keep: self.keep_compressed, reduce_after },
+            distribution,
             network,
-            runtimes,
-            settings: Settings { labels, debug, insecure_registries, mirrors, machines: PathBuf::new(), defaults },
+            runtimes: runtime::all(self.add_runtime, file.runtimes, default_runtime)?,
+            cdi_folders,
+            pidfile: either("pidfile", self.pidfile, file.pidfile)?.map(absolute).transpose()?,
+            settings,
+            warnings,
         })
     }
+}
+
+fn feature(text: &str) -> Result<(String, bool), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, "true"));
+    let value = value.parse().map_err(|_| format!("{text:?} is not NAME=true or NAME=false"))?;
+    Ok((name.to_owned(), value))
+}
+
+/// What is to be told of a feature that nothing depends on.
+fn pointless(name: &str) -> Option<String> {
+    let why = match name {
+        "buildkit" | "cdi" => return None,
+        "containerd-snapshotter" => "images are always kept by their content, with all their platforms",
+        _ => "it is not known here",
+    };
+    Some(format!("the feature {name} has no effect: {why}"))
 }
 
 /// The words that dockerd and we have for levels.
@@ -413,35 +386,6 @@ fn level(text: &str) -> Result<LevelFilter> {
     match text {
         "fatal" | "panic" => Ok(LevelFilter::ERROR),
         _ => text.parse().map_err(|_| anyhow::anyhow!("invalid logging level: {text:?}")),
-    }
-}
-
-fn tls(
-    on: Option<bool>,
-    verify: Option<bool>,
-    [authority, certificate, key]: [(&str, Option<PathBuf>); 3],
-) -> Result<Option<TlsFiles>> {
-    let wanted = verify.or(on).unwrap_or(false);
-    if !wanted {
-        return Ok(None);
-    }
-    let needed = |(name, path): (&str, Option<PathBuf>)| {
-        path.with_context(|| format!("TLS needs --{name}, the path of a PEM file"))
-    };
-    let clients = if verify == Some(true) { Some(needed(authority)?) } else { None };
-    Ok(Some(TlsFiles { certificate: needed(certificate)?, key: needed(key)?, clients }))
-}
-
-fn limit((name, limit): (String, Ulimit)) -> LimitDefault {
-    LimitDefault { name: limit.name.unwrap_or(name), soft: limit.soft, hard: limit.hard }
-}
-
-fn bytes(size: Size) -> Result<i64> {
-    match size {
-        Size::Bytes(bytes) => Ok(bytes),
-        Size::Text(text) => docker_api::parse_size(&text)
-            .and_then(|bytes| i64::try_from(bytes).ok())
-            .with_context(|| format!("invalid size: '{text}'")),
     }
 }
 
@@ -463,8 +407,8 @@ impl Resolved {
             ("group", self.group != other.group),
             ("metrics-addr", self.metrics != other.metrics),
             ("tls", !same_tls(&self.tls, &other.tls) || self.open != other.open),
-            ("insecure-registries", self.settings.insecure_registries != other.settings.insecure_registries),
-            ("registry-mirrors", self.settings.mirrors != other.settings.mirrors),
+            ("cdi-spec-dirs", self.cdi_folders != other.cdi_folders),
+            ("pidfile", self.pidfile != other.pidfile),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }

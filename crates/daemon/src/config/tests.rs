@@ -2,6 +2,7 @@
 
 use super::*;
 use clap::Parser;
+use docker_api::LimitDefault;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ fn refused(words: &str, file: &str, part: &str) {
 }
 
 #[test]
-fn ranges_modes_and_mirrors_are_checked() {
+fn ranges_and_modes_are_checked() {
     let remap = |text: &str| text.parse::<Remap>();
     assert!(remap("off").unwrap().0.is_none());
     let range = remap("100000:200000:65536").unwrap().0.unwrap();
@@ -33,9 +34,6 @@ fn ranges_modes_and_mirrors_are_checked() {
     }
     assert_eq!(mode("0660"), Ok(0o660));
     assert!(mode("9").is_err() && mode("7777").is_err());
-    assert_eq!(mirror("docker.io=https://m:5").unwrap().1, "https://m:5");
-    assert!(mirror("docker.io").is_err() && mirror("=https://m").is_err() && mirror("a=m").is_err());
-    assert!(keep("perhaps").is_err());
 }
 
 #[test]
@@ -73,7 +71,7 @@ fn wrong_settings_are_named() {
     refused("", "{", "EOF");
     refused("--root /a", r#"{"data-root": "/b"}"#, "both as a flag and in the configuration file: data-root");
     refused("-H unix:///a", r#"{"hosts": ["unix:///b"]}"#, "hosts");
-    refused("", r#"{"live-restore": false}"#, "live-restore");
+    refused("", r#"{"live-restore": false}"#, "always outlive");
     refused("", r#"{"labels": ["bare"]}"#, "bare");
     refused("", r#"{"log-level": "loud"}"#, "loud");
     refused("", r#"{"host-gateway-ip": "here"}"#, "IP address");
@@ -97,4 +95,68 @@ fn tcp_needs_tls_or_a_clear_word() {
     let unverified = resolve("", file).unwrap();
     assert!(unverified.tls.unwrap().clients.is_none());
     assert_eq!(unverified.hosts, [Host::Tcp("[::1]:2376".into())]);
+}
+
+#[test]
+fn flags_say_what_the_file_could() {
+    let all = resolve(
+        "-D -b none --dns 1.1.1.1 --dns-opt ndots:2 --dns-search a.b --log-driver local --log-opt max-size=1m --init \
+         --default-shm-size 1m --default-ulimit nofile=5:9 --no-new-privileges --seccomp-profile unconfined -p /x/y.pid \
+         --registry-mirror https://m --default-network-opt bridge=a.b=c=d --feature cdi=false --max-download-attempts 1",
+        "",
+    )
+    .unwrap();
+    let defaults = &all.settings.defaults;
+    assert_eq!((defaults.dns[0].as_str(), defaults.dns_options[0].as_str()), ("1.1.1.1", "ndots:2"));
+    assert_eq!((defaults.log_driver.as_deref(), defaults.log_options["max-size"].as_str()), (Some("local"), "1m"));
+    assert_eq!(defaults.ulimits, [LimitDefault { name: "nofile".into(), soft: 5, hard: 9 }]);
+    assert!(defaults.no_new_privileges && defaults.init == Some(true) && all.network.absent);
+    assert_eq!(defaults.seccomp.as_ref().unwrap().value, "unconfined");
+    assert_eq!(all.settings.network_options["bridge"]["a.b"], "c=d");
+    assert_eq!((all.cdi_folders.len(), all.distribution.client.retries), (0, 0));
+    assert_eq!((all.pidfile.as_deref(), all.log_level), (Some(Path::new("/x/y.pid")), LevelFilter::DEBUG));
+    assert_eq!(all.distribution.client.mirrors["docker.io"], ["https://m"]);
+    refused("--dns x", "", "invalid value");
+    refused("--dns 1.1.1.1", r#"{"dns": ["1.1.1.1"]}"#, "dns");
+    refused("", r#"{"dns": ["x"]}"#, "IP address");
+    refused("--default-ulimit nofile=9:5", "", "NAME=SOFT");
+    refused("--default-network-opt bridge=x", "", "DRIVER=OPTION=VALUE");
+    refused("--default-ipc-mode host", "", "private nor shareable");
+    refused("--max-download-attempts 0", "", "invalid max download attempts");
+    refused("--seccomp-profile /nowhere/p.json", "", "/nowhere/p.json");
+}
+
+#[test]
+fn the_default_network_is_told() {
+    let network = |file: &str| resolve("", file).unwrap().network;
+    let all = network(
+        r#"{"bip": "10.9.0.1/16", "fixed-cidr": "10.9.1.0/24", "ipv6": true, "bip6": "fd00:9::1/64", "icc": false,
+            "fixed-cidr-v6": "fd00:9::/80", "default-gateway": "10.9.0.9", "ip": "127.0.0.1", "ip-masq": false, "ip-forward": false}"#,
+    );
+    assert_eq!((all.addresses.len(), all.ranges.len(), all.gateways.len()), (2, 2, 1));
+    assert!(all.separate && all.unmasked && all.leave_forwarding && all.v6 && !all.absent);
+    assert_eq!(all.publish_at, Some(Ipv4Addr::LOCALHOST.into()));
+    refused("", r#"{"bip": "fd00::1/64"}"#, "bip: it is an address of the other version");
+    refused("--fixed-cidr-v6 10.0.0.0/8", "", "fixed-cidr-v6");
+}
+
+#[test]
+fn settings_without_a_meaning_here_are_known() {
+    let told = |words: &str, file: &str| resolve(words, file).unwrap().warnings;
+    assert_eq!(told("--userland-proxy=false --iptables=true -s overlay2 --live-restore", ""), [""; 0]);
+    assert_eq!(told("", r#"{"live-restore": true, "builder": {}, "storage-driver": "overlay2"}"#), [""; 0]);
+    let some = told(
+        "-s zfs",
+        r#"{"exec-opts": ["native.cgroupdriver=systemd"], "features": {"containerd-snapshotter": true}}"#,
+    );
+    assert!(
+        some[0].contains("storage-driver (zfs)") && some[1].contains("systemd") && some[2].contains("by their content")
+    );
+    assert_eq!(some.len(), 3);
+    refused("", r#"{"iptables": false}"#, "iptables (false) is not possible");
+    refused("--authorization-plugin x", "", "there are no plugins");
+    refused("-s a", r#"{"storage-driver": "b"}"#, "both as a flag and in the configuration file: storage-driver");
+    refused("", r#"{"shutdown-timeout": "x"}"#, "bad value of shutdown-timeout");
+    refused("--shutdown-timeout x", "", "shutdown-timeout");
+    refused("", r#"{"iptables": true, "colour": 1}"#, "colour");
 }

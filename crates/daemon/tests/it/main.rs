@@ -110,6 +110,17 @@ fn terminate(mut daemon: Daemon) -> ExitStatus {
     ended(&mut daemon)
 }
 
+/// The body of an answer.
+fn ask(socket: &Path, request: &str, body: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let length = body.len();
+    let head = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 fn ping(socket: &Path) {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -183,4 +194,68 @@ fn a_service_manager_may_bring_the_socket() {
     assert!(!island.path("run/docker.sock").exists());
     assert!(terminate(daemon).success());
     assert!(path.exists(), "the socket is the manager's");
+}
+
+#[test]
+fn the_default_network_is_what_the_settings_say_now() {
+    let island = Island::new();
+    let socket = island.path("run/docker.sock");
+    let shown = |flags: &[&str]| {
+        let mut arguments = island.arguments("root", "run");
+        arguments.extend(flags.iter().map(PathBuf::from));
+        let daemon = island.start_as(Command::new(PROGRAM).args(arguments));
+        let shown = ask(&socket, "GET /networks/bridge", "");
+        assert!(terminate(daemon).success());
+        shown
+    };
+    let first = shown(&["--bip", "10.254.251.1/24", "--mtu", "1400"]);
+    assert!(first.contains("10.254.251.0/24") && first.contains("\"1400\""), "{first}");
+    let again = shown(&["--bip", "10.254.251.1/24", "--mtu", "1400"]);
+    let id = |text: &str| text.split_once("\"Id\":\"").unwrap().1[..64].to_owned();
+    assert_eq!(id(&first), id(&again));
+    let other =
+        shown(&["--bip", "10.254.252.1/24", "--fixed-cidr", "10.254.252.128/25", "--icc=false", "--ip", "127.0.0.1"]);
+    assert!(other.contains("10.254.252.0/24") && other.contains("10.254.252.128/25"), "{other}");
+    assert!(other.contains("enable_icc\":\"false\"") && other.contains("host_binding_ipv4\":\"127.0.0.1\""), "{other}");
+    let whole = shown(&["--fixed-cidr", "10.254.250.0/24", "--ipv6", "--fixed-cidr-v6", "fd00:254::/64"]);
+    assert!(whole.contains("10.254.250.0/24") && whole.contains("fd00:254::/64"), "{whole}");
+    let away = shown(&["--fixed-cidr", "10.254.250.0/24", "--default-gateway", "10.254.250.9"]);
+    assert!(away.contains("\"DefaultGatewayIPv4\":\"10.254.250.9\""), "{away}");
+    let none = shown(&["--bridge", "none"]);
+    assert!(none.starts_with("HTTP/1.1 404"), "{none}");
+    assert!(shown(&[]).contains("\"Name\":\"bridge\""));
+}
+
+#[test]
+fn a_file_says_what_is_made_and_is_read_again() {
+    let island = Island::new();
+    let (socket, file) = (island.path("run/docker.sock"), island.path("daemon.json"));
+    let options = r#""default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1234"}}"#;
+    let write = |more: &str| std::fs::write(&file, format!("{{{options}{more}}}")).unwrap();
+    write("");
+    let mut arguments = island.arguments("root", "run");
+    arguments.extend(["--config".into(), file.clone()]);
+    let daemon = island.start_as(Command::new(PROGRAM).args(arguments));
+    let made = |name: &str, rest: &str| {
+        let body = format!(r#"{{"Name": "{name}", "ConfigOnly": true{rest}}}"#);
+        let answer = ask(&socket, "POST /networks/create", &body);
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        ask(&socket, &format!("GET /networks/{name}"), "")
+    };
+    assert!(made("a", "").contains("mtu\":\"1234\""));
+    assert!(made("b", r#", "Options": {"com.docker.network.driver.mtu": "1300"}"#).contains("mtu\":\"1300\""));
+    assert!(!made("c", r#", "Driver": "macvlan""#).contains("mtu"));
+    write(
+        r#", "insecure-registries": ["far:5000"], "features": {"buildkit": false}, "proxies": {"http-proxy": "http://u:p@x"}"#,
+    );
+    let pid = rustix::process::Pid::from_child(&daemon.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let begin = Instant::now();
+    while !ask(&socket, "GET /info", "").contains("far:5000") {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the file is not read again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(ask(&socket, "GET /_ping", "").to_ascii_lowercase().contains("builder-version: 1"));
+    assert!(ask(&socket, "GET /info", "").contains("http://xxxxx:xxxxx@x"));
+    assert!(terminate(daemon).success());
 }

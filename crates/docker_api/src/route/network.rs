@@ -55,7 +55,17 @@ pub(crate) async fn inspect(call: Call) -> Result {
 
 /// `POST /networks/create`
 pub(crate) async fn create(mut call: Call) -> Result {
-    let body: NetworkCreateRequest = call.json().await?;
+    let mut body: NetworkCreateRequest = call.json().await?;
+    let driver = body.driver.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "bridge".to_owned());
+    // one that is made from another's configuration has its options
+    if body.config_from.as_ref().is_none_or(|from| from.network.as_deref().unwrap_or_default().is_empty())
+        && let Some(defaults) = call.settings().network_options.get(&driver)
+    {
+        let options = body.options.get_or_insert_default();
+        for (key, value) in defaults {
+            options.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
     let network = call.engine().create_network(translate::spec(body)?).await?;
     let answer = NetworkCreateResponse { id: network.id.to_string(), warning: String::new() };
     reply::json_with(StatusCode::CREATED, &answer)

@@ -5,7 +5,7 @@ use crate::query::Filters;
 use crate::reply::{self, Result};
 use crate::route::Version;
 use crate::server::Call;
-use crate::settings::Settings;
+use crate::settings::{Proxies, Settings};
 use crate::translate::describe::STORAGE;
 use crate::translate::time::{now_ns, rfc3339, unix_seconds};
 use bytes::Bytes;
@@ -20,12 +20,13 @@ use std::time::Duration;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `GET` and `HEAD /_ping`
-pub(crate) async fn ping(_: Call) -> Result {
+pub(crate) async fn ping(call: Call) -> Result {
+    let builder = if call.settings().classic_builds { "1" } else { "2" };
     let mut reply = reply::whole(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"OK"));
     let headers = reply.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-    headers.insert(HeaderName::from_static("builder-version"), HeaderValue::from_static("2"));
+    headers.insert(HeaderName::from_static("builder-version"), HeaderValue::from_static(builder));
     headers.insert(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive"));
     Ok(reply)
 }
@@ -81,10 +82,12 @@ pub(crate) async fn info(call: Call) -> Result {
     let settings = call.settings();
     let host = call.engine().info();
     let (running, paused, stopped) = host.containers;
+    let filter = settings.defaults.seccomp.as_ref().map_or("builtin", |filter| &filter.name);
     let security = host.security.iter().map(|name| match *name {
-        "seccomp" => "name=seccomp,profile=builtin".to_owned(),
+        "seccomp" => format!("name=seccomp,profile={filter}"),
         other => format!("name={other}"),
     });
+    let security = security.chain(settings.defaults.no_new_privileges.then(|| "name=no-new-privileges".to_owned()));
     let runtimes = call.engine().runtimes();
     let runtime = |program: Option<&engine::Runtime>| models::Runtime {
         path: Some(program.map_or_else(|| "insula-shim".to_owned(), |own| own.program.display().to_string())),
@@ -162,8 +165,9 @@ fn fill_info(map: &mut serde_json::Map<String, Value>, settings: &Settings) {
     map.insert("Swarm".to_owned(), swarm);
     map.insert("Plugins".to_owned(), plugins);
     map.insert("RegistryConfig".to_owned(), registry_config(settings));
-    for (field, variable) in [("HttpProxy", "HTTP_PROXY"), ("HttpsProxy", "HTTPS_PROXY"), ("NoProxy", "NO_PROXY")] {
-        map.insert(field.to_owned(), proxy(variable).into());
+    let Proxies { http, https, none } = &settings.proxies;
+    for (field, value) in [("HttpProxy", http), ("HttpsProxy", https), ("NoProxy", none)] {
+        map.insert(field.to_owned(), masked(value).into());
     }
     for text in ["Isolation", "OSVersion"] {
         map.entry(text).or_insert_with(|| "".into());
@@ -188,11 +192,10 @@ fn by_version(map: &mut serde_json::Map<String, Value>, version: Version, device
 }
 
 /// A proxy that the daemon uses, without what only it and the proxy may know.
-fn proxy(variable: &str) -> String {
-    let value = std::env::var(variable.to_lowercase()).or_else(|_| std::env::var(variable)).unwrap_or_default();
+fn masked(value: &str) -> String {
     match (value.find("://"), value.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => format!("{}xxxxx:xxxxx{}", &value[..scheme + 3], &value[at..]),
-        _ => value,
+        _ => value.to_owned(),
     }
 }
 

@@ -137,7 +137,7 @@ async fn build(
         remotes,
         reuse: request.reuse,
         fresh: fresh(&plan, &request.fresh),
-        network: request.network.take().unwrap_or_else(|| NetworkMode::Networks(DEFAULT_NETWORK.to_owned())),
+        network: request.network.take().unwrap_or_else(|| default_network(inner)),
         resources: std::mem::take(&mut request.resources),
         cgroup_parent: request.cgroup_parent.take(),
         shm_bytes: request.shm_bytes,
@@ -234,6 +234,10 @@ fn outline(plan: &Plan) -> Vec<StageOutline> {
 
 /// The stages that are built anew: those that are named, and those that need one of them, since keys do not show that it has
 /// changed.
+fn default_network(inner: &Inner) -> NetworkMode {
+    if inner.config.network.absent { NetworkMode::None } else { NetworkMode::Networks(DEFAULT_NETWORK.to_owned()) }
+}
+
 fn fresh(plan: &Plan, names: &BTreeSet<String>) -> BTreeSet<usize> {
     let mut out = BTreeSet::new();
     for (index, stage) in &plan.stages {

@@ -167,7 +167,8 @@ pub(super) fn fetch(inner: &Inner, remote: &Remote) -> Result<Fetched> {
 /// Fetches `url` to `path`; the time of its last change in seconds since 1970, if the server says.
 fn get(inner: &Inner, url: &str, path: &Path) -> Result<Option<i64>> {
     let mut file = fs::File::create(path).map_err(|error| failed("cannot keep what was fetched", &error))?;
-    let fetched = Handle::current().block_on(inner.distribution.download(url, &mut file, LONGEST)).map_err(refused)?;
+    let fetched =
+        Handle::current().block_on(inner.reach().client.download(url, &mut file, LONGEST)).map_err(refused)?;
     file.set_len(fetched.size).map_err(|error| failed("cannot keep what was fetched", &error))?;
     let time = fetched.changed.and_then(|text| jiff::fmt::rfc2822::parse(text.trim()).ok());
     Ok(time.map(|time| time.timestamp().as_second()))

@@ -100,6 +100,9 @@ impl Engine {
             spec.hostname = Some(plan::namespaces::shown_hostname(&other));
             spec.domainname.clone_from(&other.spec.domainname);
         }
+        if inner.config.network.absent {
+            super::networks::without_default(&mut spec);
+        }
         self.donors(&spec.namespaces)?;
         plan::namespaces::pin(&mut spec, |who| inner.container(who).ok().map(|other| other.id.to_string()));
         warnings.extend(self.unsupported_limits(&spec.resources));

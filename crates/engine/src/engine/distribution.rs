@@ -117,7 +117,7 @@ impl Fetching {
 
 impl Engine {
     pub(super) fn client(&self, proof: Proof) -> Client {
-        self.inner.distribution.with_credentials(proof.credentials())
+        self.inner.reach().client.with_credentials(proof.credentials())
     }
 
     pub(crate) fn remote(&self, reference: &Reference, proof: Proof) -> Result<Remote> {
@@ -146,7 +146,7 @@ impl Engine {
             Credentials::Fixed(credential) => credential,
             _ => return Err(EngineError::invalid("a user name and a password are needed to log in")),
         };
-        self.inner.distribution.log_in(domain, credential).await.map_err(refused)
+        self.inner.reach().client.log_in(domain, credential).await.map_err(refused)
     }
 
     /// What a registry has under a name, without fetching layers.

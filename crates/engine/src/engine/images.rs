@@ -121,7 +121,7 @@ impl Engine {
         let failed = |error: std::io::Error| EngineError::internal("cannot keep what was fetched", &error);
         let path = work.path().join("archive");
         let mut file = std::fs::File::create_new(&path).map_err(failed)?;
-        let fetched = self.inner.distribution.download(address, &mut file, options.limits.archive_bytes).await;
+        let fetched = self.inner.reach().client.download(address, &mut file, options.limits.archive_bytes).await;
         file.set_len(fetched.map_err(refused)?.size).map_err(failed)?;
         let archive = std::fs::File::open(&path).map_err(failed)?;
         self.import_image(Box::new(archive), options).await

@@ -29,7 +29,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) images: image::Store,
     /// Reaches registries as nobody.
-    pub(crate) distribution: ::registry::client::Client,
+    /// How registries are reached now.
+    distribution: Mutex<Reach>,
     pub(crate) fetching: Fetching,
     pub(crate) cgroups: cgroup::Host,
     pub(crate) netns: Option<net::NetnsPool>,
@@ -58,6 +59,21 @@ pub(crate) struct Inner {
     departed: Mutex<VecDeque<(ContainerId, Finished)>>,
     /// Tells two events of one nanosecond apart.
     event_number: AtomicU64,
+}
+
+/// How registries are reached, and how much at a time.
+#[derive(Clone)]
+pub(crate) struct Reach {
+    pub(crate) client: ::registry::client::Client,
+    pub(crate) downloads: Option<usize>,
+    pub(crate) uploads: Option<usize>,
+}
+
+impl Reach {
+    fn new(from: &crate::Distribution) -> Self {
+        let client = ::registry::client::Client::new(from.client.clone(), Credentials::None);
+        Self { client, downloads: from.downloads, uploads: from.uploads }
+    }
 }
 
 /// All containers by id and name.
@@ -100,7 +116,7 @@ impl Inner {
         let zygote = Zygote::new(&config.shim);
         let networks = Networks::new(&config);
         let runtimes = Mutex::new(Arc::new(config.runtimes.clone()));
-        let distribution = ::registry::client::Client::new(config.distribution.client.clone(), Credentials::None);
+        let distribution = Mutex::new(Reach::new(&config.distribution));
         let past = store.range(EVENTS);
         let keys = past.iter().map(|entry| entry.key.clone()).collect();
         let events = past.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
@@ -294,6 +310,15 @@ impl Inner {
 
     pub(crate) fn runtimes(&self) -> Arc<Runtimes> {
         Arc::clone(&lock(&self.runtimes))
+    }
+
+    /// How registries are reached.
+    pub(crate) fn reach(&self) -> Reach {
+        lock(&self.distribution).clone()
+    }
+
+    pub(super) fn set_distribution(&self, distribution: &crate::Distribution) {
+        *lock(&self.distribution) = Reach::new(distribution);
     }
 
     pub(super) fn set_runtimes(&self, runtimes: Runtimes) {

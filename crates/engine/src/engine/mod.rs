@@ -135,6 +135,11 @@ impl Engine {
         self.inner.set_runtimes(runtimes);
     }
 
+    /// Reaches registries in this way from now on; what is under way goes on as it began.
+    pub fn set_distribution(&self, distribution: &crate::Distribution) {
+        self.inner.set_distribution(distribution);
+    }
+
     /// Tells watchers that the daemon's settings were read again.
     pub fn reloaded(&self) {
         let name = self.info().name;

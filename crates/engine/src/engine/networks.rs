@@ -1,12 +1,12 @@
 //! Networks: made, listed, joined, left, removed.
 
 use super::Engine;
-use super::inner::Inner;
+use super::inner::{CONTAINERS, Inner};
 use crate::actor::Ask;
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{
-    Container, ContainerId, DEFAULT_NETWORK, Driver, EndpointRequest, Event, EventKind, LinkOptions, Member, Network,
-    NetworkId, NetworkMode, NetworkSpec,
+    Container, ContainerId, ContainerSpec, DEFAULT_NETWORK, Driver, EndpointRequest, Event, EventKind, LinkOptions,
+    Member, Network, NetworkId, NetworkMode, NetworkSpec,
 };
 use crate::network;
 use net::ipam::default_pools;
@@ -419,6 +419,26 @@ impl Inner {
         self.events.event(EventKind::Network, action, network.id.as_str(), attributes)
     }
 
+    /// Takes the default network away if the settings ask for another one now, or for none, and nobody is in it.
+    fn renew_default(&self) -> Result<()> {
+        let Some(present) = self.networks.book().by_name(DEFAULT_NETWORK).cloned() else { return Ok(()) };
+        if !self.config.network.absent && self.config.network.fits(&present.spec) {
+            return Ok(());
+        }
+        let is_in = |container: Container| container.links().any(|(_, link)| link.network == present.id);
+        let records = self.store.range(CONTAINERS);
+        let mut containers = records.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
+        if containers.any(is_in) {
+            tracing::warn!("the default network stays as it is while containers run in it, in spite of the settings");
+            return Ok(());
+        }
+        let txn = Txn::new().delete(network_key(&present)).put(passing_key(&present), record(&present)?);
+        self.commit(txn)?;
+        self.networks.book().remove(&present.id);
+        self.end_passing(&present);
+        Ok(())
+    }
+
     /// Reads the networks of the store, and makes those that every host has where they are missing.
     pub(super) fn load_networks(&self) -> Result<()> {
         for entry in self.store.range(NETWORKS) {
@@ -429,11 +449,13 @@ impl Inner {
                 }
             }
         }
+        self.renew_default()?;
         let named = |name: &str, driver| NetworkSpec { name: name.to_owned(), driver, ..NetworkSpec::default() };
         for mut spec in
             [named(DEFAULT_NETWORK, Driver::Bridge), named("host", Driver::Host), named("none", Driver::None)]
         {
-            if self.networks.book().by_name(&spec.name).is_some() {
+            let unwanted = spec.driver == Driver::Bridge && self.config.network.absent;
+            if unwanted || self.networks.book().by_name(&spec.name).is_some() {
                 continue;
             }
             if spec.driver == Driver::Bridge {
@@ -465,6 +487,15 @@ fn passing_key(network: &Network) -> String {
 
 fn record(network: &Network) -> Result<Vec<u8>> {
     serde_json::to_vec(network).map_err(|error| EngineError::internal("cannot write the network's record", &error))
+}
+
+/// Where there is no default network, who would be in it is in the others that it asks for, or has none.
+pub(super) fn without_default(spec: &mut ContainerSpec) {
+    spec.endpoints.remove(DEFAULT_NETWORK);
+    if spec.network == NetworkMode::Networks(DEFAULT_NETWORK.to_owned()) {
+        let other = spec.endpoints.keys().next().cloned();
+        spec.network = other.map_or(NetworkMode::None, NetworkMode::Networks);
+    }
 }
 
 /// Checks what needs no other network.

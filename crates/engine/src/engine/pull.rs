@@ -189,7 +189,7 @@ impl Engine {
         for descriptor in descriptors {
             let _ = progress.send(Progress::Layer(short(&descriptor.digest), LayerStep::Waiting)).await;
         }
-        let places = Arc::new(Semaphore::new(PARALLEL));
+        let places = Arc::new(Semaphore::new(self.inner.reach().downloads.unwrap_or(PARALLEL)));
         let mut running = JoinSet::new();
         for (descriptor, id) in descriptors.iter().cloned().zip(ids) {
             let (layers, places) = (layers.clone(), Arc::clone(&places));

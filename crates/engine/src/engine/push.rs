@@ -134,7 +134,7 @@ impl Engine {
         }
         let from = sisters(reference, image);
         let teller = Teller::new(progress.clone(), LayerStep::Sending);
-        let places = Arc::new(Semaphore::new(PARALLEL));
+        let places = Arc::new(Semaphore::new(self.inner.reach().uploads.unwrap_or(PARALLEL)));
         let mut running = JoinSet::new();
         for (descriptor, source) in parcel.layers.iter().cloned() {
             let (remote, from, places) = (remote.clone(), from.clone(), Arc::clone(&places));

@@ -202,6 +202,14 @@ impl Network {
         self.spec.name == DEFAULT_NETWORK
     }
 
+    /// The address beside the bridge's that its containers are told is the way out, if there is one.
+    #[must_use]
+    pub(crate) fn way_out(&self, v6: bool) -> Option<IpAddr> {
+        let key = if v6 { crate::config::GATEWAY_V6 } else { crate::config::GATEWAY_V4 };
+        let named = self.spec.subnets.iter().find_map(|subnet| subnet.auxiliary.get(key).copied());
+        named.filter(|_| self.spec.driver == Driver::Bridge)
+    }
+
     /// The gateways that its containers use; none in a network without a way out.
     #[must_use]
     pub fn gateways(&self) -> Vec<IpAddr> {

@@ -169,7 +169,7 @@ pub(crate) fn make(inner: &Inner, links: &Links, network: &Network) -> Result<()
             {
                 links.create_vxlan(&tunnel).map_err(cannot)?;
             }
-            if !network.spec.internal {
+            if !network.spec.internal && !inner.config.network.leave_forwarding {
                 forward(inner, network)?;
             }
         }

@@ -340,7 +340,10 @@ fn new_link(
 ) -> std::result::Result<EndpointLink, Refusal> {
     let id = ContainerId::random()
         .map_err(|error| Refusal::Wrong(EngineError::internal("cannot make an endpoint's id", &error)))?;
-    let leases = book.lease(&network.id, &container.id, &endpoint.request.addresses)?;
+    let mut leases = book.lease(&network.id, &container.id, &endpoint.request.addresses)?;
+    for lease in &mut leases {
+        lease.gateway = network.way_out(lease.address.is_v6()).unwrap_or(lease.gateway);
+    }
     let first = leases.first().map(|lease| lease.address.address());
     let wanted = endpoint.request.link_name.clone();
     Ok(EndpointLink {
