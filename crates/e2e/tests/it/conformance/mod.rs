@@ -17,4 +17,5 @@ pub(crate) mod network;
 mod ours;
 mod pizza;
 mod protocol;
+mod settings;
 mod volumes_of_builds;
