@@ -72,6 +72,13 @@ fn fill_service(name: &str, node: &mut Node) -> bool {
         && node.get("provider").is_none()
         && node.get("networks").and_then(Node::as_map).is_none_or(Map::is_empty);
     let Some(map) = node.as_map_mut() else { return false };
+    for field in ["command", "deploy", "develop", "entrypoint"] {
+        if map.get(field).is_some_and(|node| node.value == Value::Null) {
+            map.remove(field);
+        }
+    }
+    // it is in the specification, and says nothing that a pull policy does not
+    map.remove("pull_refresh_after");
     for (other, restart) in before {
         if map.get("depends_on").is_none() {
             map.insert("depends_on", Node::new(Value::Map(Map::default()), &place));
@@ -165,6 +172,17 @@ fn check_names(project: &Project, service: &Service) -> Result<(), FileError> {
                 format!("there is no config {:?}; add it under \"configs\" at the top", reference.source),
             );
         }
+    }
+    if let Some(model) = spec.models.keys().find(|name| !project.models.contains_key(*name)) {
+        return fail("models", format!("there is no model {model:?}; add it under \"models\" at the top"));
+    }
+    if let Some(first) = spec.healthcheck.as_ref().and_then(|health| health.test.first())
+        && !["NONE", "CMD", "CMD-SHELL"].contains(&first.as_str())
+    {
+        return fail(
+            "healthcheck",
+            format!("its \"test\" begins with {first:?}; a list begins with CMD, CMD-SHELL or NONE"),
+        );
     }
     if spec.image.is_none() && spec.build.is_none() && spec.provider.is_none() {
         return fail("image", "says neither \"image\" nor \"build\"; give one of them".to_owned());
@@ -290,19 +308,7 @@ pub(crate) fn environment(
         let value = value.or_else(|| user.get(&name).cloned());
         whole.insert(name, value);
     }
-    if let Some(args) = service
-        .node
-        .as_map_mut()
-        .and_then(|map| map.get_mut("build"))
-        .and_then(Node::as_map_mut)
-        .and_then(|map| map.get_mut("args"))
-        .and_then(Node::as_map_mut)
-    {
-        for (name, value) in args.iter_mut().filter(|(_, value)| value.value == Value::Null) {
-            value.value = user.get(name).cloned().map_or(Value::Null, Value::Text);
-        }
-        args.retain(|_, value| value.value != Value::Null);
-    }
+    build_arguments(service, user);
     let mut labels = BTreeMap::new();
     for file in &service.spec.label_file {
         let node = at(service, "label_file");
@@ -326,6 +332,20 @@ pub(crate) fn environment(
     }
     *service = Service::new(&service.name, service.node.clone())?;
     Ok(())
+}
+
+/// Takes arguments of the build without a value from the user's variables.
+fn build_arguments(service: &mut Service, user: &BTreeMap<String, String>) {
+    let build = service.node.as_map_mut().and_then(|map| map.get_mut("build")).and_then(Node::as_map_mut);
+    let Some(build) = build else { return };
+    let Some(args) = build.get_mut("args").and_then(Node::as_map_mut) else { return };
+    for (name, value) in args.iter_mut().filter(|(_, value)| value.value == Value::Null) {
+        value.value = user.get(name).cloned().map_or(Value::Null, Value::Text);
+    }
+    args.retain(|_, value| value.value != Value::Null);
+    if args.is_empty() {
+        build.remove("args");
+    }
 }
 
 fn set_pairs(node: &mut Node, field: &str, pairs: &BTreeMap<String, Option<String>>) {

@@ -36,8 +36,10 @@ record! {
         "volumes": Map(&VOLUME_TYPE),
         "secrets": Map(&OBJECT_TYPE),
         "configs": Map(&OBJECT_TYPE),
-        "models": Map(&Any),
+        "models": Map(&MODEL_TYPE),
     }
+    MODEL ["model"] [] { "name": Text, "model": Text, "context_size": Int, "runtime_flags": List(&Text), }
+    MODEL_USE [] [] { "endpoint_var": Text, "model_var": Text, }
     INCLUDE [] [] {
         "path": OneOrMany(&Path),
         "env_file": OneOrMany(&Path),
@@ -45,7 +47,7 @@ record! {
     }
     SERVICE [] ["command" = Null, "entrypoint" = Null] {
         "profiles": List(&Text),
-        "annotations": Pairs,
+        "annotations": WORDY,
         "attach": Bool,
         "build": Short(short::build, &Finished(&Of(&BUILD), short::finish_build)),
         "develop": Optional(&Of(&DEVELOP)),
@@ -84,7 +86,7 @@ record! {
         "external_links": List(&Text),
         "extra_hosts": Hosts,
         "group_add": List(&Scalar),
-        "gpus": OneOrMany(&Short(short::gpu, &Of(&GPU))),
+        "gpus": OneOrMany(&Short(short::gpu, &Finished(&Of(&GPU), short::finish_request))),
         "hostname": Text,
         "healthcheck": Of(&HEALTH),
         "image": Text,
@@ -100,7 +102,7 @@ record! {
         "memswap_limit": Bytes,
         "mem_swappiness": Bytes,
         "mac_address": Text,
-        "models": Any,
+        "models": Names(short::nothing, &Optional(&Of(&MODEL_USE))),
         "network_mode": Text,
         "networks": Names(short::nothing, &Optional(&Of(&ATTACHMENT))),
         "oom_kill_disable": Bool,
@@ -123,7 +125,7 @@ record! {
         "stop_grace_period": Span,
         "stop_signal": Text,
         "storage_opt": Options,
-        "sysctls": Pairs,
+        "sysctls": WORDY,
         "tmpfs": OneOrMany(&Text),
         "tty": Bool,
         "ulimits": Map(&IntOr(&Of(&ULIMIT))),
@@ -146,7 +148,7 @@ record! {
         "provenance": Scalar,
         "sbom": Scalar,
         "ssh": Finished(&Pairs, short::finish_ssh),
-        "labels": Pairs,
+        "labels": WORDY,
         "cache_from": List(&Text),
         "cache_to": List(&Text),
         "no_cache": Bool,
@@ -163,7 +165,7 @@ record! {
         "platforms": List(&Text),
         "privileged": Bool,
     }
-    DEVELOP [] [] { "watch": List(&Of(&TRIGGER)), }
+    DEVELOP [] [] { "watch": List(&Finished(&Of(&TRIGGER), short::finish_trigger)), }
     TRIGGER ["path", "action"] ["exec" = Hook] {
         "path": Path,
         "action": Word(&["rebuild", "sync", "restart", "sync+restart", "sync+exec"]),
@@ -197,7 +199,7 @@ record! {
         "gid": Scalar,
         "mode": Mode,
     }
-    CREDENTIAL [] [] { "config": Text, "file": Path, "registry": Text, }
+    CREDENTIAL [] [] { "config": Text, "file": Text, "registry": Text, }
     DEPENDENCY ["condition"] [] {
         "condition": Word(&["service_started", "service_healthy", "service_completed_successfully"]),
         "restart": Bool,
@@ -206,7 +208,7 @@ record! {
     DEPLOY [] ["resources" = Empty, "placement" = Empty] {
         "mode": Text,
         "replicas": Int,
-        "labels": Pairs,
+        "labels": WORDY,
         "update_config": Of(&UPDATE),
         "rollback_config": Of(&UPDATE),
         "resources": Of(&RESOURCES),
@@ -227,7 +229,7 @@ record! {
     RESERVATIONS [] [] {
         "cpus": Float,
         "memory": Bytes,
-        "devices": List(&Of(&RESERVED_DEVICE)),
+        "devices": List(&Finished(&Of(&RESERVED_DEVICE), short::finish_request)),
         "generic_resources": List(&Any),
     }
     RESERVED_DEVICE ["capabilities"] [] {
@@ -235,14 +237,14 @@ record! {
         "driver": Text,
         "count": Type::Count,
         "device_ids": List(&Text),
-        "options": Pairs,
+        "options": WORDY,
     }
     GPU [] [] {
         "capabilities": List(&Text),
         "driver": Text,
         "count": Type::Count,
         "device_ids": List(&Text),
-        "options": Pairs,
+        "options": WORDY,
     }
     RESTART_POLICY [] [] { "condition": Text, "delay": Span, "max_attempts": Int, "window": Span, }
     PLACEMENT [] [] {
@@ -251,7 +253,7 @@ record! {
         "max_replicas_per_node": Int,
     }
     DEVICE ["source"] [] { "source": Text, "target": Text, "permissions": Text, }
-    PROVIDER ["type"] [] { "type": Text, "options": Map(&Any), }
+    PROVIDER ["type"] [] { "type": Text, "options": Map(&Short(short::option, &List(&Scalar))), }
     ENV_FILE ["path"] [] { "path": Path, "required": Bool, "format": Text, }
     EXTENDS ["service"] [] { "file": Path, "service": Text, }
     HEALTH [] [] {
@@ -263,7 +265,7 @@ record! {
         "start_interval": Span,
         "disable": Bool,
     }
-    LOGGING [] [] { "driver": Text, "options": Options, }
+    LOGGING [] [] { "driver": Text, "options": Finished(&Options, short::finish_words), }
     ATTACHMENT [] [] {
         "aliases": List(&Text),
         "driver_opts": Options,
@@ -339,6 +341,10 @@ record! {
     }
 }
 
+/// Names and scalars, of which none is nothing.
+const WORDY: Type = Finished(&Pairs, short::finish_words);
+/// A model of the file.
+pub(crate) static MODEL_TYPE: Type = Of(&MODEL);
 /// A network of the file.
 pub(crate) static NETWORK_TYPE: Type = Optional(&Finished(&Of(&NETWORK), short::finish_external));
 /// A volume of the file.

@@ -37,6 +37,39 @@ pub(crate) fn object(node: &Node, _: &Shaper<'_>) -> Long {
     Ok(vec![node.map([("source", Value::Text(text_of(node)?))])])
 }
 
+/// An option of a provider, of which there may be several by one name.
+pub(crate) fn option(node: &Node, _: &Shaper<'_>) -> Long {
+    Ok(vec![Node::new(Value::List(vec![node.text(text_of(node)?)]), &node.place)])
+}
+
+/// What has no value is empty.
+pub(crate) fn finish_words(node: &mut Node, _: &Shaper<'_>) -> Result<(), String> {
+    for (_, value) in node.as_map_mut().into_iter().flat_map(|map| map.iter_mut()) {
+        if value.value == Value::Null {
+            value.value = text("");
+        }
+    }
+    Ok(())
+}
+
+/// All devices, unless they are named or counted.
+pub(crate) fn finish_request(node: &mut Node, _: &Shaper<'_>) -> Result<(), String> {
+    match (node.get("count").is_some(), node.get("device_ids").is_some()) {
+        (true, true) => return Err("has both \"count\" and \"device_ids\"; give one of them".to_owned()),
+        (false, false) => default(node, "count", Value::Int(-1)),
+        _ => {}
+    }
+    Ok(())
+}
+
+pub(crate) fn finish_trigger(node: &mut Node, _: &Shaper<'_>) -> Result<(), String> {
+    let action = node.text_of("action").unwrap_or_default();
+    if action.starts_with("sync") && node.text_of("target").is_none_or(str::is_empty) {
+        return Err(format!("has the action {action:?} and needs \"target\", a path in the container"));
+    }
+    Ok(())
+}
+
 /// Where secrets are, unless their target is a whole path.
 pub(crate) const SECRETS: &str = "/run/secrets/";
 
@@ -91,7 +124,6 @@ pub(crate) fn device(node: &Node, _: &Shaper<'_>) -> Long {
 pub(crate) fn finish_device(node: &mut Node, _: &Shaper<'_>) -> Result<(), String> {
     let source = node.text_of("source").unwrap_or_default().to_owned();
     default(node, "target", Value::Text(source));
-    default(node, "permissions", text("rwm"));
     Ok(())
 }
 
@@ -109,7 +141,7 @@ pub(crate) fn finish_build(node: &mut Node, shaper: &Shaper<'_>) -> Result<(), S
 
 pub(crate) fn finish_ssh(node: &mut Node, _: &Shaper<'_>) -> Result<(), String> {
     let Some(map) = node.as_map() else { return Ok(()) };
-    let keys = map.iter().map(|(id, value)| match value.as_text() {
+    let keys = map.iter().map(|(id, value)| match value.scalar() {
         Some(path) if !path.is_empty() => value.text(format!("{id}={path}")),
         _ => value.text(id.as_str()),
     });

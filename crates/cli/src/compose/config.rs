@@ -30,7 +30,7 @@ pub(super) static COMMAND: Command = Command {
             Flag::value("hash", "SERVICE", "Services' hashes; * for all"),
             Flag::switch("images", "Images' names only"),
             Flag::switch("lock-image-digests", "A file to be laid over, with images' digests"),
-            Flag::switch("models", "Models' names only"),
+            Flag::switch("models", "Models only, as their registry names them"),
             Flag::switch("networks", "Networks' names only"),
             Flag::switch("no-consistency", "Do not look for contradictions"),
             Flag::switch("no-env-resolution", "Leave env files as they are named"),
@@ -166,8 +166,7 @@ fn listed(given: &Parsed, project: &Project) -> Outcome {
         return lines(given, project.volumes.keys().cloned());
     }
     if given.on("models") {
-        let models = project.rest.get("models").and_then(Node::as_map).cloned().unwrap_or_default();
-        return lines(given, models.iter().map(|(name, _)| name.clone()));
+        return lines(given, project.models.values().map(|resource| resource.spec.model.clone()));
     }
     if given.on("images") {
         return lines(given, project.services.values().map(|service| service.image(project)));

@@ -9,8 +9,9 @@ use compose::hash;
 use compose::project::Service;
 use serde_json::{Value, json};
 
+use super::plugin::{self, Lent, Task};
 use super::stack::{Kind, Member, Mode, Stack};
-use super::tar;
+use super::{socket, tar};
 use crate::client::{Client, Query, encode};
 use crate::failure::{During as _, Failure};
 use crate::table;
@@ -48,6 +49,8 @@ pub(super) struct Rules {
     pub(super) images: BTreeMap<String, String>,
     /// The networks' ids by their full names.
     pub(super) networks: BTreeMap<String, String>,
+    /// Variables of what is no container.
+    pub(super) lent: Lent,
 }
 
 /// Services in groups, each of which needs only what is in those before.
@@ -81,8 +84,11 @@ pub(super) fn services(stack: &Stack, rules: &Rules) -> Result<BTreeSet<String>,
     let renewed = Mutex::new(BTreeSet::new());
     for wave in waves(stack) {
         stack.each(&wave, |service| {
+            if let Some(provider) = &service.spec.provider {
+                return plugin::provide(stack, service, provider, Task::Up, &rules.lent);
+            }
             let before = lock(&present).clone();
-            let (now, anew) = one(stack, service, rules, &before)?;
+            let (now, anew) = one(stack, &rules.lent.with(service)?, rules, &before)?;
             lock(&present).insert(service.name.clone(), now);
             if anew {
                 lock(&renewed).insert(service.name.clone());
@@ -254,7 +260,9 @@ fn left_volumes(stack: &Stack, service: &Service, member: &Member) -> Result<BTr
 
 /// A container as it is to be made.
 pub(super) fn container(stack: &Stack, service: &Service, which: &Which, found: &Found) -> Result<Container, Failure> {
-    create::container(&stack.project, service, which, found).map_err(Failure::new)
+    let mut container = create::container(&stack.project, service, which, found).map_err(Failure::new)?;
+    socket::mount(stack, service, &mut container);
+    Ok(container)
 }
 
 /// Makes a container, joins its networks, and puts its secrets and configs in.
@@ -293,7 +301,8 @@ fn furnish(
             .post_json(&format!("/networks/{}/connect", encode(network)), &body)
             .during(|| format!("cannot join the network {network}"))?;
     }
-    for file in create::injected(&stack.project, service).map_err(Failure::new)? {
+    let files = create::injected(&stack.project, service).map_err(Failure::new)?;
+    for file in files.into_iter().chain(socket::credentials(stack, service)) {
         let entry = tar::Entry {
             path: file.path.trim_start_matches('/'),
             content: file.content.as_bytes(),

@@ -6,6 +6,7 @@ use compose::create::label;
 use serde_json::{Value, json};
 
 use super::converge::{self, Anonymous, waves};
+use super::plugin::{self, Lent, Task};
 use super::stack::{Kind, Member, Mode, Stack};
 use super::{COMMON, up};
 use crate::client::{Query, encode};
@@ -163,7 +164,8 @@ pub(super) fn take_down(context: &Context, given: &Parsed, names: &[String]) -> 
             converge::remove(&stack, member, anonymous)
         })?;
     }
-    let mut missing = members.is_empty();
+    let provided = unprovide(&stack, names)?;
+    let mut missing = members.is_empty() && !provided;
     if let Some(which) = given.value("rmi") {
         remove_images(&stack, which, &members)?;
     }
@@ -177,6 +179,19 @@ pub(super) fn take_down(context: &Context, given: &Parsed, names: &[String]) -> 
         output::note(&format!("warning: no resource found to remove for project {:?}", stack.project.name));
     }
     Ok(0)
+}
+
+/// Has providers take away what they have made; whether there was one.
+fn unprovide(stack: &Stack, names: &[String]) -> Result<bool, Failure> {
+    let mut any = false;
+    for wave in waves(stack).iter().rev() {
+        for service in wave.iter().filter(|service| names.is_empty() || names.contains(&service.name)) {
+            let Some(provider) = &service.spec.provider else { continue };
+            plugin::provide(stack, service, provider, Task::Down, &Lent::default())?;
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// Removes the project's networks; whether there was one.

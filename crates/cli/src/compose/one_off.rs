@@ -91,6 +91,7 @@ fn run(context: &Context, given: &Parsed) -> Outcome {
     if dependencies == Dependencies::Included && stack.project.services.len() > 1 {
         needed(context, given, &stack, &name, images)?;
     }
+    let service = super::plugin::models(&stack)?.with(&service)?;
     let found = converge::found(&stack, image)?;
     let service = compose::create::resolved(&service, &found);
     let slug = slug()?;

@@ -353,6 +353,7 @@ fn nameless(name: String) -> Project {
         volumes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         configs: BTreeMap::new(),
+        models: BTreeMap::new(),
         rest: compose::node::Map::default(),
         warnings: Vec::new(),
         variables: BTreeMap::new(),

@@ -151,6 +151,7 @@ pub(super) fn make_of(
         _ if given.on("always-recreate-deps") => Recreate::Force,
         other => other,
     };
+    let lent = super::plugin::models(stack)?;
     let networks = resource::networks(stack)?;
     resource::volumes(stack, resource::Diverged::of(given))?;
     let remove = given.on("remove-orphans") || down::is_set(stack, "COMPOSE_REMOVE_ORPHANS");
@@ -164,6 +165,7 @@ pub(super) fn make_of(
         timeout: timeout(given)?,
         images,
         networks,
+        lent,
     };
     converge::services(stack, &rules)
 }

@@ -45,6 +45,13 @@ pub(crate) struct Context {
     pub(crate) debug: bool,
 }
 
+impl Context {
+    /// Docker's folder of settings, if there can be one.
+    pub(crate) fn settings_folder(&self) -> Option<&Path> {
+        self.store.as_ref().map(Store::folder)
+    }
+}
+
 /// The options before the command's name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Globals {

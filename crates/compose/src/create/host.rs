@@ -12,20 +12,8 @@ use crate::short::SECRETS;
 pub(super) fn check(project: &Project, service: &Service, found: &Found) -> Result<(), String> {
     let spec = &service.spec;
     let refuse = |field: &str, why: &str| Err(format!("services.{}.{field}: {why}", service.name));
-    if spec.provider.is_some() {
-        return refuse(
-            "provider",
-            "programs that provide services are not run; start what it stands for as a service of its own",
-        );
-    }
     if spec.credential_spec.is_some() {
         return refuse("credential_spec", "exists on Windows only; remove it");
-    }
-    if spec.models.is_some() {
-        return refuse(
-            "models",
-            "there is no runner of models; run one as a service, and give its address in \"environment\"",
-        );
     }
     let health = spec.healthcheck.as_ref();
     if health.is_some_and(|health| health.start_interval.is_some() && health.start_period.is_none()) {
@@ -41,12 +29,6 @@ pub(super) fn check(project: &Project, service: &Service, found: &Found) -> Resu
     let named = spec.volumes_from.iter().map(|from| from.split(':').next().unwrap_or_default());
     if let Some(other) = named.filter(is_service).find(|name| found.services.get(*name).is_none_or(Vec::is_empty)) {
         return Err(format!("cannot share volume with service {other}: container missing"));
-    }
-    if spec.use_api_socket {
-        return refuse(
-            "use_api_socket",
-            "is not done by itself; mount the daemon's socket under \"volumes\" if the service is to have it",
-        );
     }
     Ok(())
 }
@@ -124,7 +106,7 @@ fn resources(service: &Service) -> Value {
     let devices: Vec<Value> = spec
         .devices
         .iter()
-        .map(|device| json!({"PathOnHost": device.source, "PathInContainer": device.target, "CgroupPermissions": device.permissions}))
+        .map(|device| json!({"PathOnHost": device.source, "PathInContainer": device.target, "CgroupPermissions": device.permissions.as_deref().unwrap_or("rwm")}))
         .collect();
     let ulimits: Vec<Value> = spec
         .ulimits

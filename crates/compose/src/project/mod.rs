@@ -63,7 +63,9 @@ pub struct Project {
     pub secrets: BTreeMap<String, Resource<ObjectSpec>>,
     /// Configs.
     pub configs: BTreeMap<String, Resource<ObjectSpec>>,
-    /// What users keep below names of their own, and models.
+    /// Models.
+    pub models: BTreeMap<String, Resource<ModelSpec>>,
+    /// What users keep below names of their own.
     pub rest: Map,
     /// What is worth knowing but no mistake.
     pub warnings: Vec<String>,
@@ -104,6 +106,30 @@ impl Service {
         let shaper = Shaper { base, home: None, variables: Variables::Replaced };
         let over = shaper.shape(over, &kind, "")?;
         Self::new(&self.name, merge::merge(self.node.clone(), over, &kind, "")?)
+    }
+
+    /// The service with more variables in its environment.
+    ///
+    /// # Errors
+    /// None that the service itself has not.
+    pub fn with_variables(&self, variables: &BTreeMap<String, String>) -> Result<Self, FileError> {
+        let mut node = self.node.clone();
+        let place = node.place.clone();
+        if let Some(map) = node.as_map_mut() {
+            if map.get("environment").and_then(Node::as_map).is_none() {
+                map.insert("environment", Node::new(Value::Map(Map::default()), &place));
+            }
+            for (name, value) in variables {
+                if let Some(environment) = map.get_mut("environment").and_then(Node::as_map_mut) {
+                    environment.insert(name.as_str(), Node::new(Value::Text(value.clone()), &place));
+                }
+            }
+        }
+        merge::order(&mut node, &Type::Record(&schema::SERVICE));
+        let mut changed = Self::new(&self.name, node)?;
+        // the user may have asked for another number than the file
+        changed.spec.scale = self.spec.scale;
+        Ok(changed)
     }
 
     /// How many containers it has.
@@ -182,6 +208,7 @@ impl Project {
             volumes: resources(&mut root, "volumes", &schema::VOLUME_TYPE)?,
             secrets: resources(&mut root, "secrets", &schema::OBJECT_TYPE)?,
             configs: resources(&mut root, "configs", &schema::OBJECT_TYPE)?,
+            models: resources(&mut root, "models", &schema::MODEL_TYPE)?,
             rest: Map::default(),
             warnings: loaded.warnings,
             variables: loaded.variables,
@@ -280,10 +307,12 @@ impl Project {
             service.spec.secrets.iter().chain(built).map(|reference| reference.source.clone()).collect()
         });
         let configs = used(&|service| service.spec.configs.iter().map(|reference| reference.source.clone()).collect());
+        let models = used(&|service| service.spec.models.keys().cloned().collect());
         self.networks.retain(|name, _| networks.contains(name));
         self.volumes.retain(|name, _| volumes.contains(name));
         self.secrets.retain(|name, _| secrets.contains(name));
         self.configs.retain(|name, _| configs.contains(name));
+        self.models.retain(|name, _| models.contains(name));
     }
 
     /// The whole project as one tree, as `config` shows it.
@@ -304,6 +333,7 @@ impl Project {
         section("volumes", self.volumes.iter().map(|(name, one)| (name.clone(), one.node.clone())).collect());
         section("secrets", self.secrets.iter().map(|(name, one)| (name.clone(), one.node.clone())).collect());
         section("configs", self.configs.iter().map(|(name, one)| (name.clone(), one.node.clone())).collect());
+        section("models", self.models.iter().map(|(name, one)| (name.clone(), one.node.clone())).collect());
         for (name, value) in self.rest.iter() {
             root.insert(name.as_str(), value.clone());
         }

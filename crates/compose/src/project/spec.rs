@@ -16,6 +16,10 @@ fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     text.map(|text| unit::bytes(&text).map_err(serde::de::Error::custom)).transpose()
 }
 
+fn or_nothing<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
 fn nanos<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     text.map(|text| unit::span(&text).map_err(serde::de::Error::custom)).transpose()
@@ -57,7 +61,7 @@ pub struct ServiceSpec {
     pub dns_search: Vec<String>,
     pub domainname: Option<String>,
     pub entrypoint: Option<Vec<String>>,
-    pub provider: Option<serde_json::Value>,
+    pub provider: Option<Provider>,
     pub environment: Pairs,
     pub env_file: Vec<EnvFile>,
     pub expose: Vec<String>,
@@ -84,7 +88,7 @@ pub struct ServiceSpec {
     #[serde(deserialize_with = "bytes")]
     pub mem_swappiness: Option<i64>,
     pub mac_address: Option<String>,
-    pub models: Option<serde_json::Value>,
+    pub models: BTreeMap<String, Option<ModelUse>>,
     pub network_mode: Option<String>,
     pub networks: BTreeMap<String, Option<Attachment>>,
     pub oom_kill_disable: bool,
@@ -121,6 +125,33 @@ pub struct ServiceSpec {
     pub working_dir: Option<String>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
+}
+
+/// A program that makes what the service stands for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Provider {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub options: BTreeMap<String, Vec<String>>,
+}
+
+/// A language model of the project.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ModelSpec {
+    pub name: Option<String>,
+    pub model: String,
+    pub context_size: Option<i64>,
+    pub runtime_flags: Vec<String>,
+}
+
+/// The variables by which a service knows a model.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ModelUse {
+    pub endpoint_var: Option<String>,
+    pub model_var: Option<String>,
 }
 
 /// How an image is built.
@@ -176,6 +207,7 @@ pub struct Trigger {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Hook {
+    #[serde(deserialize_with = "or_nothing")]
     pub command: Vec<String>,
     pub user: Option<String>,
     pub privileged: bool,
@@ -281,7 +313,8 @@ pub struct RestartPolicy {
 pub struct Device {
     pub source: String,
     pub target: String,
-    pub permissions: String,
+    #[serde(default)]
+    pub permissions: Option<String>,
 }
 
 /// Devices by what they can do.

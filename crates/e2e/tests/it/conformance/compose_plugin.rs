@@ -34,12 +34,12 @@ fn plugin() -> Option<PathBuf> {
 }
 
 /// Both clients of one project.
-struct Pair {
-    stack: Stack,
+pub(super) struct Pair {
+    pub(super) stack: Stack,
 }
 
 impl Pair {
-    fn start(file: &str) -> Option<Self> {
+    pub(super) fn start(file: &str) -> Option<Self> {
         let plugin = plugin()?;
         let stack = Stack::start(file)?;
         let _ = stack.subject.docker_command(&[])?;
@@ -60,7 +60,7 @@ impl Pair {
         command
     }
 
-    fn run(&self, words: &[&str]) -> Run {
+    pub(super) fn run(&self, words: &[&str]) -> Run {
         finish(&mut self.command(words), b"")
     }
 

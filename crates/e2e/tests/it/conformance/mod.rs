@@ -3,6 +3,7 @@
 mod bake;
 mod buildx;
 mod compose;
+mod compose_outside;
 mod compose_plugin;
 mod compose_turns;
 mod copy;
