@@ -2,10 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::image::{Config, ConfigBuilder};
+use oci_spec::OciSpecError;
+use oci_spec::image::{Config, ConfigBuilder, ImageConfiguration};
 
 use crate::build::config::Health;
 use crate::dockerfile::{Dockerfile, Kind};
+
+/// Reads an image's configuration. One without layers may have nothing in place of their list, as some programs write it.
+///
+/// # Errors
+/// A text that is no configuration.
+pub fn read_configuration(bytes: &[u8]) -> Result<ImageConfiguration, OciSpecError> {
+    let read = ImageConfiguration::from_reader(bytes);
+    if read.is_ok() {
+        return read;
+    }
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return read };
+    match value.get_mut("rootfs").and_then(serde_json::Value::as_object_mut) {
+        Some(root) if root.get("diff_ids").is_none_or(serde_json::Value::is_null) => {
+            root.insert("diff_ids".to_owned(), serde_json::json!([]));
+        }
+        _ => return read,
+    }
+    ImageConfiguration::from_reader(value.to_string().as_bytes())
+}
 
 /// What to set in an image's configuration; what is `None` or empty stays.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

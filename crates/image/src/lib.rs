@@ -31,7 +31,7 @@ pub mod tar;
 pub mod transfer;
 pub mod tree;
 
-pub use config::{ChangeError, ConfigChanges};
+pub use config::{ChangeError, ConfigChanges, read_configuration};
 pub use error::{ErrorKind, ImageError};
 pub use import::LayerFormat;
 pub use layer::LayerError;

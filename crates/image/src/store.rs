@@ -705,7 +705,7 @@ fn load_config(root: &Path, id: &ImageId) -> Result<ImageConfiguration, String> 
     if Digest::of(&bytes) != id.0 {
         return Err("its configuration does not have the digest that its id says".to_owned());
     }
-    ImageConfiguration::from_reader(&bytes[..]).map_err(|error| format!("its configuration makes no sense ({error})"))
+    crate::config::read_configuration(&bytes).map_err(|error| format!("its configuration makes no sense ({error})"))
 }
 
 fn remove_leftovers(root: &Path, state: &State) -> Result<(), ImageError> {

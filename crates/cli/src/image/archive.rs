@@ -58,7 +58,11 @@ fn save(context: &Context, given: &Parsed) -> Outcome {
 
 /// What `--platform` names, as the API wants it.
 pub(super) fn platform(given: &Parsed) -> Result<Option<String>, Failure> {
-    let Some(text) = given.value("platform") else { return Ok(None) };
+    given.value("platform").map(platform_of).transpose()
+}
+
+/// A platform as the API wants it.
+pub(super) fn platform_of(text: &str) -> Result<String, Failure> {
     let mut parts = text.split('/').map(str::to_lowercase);
     let (Some(os), Some(architecture), variant, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(Failure::new(format!(
@@ -69,7 +73,7 @@ pub(super) fn platform(given: &Parsed) -> Result<Option<String>, Failure> {
     if let Some(variant) = variant {
         platform["variant"] = variant.into();
     }
-    Ok(Some(platform.to_string()))
+    Ok(platform.to_string())
 }
 
 fn export(context: &Context, given: &Parsed) -> Outcome {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::archive::platform_of;
 use crate::client::{Client, Query, encode, filters};
 use crate::container::rm::confirmed;
 use crate::context::Context;
@@ -12,6 +13,7 @@ use crate::{output, table};
 static FLAGS: &[Flag] = &[
     Flag::switch("force", "Remove it also when a stopped container uses it").short('f'),
     Flag::switch("no-prune", "Keep the images that it was made of"),
+    Flag::list("platform", "OS/ARCH[/VARIANT]", "Only the images for these platforms; needs --force"),
 ];
 
 pub(crate) static RMI: Command = Command {
@@ -60,7 +62,10 @@ fn show(items: &[Value]) {
 }
 
 fn remove(context: &Context, given: &Parsed) -> Outcome {
-    let query = Query::default().flag("force", given.on("force")).flag("noprune", given.on("no-prune"));
+    let mut query = Query::default().flag("force", given.on("force")).flag("noprune", given.on("no-prune"));
+    for platform in given.values("platform").flat_map(|list| list.split(',')) {
+        query = query.with("platforms", &platform_of(platform)?);
+    }
     let mut client = Client::new(context);
     let mut code = 0;
     for name in &given.arguments {

@@ -257,19 +257,27 @@ fn removed_items(removed: &[Removed]) -> Vec<ImageDeleteResponseItem> {
 
 /// `DELETE /images/{name}`
 pub(crate) async fn remove(call: Call) -> Result {
-    if call.version >= Version::minor(50) {
-        all_platforms(&call).await?;
-    }
-    let removed = call.engine().remove_image(call.who(), call.query.flag("force")).await?;
+    let force = call.query.flag("force");
+    let some = if call.version >= Version::minor(50) { some_platforms(&call, force).await? } else { Vec::new() };
+    let removed = if some.is_empty() {
+        call.engine().remove_image(call.who(), force).await?
+    } else {
+        call.engine().remove_image_platforms(call.who(), some).await?
+    };
     reply::json(&removed_items(&removed))
 }
 
-/// Refuses a removal of some of the platforms that a name stands for: its index would name what is not there.
-async fn all_platforms(call: &Call) -> Result<()> {
+/// The platforms that are to go of those that a name stands for; none where it goes as a whole.
+async fn some_platforms(call: &Call, force: bool) -> Result<Vec<Platform>> {
     let wanted = call.query.all("platforms").filter(|text| !text.is_empty());
     let wanted = wanted.map(platform).collect::<Result<Vec<Platform>>>()?;
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(wanted);
+    }
+    if !force {
+        return Err(ApiError::invalid(
+            "Content will be removed from all images referencing this variant. Use --force to force delete.",
+        ));
     }
     let parts = call.engine().image_parts(&call.engine().image(call.who()).await?)?;
     for wanted in &wanted {
@@ -277,14 +285,8 @@ async fn all_platforms(call: &Call) -> Result<()> {
             return Err(no_platform(call, wanted));
         }
     }
-    match parts.iter().find(|part| !wanted.iter().any(|wanted| part.image.is_for(wanted))) {
-        Some(other) => Err(ApiError::invalid(format!(
-            "{} also stands for {}: its platforms are removed together",
-            call.who(),
-            other.platform
-        ))),
-        None => Ok(()),
-    }
+    let all = parts.iter().all(|part| wanted.iter().any(|wanted| part.image.is_for(wanted)));
+    Ok(if all { Vec::new() } else { wanted })
 }
 
 /// `POST /images/prune`

@@ -167,7 +167,7 @@ impl Engine {
         if let Some(config) = &fetched.manifest.config {
             let blob =
                 remote.blob(config, None).await.map_err(refused)?.into_bytes(MAX_CONFIG).await.map_err(refused)?;
-            if let Ok(config) = oci_spec::image::ImageConfiguration::from_reader(&blob[..]) {
+            if let Ok(config) = image::read_configuration(&blob) {
                 let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
                 platforms.push(Platform { os, architecture, variant: config.variant().clone() });
             }

@@ -185,13 +185,32 @@ impl Engine {
                         self.tell_as(was, "untag", &reference.familiar());
                     }
                 }
-                Removed::Deleted(id) => {
-                    let (id, name) = (id.to_string(), BTreeMap::from([("name".into(), id.to_string())]));
-                    self.inner.store_event(self.inner.events.event(EventKind::Image, "delete", &id, name));
-                }
+                Removed::Deleted(_) => self.tell_deleted(one),
             }
         }
         Ok(removed)
+    }
+
+    /// Removes some of the platforms that a name stands for; containers that are there keep what they have.
+    ///
+    /// # Errors
+    /// As [`Engine::remove_image`].
+    pub async fn remove_image_platforms(&self, who: &str, platforms: Vec<Platform>) -> Result<Vec<Removed>> {
+        let who = who.to_owned();
+        let remove = move |inner: &Arc<Inner>| {
+            let removed = inner.images.remove_platforms(&who, &platforms, &|id| inner.uses(id));
+            removed.map_err(|error| missing(&who, error))
+        };
+        let removed = self.blocking(remove).await?;
+        removed.iter().for_each(|one| self.tell_deleted(one));
+        Ok(removed)
+    }
+
+    fn tell_deleted(&self, one: &Removed) {
+        if let Removed::Deleted(id) = one {
+            let (id, name) = (id.to_string(), BTreeMap::from([("name".into(), id.to_string())]));
+            self.inner.store_event(self.inner.events.event(EventKind::Image, "delete", &id, name));
+        }
     }
 
     /// Removes images that no container has: those without a name, or all, as far as they are `wanted`, which is asked with

@@ -12,7 +12,6 @@ use std::time::SystemTime;
 
 use oci::digest::Digest;
 use oci::reference::Reference;
-use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::{Known, State, Store, blob_path, sync_folder, to_json, write_synced};
@@ -210,7 +209,7 @@ impl Store {
         parent: Option<ImageId>,
         names: &[Reference],
     ) -> Result<Image, ImageError> {
-        let parsed = ImageConfiguration::from_reader(config).map_err(ImageError::Config)?;
+        let parsed = crate::config::read_configuration(config).map_err(ImageError::Config)?;
         let mut size = 0;
         for layer in layers {
             let record = import_record(&self.inner.root, layer)

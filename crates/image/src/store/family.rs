@@ -7,8 +7,9 @@ use oci::reference::Reference;
 
 use super::{State, Store};
 use crate::error::ImageError;
-use crate::family::Family;
+use crate::family::{Family, Member};
 use crate::model::{Image, ImageId, PinnedName, Removed};
+use std::collections::BTreeSet;
 
 impl State {
     /// What a name stands for, if that is more than an image.
@@ -100,6 +101,52 @@ impl Store {
             return Err(error);
         }
         state.image(&main)
+    }
+
+    /// Takes platforms out of what a name stands for, and out of all other names' families that have the same images. An image
+    /// goes with the last name that kept it, unless it is in use; a name goes with its last platform.
+    ///
+    /// # Errors
+    /// Those of [`Store::get`]; [`ImageError::File`], and nothing is changed then.
+    pub fn remove_platforms(
+        &self,
+        name: &str,
+        platforms: &[Platform],
+        in_use: &dyn Fn(&ImageId) -> bool,
+    ) -> Result<Vec<Removed>, ImageError> {
+        let mut state = self.state();
+        let resolved = state.resolve(name)?;
+        let names = resolved.reference.map_or_else(|| state.names(&resolved.id), |name| vec![name]);
+        let families = names.iter().filter_map(|name| state.family(name));
+        let goes = |member: &&Member| platforms.iter().any(|platform| member.platform.is(platform));
+        let gone: BTreeSet<ImageId> =
+            families.flat_map(|family| &family.members).filter(goes).map(|member| member.image).collect();
+        let less = |(name, family): (&Reference, &Family)| {
+            let mut left = family.clone();
+            left.members.retain(|member| !gone.contains(&member.image));
+            (left.members.len() < family.members.len()).then(|| (name.clone(), left))
+        };
+        let changed: Vec<(Reference, Family)> = state.whole_families().filter_map(less).collect();
+        let (references, families) = (state.references.clone(), state.families.clone());
+        let mut removed = Vec::new();
+        for (name, family) in changed {
+            state.families.remove(&name);
+            let Some(main) = family.main().map(|member| member.image) else {
+                state.references.remove(&name);
+                removed.push(Removed::Untagged(name));
+                continue;
+            };
+            state.references.insert(name.clone(), main);
+            if !family.is_plain() {
+                state.families.insert(name, family);
+            }
+        }
+        if let Err(error) = self.save(&state) {
+            (state.references, state.families) = (references, families);
+            return Err(error);
+        }
+        removed.extend(self.forget_members(&mut state, gone.into_iter().collect(), in_use)?);
+        Ok(removed)
     }
 
     /// Removes those of these images that only a name kept that is gone now.

@@ -11,7 +11,6 @@ use std::sync::{Mutex, PoisonError};
 
 use oci::digest::{Digest, Digester};
 use oci::reference::Reference;
-use oci_spec::image::ImageConfiguration;
 
 use super::{Known, Store, blob_path, import_record, layer_folder, sync_folder, to_json, write_synced};
 use crate::error::ImageError;
@@ -252,7 +251,7 @@ impl Intake {
     /// # Errors
     /// [`ImageError::Config`] for a configuration that is none, [`ImageError::MissingLayer`], [`ImageError::File`].
     pub fn image(&self, new: NewImage) -> Result<Image, ImageError> {
-        let config = ImageConfiguration::from_reader(&new.config[..]).map_err(ImageError::Config)?;
+        let config = crate::config::read_configuration(&new.config).map_err(ImageError::Config)?;
         let layers = config.rootfs().diff_ids().iter().map(|text| parse_layer(text)).collect::<Result<Vec<_>, _>>()?;
         let store = &self.store;
         let mut state = store.state();
@@ -276,7 +275,7 @@ fn parse_layer(text: &str) -> Result<LayerId, ImageError> {
 /// # Errors
 /// [`ImageError::Config`], [`ImageError::BadLayer`].
 pub fn layers_of(config: &[u8]) -> Result<Vec<LayerId>, ImageError> {
-    let config = ImageConfiguration::from_reader(config).map_err(ImageError::Config)?;
+    let config = crate::config::read_configuration(config).map_err(ImageError::Config)?;
     config.rootfs().diff_ids().iter().map(|text| parse_layer(text)).collect()
 }
 

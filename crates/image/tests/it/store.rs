@@ -273,3 +273,31 @@ fn a_name_stands_for_images_of_several_platforms() {
     let pruned = store.prune(&unused, PruneScope::Dangling, &|_| true).unwrap();
     assert_eq!(pruned.removed, [Removed::Deleted(foreign.id)]);
 }
+
+#[test]
+fn a_platform_of_a_name_goes_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (host, foreign) = (import(&store, None, b"host"), import(&store, None, b"foreign"));
+    let here = oci::platform::Platform::host();
+    let (name, other) = ("many:1".parse().unwrap(), "other:1".parse().unwrap());
+    let made = family(&store, &[("linux/abacus", &foreign), (&here.to_string(), &host)]);
+    store.name_family(&made, std::slice::from_ref(&other)).unwrap();
+    let abacus = ["linux/abacus".parse().unwrap()];
+    // for all names, and what a container has stays
+    assert_eq!(store.remove_platforms("many:1", &abacus, &|id| *id == foreign.id).unwrap(), []);
+    assert!(store.family(&name).is_none() && store.family(&other).is_none());
+    assert_eq!((store.get("many:1").unwrap().id, store.get("other:1").unwrap().id), (host.id, host.id));
+    store.get(&foreign.id.to_string()).unwrap();
+    let made = family(&store, &[("linux/abacus", &foreign), (&here.to_string(), &host)]);
+    assert_eq!(made.members.len(), 2);
+    // the name stands for what is left, and for nothing in the end
+    let removed = store.remove_platforms("many:1", &[here], &unused).unwrap();
+    assert_eq!((removed.as_slice(), store.get("many:1").unwrap().id), (&[][..], foreign.id), "other:1 has it");
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.family(&name).unwrap().members.len(), 1);
+    let removed = store.remove_platforms("many:1", &abacus, &unused).unwrap();
+    assert_eq!(removed, [Removed::Untagged(name), Removed::Deleted(foreign.id)]);
+    assert!(store.get("many:1").is_err());
+}
