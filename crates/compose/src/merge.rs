@@ -163,6 +163,8 @@ pub(crate) fn order(node: &mut Node, kind: &Type) {
         (Type::List(inner) | Type::Shorts(_, inner) | Type::OneOrMany(inner), Value::List(list)) => {
             list.iter_mut().for_each(|node| order(node, inner));
         }
+        // docker compose keeps them as a map
+        (Type::Hosts, Value::List(list)) => list.sort_by(|a, b| a.as_text().cmp(&b.as_text())),
         (_, Value::Map(map)) => {
             map.sort_by_rank(|_| 0);
             map.iter_mut().for_each(|(_, node)| order(node, &Type::Any));

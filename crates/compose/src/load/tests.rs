@@ -352,3 +352,49 @@ fn secrets_of_included_projects() {
     assert_eq!(project.variable_of_object("KEY").map(String::as_str), Some("deep"));
     assert_eq!(project.services["b"].spec.environment.get("KEY"), Some(&None));
 }
+
+#[test]
+fn what_is_left_out_is_as_docker_compose_has_it() {
+    let a = |text: &str| format!("services: {{a: {{image: x, network_mode: none, {text}}}}}");
+    let shown = |text: &str| {
+        let one = services(&[("compose.yaml", &a(text))], &options(&[]));
+        one.replace("\"image\":\"x\",", "").replace("\"network_mode\":\"none\",", "")
+    };
+    for (text, part) in [
+        ("annotations: [k]", r#""annotations":{"k":""}"#),
+        ("sysctls: {k: }", r#""sysctls":{"k":""}"#),
+        ("deploy: {labels: {k: }}", r#""labels":{"k":""}"#),
+        ("logging: {options: {k: }}", r#""options":{"k":""}"#),
+        ("gpus: [{driver: d}]", r#""count":-1"#),
+        ("deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}", r#""count":-1"#),
+        ("extra_hosts: ['z:1.1.1.1', 'a=1.1.1.2']", r#""extra_hosts":["a=1.1.1.2","z=1.1.1.1"]"#),
+        ("credential_spec: {file: f}", r#""file":"f""#),
+        ("provider: {type: t, options: {a: 1, b: [true], c: x}}", r#"{"a":["1"],"b":["true"],"c":["x"]}"#),
+    ] {
+        assert!(shown(text).contains(part), "{text}: {}", shown(text));
+    }
+    for (text, absent) in [
+        ("deploy: , develop: ", "deploy"),
+        ("pull_refresh_after: 1d", "pull_refresh_after"),
+        ("devices: [{source: /a, target: /b}]", "permissions"),
+        ("build: {args: [nowhere]}", "args"),
+    ] {
+        assert!(!shown(text).contains(absent), "{text}: {}", shown(text));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_told() {
+    let check = |text: &str, part: &str| {
+        let file = format!("services: {{a: {{image: x, {text}}}}}\nmodels: {{m: {{model: ai/m}}}}");
+        let error = project(&[("compose.yaml", &file)], &options(&[])).map(drop).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    check("gpus: [{count: 1, device_ids: [a]}]", "\"count\" and \"device_ids\"");
+    check("develop: {watch: [{path: ., action: sync+restart}]}", "needs \"target\"");
+    check("healthcheck: {test: [curl, x]}", "begins with \"curl\"");
+    check("models: [other]", "there is no model \"other\"");
+    let file = "services: {a: {image: x, models: [m]}}\nmodels: {m: {model: ai/m}, unused: {model: ai/u}}";
+    let project = project(&[("compose.yaml", file)], &options(&[])).unwrap();
+    assert_eq!(project.models.keys().collect::<Vec<_>>(), ["m"]);
+}

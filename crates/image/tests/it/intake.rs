@@ -275,3 +275,18 @@ fn what_cannot_be_taken_apart_stays() {
     assert!(store.whole_manifest(&image).is_some());
     assert_eq!(store.check().unwrap(), []);
 }
+
+#[test]
+fn an_image_may_have_no_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    for (number, root) in [r#"{"type":"layers"}"#, r#"{"type":"layers","diff_ids":null}"#].iter().enumerate() {
+        let config = format!("{{ \"os\":\"linux\", \"architecture\":\"amd64\", \"rootfs\":{root} }}").into_bytes();
+        assert_eq!(image::layers_of(&config).unwrap(), []);
+        let reference = Some(format!("empty:{number}").parse().unwrap());
+        let made = store.intake().image(NewImage { config: config.clone(), manifest: None, reference }).unwrap();
+        assert_eq!((made.id.0, made.layers.len()), (Digest::of(&config), 0), "byte for byte as it came");
+    }
+    drop(store);
+    assert_eq!(Store::open(folder.path()).unwrap().list().unwrap().len(), 2);
+}
