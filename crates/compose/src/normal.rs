@@ -327,8 +327,8 @@ pub(crate) fn environment(
     set_pairs(&mut service.node, "environment", &whole);
     set_pairs(&mut service.node, "labels", &labels);
     if let Some(map) = service.node.as_map_mut() {
+        // the names of label files count when docker compose compares containers with the file
         map.remove("env_file");
-        map.remove("label_file");
     }
     *service = Service::new(&service.name, service.node.clone())?;
     Ok(())

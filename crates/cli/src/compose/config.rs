@@ -140,6 +140,7 @@ fn project(given: &Parsed, options: &compose::Options) -> Result<Project, Failur
     if whole {
         stack::names_are_unique(&project)?;
         stack::resolve(&mut project)?;
+        project.without_label_files();
     }
     Ok(project)
 }

@@ -398,3 +398,14 @@ fn what_makes_no_sense_is_told() {
     let project = project(&[("compose.yaml", file)], &options(&[])).unwrap();
     assert_eq!(project.models.keys().collect::<Vec<_>>(), ["m"]);
 }
+
+#[test]
+fn a_label_file_counts_as_docker_compose_counts_it() {
+    let file = "services: {a: {image: x, network_mode: none, label_file: labels}}";
+    let mut project = project(&[("compose.yaml", file), ("labels", "fl=2")], &options(&[])).unwrap();
+    // that of 2.40.3 on a container, where it stands in the same folder
+    let hash = "72bb5e25f24dd69919834d1d1cafafd5dedf5225bf0f6fb6e65e9232d21127f0";
+    assert_eq!(hash::service(&project.services["a"].node), hash);
+    project.without_label_files();
+    assert!(!emit::compact(&project.services["a"].node).contains("label_file"));
+}

@@ -250,6 +250,15 @@ impl Project {
         Ok(())
     }
 
+    /// Leaves label files out, whose labels have been read, as what is shown of a project has it.
+    pub fn without_label_files(&mut self) {
+        for service in self.services.values_mut() {
+            if let Some(map) = service.node.as_map_mut() {
+                map.remove("label_file");
+            }
+        }
+    }
+
     /// What a variable holds that a secret or config names.
     #[must_use]
     pub fn variable_of_object(&self, name: &str) -> Option<&String> {
