@@ -71,7 +71,7 @@ fn worker(kit: &BuildKit) -> WorkerRecord {
         labels,
         platforms: vec![platform(oci::platform::Platform::host())],
         gc_policy: vec![GcPolicy {
-            keep_bytes: i64::try_from(engine::CACHE_BYTES).unwrap_or(i64::MAX),
+            keep_bytes: i64::try_from(kit.engine.build_cache_limit()).unwrap_or(i64::MAX),
             ..GcPolicy::default()
         }],
         version: Some(version()),

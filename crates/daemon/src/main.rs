@@ -267,6 +267,7 @@ fn engine_config(flags: &Flags, settings: &Resolved) -> Result<Config> {
         userns: settings.userns,
         cdi_folders: settings.cdi_folders.clone(),
         runtimes: settings.runtimes.clone(),
+        cache_bytes: settings.cache_bytes,
         distribution: settings.distribution.clone(),
     })
 }

@@ -32,6 +32,8 @@ pub struct Config {
     pub runtimes: crate::Runtimes,
     /// How registries are reached.
     pub distribution: Distribution,
+    /// What results of builds may take, in bytes; [`crate::CACHE_BYTES`] where nothing is said.
+    pub cache_bytes: Option<u64>,
 }
 
 /// A subnet's address by these names is what containers are told is the way out, in place of the bridge's.
@@ -187,6 +189,7 @@ impl Config {
             netns_pool: 0,
             userns: None,
             cdi_folders: Vec::new(),
+            cache_bytes: None,
             runtimes: crate::Runtimes::default(),
             distribution: Distribution::default(),
         }

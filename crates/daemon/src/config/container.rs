@@ -141,7 +141,8 @@ fn ulimit(text: &str) -> Result<LimitDefault, String> {
     read().ok_or_else(|| format!("{text:?} is not NAME=SOFT[:HARD], such as nofile=1024:4096"))
 }
 
-fn bytes(size: Size) -> Result<i64> {
+/// A size in bytes.
+pub(super) fn bytes(size: Size) -> Result<i64> {
     match size {
         Size::Bytes(bytes) => Ok(bytes),
         Size::Text(text) => docker_api::parse_size(&text)

@@ -12,7 +12,6 @@ enum Form {
     Number,
     Text,
     List,
-    Object,
 }
 
 /// What becomes of a value that asks for something else than there is.
@@ -47,7 +46,7 @@ const fn setting(
     Setting { key, flag, form, harmless, outcome, why }
 }
 
-use Form::{List, Number, Object, Switch, Text};
+use Form::{List, Number, Switch, Text};
 use Outcome::{Quiet, Refused, Warned};
 
 const NO_CONTAINERD: (Outcome, &str) = (Warned, "there is no containerd below this daemon");
@@ -76,12 +75,6 @@ const SETTINGS: &[Setting] = &[
         List,
         &[],
         (Refused, "there are no plugins, and without them whoever reaches the daemon may do everything"),
-    ),
-    setting(
-        ("builder", ""),
-        Object,
-        &["{}"],
-        (Warned, "the results of builds have a limit of their own; insula builder prune takes them earlier"),
     ),
     setting(("containerd", "containerd"), Text, &[], NO_CONTAINERD),
     setting(("containerd-namespace", "containerd-namespace"), Text, &[], NO_CONTAINERD),
@@ -229,9 +222,7 @@ impl Foreign {
 impl Form {
     fn values(self, value: &Value) -> Option<Vec<String>> {
         match (self, value) {
-            (Switch, Value::Bool(_)) | (Number, Value::Number(_)) | (Object, Value::Object(_)) => {
-                Some(vec![value.to_string()])
-            }
+            (Switch, Value::Bool(_)) | (Number, Value::Number(_)) => Some(vec![value.to_string()]),
             (Text, Value::String(text)) => {
                 Some(vec![text.clone()].into_iter().filter(|text| !text.is_empty()).collect())
             }
@@ -249,7 +240,7 @@ impl Form {
                 _ => None,
             },
             Number => text.parse::<i64>().ok().map(|number| number.to_string()),
-            Text | List | Object => Some(text.to_owned()),
+            Text | List => Some(text.to_owned()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! What both say is refused, as dockerd does, for nobody could tell which one counts.
 
+mod builder;
 mod container;
 mod foreign;
 mod listen;
@@ -143,6 +144,7 @@ struct File {
     bip: Option<String>,
     bip6: Option<String>,
     bridge: Option<String>,
+    builder: builder::Entry,
     cdi_spec_dirs: Option<Vec<PathBuf>>,
     cgroup_parent: Option<String>,
     data_root: Option<PathBuf>,
@@ -221,6 +223,8 @@ pub(crate) struct Resolved {
     pub(crate) runtimes: Runtimes,
     pub(crate) cdi_folders: Vec<PathBuf>,
     pub(crate) pidfile: Option<PathBuf>,
+    /// What results of builds may take, in bytes.
+    pub(crate) cache_bytes: Option<u64>,
     pub(crate) settings: Settings,
     /// What of the settings has no effect, and why.
     pub(crate) warnings: Vec<String>,
@@ -305,6 +309,7 @@ impl Flags {
         if let Some(bad) = labels.iter().find(|label| !label.contains('=')) {
             bail!("bad attribute format: {bad}; a label is KEY=VALUE");
         }
+        let cache_bytes = file.builder.limit(&mut warnings)?;
         let features = lists("features", self.feature, file.features.into_iter().collect())?;
         let features: BTreeMap<String, bool> = features.into_iter().collect();
         warnings.extend(features.keys().filter_map(|name| pointless(name)));
@@ -358,6 +363,7 @@ impl Flags {
             network,
             runtimes: runtime::all(self.add_runtime, file.runtimes, default_runtime)?,
             cdi_folders,
+            cache_bytes,
             pidfile: either("pidfile", self.pidfile, file.pidfile)?.map(absolute).transpose()?,
             settings,
             warnings,
@@ -408,6 +414,7 @@ impl Resolved {
             ("metrics-addr", self.metrics != other.metrics),
             ("tls", !same_tls(&self.tls, &other.tls) || self.open != other.open),
             ("cdi-spec-dirs", self.cdi_folders != other.cdi_folders),
+            ("builder", self.cache_bytes != other.cache_bytes),
             ("pidfile", self.pidfile != other.pidfile),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

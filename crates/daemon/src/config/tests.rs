@@ -144,7 +144,10 @@ fn the_default_network_is_told() {
 fn settings_without_a_meaning_here_are_known() {
     let told = |words: &str, file: &str| resolve(words, file).unwrap().warnings;
     assert_eq!(told("--userland-proxy=false --iptables=true -s overlay2 --live-restore", ""), [""; 0]);
-    assert_eq!(told("", r#"{"live-restore": true, "builder": {}, "storage-driver": "overlay2"}"#), [""; 0]);
+    assert_eq!(
+        told("", r#"{"live-restore": true, "builder": {"gc": {"enabled": true}}, "storage-driver": "overlay2"}"#),
+        [""; 0]
+    );
     let some = told(
         "-s zfs",
         r#"{"exec-opts": ["native.cgroupdriver=systemd"], "features": {"containerd-snapshotter": true}}"#,

@@ -44,6 +44,7 @@ impl Island {
                     userns: None,
                     runtimes: engine::Runtimes::default(),
                     distribution: engine::Distribution::default(),
+                    cache_bytes: None,
                 };
                 let engine = Engine::open(config).await.unwrap();
                 let listener = UnixListener::bind(root.join("docker.sock")).unwrap();

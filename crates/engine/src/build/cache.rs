@@ -92,6 +92,12 @@ impl Engine {
             .collect()
     }
 
+    /// How many bytes results of builds may take.
+    #[must_use]
+    pub fn build_cache_limit(&self) -> u64 {
+        self.inner.config.cache_bytes.unwrap_or(CACHE_BYTES)
+    }
+
     /// Forgets records. What builds at work hold stays as long as they do.
     ///
     /// # Errors
@@ -157,11 +163,12 @@ fn oldest(mut all: Vec<CacheUse>, keep_bytes: u64, keep_records: usize) -> BTree
 /// Removes the records that were not used for the longest time, if there is too much.
 pub(super) fn bound(inner: &Inner) {
     let all = inner.images.cache();
-    if own_bytes(&all) <= CACHE_BYTES && all.len() <= KEPT_RECORDS {
+    let limit = inner.config.cache_bytes.unwrap_or(CACHE_BYTES);
+    if own_bytes(&all) <= limit && all.len() <= KEPT_RECORDS {
         return;
     }
     // some room, so that not every build has to do this
-    let gone = oldest(all, CACHE_BYTES / 10 * 9, KEPT_RECORDS / 10 * 9);
+    let gone = oldest(all, limit / 10 * 9, KEPT_RECORDS / 10 * 9);
     if let Err(error) = inner.images.prune_cache(&|one: &CacheUse| gone.contains(&one.key)) {
         tracing::warn!(%error, "cannot make the build cache smaller");
     }
