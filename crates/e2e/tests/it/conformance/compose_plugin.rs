@@ -134,6 +134,8 @@ fn the_plugin_drives_a_project() {
     files_and_lives(&pair);
     pair.ok(&["down", "-v", "--remove-orphans"]);
     assert_eq!(pair.stack.names(), "");
+    // the plugin forgets volumes without a name that containers have got from those before them
+    pair.stack.subject.insula(&["volume", "prune", "-f"]).expect(0);
     pair.stack.finish();
 }
 
