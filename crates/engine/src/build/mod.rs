@@ -368,11 +368,19 @@ impl Found {
                 return Ok(found);
             }
             for wanted in missing {
-                let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
+                // one that was made for this build is nothing that somebody waits for
+                let told = !is_id(&wanted);
+                if told {
+                    let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
+                }
                 let image = base(inner, &wanted, how, events).await?;
-                let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
+                if told {
+                    let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
+                }
                 let (base, hold) = describe(inner, &image)?;
-                self.known_by.insert(wanted.clone(), provenance::known_by(&wanted.name, &image));
+                if told {
+                    self.known_by.insert(wanted.clone(), provenance::known_by(&wanted.name, &image));
+                }
                 self.layers.insert(wanted.clone(), image.layers);
                 self.held.push(hold);
                 self.known.insert(wanted, base);
@@ -392,6 +400,11 @@ fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
     Ok((BaseImage { id: image.id.0, spec }, hold))
 }
 
+/// Whether an image is named by its id: no registry has one of that name.
+fn is_id(wanted: &ImageRequest) -> bool {
+    wanted.name.parse::<Digest>().is_ok()
+}
+
 /// The image that a stage begins with or copies from.
 async fn base(
     inner: &Arc<Inner>,
@@ -399,12 +412,15 @@ async fn base(
     (pull, proofs): (Bases, &Proofs),
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Image> {
-    if pull == Bases::Missing {
+    if pull == Bases::Missing || is_id(wanted) {
         match inner.images.on_platform(&wanted.name, &wanted.platform) {
             Ok(Some(image)) if image.is_for(&wanted.platform) => return Ok(image),
             Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
             _ => {}
         }
+    }
+    if is_id(wanted) {
+        return Err(EngineError::not_found(format!("no image {} for {} here", wanted.name, wanted.platform)));
     }
     let _ = events.send(BuildEvent::Fetching(wanted.name.clone())).await;
     let image = fetch_image(inner, wanted, proofs).await?;
