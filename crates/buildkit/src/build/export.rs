@@ -3,6 +3,7 @@
 use super::failed;
 use super::job::Job;
 use super::progress::{MAKING, Stage};
+use super::push;
 use super::request::reference;
 use crate::BuildKit;
 use crate::history::{Came, descriptor};
@@ -35,7 +36,7 @@ pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String,
     let mut done = Ok(());
     for (number, exporter) in outputs {
         done = match exporter.kind.as_str() {
-            "moby" | "image" => kept(job, &product.image, exporter, &mut response).await,
+            "moby" | "image" => kept(kit, job, &product.image, exporter, &mut response).await,
             _ => sent(kit, job, &product, (number, exporter)).await,
         };
         if done.is_err() {
@@ -49,7 +50,7 @@ pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String,
     done?;
     let id = product.image.id.to_string();
     response.insert("containerimage.config.digest".to_owned(), id.clone());
-    response.insert("containerimage.digest".to_owned(), id);
+    response.entry("containerimage.digest".to_owned()).or_insert(id);
     Ok(response)
 }
 
@@ -82,8 +83,9 @@ pub(crate) async fn came(kit: &BuildKit, job: &Job, response: &BTreeMap<String, 
     came
 }
 
-/// The image is here already; its names and its id are told.
+/// The image is here already; its names and its id are told, and it goes where it is to go.
 async fn kept(
+    kit: &BuildKit,
     job: &Job,
     image: &Image,
     exporter: &Typed,
@@ -100,6 +102,12 @@ async fn kept(
         response.insert("image.name".to_owned(), names.to_owned());
     }
     board.end(MAKING, "").await;
+    drop(board);
+    if push::is_wanted(exporter) {
+        for name in names.split(',').filter(|name| !name.is_empty()) {
+            push::push(kit, job, &reference(name)?, response).await?;
+        }
+    }
     Ok(())
 }
 

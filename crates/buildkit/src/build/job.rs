@@ -129,6 +129,11 @@ impl Job {
         self.cancel.send_replace(true);
     }
 
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_over(&self) -> bool {
+        *self.cancel.borrow()
+    }
+
     /// Returns when it is to end.
     pub(crate) async fn cancelled(&self) {
         let _ = self.cancel.subscribe().wait_for(|cancel| *cancel).await;

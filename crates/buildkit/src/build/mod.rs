@@ -17,6 +17,7 @@ mod fault;
 mod input;
 mod job;
 mod progress;
+mod push;
 mod question;
 mod request;
 mod source;
@@ -74,7 +75,12 @@ pub(crate) async fn build(
     };
     let mut work = std::pin::pin!(work);
     tokio::select! {
-        done = &mut work => return done,
+        done = &mut work => {
+            if job.is_over() {
+                discard(kit, job).await;
+            }
+            return done;
+        }
         () = gone => {}
         () = session.gone() => {}
         () = job.cancelled() => {}
@@ -82,6 +88,8 @@ pub(crate) async fn build(
     let _ = stop.send(true);
     // steps at work are waited for, so that nothing is left of them
     let _ = work.await;
+    // one that was done in this moment, too
+    discard(kit, job).await;
     Err(Status::new(Code::CANCELLED, "the build was cancelled"))
 }
 

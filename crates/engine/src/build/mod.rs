@@ -43,7 +43,7 @@ pub(crate) use state::Shared;
 use crate::engine::{Engine, Inner, Naming, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{ContainerId, DEFAULT_NETWORK, EventKind, NetworkMode};
-use commit::Made;
+use commit::{Committed, Made};
 use execute::Build;
 use image::build::{
     BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Options, Plan, Remote,
@@ -163,13 +163,13 @@ async fn build(
     let inline = targets.iter().any(|target| target.place == CachePlace::Image);
     let annotations = std::mem::take(&mut request.annotations);
     let form = commit::Form { squash: request.squash, names: request.names, annotations, inline };
-    let (image, family, intake) = commit::commit(&build, made, form).await?;
+    let Committed { image, family, intake, fresh } = commit::commit(&build, made, form).await?;
     for target in &targets {
         exchange::export(&build, target, &proofs).await?;
     }
     cache::bound(inner);
     drop(held);
-    let product = Product { image, family, _held: Some(Arc::new(intake)) };
+    let product = Product { image, family, fresh, _held: Some(Arc::new(intake)) };
     Ok(BuildOutcome { product, reused: build.reused.load(Ordering::Relaxed) })
 }
 

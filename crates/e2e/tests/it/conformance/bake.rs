@@ -4,11 +4,10 @@
 use std::fs;
 
 use serde_json::Value;
-use testkit::wait_for;
 
 use super::buildx::{Scene, ours};
 use crate::peers::Registry;
-use crate::subject::{Run, SOON, finish};
+use crate::subject::{Run, finish};
 
 const DOCKERFILE: &str = "FROM test:1 AS base\nARG V=0\nRUN echo $V > /v\nFROM base AS app\nCMD [\"cat\", \"/v\"]\n";
 const HCL: &str = r#"
@@ -218,8 +217,15 @@ fn targets_build_on_targets() {
         let failed = scene.bake(&["bad", "top"]).expect(1);
         assert!(failed.err.contains("exit code: 4"), "{}", failed.err);
         let images = scene.run(&["image", "ls", "-a", "--format", "{{.Repository}}:{{.Tag}}"]).expect(0);
-        // what is only built upon has no image
-        assert_eq!(sorted(&images), ["mid:1", "test:1", "top:1"]);
+        // what is only built upon has no image, unless the plugin is an old one, which asks for it
+        if scene.bake(&["--print"]).expect(0).out.contains("cacheonly") {
+            assert_eq!(sorted(&images), ["mid:1", "test:1", "top:1"]);
+        }
+        // unless it had one already
+        let mut command = scene.command(&["build", "-q", "-"]);
+        let kept = finish(&mut command, b"FROM test:1\nRUN echo base > /b\nENV WHO=base\n").expect(0);
+        scene.bake(&["mid"]).expect(0);
+        scene.run(&["image", "inspect", kept.text()]).expect(0);
     }
     if ours() {
         scene.file("c/docker-bake.hcl", SPREAD);
@@ -246,12 +252,12 @@ fn builds_are_remembered() {
     let Some(mut scene) = Scene::start(&["docker-buildx"]) else { return };
     if is_of_today(&scene) && scene.history(&["--help"]).out.contains("export") {
         records_are_shown(&scene);
+        // that of dockerd 28 goes on showing a record that somebody has read before it was removed
         if ours() {
-            // dockerd would take the containers along
             scene.subject.end_daemon(rustix::process::Signal::TERM);
             scene.subject.start_daemon();
+            records_go(&scene);
         }
-        records_go(&scene);
     }
     scene.subject.assert_empty();
     scene.subject.finish();
@@ -292,8 +298,7 @@ fn records_go(scene: &Scene) {
     assert!(scene.history(&["logs", first]).expect(0).err.contains("last words"));
     scene.history(&["rm", first]).expect(0);
     scene.history(&["rm", "nobody"]).expect(1);
-    let gone = || scene.history(&["logs", first]).err.contains("no record found").then_some(());
-    assert!(wait_for(SOON, gone).is_some(), "{first} is still there");
+    assert!(scene.history(&["logs", first]).expect(1).err.contains("no record found"));
     assert_eq!(scene.history(&["ls", "--format", "{{.Name}}"]).expect(0).text(), "good (first)");
     scene.history(&["rm", "--all"]).expect(0);
     assert!(scene.history(&["inspect"]).expect(1).err.contains("no records found"));
