@@ -70,8 +70,19 @@ impl BuildKit {
         if inline {
             job.cache_exports.push(Typed { kind: "inline".to_owned(), attrs: BTreeMap::new() });
         }
+        let recording = self.history.begin(&id, &job.exporters);
+        if let Some(build) = &recording {
+            job.record(Arc::clone(build));
+            job.asked("dockerfile.v0", &options);
+        }
         let job = Arc::new(job);
-        let entry = self.jobs.enter(&id, &job)?;
+        let entry = match self.jobs.enter(&id, &job) {
+            Ok(entry) => entry,
+            Err(status) => {
+                recording.iter().for_each(|build| self.history.end(build, Err(&status)));
+                return Err(status);
+            }
+        };
         let watched = job.watch().await;
         let tell = async {
             let Some(mut happened) = watched else { return };
@@ -87,6 +98,12 @@ impl BuildKit {
             };
             let done = done.await;
             job.board.lock().await.finish(&done).await;
+            if let Some(build) = recording {
+                match &done {
+                    Ok(response) => self.history.end(&build, Ok(build::came(self, &job, response).await)),
+                    Err(status) => self.history.end(&build, Err(status)),
+                }
+            }
             drop(entry);
             // nothing more is told once nobody has the job
             drop(job);

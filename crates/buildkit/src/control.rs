@@ -4,19 +4,25 @@ use crate::BuildKit;
 use crate::build::{self, Asked, Job};
 use crate::rpc::{Call, Code, Method, Replies, Status};
 use crate::wire::control::{
-    DiskUsageRequest, DiskUsageResponse, GcPolicy, InfoResponse, ListWorkersResponse, Platform, PruneRequest,
-    SolveRequest, SolveResponse, StatusRequest, Typed, UsageRecord, Version, WorkerRecord,
+    DiskUsageRequest, DiskUsageResponse, GcPolicy, InfoResponse, ListWorkersResponse, PruneRequest, SolveRequest,
+    SolveResponse, StatusRequest, Typed, UsageRecord, Version, WorkerRecord,
 };
-use crate::wire::gateway::{self, Cap, PongResponse, Ref, ReturnRequest, SolveResult};
-use crate::wire::{Empty, Timestamp};
+use crate::wire::gateway::{self, Cap, PongResponse, ReturnRequest, SolveResult};
+use crate::wire::{Empty, Piece, Timestamp};
+use crate::{history, session as sessions};
+use bytes::BytesMut;
 use engine::{CacheEntry, CacheFilter};
 use hyper::HeaderMap;
+use hyper_util::rt::TokioIo;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Says to which solve a call of the gateway belongs.
 const SOLVE_ID: &str = "buildkit-controlapi-buildid";
+/// The most bytes in one message of a session within a call.
+const PIECE: usize = 32 << 10;
 
 macro_rules! methods {
     ($($path:literal $handler:path;)*) => {
@@ -26,12 +32,18 @@ macro_rules! methods {
 
 /// Sorted by path.
 pub(crate) static METHODS: &[Method<BuildKit>] = methods! {
+    "/containerd.services.content.v1.Content/Info" history::blob_of;
+    "/containerd.services.content.v1.Content/Read" history::blob;
     "/moby.buildkit.v1.Control/DiskUsage" disk_usage;
     "/moby.buildkit.v1.Control/Info" info;
     "/moby.buildkit.v1.Control/ListWorkers" list_workers;
+    "/moby.buildkit.v1.Control/ListenBuildHistory" history::listen;
     "/moby.buildkit.v1.Control/Prune" prune;
+    "/moby.buildkit.v1.Control/Session" session;
     "/moby.buildkit.v1.Control/Solve" solve;
     "/moby.buildkit.v1.Control/Status" status;
+    "/moby.buildkit.v1.Control/UpdateBuildHistory" history::update;
+    "/moby.buildkit.v1.frontend.LLBBridge/Evaluate" evaluate;
     "/moby.buildkit.v1.frontend.LLBBridge/Ping" ping;
     "/moby.buildkit.v1.frontend.LLBBridge/Return" give_back;
     "/moby.buildkit.v1.frontend.LLBBridge/Solve" gateway_solve;
@@ -40,8 +52,10 @@ pub(crate) static METHODS: &[Method<BuildKit>] = methods! {
 /// What a build's front end takes, as far as clients ask.
 const CAPS: &[&str] = &[
     "frontend.inputs",
+    "gateway.evaluate",
     "gateway.solve.metadata",
     "proto.refarray",
+    "reference.output",
     "return",
     "returnmap",
     "solve.base",
@@ -59,17 +73,12 @@ fn version() -> Version {
 }
 
 fn worker(kit: &BuildKit) -> WorkerRecord {
-    let platform = |platform: oci::platform::Platform| Platform {
-        architecture: platform.architecture,
-        os: platform.os,
-        variant: platform.variant.unwrap_or_default(),
-    };
     // clients take a label of this name as the sign of an image store that sends archives and keeps caches
     let labels = BTreeMap::from([("org.mobyproject.buildkit.worker.snapshotter".to_owned(), "erofs".to_owned())]);
     WorkerRecord {
         id: kit.worker.clone(),
         labels,
-        platforms: vec![platform(oci::platform::Platform::host())],
+        platforms: vec![oci::platform::Platform::host().into()],
         gc_policy: vec![GcPolicy {
             keep_bytes: i64::try_from(kit.engine.build_cache_limit()).unwrap_or(i64::MAX),
             ..GcPolicy::default()
@@ -192,31 +201,60 @@ async fn solve(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
     let cache = asked.cache.unwrap_or_default();
     (job.cache_exports, job.cache_imports) = (cache.exports, cache.imports);
     job.entitlements = asked.entitlements;
-    let job = Arc::new(job);
-    let entry = kit.jobs.enter(&asked.reference, &job)?;
+    let recording = (!asked.internal).then(|| kit.history.begin(&asked.reference, &job.exporters)).flatten();
+    if let Some(build) = &recording {
+        job.record(Arc::clone(build));
+    }
     let graphs = asked.definition.is_some_and(|graph| !graph.def.is_empty());
+    let what = match asked.frontend.is_empty() && !graphs {
+        // what is built is said at the gateway
+        true => None,
+        false => {
+            job.asked(&asked.frontend, &asked.frontend_attrs);
+            Some(Asked::new(&asked.frontend, asked.frontend_attrs, Vec::new(), graphs))
+        }
+    };
+    let job = Arc::new(job);
+    let done = solve_one(&kit, &asked.reference, &job, what, &replies).await;
+    job.board.lock().await.finish(&done).await;
+    if done.is_err() {
+        build::discard(&kit, &job).await;
+    }
+    if let Some(build) = recording {
+        match &done {
+            Ok(response) => kit.history.end(&build, Ok(build::came(&kit, &job, response).await)),
+            Err(status) => kit.history.end(&build, Err(status)),
+        }
+    }
+    replies.send(&SolveResponse { exporter_response: done? }).await
+}
+
+async fn solve_one(
+    kit: &BuildKit,
+    reference: &str,
+    job: &Arc<Job>,
+    what: Option<Result<Asked>>,
+    replies: &Replies,
+) -> Result<BTreeMap<String, String>> {
+    let _entry = kit.jobs.enter(reference, job)?;
     let work = async {
-        match asked.frontend.is_empty() && !graphs {
-            // what is built is said at the gateway
-            true => job.returned().await?,
-            false => {
-                let asked = Asked::new(&asked.frontend, asked.frontend_attrs, Vec::new(), graphs)?;
+        match what {
+            None => job.returned().await?,
+            Some(asked) => {
+                let asked = asked?;
                 if let Some(question) = asked.question() {
                     return Err(Status::told(format!("{question:?} is answered at the gateway only")));
                 }
-                build::build(&kit, &job, asked, replies.gone()).await?;
+                build::build(kit, job, asked, replies.gone()).await?;
             }
         }
-        build::export(&kit, &job).await
+        build::export(kit, job).await
     };
-    let done = tokio::select! {
+    tokio::select! {
         done = work => done,
         () = replies.gone() => Err(Status::new(Code::CANCELLED, "the client has gone")),
-        () = session_gone(&kit, &job) => Err(Status::new(Code::CANCELLED, "the client's session has ended")),
-    };
-    job.board.lock().await.finish(&done).await;
-    drop(entry);
-    replies.send(&SolveResponse { exporter_response: done? }).await
+        () = session_gone(kit, job) => Err(Status::new(Code::CANCELLED, "the client's session has ended")),
+    }
 }
 
 /// Returns when the session that the solve has named has ended.
@@ -230,15 +268,50 @@ async fn session_gone(kit: &BuildKit, job: &Job) {
 
 async fn status(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
     let asked: StatusRequest = call.messages.only().await?;
+    if let Some(build) = kit.history.build(&asked.reference).filter(|build| build.has_ended()) {
+        return build.replay(&replies).await;
+    }
     let job = kit.jobs.find(&asked.reference).await?;
-    let watched = job.watch().await;
-    let mut happened = watched.ok_or_else(|| Status::invalid("somebody watches this solve already"))?;
+    let Some(mut happened) = job.watch().await else {
+        return match job.recording() {
+            Some(build) => build.replay(&replies).await,
+            None => Err(Status::invalid("somebody watches this solve already")),
+        };
+    };
     // the channel ends with the solve
     drop(job);
     while let Some(message) = happened.recv().await {
         replies.send(&message).await?;
     }
     Ok(())
+}
+
+/// A session within a call, whose messages are pieces of its connection.
+async fn session(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
+    let greeting = sessions::Greeting::read(&call.metadata)?;
+    let (ours, theirs) = tokio::io::duplex(PIECE);
+    let (mut reader, mut writer) = tokio::io::split(theirs);
+    let coming = async {
+        while let Some(piece) = call.messages.next::<Piece>().await? {
+            if writer.write_all(&piece.data).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let going = async {
+        let mut buffer = BytesMut::with_capacity(PIECE);
+        while reader.read_buf(&mut buffer).await.is_ok_and(|count| count > 0) {
+            replies.send(&Piece { data: buffer.split().freeze() }).await?;
+            buffer.reserve(PIECE);
+        }
+        Ok(())
+    };
+    tokio::select! {
+        () = kit.sessions.hold(greeting, TokioIo::new(ours)) => Ok(()),
+        done = coming => done,
+        done = going => done,
+    }
 }
 
 async fn job_of(kit: &BuildKit, metadata: &HeaderMap) -> Result<Arc<Job>> {
@@ -257,16 +330,30 @@ async fn ping(kit: Arc<BuildKit>, call: Call, replies: Replies) -> Result {
 async fn gateway_solve(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
     let job = job_of(&kit, &call.metadata).await?;
     let asked: gateway::SolveRequest = call.messages.only().await?;
-    let graphs = asked.definition.is_some_and(|graph| !graph.def.is_empty()) || !asked.frontend_inputs.is_empty();
-    let asked = Asked::new(&asked.frontend, asked.frontend_opt, asked.cache_imports, graphs)?;
+    let graphs = asked.definition.is_some_and(|graph| !graph.def.is_empty());
+    job.asked(&asked.frontend, &asked.frontend_opt);
+    let inputs = asked.frontend_inputs;
+    let asked = Asked::new(&asked.frontend, asked.frontend_opt, asked.cache_imports, graphs)?.with_inputs(&inputs)?;
     if asked.question().is_some() {
         let metadata = build::tell_of(&kit, &job, asked).await?;
         let result = SolveResult { metadata, ..SolveResult::default() };
         return replies.send(&gateway::SolveResponse { result: Some(result) }).await;
     }
     build::build(&kit, &job, asked, replies.gone()).await?;
-    let reference = job.outcome().await.map(|outcome| Ref { id: outcome.product.image.id.to_string() });
-    replies.send(&gateway::SolveResponse { result: Some(SolveResult { reference, ..SolveResult::default() }) }).await
+    let result = job.outcome().await.map(|outcome| build::result(&outcome.product)).unwrap_or_default();
+    replies.send(&gateway::SolveResponse { result: Some(result) }).await
+}
+
+/// Everything is built by the time that there is a reference to it.
+async fn evaluate(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {
+    let job = job_of(&kit, &call.metadata).await?;
+    let asked: gateway::EvaluateRequest = call.messages.only().await?;
+    match job.outcome().await {
+        Some(outcome) if outcome.product.images().iter().any(|id| id.to_string() == asked.reference) => {
+            replies.send(&Empty {}).await
+        }
+        _ => Err(Status::new(Code::NOT_FOUND, format!("this solve has no result {:?}", asked.reference))),
+    }
 }
 
 async fn give_back(kit: Arc<BuildKit>, mut call: Call, replies: Replies) -> Result {

@@ -28,7 +28,9 @@ pub fn solve(bytes: &[u8]) {
         (job.exporters, job.entitlements) = (whole.exporters, whole.entitlements);
         job.cache_exports = whole.cache.unwrap_or_default().exports;
     }
-    match Asked::new(&asked.frontend, asked.frontend_opt, asked.cache_imports, false) {
+    let inputs = asked.frontend_inputs;
+    let asked = Asked::new(&asked.frontend, asked.frontend_opt, asked.cache_imports, false);
+    match asked.and_then(|asked| asked.with_inputs(&inputs)) {
         Ok(asked) => drop(read(&job, asked)),
         Err(status) => assert!(!status.message.is_empty(), "a refusal without a reason"),
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! POST /session  the client serves:  files, secrets, agents, credentials      session
-//! POST /grpc     we serve:           Control, LLBBridge                       control, build
+//! POST /grpc     we serve:           Control, LLBBridge, Content              control, build, history
 //! POST /build    with version=2, as clients from before buildx ask         classic
 //! ```
 //!
@@ -15,6 +15,7 @@ mod build;
 mod classic;
 mod control;
 pub mod fuzzing;
+mod history;
 mod rpc;
 mod session;
 mod wire;
@@ -26,12 +27,14 @@ use hyper::HeaderMap;
 use hyper::rt::{Read, Write};
 use std::sync::Arc;
 
-/// What clients of BuildKit's protocol find: the sessions that are open, and the solves that are going on.
+/// What clients of BuildKit's protocol find: the sessions that are open, the solves that are going on, and records of
+/// those that were.
 #[derive(Debug)]
 pub struct BuildKit {
     engine: Engine,
     sessions: session::Sessions,
     jobs: build::Jobs,
+    history: history::History,
     /// The name of the one who builds.
     worker: String,
 }
@@ -60,7 +63,8 @@ impl BuildKit {
     #[must_use]
     pub fn new(engine: Engine) -> Arc<Self> {
         let worker = engine.info().id;
-        Arc::new(Self { engine, sessions: session::Sessions::default(), jobs: build::Jobs::default(), worker })
+        let history = history::History::open(engine.config().builds());
+        Arc::new(Self { engine, sessions: session::Sessions::default(), jobs: build::Jobs::default(), history, worker })
     }
 
     /// Has a session until its connection ends.

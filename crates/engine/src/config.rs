@@ -224,6 +224,12 @@ impl Config {
         self.root.join("volumes")
     }
 
+    /// The folder of all records of builds.
+    #[must_use]
+    pub fn builds(&self) -> PathBuf {
+        self.root.join("builds")
+    }
+
     /// The folder of all helpers' runtime folders.
     #[must_use]
     pub fn shims(&self) -> PathBuf {

@@ -52,6 +52,8 @@ pub struct Image {
     pub manifests: Vec<StoredManifest>,
     /// The image that it was made of here, if that is known and still there.
     pub parent: Option<ImageId>,
+    /// When it last got a name, as far as it is known.
+    pub tagged: Option<SystemTime>,
 }
 
 impl Image {

@@ -21,7 +21,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci::digest::Digest;
 use oci::reference::Reference;
@@ -86,6 +86,8 @@ struct Known {
     manifests: Vec<StoredManifest>,
     /// The image that it was made of here.
     parent: Option<ImageId>,
+    /// When it last got a name, in milliseconds since 1970.
+    tagged_ms: Option<u64>,
 }
 
 /// The file `index.json`.
@@ -114,6 +116,8 @@ struct IndexImage {
     manifests: Vec<StoredManifest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parent: Option<ImageId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tagged_ms: Option<u64>,
 }
 
 const INDEX_VERSION: u32 = 1;
@@ -373,7 +377,14 @@ impl Store {
         let bytes = options.changes.beside(canonical_json(&config)?);
         let bytes = bytes.map_err(|error| ImageError::Config(oci_spec::OciSpecError::SerDe(error)))?;
         let layers = vec![layer.diff_id];
-        let known = Known { layers, size: layer.size, config: Ok(config), manifests: Vec::new(), parent: None };
+        let known = Known {
+            layers,
+            size: layer.size,
+            config: Ok(config),
+            manifests: Vec::new(),
+            parent: None,
+            tagged_ms: None,
+        };
         self.keep_config(state, &bytes, known, options.reference)
     }
 
@@ -398,6 +409,7 @@ impl Store {
             let new = std::mem::replace(&mut known.manifests, old.manifests.clone());
             new.into_iter().for_each(|manifest| intake::merge(&mut known.manifests, manifest));
             known.parent = known.parent.or(old.parent);
+            known.tagged_ms = old.tagged_ms;
         }
         let previous_image = state.images.insert(id, known);
         let reference = reference.map(Reference::tagged);
@@ -489,6 +501,7 @@ impl Store {
                     references: state.names(id),
                     manifests: known.manifests.clone(),
                     parent: known.parent,
+                    tagged_ms: known.tagged_ms,
                 })
                 .collect(),
             families: state
@@ -561,7 +574,16 @@ impl State {
 
     /// Has a name stand for an image; for what it stood before is given back.
     fn refer(&mut self, reference: &Reference, id: ImageId) -> (Option<ImageId>, Option<Family>) {
+        self.tagged(&id);
         (self.references.insert(reference.clone(), id), self.families.remove(reference))
+    }
+
+    /// An image gets a name now.
+    fn tagged(&mut self, id: &ImageId) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        if let Some(known) = self.images.get_mut(id) {
+            known.tagged_ms = now.and_then(|now| u64::try_from(now.as_millis()).ok());
+        }
     }
 
     fn restore_reference(&mut self, reference: &Reference, (image, family): (Option<ImageId>, Option<Family>)) {
@@ -585,6 +607,7 @@ impl State {
             created,
             manifests: known.manifests.clone(),
             parent: known.parent.filter(|parent| self.images.contains_key(parent)),
+            tagged: known.tagged_ms.map(|millis| UNIX_EPOCH + Duration::from_millis(millis)),
         })
     }
 
@@ -690,8 +713,8 @@ fn load(root: &Path) -> Result<State, ImageError> {
     for image in index.images {
         state.references.extend(image.references.into_iter().map(|reference| (reference, image.id)));
         let config = load_config(root, &image.id);
-        let (manifests, parent) = (image.manifests, image.parent);
-        let known = Known { layers: image.layers, size: image.size, config, manifests, parent };
+        let (manifests, parent, tagged_ms) = (image.manifests, image.parent, image.tagged_ms);
+        let known = Known { layers: image.layers, size: image.size, config, manifests, parent, tagged_ms };
         state.images.insert(image.id, known);
     }
     state.families = index.families.into_iter().map(|one| (one.reference, one.family)).collect();
@@ -734,7 +757,7 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     for _ in 0..PATIENCE {
         match fs::remove_dir_all(folder) {
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
             other => return other,
         }

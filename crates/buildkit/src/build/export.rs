@@ -3,15 +3,21 @@
 use super::failed;
 use super::job::Job;
 use super::progress::{MAKING, Stage};
+use super::push;
 use super::request::reference;
 use crate::BuildKit;
+use crate::history::{Came, descriptor};
 use crate::rpc::Status;
 use crate::session::{Session, send_files, send_stream};
 use crate::wire::control::Typed;
+use crate::wire::history::ResultInfo;
 use engine::Product;
-use engine::image::Image;
+use engine::image::{Image, ImageId};
 use oci::reference::Reference;
 use std::collections::BTreeMap;
+
+/// An image's configuration, as records name it.
+const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// Whether somebody wants the image to stay.
 fn is_kept(exporter: &Typed) -> bool {
@@ -30,7 +36,7 @@ pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String,
     let mut done = Ok(());
     for (number, exporter) in outputs {
         done = match exporter.kind.as_str() {
-            "moby" | "image" => kept(job, &product.image, exporter, &mut response).await,
+            "moby" | "image" => kept(kit, job, &product.image, exporter, &mut response).await,
             _ => sent(kit, job, &product, (number, exporter)).await,
         };
         if done.is_err() {
@@ -44,12 +50,42 @@ pub(crate) async fn export(kit: &BuildKit, job: &Job) -> Result<BTreeMap<String,
     done?;
     let id = product.image.id.to_string();
     response.insert("containerimage.config.digest".to_owned(), id.clone());
-    response.insert("containerimage.digest".to_owned(), id);
+    response.entry("containerimage.digest".to_owned()).or_insert(id);
     Ok(response)
 }
 
-/// The image is here already; its names and its id are told.
+/// Leaves nothing of what a solve has made that came to nothing in the end.
+pub(crate) async fn discard(kit: &BuildKit, job: &Job) {
+    if let Some(outcome) = job.outcome().await {
+        kit.engine.remove_product(&outcome.product).await;
+    }
+}
+
+/// What is recorded of a solve that went well, with what its outputs keep here.
+pub(crate) async fn came(kit: &BuildKit, job: &Job, response: &BTreeMap<String, String>) -> Came {
+    let mut came = Came { response: response.clone(), ..Came::default() };
+    let Some(outcome) = job.outcome().await else { return came };
+    let several = outcome.product.family.as_ref().filter(|family| family.members.len() > 1);
+    let images: Vec<(String, ImageId)> = match several {
+        Some(family) => family.members.iter().map(|member| (member.platform.to_string(), member.image)).collect(),
+        None => vec![(String::new(), outcome.product.image.id)],
+    };
+    for (platform, id) in images {
+        let mut info = ResultInfo::default();
+        if let Ok(image) = kit.engine.image(&id.to_string()).await
+            && let Ok(bytes) = kit.engine.image_configuration(&image)
+        {
+            let kept = job.exporters.iter().zip(0..).filter(|(exporter, _)| is_kept(exporter));
+            info.results.extend(kept.map(|(_, number)| (number, descriptor(CONFIG, id, bytes.len() as u64))));
+        }
+        came.results.insert(platform, info);
+    }
+    came
+}
+
+/// The image is here already; its names and its id are told, and it goes where it is to go.
 async fn kept(
+    kit: &BuildKit,
     job: &Job,
     image: &Image,
     exporter: &Typed,
@@ -66,6 +102,12 @@ async fn kept(
         response.insert("image.name".to_owned(), names.to_owned());
     }
     board.end(MAKING, "").await;
+    drop(board);
+    if push::is_wanted(exporter) {
+        for name in names.split(',').filter(|name| !name.is_empty()) {
+            push::push(kit, job, &reference(name)?, response).await?;
+        }
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use engine::EngineError;
 use serde_json::json;
 
 const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
+const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
 
 /// A Dockerfile as a client is to see it.
 #[derive(Debug, Clone)]
@@ -37,5 +38,14 @@ pub(super) fn with_source(error: EngineError, file: &SourceFile) -> Status {
     });
     let mut status = Status::told(mark.what.clone());
     status.details.push(Any { type_url: SOURCE.to_owned(), value: detail.to_string().into_bytes() });
+    status
+}
+
+/// Says which vertex went wrong: records of builds are shown with the end of its output.
+pub(super) fn with_vertex(mut status: Status, digest: Option<&str>) -> Status {
+    if let Some(digest) = digest {
+        let value = json!({ "digest": digest }).to_string().into_bytes();
+        status.details.push(Any { type_url: VERTEX.to_owned(), value });
+    }
     status
 }

@@ -1,6 +1,7 @@
 //! Solves that are going on.
 
 use super::progress::Board;
+use crate::history::Build;
 use crate::rpc::Status;
 use crate::wire::control::{StatusResponse, Typed};
 use engine::BuildOutcome;
@@ -27,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) cache_imports: Vec<Typed>,
     pub(crate) entitlements: Vec<String>,
     pub(crate) board: Mutex<Board>,
+    /// Nothing if nobody is to know.
+    recording: Option<Arc<Build>>,
     watched: StdMutex<Option<mpsc::Receiver<StatusResponse>>>,
     outcome: Mutex<Option<BuildOutcome>>,
     /// What the answer says besides.
@@ -46,12 +49,31 @@ impl Job {
             cache_imports: Vec::new(),
             entitlements: Vec::new(),
             board: Mutex::new(Board::new(reference, sender)),
+            recording: None,
             watched: StdMutex::new(Some(receiver)),
             outcome: Mutex::default(),
             response: StdMutex::default(),
             returned: watch::Sender::new(None),
             cancel: watch::Sender::new(false),
         }
+    }
+
+    /// Has it recorded what happens.
+    pub(crate) fn record(&mut self, build: Arc<Build>) {
+        self.board.get_mut().record(Arc::clone(&build));
+        self.recording = Some(build);
+    }
+
+    /// What it is that is built.
+    pub(crate) fn asked(&self, frontend: &str, options: &BTreeMap<String, String>) {
+        if let Some(build) = &self.recording {
+            build.asked(frontend, options);
+        }
+    }
+
+    /// Where that is recorded.
+    pub(crate) fn recording(&self) -> Option<&Build> {
+        self.recording.as_deref()
     }
 
     /// What happens; for one who asks.
@@ -105,6 +127,11 @@ impl Job {
     /// Ends what is going on.
     pub(crate) fn stop(&self) {
         self.cancel.send_replace(true);
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_over(&self) -> bool {
+        *self.cancel.borrow()
     }
 
     /// Returns when it is to end.

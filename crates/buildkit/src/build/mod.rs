@@ -4,28 +4,34 @@
 //! ```text
 //! Control.Solve(ref, exporters, session) ──────────────── waits ────────────> answer: what was exported
 //! Control.Status(ref) <── vertexes, logs ──────────────────────────────────── end
-//! LLBBridge.Ping, .Solve(frontend, its options) ──> image   .Return(result or error)
+//! LLBBridge.Ping, .Solve(frontend, its options, inputs) ──> image   .Return(result or error)
 //! ```
+//!
+//! What one solve has made can be an input of another one: see [`input`].
 //!
 //! Clients that name a front end in `Control.Solve` need no gateway.
 
 mod caches;
 mod export;
 mod fault;
+mod input;
 mod job;
 mod progress;
+mod push;
 mod question;
 mod request;
 mod source;
 
-pub(crate) use export::export;
+pub(crate) use export::{came, discard, export};
 pub(crate) use fault::failed;
+pub(crate) use input::result;
 pub(crate) use job::{Job, Jobs};
 pub(crate) use request::Asked;
 
 use crate::BuildKit;
 use crate::rpc::{Code, Status};
 use crate::session::Visit;
+use engine::image::build::NamedContext;
 use engine::{BuildEvent, BuildOutcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,6 +54,7 @@ pub(crate) async fn build(
     let (stop, stopped) = watch::channel(false);
     let work = async {
         let source = source::open(kit, &session, job, &mut asked).await?;
+        prepare(job, names_of(&source.named)).await;
         let (caches, copies) = caches::open(kit, &session, job, &mut asked).await?;
         let visit = Arc::new(Visit::new(Arc::clone(&session), kit.engine.clone()));
         let (request, file) = request::make(job, asked, source, caches, Some(visit))?;
@@ -58,8 +65,9 @@ pub(crate) async fn build(
         let outcome: BuildOutcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                job.board.lock().await.failed(&error).await;
-                return Err(fault::with_source(error, &file));
+                let mut board = job.board.lock().await;
+                board.failed(&error).await;
+                return Err(fault::with_vertex(fault::with_source(error, &file), board.failed_vertex()));
             }
         };
         copies.send(&session, job).await?;
@@ -67,7 +75,12 @@ pub(crate) async fn build(
     };
     let mut work = std::pin::pin!(work);
     tokio::select! {
-        done = &mut work => return done,
+        done = &mut work => {
+            if job.is_over() {
+                discard(kit, job).await;
+            }
+            return done;
+        }
         () = gone => {}
         () = session.gone() => {}
         () = job.cancelled() => {}
@@ -75,7 +88,29 @@ pub(crate) async fn build(
     let _ = stop.send(true);
     // steps at work are waited for, so that nothing is left of them
     let _ = work.await;
+    // one that was done in this moment, too
+    discard(kit, job).await;
     Err(Status::new(Code::CANCELLED, "the build was cancelled"))
+}
+
+/// What the images of other solves are called here.
+fn names_of(named: &BTreeMap<String, NamedContext>) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    for (name, context) in named {
+        if let NamedContext::Built(images) = context {
+            names.extend(images.iter().map(|image| (image.name.clone(), name.clone())));
+        }
+    }
+    names
+}
+
+/// Tells the board what it cannot see.
+async fn prepare(job: &Job, names: BTreeMap<String, String>) {
+    let mut board = job.board.lock().await;
+    board.inputs(names);
+    if !job.exporters.is_empty() {
+        board.wanted();
+    }
 }
 
 /// Answers what is asked of the Dockerfile in place of a build; the words of the answer by their names.

@@ -1,6 +1,7 @@
 //! What happens in a build, as vertexes: one for each step, and some for what comes before and after.
 
 use super::fault::SourceFile;
+use crate::history::Build;
 use crate::wire::Timestamp;
 use crate::wire::control::{
     Position, Range, SourceInfo, StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning,
@@ -9,6 +10,7 @@ use engine::image::dockerfile::Remark;
 use engine::{BuildEvent, EngineError, StageOutline};
 use oci::digest::Digest;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What clients show as cancelled rather than failed.
@@ -32,6 +34,13 @@ pub(crate) struct Board {
     definition: Option<String>,
     /// The Dockerfile.
     file: Option<SourceFile>,
+    recorder: Option<Arc<Build>>,
+    /// The names of what other solves have made, by the images' ids.
+    inputs: BTreeMap<String, String>,
+    /// The vertex that went wrong.
+    failed: Option<String>,
+    /// Whether somebody wants what is made.
+    wanted: bool,
 }
 
 impl Board {
@@ -44,7 +53,30 @@ impl Board {
             stages: Vec::new(),
             definition: None,
             file: None,
+            recorder: None,
+            inputs: BTreeMap::new(),
+            failed: None,
+            wanted: false,
         }
+    }
+
+    /// Something is made of the result.
+    pub(super) fn wanted(&mut self) {
+        self.wanted = true;
+    }
+
+    /// What the images of other solves are called.
+    pub(super) fn inputs(&mut self, names: BTreeMap<String, String>) {
+        self.inputs = names;
+    }
+
+    /// The vertex that went wrong, if there is one.
+    pub(super) fn failed_vertex(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    pub(super) fn record(&mut self, build: Arc<Build>) {
+        self.recorder = Some(build);
     }
 
     pub(super) fn watched(&mut self) {
@@ -52,6 +84,9 @@ impl Board {
     }
 
     async fn send(&self, message: StatusResponse) {
+        if let Some(recorder) = &self.recorder {
+            recorder.note(&message);
+        }
         let Some(sender) = &self.sender else { return };
         // whoever watches may have gone
         match self.watched {
@@ -125,7 +160,10 @@ impl Board {
         // one line, however it stands in the file
         let text = text.lines().next().unwrap_or_default();
         let text = match text.split_once(' ') {
-            Some(("FROM", rest)) => format!("FROM {}", rest.rsplit_once(" AS ").map_or(rest, |(base, _)| base)),
+            Some(("FROM", rest)) => {
+                let base = rest.rsplit_once(" AS ").map_or(rest, |(base, _)| base);
+                format!("FROM {}", self.inputs.get(base).map_or(base, String::as_str))
+            }
             _ => text.to_owned(),
         };
         Some(format!("[{name}{number}/{count}] {text}"))
@@ -163,8 +201,12 @@ impl Board {
                 self.send(StatusResponse { logs: vec![log], ..StatusResponse::default() }).await;
             }
             BuildEvent::Done { step, .. } => self.end(&key(step), "").await,
-            BuildEvent::Failed { step, error, .. } => self.end(&key(step), &error).await,
-            BuildEvent::Making => self.begin(MAKING).await,
+            BuildEvent::Failed { step, error, .. } => {
+                self.failed = Some(self.digest(&key(step)));
+                self.end(&key(step), &error).await;
+            }
+            BuildEvent::Making if self.wanted => self.begin(MAKING).await,
+            BuildEvent::Making => {}
             BuildEvent::Keeping(place) => {
                 self.end(MAKING, "").await;
                 self.begin(&format!("exporting cache to {place}")).await;

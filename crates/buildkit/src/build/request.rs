@@ -5,8 +5,8 @@ use super::fault::SourceFile;
 use super::job::Job;
 use super::source::Opened;
 use crate::rpc::Status;
-use crate::wire::control::Typed;
-use engine::image::build::Options;
+use crate::wire::control::{Definition, Typed};
+use engine::image::build::{ImageRequest, Options};
 use engine::image::dockerfile::Dockerfile;
 use engine::model::{NetworkMode, Ulimit};
 use engine::{
@@ -31,6 +31,8 @@ pub(crate) struct Asked {
     pub(super) cache_imports: Vec<Typed>,
     /// The context, where it came with the request.
     pub(super) context: Option<BuildContext>,
+    /// What other solves have made, by the names that options have for it.
+    pub(super) inputs: BTreeMap<String, ImageRequest>,
 }
 
 impl Asked {
@@ -61,7 +63,16 @@ impl Asked {
         if let Some(what) = options.get("requestid").filter(|what| !super::question::is_known(what)) {
             return Err(unknown(format!("the front end's request {what:?} is not answered here; it builds")));
         }
-        Ok(Self { options, cache_imports, context: None })
+        Ok(Self { options, cache_imports, context: None, inputs: BTreeMap::new() })
+    }
+
+    /// Takes results of other solves.
+    ///
+    /// # Errors
+    /// For graphs that are more than one.
+    pub(crate) fn with_inputs(self, graphs: &BTreeMap<String, Definition>) -> Result<Self, Status> {
+        let read = |(name, graph): (&String, &Definition)| Ok((name.clone(), super::input::read(name, graph)?));
+        Ok(Self { inputs: graphs.iter().map(read).collect::<Result<_, Status>>()?, ..self })
     }
 
     /// As [`Self::new`], with a context that is here already.

@@ -7,7 +7,7 @@ use super::request::Asked;
 use crate::BuildKit;
 use crate::rpc::{Code, Status};
 use crate::session::{Part, Session, pull, receive};
-use engine::image::build::{ArrivedContext, Files, Ignore, NamedContext};
+use engine::image::build::{ArrivedContext, Files, Ignore, ImageRequest, NamedContext};
 use engine::{BuildContext, Engine, EngineError, ErrorClass, Supply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -168,7 +168,8 @@ pub(super) async fn open(
     let Some(address) = asked.option("context") else {
         let (file, ignore) = transfer.dockerfile(local.unwrap_or("dockerfile"), name).await?;
         let folder = asked.option("contextkey").unwrap_or("context").to_owned();
-        let (named, contexts) = named(&transfer, asked.group("context:").collect()).await?;
+        let (named, contexts) =
+            named(&transfer, asked.group("context:").collect(), std::mem::take(&mut asked.inputs)).await?;
         let supply: Supply = Box::new(move |paths| Box::pin(transfer.context(folder, ignore, paths)));
         return Ok(Opened { context: BuildContext::Supplied(supply), file: Some(file), named, contexts });
     };
@@ -180,7 +181,8 @@ pub(super) async fn open(
         None => BuildContext::Remote(address.to_owned()),
         Some(path) => BuildContext::Archive(Box::new(pull(session, path)?)),
     };
-    let (named, contexts) = named(&transfer, asked.group("context:").collect()).await?;
+    let (named, contexts) =
+        named(&transfer, asked.group("context:").collect(), std::mem::take(&mut asked.inputs)).await?;
     Ok(Opened { context, file, named, contexts })
 }
 
@@ -219,11 +221,21 @@ pub(super) async fn checked(
 async fn named(
     transfer: &Transfer,
     given: Vec<(String, String)>,
+    inputs: BTreeMap<String, ImageRequest>,
 ) -> Result<(BTreeMap<String, NamedContext>, BTreeMap<String, BuildContext>), Status> {
     let (mut named, mut contexts) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in given {
         // for one platform of several
         let name = name.split_once("::").map_or(name.as_str(), |(name, _)| name).to_owned();
+        if let Some(input) = value.strip_prefix("input:") {
+            let unknown = || Status::told(format!("the context {name} is {value:?}, and there is no such input"));
+            let image = inputs.get(input).ok_or_else(unknown)?.clone();
+            match named.entry(name.clone()).or_insert_with(|| NamedContext::Built(Vec::new())) {
+                NamedContext::Built(images) => images.push(image),
+                other => *other = NamedContext::Built(vec![image]),
+            }
+            continue;
+        }
         if let Some(image) = value.strip_prefix("docker-image://") {
             named.insert(name, NamedContext::Image(image.to_owned()));
             continue;

@@ -5,7 +5,7 @@ use super::status::{Code, Status};
 use super::{ANSWER, SILENCE, WINDOW, timer};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -22,6 +22,9 @@ use tokio::sync::mpsc;
 const DEPTH: usize = 64;
 /// How many calls one connection may have at the same time.
 const CALLS: u32 = 100;
+
+/// What time it is here, for clients that show since when something goes on.
+const NOW: HeaderName = HeaderName::from_static("buildkit-current-timestamp");
 
 /// One call.
 #[derive(Debug)]
@@ -105,6 +108,9 @@ fn begin<S: Send + Sync + 'static>(
         let _ = sender.send(Frame::trailers(Status::trailers(&outcome))).await;
     });
     let mut response = Response::new(Answer(receiver));
+    if let Ok(now) = HeaderValue::from_str(&jiff::Timestamp::now().to_string()) {
+        response.headers_mut().insert(NOW, now);
+    }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }

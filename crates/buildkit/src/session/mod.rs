@@ -81,11 +81,11 @@ impl Sessions {
             open.insert(id.clone(), session);
         }
         self.changed.notify_waiters();
+        // also where whoever holds it gives up
+        let _left = Leaving { sessions: self, id: &id, going };
         if let Err(error) = connection.await {
             tracing::debug!(id, %error, "a session's connection broke");
         }
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        let _ = going.send(true);
     }
 
     /// A session by its id, which may still be on its way.
@@ -103,6 +103,20 @@ impl Sessions {
         };
         let found = tokio::time::timeout(PATIENCE, wait).await;
         found.map_err(|_| Status::unavailable(format!("there is no session {id:?}; the client has to open one")))
+    }
+}
+
+/// A session that ends when this is dropped.
+struct Leaving<'a> {
+    sessions: &'a Sessions,
+    id: &'a str,
+    going: watch::Sender<bool>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.sessions.open.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
+        let _ = self.going.send(true);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `containerd.services.content.v1`: a store of blobs at the client, for caches in its folders.
+//! `containerd.services.content.v1`: a store of blobs, at the client for caches in its folders, and here for records of builds.
 //!
 //! # Source
 //! containerd 1.7, `api/services/content/v1/content.proto`.
@@ -14,6 +14,21 @@ pub(crate) const COMMIT: i32 = 2;
 pub(crate) struct InfoRequest {
     #[prost(string, tag = "1")]
     pub(crate) digest: String,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct InfoResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) info: Option<BlobInfo>,
+}
+
+/// `Info`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct BlobInfo {
+    #[prost(string, tag = "1")]
+    pub(crate) digest: String,
+    #[prost(int64, tag = "2")]
+    pub(crate) size: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -1,6 +1,6 @@
 //! `moby.buildkit.v1` and `moby.buildkit.v1.types`
 
-use super::Timestamp;
+use super::{Empty, Timestamp};
 use std::collections::BTreeMap;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -80,10 +80,41 @@ pub(crate) struct SolveRequest {
 }
 
 /// `pb.Definition`
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct Definition {
+    /// Operations; the last one only names the one whose output is meant.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub(crate) def: Vec<Vec<u8>>,
+    /// Of each operation by its digest.
+    #[prost(btree_map = "string, message", tag = "2")]
+    pub(crate) metadata: BTreeMap<String, Empty>,
+}
+
+/// `pb.Op`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct Op {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) inputs: Vec<Input>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) source: Option<SourceOp>,
+    #[prost(message, optional, tag = "10")]
+    pub(crate) platform: Option<Platform>,
+}
+
+/// `pb.Input`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct Input {
+    #[prost(string, tag = "1")]
+    pub(crate) digest: String,
+    #[prost(int64, tag = "2")]
+    pub(crate) index: i64,
+}
+
+/// `pb.SourceOp`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct SourceOp {
+    #[prost(string, tag = "1")]
+    pub(crate) identifier: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -254,6 +285,20 @@ pub(crate) struct Platform {
     pub(crate) os: String,
     #[prost(string, tag = "3")]
     pub(crate) variant: String,
+}
+
+impl From<oci::platform::Platform> for Platform {
+    fn from(platform: oci::platform::Platform) -> Self {
+        let variant = platform.variant.unwrap_or_default();
+        Self { architecture: platform.architecture, os: platform.os, variant }
+    }
+}
+
+impl From<Platform> for oci::platform::Platform {
+    fn from(platform: Platform) -> Self {
+        let variant = Some(platform.variant).filter(|variant| !variant.is_empty());
+        Self { os: platform.os, architecture: platform.architecture, variant }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

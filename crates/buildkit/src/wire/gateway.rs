@@ -14,7 +14,7 @@ pub(crate) struct SolveRequest {
     pub(crate) frontend_opt: BTreeMap<String, String>,
     #[prost(message, repeated, tag = "12")]
     pub(crate) cache_imports: Vec<Typed>,
-    /// The inputs themselves are graphs: only whether there are any.
+    /// What names in the options stand for.
     #[prost(btree_map = "string, message", tag = "13")]
     pub(crate) frontend_inputs: BTreeMap<String, Definition>,
 }
@@ -25,11 +25,13 @@ pub(crate) struct SolveResponse {
     pub(crate) result: Option<SolveResult>,
 }
 
-/// `Result`, with one reference or none.
+/// `Result`, with one reference, with one for each of several platforms, or with none.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct SolveResult {
     #[prost(message, optional, tag = "3")]
     pub(crate) reference: Option<Ref>,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) references: Option<RefMap>,
     #[prost(btree_map = "string, bytes", tag = "10")]
     pub(crate) metadata: BTreeMap<String, Vec<u8>>,
 }
@@ -38,6 +40,22 @@ pub(crate) struct SolveResult {
 pub(crate) struct Ref {
     #[prost(string, tag = "1")]
     pub(crate) id: String,
+    /// What other builds have it as an input by.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) definition: Option<Definition>,
+}
+
+/// `RefMap`: references by their platforms.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct RefMap {
+    #[prost(btree_map = "string, message", tag = "1")]
+    pub(crate) references: BTreeMap<String, Ref>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct EvaluateRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) reference: String,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

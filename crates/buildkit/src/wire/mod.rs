@@ -1,13 +1,14 @@
 //! The messages, as far as they are used here. Fields that are not named are skipped when they come.
 //!
 //! # Source
-//! BuildKit 0.13, `api/services/control/control.proto`, `frontend/gateway/pb/gateway.proto`, `solver/pb/ops.proto`,
-//! `session/*/*.proto`; fsutil, `types/wire.proto` and `types/stat.proto`; gRPC, `google/rpc/status.proto`. The names are theirs.
+//! BuildKit 0.13 (records of builds: 0.25), `api/services/control/control.proto`, `frontend/gateway/pb/gateway.proto`,
+//! `solver/pb/ops.proto`, `session/*/*.proto`; fsutil, `types/wire.proto` and `types/stat.proto`; gRPC, `google/rpc/status.proto`. The names are theirs.
 
 pub(crate) mod content;
 pub(crate) mod control;
 pub(crate) mod files;
 pub(crate) mod gateway;
+pub(crate) mod history;
 pub(crate) mod session;
 
 /// `google.protobuf.Timestamp`

@@ -205,7 +205,7 @@ fn inspect(image: &Image) -> ImageInspect {
             typ: "layers".to_owned(),
             layers: Some(image.layers.iter().map(ToString::to_string).collect()),
         }),
-        metadata: Some(ImageInspectMetadata::default()),
+        metadata: Some(ImageInspectMetadata { last_tag_time: image.tagged.map(|time| rfc3339(nanoseconds(time))) }),
         ..Default::default()
     }
 }

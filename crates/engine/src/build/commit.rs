@@ -8,11 +8,11 @@ use crate::error::{EngineError, Result};
 use image::build::{CacheKey, History};
 use image::export::Times;
 use image::family::{Family, Member, Predicate, SLSA_PROVENANCE};
-use image::{CacheRecord, Image, LayerId};
+use image::{CacheRecord, Image, ImageId, LayerId};
 use oci::digest::Digest;
 use oci::platform::Platform;
 use oci::reference::Reference;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -36,30 +36,38 @@ pub(super) struct Form {
     pub(super) inline: bool,
 }
 
+/// What came of it.
+pub(super) struct Committed {
+    pub(super) image: Image,
+    pub(super) family: Option<Family>,
+    /// Keeps what is attested.
+    pub(super) intake: image::Intake,
+    /// The images that were not there before.
+    pub(super) fresh: BTreeSet<ImageId>,
+}
+
 /// Makes the images of the stages, one for each of these platforms; the same ones again when nothing has changed.
-pub(super) async fn commit(
-    build: &Arc<Build>,
-    made: Vec<Made>,
-    form: Form,
-) -> Result<(Image, Option<Family>, image::Intake)> {
+pub(super) async fn commit(build: &Arc<Build>, made: Vec<Made>, form: Form) -> Result<Committed> {
     let build = Arc::clone(build);
     let done = tokio::task::spawn_blocking(move || images(&build, &made, &form)).await;
     done.map_err(|error| EngineError::internal("making the image was cut short", &error))?
 }
 
-fn images(build: &Build, made: &[Made], form: &Form) -> Result<(Image, Option<Family>, image::Intake)> {
+fn images(build: &Build, made: &[Made], form: &Form) -> Result<Committed> {
     let store = &build.inner.images;
     // until they have their names
     let intake = store.intake();
+    let mut fresh = BTreeSet::new();
     if let ([Made { target, built, predicates, .. }], None) = (made, &build.told)
         && predicates.is_empty()
         && form.annotations.is_empty()
     {
-        return Ok((image(build, *target, built, form, &form.names)?, None, intake));
+        let image = image(build, (*target, built), form, &form.names, &mut fresh)?;
+        return Ok(Committed { image, family: None, intake, fresh });
     }
     let mut family = Family::default();
     for Made { platform, target, built, predicates: lists } in made {
-        let image = image(build, *target, built, form, &[])?.id;
+        let image = image(build, (*target, built), form, &[], &mut fresh)?.id;
         let told = build.told.as_ref().map(|told| told.predicate(build, platform).to_string().into_bytes());
         let told = told.map(|bytes| (SLSA_PROVENANCE.to_owned(), bytes));
         let mut predicates = Vec::new();
@@ -79,7 +87,7 @@ fn images(build: &Build, made: &[Made], form: &Form) -> Result<(Image, Option<Fa
         return Err(EngineError::invalid(text));
     }
     let image = store.name_family(&family, &form.names).map_err(image_error)?;
-    Ok((image, Some(family), intake))
+    Ok(Committed { image, family: Some(family), intake, fresh })
 }
 
 /// The annotations that one of them has.
@@ -89,7 +97,13 @@ fn words(form: &Form, bearer: Bearer, platform: Option<&Platform>) -> BTreeMap<S
     fitting.map(|one| (one.name.clone(), one.value.clone())).collect()
 }
 
-fn image(build: &Build, target: usize, built: &Built, form: &Form, names: &[Reference]) -> Result<Image> {
+fn image(
+    build: &Build,
+    (target, built): (usize, &Built),
+    form: &Form,
+    names: &[Reference],
+    fresh: &mut BTreeSet<ImageId>,
+) -> Result<Image> {
     let Some(mut spec) = build.plan.stages.get(&target).map(|stage| stage.image.clone()) else {
         return Err(EngineError::invalid("there is no stage to make an image of"));
     };
@@ -97,8 +111,8 @@ fn image(build: &Build, target: usize, built: &Built, form: &Form, names: &[Refe
     let created = created(build, target, built, &spec.to_json(&ids(&built.layers), None));
     let mut times = built.times.iter();
     let mut last = built.times.first().unwrap_or(&created);
-    let fresh = spec.history.iter_mut().filter(|entry| entry.created.is_none());
-    for entry in fresh {
+    let undated = spec.history.iter_mut().filter(|entry| entry.created.is_none());
+    for entry in undated {
         if !entry.empty_layer
             && let Some(time) = times.next()
         {
@@ -127,7 +141,12 @@ fn image(build: &Build, target: usize, built: &Built, form: &Form, names: &[Refe
     if form.inline {
         config = super::exchange::inline(build, &layers, config)?;
     }
-    let image = build.inner.images.add_image(&config, &layers, None, names).map_err(image_error)?;
+    let store = &build.inner.images;
+    let id = ImageId(Digest::of(&config));
+    if store.get(&id.to_string()).is_err() {
+        fresh.insert(id);
+    }
+    let image = store.add_image(&config, &layers, None, names).map_err(image_error)?;
     drop(held);
     Ok(image)
 }

@@ -43,7 +43,7 @@ pub(crate) use state::Shared;
 use crate::engine::{Engine, Inner, Naming, Proof, Pull, image_error};
 use crate::error::{EngineError, ErrorClass, Result};
 use crate::model::{ContainerId, DEFAULT_NETWORK, EventKind, NetworkMode};
-use commit::Made;
+use commit::{Committed, Made};
 use execute::Build;
 use image::build::{
     BaseImage, BuildError, Contexts, Files, Graph, ImageRequest, ImageSpec, Images, Options, Plan, Remote,
@@ -163,13 +163,13 @@ async fn build(
     let inline = targets.iter().any(|target| target.place == CachePlace::Image);
     let annotations = std::mem::take(&mut request.annotations);
     let form = commit::Form { squash: request.squash, names: request.names, annotations, inline };
-    let (image, family, intake) = commit::commit(&build, made, form).await?;
+    let Committed { image, family, intake, fresh } = commit::commit(&build, made, form).await?;
     for target in &targets {
         exchange::export(&build, target, &proofs).await?;
     }
     cache::bound(inner);
     drop(held);
-    let product = Product { image, family, _held: Some(Arc::new(intake)) };
+    let product = Product { image, family, fresh, _held: Some(Arc::new(intake)) };
     Ok(BuildOutcome { product, reused: build.reused.load(Ordering::Relaxed) })
 }
 
@@ -372,11 +372,19 @@ impl Found {
                 return Ok(found);
             }
             for wanted in missing {
-                let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
+                // one that was made for this build is nothing that somebody waits for
+                let told = !is_id(&wanted);
+                if told {
+                    let _ = events.send(BuildEvent::Looking(wanted.name.clone())).await;
+                }
                 let image = base(inner, &wanted, how, events).await?;
-                let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
+                if told {
+                    let _ = events.send(BuildEvent::Found(wanted.name.clone())).await;
+                }
                 let (base, hold) = describe(inner, &image)?;
-                self.known_by.insert(wanted.clone(), provenance::known_by(&wanted.name, &image));
+                if told {
+                    self.known_by.insert(wanted.clone(), provenance::known_by(&wanted.name, &image));
+                }
                 self.layers.insert(wanted.clone(), image.layers);
                 self.held.push(hold);
                 self.known.insert(wanted, base);
@@ -396,6 +404,11 @@ fn describe(inner: &Inner, image: &Image) -> Result<(BaseImage, image::Held)> {
     Ok((BaseImage { id: image.id.0, spec }, hold))
 }
 
+/// Whether an image is named by its id: no registry has one of that name.
+fn is_id(wanted: &ImageRequest) -> bool {
+    wanted.name.parse::<Digest>().is_ok()
+}
+
 /// The image that a stage begins with or copies from.
 async fn base(
     inner: &Arc<Inner>,
@@ -403,12 +416,15 @@ async fn base(
     (pull, proofs): (Bases, &Proofs),
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<Image> {
-    if pull == Bases::Missing {
+    if pull == Bases::Missing || is_id(wanted) {
         match inner.images.on_platform(&wanted.name, &wanted.platform) {
             Ok(Some(image)) if image.is_for(&wanted.platform) => return Ok(image),
             Err(error) if error.kind() != image::ErrorKind::NotFound => return Err(image_error(error)),
             _ => {}
         }
+    }
+    if is_id(wanted) {
+        return Err(EngineError::not_found(format!("no image {} for {} here", wanted.name, wanted.platform)));
     }
     let _ = events.send(BuildEvent::Fetching(wanted.name.clone())).await;
     let image = fetch_image(inner, wanted, proofs).await?;

@@ -98,7 +98,7 @@ impl Engine {
         }
         let image = self.image(who).await?;
         let family = who.parse().ok().and_then(|name| self.inner.images.family(&name));
-        Ok(Product { image, family, _held: None })
+        Ok(Product { image, family, fresh: BTreeSet::new(), _held: None })
     }
 
     /// Keeps what a build without a name has made for whoever fetches it soon; under a name that is given back.
@@ -110,9 +110,9 @@ impl Engine {
         Ok(self.inner.builds.keep(format!("build-{id}"), product.clone()))
     }
 
-    /// Removes images that nobody has a name for: those of a build whose files are where they were wanted.
+    /// Removes images that nobody has a name for and that a build has made whose files are where they were wanted.
     pub async fn remove_product(&self, product: &Product) {
-        for id in product.images() {
+        for id in product.fresh.clone() {
             let nameless = self.image(&id.to_string()).await.is_ok_and(|image| image.references.is_empty());
             if nameless && !self.inner.images.is_member(&id) {
                 // its layers are in the cache
@@ -129,6 +129,8 @@ pub struct Product {
     pub image: Image,
     /// All platforms, and what is attested.
     pub family: Option<Family>,
+    /// Its images that were not there before it was built.
+    pub(super) fresh: BTreeSet<ImageId>,
     /// Keeps what is attested, also where no name does.
     pub(super) _held: Option<Arc<image::Intake>>,
 }

@@ -195,7 +195,9 @@ impl Walk<'_> {
         let (name, _) = self.expand(&globals, &stage.base);
         let lower = name.to_ascii_lowercase();
         let earlier = self.file.stages[..index].iter().rposition(|stage| stage.name.as_ref() == Some(&lower));
-        if self.options.named(&name).is_some() {
+        let platform = stage.platform.as_ref().and_then(|text| self.expand(&globals, text).0.parse().ok());
+        let platform = platform.unwrap_or_else(|| self.options.platform.clone());
+        if self.options.named(&name, &platform).is_some() {
             return open;
         }
         if let Some(earlier) = earlier {
@@ -206,8 +208,6 @@ impl Walk<'_> {
         if name == "scratch" {
             return scope;
         }
-        let platform = stage.platform.as_ref().and_then(|text| self.expand(&globals, text).0.parse().ok());
-        let platform = platform.unwrap_or_else(|| self.options.platform.clone());
         match self.images.get(&ImageRequest { name, platform }) {
             Some(image) => {
                 let env = image.spec.config.env.iter().filter_map(|entry| entry.split_once('='));

@@ -51,17 +51,38 @@ pub enum Volumes {
 pub enum NamedContext {
     /// An image.
     Image(String),
+    /// What other builds have made, one image a platform, each by its id; one alone is for all platforms.
+    Built(Vec<ImageRequest>),
     /// Files, as those of the build context.
     Files,
 }
 
+/// What a name was found to stand for.
+pub(super) enum Named<'a> {
+    Image(ImageRequest),
+    /// Files, by the name that they were given.
+    Files(&'a str),
+}
+
 impl Options {
-    /// What a name in FROM or `--from` stands for, and how it was given.
-    pub(super) fn named(&self, name: &str) -> Option<(&str, &NamedContext)> {
+    /// What a name in FROM or `--from` stands for, where it is for this platform; nothing if it stands for itself.
+    pub(super) fn named(&self, name: &str, platform: &Platform) -> Option<Named<'_>> {
         let full = |name: &str| name.parse::<Reference>().map(Reference::tagged).ok();
         let wanted = full(name);
         let same = |given: &str| given.eq_ignore_ascii_case(name) || (wanted.is_some() && full(given) == wanted);
-        self.contexts.iter().find(|(given, _)| same(given)).map(|(given, context)| (given.as_str(), context))
+        let (given, context) = self.contexts.iter().find(|(given, _)| same(given))?;
+        match context {
+            NamedContext::Files => Some(Named::Files(given)),
+            NamedContext::Image(image) => {
+                Some(Named::Image(ImageRequest { name: image.clone(), platform: platform.clone() }))
+            }
+            NamedContext::Built(images) => {
+                let exact = images.iter().find(|image| image.platform == *platform);
+                let fitting = || images.iter().find(|image| image.platform.runs_on(platform));
+                let only = || images.first().filter(|_| images.len() == 1);
+                exact.or_else(fitting).or_else(only).cloned().map(Named::Image)
+            }
+        }
     }
 }
 
@@ -338,11 +359,9 @@ fn node(
     let lower = name.to_ascii_lowercase();
     let earlier = file.stages[..index].iter().rposition(|stage| stage.name.as_ref() == Some(&lower));
     let mut copied = None;
-    let base = match (options.named(&name), earlier) {
-        (Some((_, NamedContext::Image(image))), _) => {
-            Base::Image(ImageRequest { name: image.clone(), platform: platform.clone() })
-        }
-        (Some((given, NamedContext::Files)), _) => {
+    let base = match (options.named(&name, &platform), earlier) {
+        (Some(Named::Image(image)), _) => Base::Image(image),
+        (Some(Named::Files(given)), _) => {
             copied = Some(given.to_owned());
             Base::Scratch
         }
@@ -461,11 +480,9 @@ fn origin(file: &Dockerfile, options: &Options, index: usize, name: &str) -> Res
     if name.contains('$') {
         return Err(BuildFault::VariableInFrom { name: name.to_owned() });
     }
-    match options.named(name) {
-        Some((given, NamedContext::Files)) => return Ok(Origin::Named(given.to_owned())),
-        Some((_, NamedContext::Image(image))) => {
-            return Ok(Origin::Image(ImageRequest { name: image.clone(), platform: options.platform.clone() }));
-        }
+    match options.named(name, &options.platform) {
+        Some(Named::Files(given)) => return Ok(Origin::Named(given.to_owned())),
+        Some(Named::Image(image)) => return Ok(Origin::Image(image)),
         None => {}
     }
     let found = match name.parse::<usize>() {

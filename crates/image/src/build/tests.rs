@@ -81,6 +81,27 @@ fn only_needed_stages_are_there_and_independent_ones_go_together() {
 }
 
 #[test]
+fn what_others_have_made_is_taken_by_platform() {
+    let text = "FROM --platform=linux/arm64 lib AS x\nCOPY --from=one / /\nFROM lib\nCOPY --from=x / /\n";
+    let made = |name: &str, platform: &str| ImageRequest { name: name.to_owned(), platform: platform.parse().unwrap() };
+    let names = |lib: Vec<ImageRequest>| -> Vec<String> {
+        let mut build = Build::new();
+        build.options.platform = "linux/amd64".parse().unwrap();
+        build.options.contexts.insert("lib".to_owned(), NamedContext::Built(lib));
+        // one alone is for all
+        let one = NamedContext::Built(vec![made("sha256:1", "linux/s390x")]);
+        build.options.contexts.insert("one".to_owned(), one);
+        let images = build.graph(text).unwrap().missing(&build.images);
+        images.into_iter().map(|request| format!("{} {}", request.name, request.platform)).collect()
+    };
+    let both = vec![made("sha256:a", "linux/amd64"), made("sha256:b", "linux/arm64")];
+    assert_eq!(names(both), ["sha256:1 linux/s390x", "sha256:a linux/amd64", "sha256:b linux/arm64"]);
+    // a platform that it was not made for has what the name says without it
+    let others = vec![made("sha256:a", "linux/amd64"), made("sha256:r", "linux/riscv64")];
+    assert_eq!(names(others), ["lib linux/arm64", "sha256:1 linux/s390x", "sha256:a linux/amd64"]);
+}
+
+#[test]
 fn triggers_ask_for_further_images_and_come_first() {
     let text = "FROM base AS x\nRUN own\nFROM x\nRUN last\n";
     let names = |graph: &Graph, images: &Images| -> Vec<String> {

@@ -217,7 +217,8 @@ impl Store {
             size += record.size;
         }
         let mut state = self.state();
-        let known = Known { layers: layers.to_vec(), size, config: Ok(parsed), manifests: Vec::new(), parent };
+        let (layers, manifests) = (layers.to_vec(), Vec::new());
+        let known = Known { layers, size, config: Ok(parsed), manifests, parent, tagged_ms: None };
         let mut image = self.keep_config(&mut state, config, known.clone(), names.first().cloned())?;
         for name in names.iter().skip(1) {
             image = self.keep_config(&mut state, config, known.clone(), Some(name.clone()))?;

@@ -90,6 +90,7 @@ impl Store {
         }
         let (references, families) = (state.references.clone(), state.families.clone());
         for name in names.iter().cloned().map(Reference::tagged) {
+            state.tagged(&main);
             state.references.insert(name.clone(), main);
             match family.is_plain() {
                 true => drop(state.families.remove(&name)),

@@ -261,7 +261,7 @@ impl Intake {
             size += record.map_err(|_| ImageError::MissingLayer { layer: *layer })?.size;
         }
         let manifests = new.manifest.into_iter().collect();
-        let known = Known { layers, size, config: Ok(config), manifests, parent: None };
+        let known = Known { layers, size, config: Ok(config), manifests, parent: None, tagged_ms: None };
         store.keep_config(&mut state, &new.config, known, new.reference)
     }
 }

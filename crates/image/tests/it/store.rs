@@ -49,6 +49,19 @@ fn found_by_every_name() {
 }
 
 #[test]
+fn it_is_known_when_an_image_got_its_last_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let image = import(&store, None, b"one");
+    assert_eq!(image.tagged, None);
+    let before = SystemTime::now() - Duration::from_millis(1);
+    store.tag(&image.id, "a:1".parse().unwrap()).unwrap();
+    drop(store);
+    let tagged = Store::open(folder.path()).unwrap().get("a:1").unwrap().tagged.unwrap();
+    assert!(tagged >= before && tagged <= SystemTime::now());
+}
+
+#[test]
 fn a_name_moves_and_the_layer_is_shared() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();

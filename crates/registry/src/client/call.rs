@@ -244,7 +244,13 @@ impl Client {
         let plain = Origin { secure: false, port: if written { secure.port } else { 80 }, ..secure.clone() };
         let origin = match self.ask_once(&self.hello(&secure, domain)?, None).await {
             Ok(_) => secure.clone(),
-            Err(ClientError::Connect { .. } | ClientError::Broken { .. }) => plain,
+            Err(ClientError::Connect { .. } | ClientError::Broken { .. }) => {
+                // where nobody answers at all it is not known yet how one will
+                if self.ask_once(&self.hello(&plain, domain)?, None).await.is_err() {
+                    return Ok(plain);
+                }
+                plain
+            }
             Err(error) => return Err(error),
         };
         let mut known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -74,6 +74,23 @@ async fn certificates_are_checked() {
     assert!(remote.resolve(&tag("1")).await.is_ok());
 }
 
+/// Whoever asks where nobody answers yet does not take it for plain HTTP from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_may_begin_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let remote = client().remote(&address.to_string(), "a").unwrap();
+    assert!(remote.resolve(&tag("1")).await.is_err());
+    let files = TlsFiles { certificate, key, clients: None };
+    let _server = start_with(|config| (config.tls, config.listen) = (Some(files), address)).await;
+    let error = remote.resolve(&tag("1")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
 /// A registry that gives tokens, sends blobs elsewhere, and counts what it hears.
 async fn scripted(answer: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

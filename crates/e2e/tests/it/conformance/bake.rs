@@ -1,4 +1,5 @@
-//! What buildx does beyond builds: files that say what is built (`bake`), indexes that are put together, checks, annotations.
+//! What buildx does beyond builds: files that say what is built (`bake`), targets that build on others, records of builds, indexes that
+//! are put together, checks, annotations.
 
 use std::fs;
 
@@ -147,4 +148,158 @@ fn files_say_what_is_baked() {
     drop(registry);
     scene.subject.assert_empty();
     scene.subject.finish();
+}
+
+/// Each target may be the base of others, and the source of files.
+const LINKED: &str = r#"
+group "default" { targets = ["top", "mid"] }
+target "base" {
+  dockerfile-inline = "FROM test:1\nRUN echo base > /b\nENV WHO=base\n"
+}
+target "mid" {
+  dockerfile-inline = "FROM below AS one\nRUN echo $WHO mid >> /b\nCOPY own /own\n"
+  contexts = { below = "target:base" }
+  tags = ["mid:1"]
+}
+target "top" {
+  dockerfile-inline = "FROM mid AS mid\nFROM test:1\nCOPY --from=mid /b /own /from/\nCOPY --from=base /b /from/base\nRUN --mount=from=base,target=/m cat /m/b\nCMD [\"sh\", \"-c\", \"cd /from; cat b own base\"]\n"
+  contexts = { base = "target:base", mid = "target:mid" }
+  tags = ["top:1"]
+}
+target "bad" {
+  dockerfile-inline = "FROM base\nRUN echo last words; exit 4\n"
+  contexts = { base = "target:base" }
+  tags = ["bad:1"]
+}
+"#;
+const SPREAD: &str = r#"
+target "files" {
+  dockerfile-inline = "FROM scratch\nARG TARGETARCH\nCOPY own /of-$TARGETARCH\n"
+  platforms = ["linux/amd64", "linux/arm64"]
+}
+target "one" { dockerfile-inline = "FROM scratch\nCOPY own /one\n" }
+target "both" {
+  dockerfile-inline = "FROM files\nCOPY --from=one /one /\n"
+  contexts = { files = "target:files", one = "target:one" }
+  platforms = ["linux/amd64", "linux/arm64"]
+  output = ["type=local,dest=out"]
+}
+"#;
+
+/// Whether the daemon's BuildKit is one of today's: it knows contexts with names, and remembers builds.
+fn is_of_today(scene: &Scene) -> bool {
+    let version = scene.run(&["version", "--format", "{{.Server.APIVersion}}"]).expect(0);
+    let minor = version.text().split_once('.').and_then(|(_, minor)| minor.parse::<u32>().ok());
+    let today = minor.is_some_and(|minor| minor >= 44);
+    if !today {
+        println!("skipped: the API of the daemon's BuildKit is {}, and 1.44 is needed", version.text());
+    }
+    today
+}
+
+fn sorted(run: &Run) -> Vec<&str> {
+    let mut lines: Vec<&str> = run.out.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn targets_build_on_targets() {
+    let Some(scene) = Scene::start(&["docker-buildx"]) else { return };
+    if is_of_today(&scene) {
+        scene.file("c/docker-bake.hcl", LINKED);
+        scene.file("c/own", "own\n");
+        let baked = scene.bake(&[]).expect(0);
+        assert!(!baked.err.contains("error reading preface"), "{}", baked.err);
+        let shown = scene.run(&["run", "--rm", "--network", "none", "top:1"]).expect(0);
+        assert_eq!(shown.out, "base\nbase mid\nown\nbase\n");
+        scene.bake(&["--load", "mid"]).expect(0);
+        let failed = scene.bake(&["bad", "top"]).expect(1);
+        assert!(failed.err.contains("exit code: 4"), "{}", failed.err);
+        let images = scene.run(&["image", "ls", "-a", "--format", "{{.Repository}}:{{.Tag}}"]).expect(0);
+        // what is only built upon has no image, unless the plugin is an old one, which asks for it
+        if scene.bake(&["--print"]).expect(0).out.contains("cacheonly") {
+            assert_eq!(sorted(&images), ["mid:1", "test:1", "top:1"]);
+        }
+        // unless it had one already
+        let mut command = scene.command(&["build", "-q", "-"]);
+        let kept = finish(&mut command, b"FROM test:1\nRUN echo base > /b\nENV WHO=base\n").expect(0);
+        scene.bake(&["mid"]).expect(0);
+        scene.run(&["image", "inspect", kept.text()]).expect(0);
+    }
+    if ours() {
+        scene.file("c/docker-bake.hcl", SPREAD);
+        scene.bake(&["both"]).expect(0);
+        for architecture in ["amd64", "arm64"] {
+            let folder = scene.subject.island.path(&format!("c/out/linux_{architecture}"));
+            for name in [format!("of-{architecture}"), "one".to_owned()] {
+                assert_eq!(fs::read_to_string(folder.join(&name)).unwrap(), "own\n", "{architecture} {name}");
+            }
+        }
+    }
+    scene.subject.assert_empty();
+    scene.subject.finish();
+}
+
+impl Scene {
+    fn history(&self, words: &[&str]) -> Run {
+        self.run(&[&["buildx", "history"][..], words].concat())
+    }
+}
+
+#[test]
+fn builds_are_remembered() {
+    let Some(mut scene) = Scene::start(&["docker-buildx"]) else { return };
+    if is_of_today(&scene) && scene.history(&["--help"]).out.contains("export") {
+        records_are_shown(&scene);
+        // that of dockerd 28 goes on showing a record that somebody has read before it was removed
+        if ours() {
+            scene.subject.end_daemon(rustix::process::Signal::TERM);
+            scene.subject.start_daemon();
+            records_go(&scene);
+        }
+    }
+    scene.subject.assert_empty();
+    scene.subject.finish();
+}
+
+fn records_are_shown(scene: &Scene) {
+    assert_eq!(scene.history(&["ls", "--format", "{{.Ref}}"]).expect(0).text(), "");
+    scene.file("good/Dockerfile", "FROM test:1 AS first\nARG WORD\nRUN echo the $WORD\n");
+    scene.file("bad/Dockerfile", "FROM test:1\nRUN echo last words; exit 5\n");
+    let words = ["--build-arg", "WORD=word", "--target", "first", "-t", "good:1", &scene.path("good")];
+    scene.build(&words).expect(0);
+    scene.build(&[&scene.path("bad")]).expect(1);
+    let listed = scene.history(&["ls", "--format", "{{.Name}} {{.Status}}"]).expect(0);
+    assert_eq!(listed.out.lines().collect::<Vec<_>>(), ["bad Error", "good (first) Completed"]);
+    let wrong = scene.history(&["ls", "--filter", "status=error", "--format", "{{.Name}}"]).expect(0);
+    assert_eq!(wrong.text(), "bad");
+    let shown = scene.history(&["inspect", "^1"]).expect(0);
+    for line in ["Target:", "first", "WORD", "word", "application/vnd.docker.container.image.v1+json"] {
+        assert!(shown.out.contains(line), "{line} in {}", shown.out);
+    }
+    let shown = scene.history(&["inspect"]).expect(0);
+    for line in ["exit code: 5", "   2 | >>> RUN echo last words; exit 5", "> last words"] {
+        assert!(shown.out.contains(line), "{line} in {}", shown.out);
+    }
+    for _ in 0..2 {
+        let logs = scene.history(&["logs", "^1"]).expect(0).err;
+        assert!(logs.contains(" the word\n") && logs.contains("naming to docker.io/library/good:1"), "{logs}");
+    }
+    let (one, all) = (scene.path("one.dockerbuild"), scene.path("all.dockerbuild"));
+    scene.history(&["export", "-o", &one]).expect(0);
+    scene.history(&["export", "--all", "-o", &all]).expect(0);
+    assert!(fs::metadata(&all).unwrap().len() > fs::metadata(&one).unwrap().len());
+}
+
+fn records_go(scene: &Scene) {
+    let refs = scene.history(&["ls", "--no-trunc", "--format", "{{.Ref}}"]).expect(0);
+    let first = refs.out.lines().next().unwrap().rsplit('/').next().unwrap();
+    assert!(scene.history(&["logs", first]).expect(0).err.contains("last words"));
+    scene.history(&["rm", first]).expect(0);
+    scene.history(&["rm", "nobody"]).expect(1);
+    assert!(scene.history(&["logs", first]).expect(1).err.contains("no record found"));
+    assert_eq!(scene.history(&["ls", "--format", "{{.Name}}"]).expect(0).text(), "good (first)");
+    scene.history(&["rm", "--all"]).expect(0);
+    assert!(scene.history(&["inspect"]).expect(1).err.contains("no records found"));
 }

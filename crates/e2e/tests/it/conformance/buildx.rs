@@ -22,7 +22,8 @@ const FOLDERS: [&str; 5] = [
     "/root/.docker/cli-plugins",
 ];
 
-fn plugin(name: &str) -> Option<PathBuf> {
+/// A plugin's program, if it is there; prints where it is looked for.
+pub(super) fn plugin(name: &str) -> Option<PathBuf> {
     let own = std::env::var_os("INSULA_E2E_DOCKER_PLUGINS").map(PathBuf::from);
     let folders = own.into_iter().chain(FOLDERS.map(PathBuf::from));
     let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
