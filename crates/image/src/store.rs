@@ -15,36 +15,39 @@
 //! The index is in memory, so that a container's start reads no list and opens no file twice. Whatever the index does not
 //! name does not exist: opening the store removes it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use oci::digest::Digest;
 use oci::reference::Reference;
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
 
 use crate::error::ImageError;
-use crate::family::Family;
 use crate::import::{self, LayerFormat, LayerRecord};
-use crate::model::{
-    DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Problem, PruneScope, Pruned, Removed, StoredManifest,
-};
+use crate::model::{DiskUsage, Force, Image, ImageId, ImportOptions, LayerId, Problem, PruneScope, Pruned, Removed};
 use crate::mount::{Layers, Mounts};
 
 pub(crate) mod build;
 mod check;
 mod family;
+mod files;
 mod intake;
 pub(crate) mod reduced;
+mod state;
 mod sweeper;
 
+pub(crate) use files::{canonical_json, import_record, layer_folder};
 pub use intake::{Intake, Keep, LayerRules, NewImage, TakenLayer, layers_of};
+
+use files::{
+    Index, blob_path, hexes, layer_looks_good, load, load_config, remove_leftovers, sync_folder, to_json, write_synced,
+};
+use state::{Known, Resolved, State};
 
 /// A store of images on disk, opened by one process. Clones are cheap and share it.
 #[derive(Debug, Clone)]
@@ -62,65 +65,6 @@ struct Inner {
     state: Mutex<State>,
     mounts: Mounts,
 }
-
-/// What the store has.
-#[derive(Debug, Default)]
-struct State {
-    images: BTreeMap<ImageId, Known>,
-    references: BTreeMap<Reference, ImageId>,
-    /// The names that stand for more than their image.
-    families: BTreeMap<Reference, Family>,
-    /// What builds have made and will find again.
-    cache: build::Cache,
-    /// What no image needs yet.
-    held: intake::Held,
-}
-
-/// An image in memory.
-#[derive(Debug, Clone)]
-struct Known {
-    layers: Vec<LayerId>,
-    size: u64,
-    /// The configuration, or what is wrong with it.
-    config: Result<ImageConfiguration, String>,
-    manifests: Vec<StoredManifest>,
-    /// The image that it was made of here.
-    parent: Option<ImageId>,
-    /// When it last got a name, in milliseconds since 1970.
-    tagged_ms: Option<u64>,
-}
-
-/// The file `index.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Index {
-    version: u32,
-    images: Vec<IndexImage>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    families: Vec<IndexFamily>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct IndexFamily {
-    reference: Reference,
-    #[serde(flatten)]
-    family: Family,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct IndexImage {
-    id: ImageId,
-    size: u64,
-    layers: Vec<LayerId>,
-    references: Vec<Reference>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    manifests: Vec<StoredManifest>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    parent: Option<ImageId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    tagged_ms: Option<u64>,
-}
-
-const INDEX_VERSION: u32 = 1;
 
 impl Store {
     /// Opens the store in `root`, which is made when it is missing; leftovers of interrupted work are removed.
@@ -489,26 +433,7 @@ impl Store {
 
     fn save(&self, state: &State) -> Result<(), ImageError> {
         let path = self.inner.root.join("index.json");
-        let index = Index {
-            version: INDEX_VERSION,
-            images: state
-                .images
-                .iter()
-                .map(|(id, known)| IndexImage {
-                    id: *id,
-                    size: known.size,
-                    layers: known.layers.clone(),
-                    references: state.names(id),
-                    manifests: known.manifests.clone(),
-                    parent: known.parent,
-                    tagged_ms: known.tagged_ms,
-                })
-                .collect(),
-            families: state
-                .whole_families()
-                .map(|(reference, family)| IndexFamily { reference: reference.clone(), family: family.clone() })
-                .collect(),
-        };
+        let index = Index::of(state);
         let work = self.work_folder()?;
         let staged = work.path().join("index.json");
         write_synced(&staged, &to_json(&index, &path)?)?;
@@ -529,273 +454,4 @@ impl Store {
             blob_bytes: state.all_blobs().iter().map(blob).sum(),
         }
     }
-}
-
-/// What a name led to.
-struct Resolved {
-    id: ImageId,
-    /// The name, when it was one and not an id.
-    reference: Option<Reference>,
-}
-
-impl State {
-    fn names(&self, id: &ImageId) -> Vec<Reference> {
-        self.references.iter().filter(|(_, of)| *of == id).map(|(reference, _)| reference.clone()).collect()
-    }
-
-    fn all_layers(&self) -> BTreeSet<LayerId> {
-        let images = self.images.values().flat_map(|known| known.layers.iter().copied());
-        images.chain(self.cache.layers()).collect()
-    }
-
-    /// Every blob that an image needs: configurations, manifests, compressed layers.
-    fn all_blobs(&self) -> BTreeSet<Digest> {
-        let of_manifest = |manifest: &StoredManifest| {
-            let names = manifest.names.iter().map(|name| name.digest);
-            names.chain(manifest.blobs.iter().copied()).chain([manifest.digest]).collect::<Vec<_>>()
-        };
-        let manifests = self.images.values().flat_map(|known| known.manifests.iter().flat_map(of_manifest));
-        let members = self.families.values().flat_map(|family| &family.members);
-        let attested = members.flat_map(|member| member.predicates.iter().map(|predicate| predicate.blob));
-        self.images.keys().map(|id| id.0).chain(manifests).chain(attested).collect()
-    }
-
-    /// Takes the digests away that an image has in repositories where it lost its last tag.
-    fn unpin(&mut self, id: &ImageId, names: &[Reference]) {
-        for repository in names.iter().map(Reference::repository) {
-            let tagged = self.references.iter().any(|(name, of)| of == id && name.repository() == repository);
-            if let Some(known) = self.images.get_mut(id).filter(|_| !tagged) {
-                for manifest in &mut known.manifests {
-                    manifest.names.retain(|name| name.repository != repository);
-                }
-            }
-        }
-    }
-
-    /// Has a name stand for an image; for what it stood before is given back.
-    fn refer(&mut self, reference: &Reference, id: ImageId) -> (Option<ImageId>, Option<Family>) {
-        self.tagged(&id);
-        (self.references.insert(reference.clone(), id), self.families.remove(reference))
-    }
-
-    /// An image gets a name now.
-    fn tagged(&mut self, id: &ImageId) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        if let Some(known) = self.images.get_mut(id) {
-            known.tagged_ms = now.and_then(|now| u64::try_from(now.as_millis()).ok());
-        }
-    }
-
-    fn restore_reference(&mut self, reference: &Reference, (image, family): (Option<ImageId>, Option<Family>)) {
-        match image {
-            Some(id) => drop(self.references.insert(reference.clone(), id)),
-            None => drop(self.references.remove(reference)),
-        }
-        self.families.extend(family.map(|family| (reference.clone(), family)));
-    }
-
-    fn image(&self, id: &ImageId) -> Result<Image, ImageError> {
-        let known = self.images.get(id).ok_or_else(|| ImageError::NotFound { name: id.to_string() })?;
-        let config = known.config.clone().map_err(|reason| ImageError::DamagedImage { id: *id, reason })?;
-        let created = import::parse_rfc3339(config.created().as_deref());
-        Ok(Image {
-            id: *id,
-            references: self.names(id),
-            config,
-            layers: known.layers.clone(),
-            size_bytes: known.size,
-            created,
-            manifests: known.manifests.clone(),
-            parent: known.parent.filter(|parent| self.images.contains_key(parent)),
-            tagged: known.tagged_ms.map(|millis| UNIX_EPOCH + Duration::from_millis(millis)),
-        })
-    }
-
-    fn resolve(&self, name: &str) -> Result<Resolved, ImageError> {
-        let not_found = || ImageError::NotFound { name: name.to_owned() };
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_hex = !hex.is_empty() && hex.len() <= 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if name.len() != hex.len() || hex.len() == 64 {
-            return if is_hex { self.by_prefix(hex, name)?.ok_or_else(not_found) } else { Err(not_found()) };
-        }
-        let parsed: Result<Reference, _> = name.parse().map(Reference::tagged);
-        if let Ok(reference) = &parsed {
-            if let Some(id) = self.references.get(reference) {
-                return Ok(Resolved { id: *id, reference: Some(reference.clone()) });
-            }
-            if let Some(digest) = reference.digest()
-                && let Some(id) = self.pinned(&reference.repository(), &digest)
-            {
-                return Ok(Resolved { id, reference: None });
-            }
-            let by_digest = reference.digest().map(ImageId);
-            if let Some(id) = by_digest.filter(|id| self.images.contains_key(id)) {
-                return Ok(Resolved { id, reference: None });
-            }
-        }
-        if is_hex && let Some(found) = self.by_prefix(hex, name)? {
-            return Ok(found);
-        }
-        match parsed {
-            Ok(_) => Err(not_found()),
-            Err(source) => Err(ImageError::BadName { name: name.to_owned(), source }),
-        }
-    }
-
-    /// The image that a repository has under a manifest's digest.
-    fn pinned(&self, repository: &str, digest: &Digest) -> Option<ImageId> {
-        let names = |known: &Known| {
-            let mut names = known.manifests.iter().flat_map(|manifest| &manifest.names);
-            names.any(|name| name.repository == repository && name.digest == *digest)
-        };
-        let mut known = self.images.iter().filter(|(_, known)| names(known)).map(|(id, _)| *id).collect::<Vec<_>>();
-        // the digest may be that of an index, of which there are images for other platforms
-        known.sort_by_key(|id| !self.references.values().any(|of| of == id));
-        known.first().copied()
-    }
-
-    fn by_prefix(&self, hex: &str, name: &str) -> Result<Option<Resolved>, ImageError> {
-        let mut fitting = self.images.keys().filter(|id| id.0.hex().starts_with(hex));
-        let Some(first) = fitting.next() else { return Ok(None) };
-        match fitting.count() {
-            0 => Ok(Some(Resolved { id: *first, reference: None })),
-            more => Err(ImageError::Ambiguous { prefix: name.to_owned(), count: more + 1 }),
-        }
-    }
-}
-
-/// A layer's folder.
-pub(crate) fn layer_folder(root: &Path, layer: &LayerId) -> PathBuf {
-    root.join("layers").join(layer.0.hex())
-}
-
-/// What a layer should be.
-pub(crate) fn import_record(root: &Path, layer: &LayerId) -> Result<LayerRecord, String> {
-    let path = layer_folder(root, layer).join("layer.json");
-    let bytes = fs::read(&path).map_err(|error| format!("cannot be read ({error})"))?;
-    let record: LayerRecord = serde_json::from_slice(&bytes).map_err(|error| format!("makes no sense ({error})"))?;
-    if record.diff_id == *layer { Ok(record) } else { Err("belongs to another layer".to_owned()) }
-}
-
-fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
-    root.join("blobs/sha256").join(digest.hex())
-}
-
-fn hexes<'a>(digests: impl Iterator<Item = &'a Digest>) -> BTreeSet<String> {
-    digests.map(|digest| digest.hex()).collect()
-}
-
-/// Whether a layer that is there already can stand for the one just made.
-fn layer_looks_good(folder: &Path, record: &LayerRecord) -> bool {
-    let Ok(bytes) = fs::read(folder.join("layer.json")) else { return false };
-    let Ok(existing) = serde_json::from_slice::<LayerRecord>(&bytes) else { return false };
-    let file = folder.join(existing.format.file_name());
-    let there = match existing.format {
-        LayerFormat::Erofs => fs::metadata(&file).is_ok_and(|stat| stat.len() == existing.size),
-        LayerFormat::Directory => file.is_dir(),
-    };
-    there && existing == *record
-}
-
-fn load(root: &Path) -> Result<State, ImageError> {
-    let path = root.join("index.json");
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-        Err(error) => return Err(ImageError::file("read", &path)(error)),
-    };
-    let damaged = |reason: String| ImageError::DamagedIndex { path: path.clone(), folder: root.to_owned(), reason };
-    let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    if index.version != INDEX_VERSION {
-        return Err(damaged(format!("version {} is not known here", index.version)));
-    }
-    let mut state = State::default();
-    for image in index.images {
-        state.references.extend(image.references.into_iter().map(|reference| (reference, image.id)));
-        let config = load_config(root, &image.id);
-        let (manifests, parent, tagged_ms) = (image.manifests, image.parent, image.tagged_ms);
-        let known = Known { layers: image.layers, size: image.size, config, manifests, parent, tagged_ms };
-        state.images.insert(image.id, known);
-    }
-    state.families = index.families.into_iter().map(|one| (one.reference, one.family)).collect();
-    Ok(state)
-}
-
-/// Reads a configuration and compares it with its digest.
-fn load_config(root: &Path, id: &ImageId) -> Result<ImageConfiguration, String> {
-    let bytes =
-        fs::read(blob_path(root, &id.0)).map_err(|error| format!("its configuration cannot be read ({error})"))?;
-    if Digest::of(&bytes) != id.0 {
-        return Err("its configuration does not have the digest that its id says".to_owned());
-    }
-    crate::config::read_configuration(&bytes).map_err(|error| format!("its configuration makes no sense ({error})"))
-}
-
-fn remove_leftovers(root: &Path, state: &State) -> Result<(), ImageError> {
-    let layers = hexes(state.all_layers().iter().map(|layer| &layer.0));
-    let blobs = hexes(state.all_blobs().iter());
-    for (folder, keep) in [("tmp", BTreeSet::new()), ("layers", layers), ("blobs/sha256", blobs)] {
-        let path = root.join(folder);
-        for entry in fs::read_dir(&path).map_err(ImageError::file("read", &path))? {
-            let entry = entry.map_err(ImageError::file("read", &path))?;
-            if reduced::blob_name(&entry.file_name()).is_some_and(|name| keep.contains(name)) {
-                continue;
-            }
-            let leftover = entry.path();
-            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed = if is_folder { remove_folder(&leftover) } else { fs::remove_file(&leftover) };
-            removed.map_err(ImageError::file("remove the leftover", &leftover))?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes a folder in which somebody may still be writing: a build step of a store that was killed ends a moment after it. What is
-/// written to for longer stays, out of everybody's way, until the store is opened the next time.
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    const PATIENCE: u32 = 20;
-    for _ in 0..PATIENCE {
-        match fs::remove_dir_all(folder) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            other => return other,
-        }
-    }
-    Ok(())
-}
-
-fn to_json<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, ImageError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| ImageError::file("write", path)(error.into()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// The configuration's bytes, with the keys of every object in order: the crate that models it keeps labels unordered.
-pub(crate) fn canonical_json(config: &ImageConfiguration) -> Result<Vec<u8>, ImageError> {
-    fn sort(value: serde_json::Value) -> serde_json::Value {
-        match value {
-            serde_json::Value::Object(entries) => {
-                let ordered: BTreeMap<String, serde_json::Value> = entries.into_iter().collect();
-                ordered.into_iter().map(|(key, value)| (key, sort(value))).collect()
-            }
-            serde_json::Value::Array(values) => values.into_iter().map(sort).collect(),
-            other => other,
-        }
-    }
-    let json = serde_json::to_value(config).and_then(|value| serde_json::to_vec(&sort(value)));
-    json.map_err(|error| ImageError::Config(oci_spec::OciSpecError::SerDe(error)))
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let write = || {
-        let mut file = File::create_new(path)?;
-        file.write_all(bytes)?;
-        file.sync_data()
-    };
-    write().map_err(ImageError::file("write", path))
-}
-
-fn sync_folder(path: &Path) -> Result<(), ImageError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(ImageError::file("write to disk", path))
 }
