@@ -54,7 +54,14 @@ impl Actor {
         }
         let linked = self.inner.running_linked(&self.container)?;
         if self.container.endpoints.contains_key(DEFAULT_NETWORK) {
-            network::begin_default(&self.inner).await?;
+            if self.inner.config.network.absent {
+                // as with Docker's daemon: made while there was one, it goes on without
+                let mut next = (*self.container).clone();
+                next.endpoints.remove(DEFAULT_NETWORK);
+                self.commit(next, Vec::new())?;
+            } else {
+                network::begin_default(&self.inner).await?;
+            }
         }
         let granted = self.grant().await?;
         let mut next = (*self.container).clone();

@@ -64,7 +64,13 @@ fn what_containers_get() {
 
 #[test]
 fn no_default_network() {
-    let Some(subject) = start(&["--bridge=none"]) else { return };
+    let Some(mut subject) = start(&[]) else { return };
+    subject.insula(&["create", "--name", "old", IMAGE, "sh", "-c", "ls /sys/class/net"]).expect(0);
+    subject.end_daemon(rustix::process::Signal::TERM);
+    subject.extra.push("--bridge=none".to_owned());
+    subject.start_daemon();
+    assert_eq!(subject.insula(&["start", "-a", "old"]).expect(0).text(), "lo", "made while there was one");
+    subject.insula(&["rm", "old"]).expect(0);
     assert_eq!(shell(&subject, &[], "ls /sys/class/net"), "lo");
     assert_eq!(shell(&subject, &["-p", "18084:80"], "ls /sys/class/net"), "lo");
     let listed = subject.insula(&["network", "ls", "--format", "{{.Name}}"]).expect(0).out;
