@@ -44,11 +44,7 @@ pub(super) async fn push(
 async fn send(kit: &BuildKit, job: &Job, name: &Reference, vertex: &str) -> Result<Option<String>, Status> {
     let session = kit.sessions.find(&job.session).await?;
     let visit = Visit::new(Arc::clone(&session), kit.engine.clone());
-    let host = match name.domain() {
-        "docker.io" | "index.docker.io" => "registry-1.docker.io",
-        other => other,
-    };
-    let proof: Proof = visit.proof(host).await.map_err(failed)?.unwrap_or_default();
+    let proof: Proof = visit.proof(name.domain()).await.map_err(failed)?.unwrap_or_default();
     let (progress, mut happened) = mpsc::channel(DEPTH);
     let name = name.to_string();
     let sending = kit.engine.push(&name, None, proof, progress);

@@ -246,12 +246,7 @@ fn network(mode: Option<&str>) -> Option<NetworkMode> {
 }
 
 fn ulimit(text: &str) -> Result<Ulimit, Status> {
-    let read = || {
-        let (name, values) = text.split_once('=')?;
-        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-        Some(Ulimit { name: name.to_owned(), soft: soft.parse().ok()?, hard: hard.parse().ok()? })
-    };
-    read().ok_or_else(|| invalid(format!("invalid limit {text:?}: give it as name=soft:hard")))
+    Ulimit::read(text).ok_or_else(|| invalid(format!("invalid limit {text:?}: give it as name=soft:hard")))
 }
 
 fn host(text: &str) -> Result<String, Status> {

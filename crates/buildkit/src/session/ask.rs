@@ -8,6 +8,7 @@ use bytes::Bytes;
 use engine::{Answer, Engine, EngineError, ErrorClass, Proof, Respondent};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+use oci::reference::DEFAULT_DOMAIN;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -111,11 +112,13 @@ impl Respondent for Visit {
             if !self.session.serves(CREDENTIALS) {
                 return Ok(None);
             }
-            let asked = CredentialsRequest { host: registry.to_owned() };
+            // where clients keep those of the registry that needs no name
+            let host = if registry == DEFAULT_DOMAIN { "registry-1.docker.io" } else { registry };
+            let asked = CredentialsRequest { host: host.to_owned() };
             match self.session.channel.ask::<CredentialsResponse>(CREDENTIALS, &asked).await {
                 Ok(found) => Ok(proof(found)),
                 Err(status) if status.code == Code::NOT_FOUND => Ok(None),
-                Err(status) => Err(said(&format!("cannot have the credentials for {registry}"), &status)),
+                Err(status) => Err(said(&format!("cannot have the credentials for {host}"), &status)),
             }
         })
     }

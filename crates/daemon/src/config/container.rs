@@ -4,6 +4,7 @@ use super::{File, either, lists};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use docker_api::{Defaults, Filter, LimitDefault};
+use engine::model::Ulimit;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::Path;
@@ -60,7 +61,7 @@ pub(super) enum Size {
 /// An entry of `default-ulimits`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-pub(super) struct Ulimit {
+pub(super) struct UlimitEntry {
     #[serde(default)]
     name: Option<String>,
     hard: i64,
@@ -131,14 +132,10 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn ulimit(text: &str) -> Result<LimitDefault, String> {
-    let read = || {
-        let (name, limits) = text.split_once('=')?;
-        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-        let (soft, hard) = (soft.parse::<i64>().ok()?, hard.parse::<i64>().ok()?);
-        let fits = hard == -1 || (soft != -1 && soft <= hard);
-        (!name.is_empty() && fits).then(|| LimitDefault { name: name.to_owned(), soft, hard })
-    };
-    read().ok_or_else(|| format!("{text:?} is not NAME=SOFT[:HARD], such as nofile=1024:4096"))
+    let fits = |limit: &Ulimit| limit.hard == -1 || (limit.soft != -1 && limit.soft <= limit.hard);
+    let read = Ulimit::read(text).filter(|limit| !limit.name.is_empty() && fits(limit));
+    read.map(|Ulimit { name, soft, hard }| LimitDefault { name, soft, hard })
+        .ok_or_else(|| format!("{text:?} is not NAME=SOFT[:HARD], such as nofile=1024:4096"))
 }
 
 /// A size in bytes.

@@ -157,7 +157,7 @@ struct File {
     default_network_opts: BTreeMap<String, BTreeMap<String, String>>,
     default_runtime: Option<String>,
     default_shm_size: Option<container::Size>,
-    default_ulimits: BTreeMap<String, container::Ulimit>,
+    default_ulimits: BTreeMap<String, container::UlimitEntry>,
     dns: Vec<IpAddr>,
     dns_opts: Vec<String>,
     dns_search: Vec<String>,

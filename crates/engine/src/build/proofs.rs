@@ -28,11 +28,10 @@ impl Proofs {
             return proof.clone();
         }
         let Some(respondent) = &self.respondent else { return Proof::default() };
-        let host = if hub(domain) { "registry-1.docker.io" } else { domain };
-        match respondent.proof(host).await {
+        match respondent.proof(domain).await {
             Ok(proof) => proof.unwrap_or_default(),
             Err(error) => {
-                tracing::debug!(host, %error, "no credentials; asking without");
+                tracing::debug!(domain, %error, "no credentials; asking without");
                 Proof::default()
             }
         }

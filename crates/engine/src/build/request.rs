@@ -30,7 +30,7 @@ pub trait Respondent: std::fmt::Debug + Send + Sync {
     /// The socket of an SSH agent by its id; `None` if there is none.
     fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<PathBuf>>;
 
-    /// Who asks at a registry, by its host.
+    /// Who asks at a registry, by its name in references.
     fn proof<'a>(&'a self, registry: &'a str) -> Answer<'a, Option<Proof>>;
 }
 

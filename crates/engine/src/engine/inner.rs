@@ -28,8 +28,7 @@ pub(crate) struct Inner {
     pub(crate) host: Host,
     pub(crate) store: Store,
     pub(crate) images: image::Store,
-    /// Reaches registries as nobody.
-    /// How registries are reached now.
+    /// How registries are reached now, as nobody.
     distribution: Mutex<Reach>,
     pub(crate) fetching: Fetching,
     pub(crate) cgroups: cgroup::Host,

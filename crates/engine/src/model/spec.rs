@@ -522,6 +522,16 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
+impl Ulimit {
+    /// Reads `NAME=SOFT[:HARD]`; nothing if it is none.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let (name, values) = text.split_once('=')?;
+        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+        Some(Self { name: name.to_owned(), soft: soft.parse().ok()?, hard: hard.parse().ok()? })
+    }
+}
+
 /// Where output is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -258,12 +258,7 @@ fn annotations(texts: &[String]) -> Result<Vec<Annotation>> {
 
 /// `name=soft[:hard]`
 fn ulimit(text: &str) -> Result<Ulimit> {
-    let read = || {
-        let (name, values) = text.split_once('=')?;
-        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-        Some(Ulimit { name: name.to_owned(), soft: soft.parse().ok()?, hard: hard.parse().ok()? })
-    };
-    read().ok_or_else(|| ApiError::invalid(format!("invalid limit {text:?}: give it as name=soft:hard")))
+    Ulimit::read(text).ok_or_else(|| ApiError::invalid(format!("invalid limit {text:?}: give it as name=soft:hard")))
 }
 
 #[cfg(test)]
